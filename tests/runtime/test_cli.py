@@ -288,6 +288,26 @@ def test_arguments_that_do_not_parse_end_with_2(run: Run, bundle: Path, argument
     assert run(*([bundle, *arguments] if arguments else [])).code == 2
 
 
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--verify", "--set", "steps=9", "--only", "x"], "--verify: bad-arguments: expected no --set, no --only: "),
+        (["--verify", "--node", "bogus.x=1"], "--verify: bad-arguments: expected no --node: --verify repeats the run"),
+        (["--verify", "--lora", "nofile"], "--verify: bad-arguments: expected no --lora: "),
+        (["--describe", "--out", "here"], "--describe: bad-arguments: expected no --out: --describe runs nothing"),
+        (["--describe", "--json"], "--describe: bad-arguments: expected no --json: "),
+        (["--describe", "--quiet"], "--describe: bad-arguments: expected no --quiet: "),
+    ],
+)
+def test_an_option_that_a_mode_does_not_use_is_refused(
+    run: Run, bundle: Path, arguments: list[str], message: str
+) -> None:
+    result = run(bundle, *arguments)
+    assert (result.code, result.out) == (2, "")
+    assert result.err.startswith(message)
+    assert result.err.count("\n") == 1
+
+
 def test_a_changed_bundle_is_refused(run: Run, bundle: Path) -> None:
     (bundle / "inputs" / "photo.png").write_bytes(picture()[:-1] + b"!")
     result = run(bundle)

@@ -59,6 +59,12 @@ def bound(x: Sample, *, most: float = math.inf) -> Sample:
     return x.clamp(max=most)
 
 
+@node("tiny.maybe")
+def maybe(x: Sample, *, by: float | None = None) -> Sample:
+    """x, times a number if there is one."""
+    return x if by is None else x * by
+
+
 @node("tiny.outside", host=True)
 def outside(x: Sample) -> Sample:
     """Something that runs in Python alone."""
@@ -67,4 +73,4 @@ def outside(x: Sample) -> Sample:
 
 @hookimpl
 def guidegraph_nodes() -> list[Callable[..., Any]]:
-    return [times, weight, branch, late, amount, mix, bound, outside]
+    return [times, weight, branch, late, amount, mix, bound, maybe, outside]

@@ -59,6 +59,7 @@ def test_a_written_manifest_reads_back_equal() -> None:
         "seed": Input("int", default=2**64 - 1),
         "image": Input("image", default="reference/total.bin"),
         "mask": Input("map"),
+        "columns": Input("int", default=2, optional=True),
     }
     for original in (manifest, replace(manifest, inputs=inputs, reference=None)):
         assert read_manifest(write_manifest(original)) == original
@@ -268,6 +269,9 @@ def test_file_names_that_meet(name: str) -> None:
         (("inputs", "scale"), {"type": "str", "default": "a", "choices": []}),
         (("inputs", "scale"), {"type": "str", "default": "a", "choices": ["a", 1]}),
         (("inputs", "scale"), {"type": "bool", "default": True, "choices": [True]}),
+        (("inputs", "scale"), {"type": "int", "default": 1, "optional": 1}),
+        (("inputs", "scale"), {"type": "int", "required": True, "optional": True}),
+        (("outputs",), {"run": {"type": "table", "source": "out"}}),
         (("files", "parts/step.onnx"), {"sha256": "0" * 64, "size": -1}),
         (("files", "parts/step.onnx"), {"sha256": "0" * 64, "size": 2**41}),
         (("files", "parts/step.onnx"), {"sha256": "A" * 64, "size": 3}),
@@ -281,6 +285,26 @@ def test_file_names_that_meet(name: str) -> None:
 )
 def test_values_that_do_not_agree(path: tuple[Any, ...], replacement: Any) -> None:
     refusal(change_at(path, replacement))
+
+
+def test_a_table_may_not_take_the_name_of_the_record_and_a_tensor_may() -> None:
+    changed = value() | {"outputs": {"run": {"type": "table", "source": "out"}}}
+    del changed["reference"]
+    assert "expected another name for a table, since a run writes run.json, found 'run'" in refusal(encode(changed))
+    changed["outputs"]["run"]["type"] = "tensor"
+    assert [*read_manifest(encode(changed)).outputs] == ["run"]
+
+
+def test_only_an_input_that_needs_it_says_that_it_takes_null() -> None:
+    manifest = read_manifest(encode(value()))
+    inputs = {"a": Input("int", default=2), "b": Input("int"), "c": Input("int", default=2, optional=True)}
+    written = json.loads(write_manifest(replace(manifest, inputs=inputs, reference=None)))["inputs"]
+    assert written == {
+        "a": {"type": "int", "default": 2},
+        "b": {"type": "int", "default": None},
+        "c": {"type": "int", "default": 2, "optional": True},
+    }
+    assert [spec.takes_null for spec in inputs.values()] == [False, True, True]
 
 
 def test_bodies_in_bodies() -> None:
