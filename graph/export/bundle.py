@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -51,8 +51,7 @@ def write_bundle(
     Raises ``ExportError`` if something else is at ``out``, and for a bundle that a runtime would refuse.
     """
     with _replace_folder(out) as folder:
-        stems = choose_stems(part.plan.name for part in exported.parts)
-        parts = {part.plan.name: _save_graph(part, folder, stems[part.plan.name]) for part in exported.parts}
+        parts = _save_graphs(exported.parts, folder)
         if exported.host.tables:
             _save_tables(exported.host.tables, folder / TABLES)
         for name, data in {**exported.host.files, **_weight_table(exported), **(more or {})}.items():
@@ -90,6 +89,11 @@ def _weight_table(exported: Exported) -> dict[str, bytes]:
     """The file of adaptable weights, if the models have some, or had some that are frozen."""
     adaptable = {part.plan.name: part.adaptable for part in exported.parts if part.adaptable}
     return {ADAPTABLE_TABLE: make_weight_table(adaptable, exported.frozen)} if adaptable or exported.frozen else {}
+
+
+def _save_graphs(parts: Sequence[ExportedPart], folder: Path) -> dict[str, Part]:
+    stems = choose_stems(part.plan.name for part in parts)
+    return {part.plan.name: _save_graph(part, folder, stems[part.plan.name]) for part in parts}
 
 
 def _save_graph(part: ExportedPart, folder: Path, stem: str) -> Part:

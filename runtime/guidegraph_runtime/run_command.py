@@ -45,6 +45,7 @@ def run(
     """
     record = make_record(bundle, params, nodes, only, lora)
     prepared = bundle.prepare(params, nodes, only)
+    bundle.check_provider(prepared)
     loras = bundle.read_loras(lora)
     folder = _folder(out, bundle.manifest.name, Path(bundle.where))
     with _lock_output(folder, quiet or as_json):

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from guidegraph_runtime import Bundle, BundleError, SessionSettings
 from tests.runtime.lora.adaptable_bundle import write_adaptable_bundle, write_lora
 from tests.runtime.test_cli import Run
 from tests.runtime.test_cli import run as run  # the fixture
@@ -35,10 +36,19 @@ def test_a_wrong_lora_leaves_the_record_of_the_run_before(run: Run, tmp_path: Pa
     assert not Path("new").exists()
 
 
-def test_a_missing_provider_leaves_the_record_of_the_run_before(run: Run, tmp_path: Path) -> None:
-    def require_cuda(value: dict[str, Any]) -> None:
-        value["requires"]["providers"] = ["cuda"]
+def require_cuda(value: dict[str, Any]) -> None:
+    value["requires"]["providers"] = ["cuda"]
 
+
+def test_a_machine_without_the_provider_checks_runs_of_others(tmp_path: Path) -> None:
+    """As the router of several replicas does."""
+    bundle = Bundle(write_adaptable_bundle(tmp_path / "adaptable", require_cuda), SessionSettings.on("cpu"))
+    prepared = bundle.prepare({"seed": 3})
+    with pytest.raises(BundleError, match="no-provider: expected one of the providers cuda, found cpu"):
+        bundle.check_provider(prepared)
+
+
+def test_a_missing_provider_is_refused_before_a_folder_is_made(run: Run, tmp_path: Path) -> None:
     bundle = write_adaptable_bundle(tmp_path / "adaptable", require_cuda)
     result = run(bundle, "--provider", "cpu", "--out", "here")
     assert (result.code, result.out) == (2, "")

@@ -114,7 +114,7 @@ def _apply_loras(
     return {**files, **{name: bytes(data) for name, data in changed.items()}}
 
 
-def _changed_shape(weight: _Weight) -> tuple[int, ...]:
+def _shape_of_update(weight: _Weight) -> tuple[int, ...]:
     """The shape (out, in, …) of the weight, or of those of its rows that the layer is."""
     shape = weight.shape[::-1] if weight.transposed else weight.shape
     return shape if weight.rows is None else (weight.rows[1], *shape[1:])
@@ -122,7 +122,7 @@ def _changed_shape(weight: _Weight) -> tuple[int, ...]:
 
 def _check_shapes(location: str, lora: Lora, weight: _Weight, pair: Pair[Array]) -> None:
     """Raise ``BundleError`` unless the product of the factors has the shape of the weight."""
-    shape, up, down = _changed_shape(weight), pair.up.shape, pair.down.shape
+    shape, up, down = _shape_of_update(weight), pair.up.shape, pair.down.shape
     if (up[0], math.prod(down[1:]), math.prod(up[1:])) != (shape[0], math.prod(shape[1:]), down[0]):
         message = (
             f"the LoRA '{lora.path}' is for another model: its factors {up} and {down} do not make a weight {shape}; "
@@ -134,7 +134,7 @@ def _check_shapes(location: str, lora: Lora, weight: _Weight, pair: Pair[Array])
 def _weight_update(weight: _Weight, pair: Pair[Array]) -> Array:
     """α/r · BA (out, in, …) of the weight, or of those of its rows that the layer is."""
     up, down = (factor.astype(np.float32).reshape(factor.shape[0], -1) for factor in (pair.up, pair.down))
-    product: Array = (np.float32(pair.scale) * (up @ down)).reshape(_changed_shape(weight))
+    product: Array = (np.float32(pair.scale) * (up @ down)).reshape(_shape_of_update(weight))
     return np.concatenate(np.array_split(product, 2)[::-1]) if weight.swapped else product
 
 

@@ -42,14 +42,17 @@ def read_loras(loras: Any, location: str) -> tuple[Lora, ...]:
     single = isinstance(loras, (str, os.PathLike, Lora)) or (
         isinstance(loras, tuple) and len(loras) == 2 and isinstance(loras[1], Real)
     )
-    given = [loras] if single else list(loras)
+    lora_list = [loras] if single else list(loras)
     return tuple(
-        lora if isinstance(lora, Lora) else _read(*_split_strength(lora, location), location) for lora in given
+        lora if isinstance(lora, Lora) else _read(*_split_strength(lora, location), location) for lora in lora_list
     )
 
 
 def _split_strength(lora: Any, location: str) -> tuple[Path, float]:
-    """The path and the strength of a LoRA. Raises ``BundleError`` for a strength that is no finite number."""
+    """The path and the strength of a LoRA.
+
+    Raises ``BundleError`` for a strength that is no finite number.
+    """
     if isinstance(lora, tuple):
         path, strength = lora
         return Path(path), _parse_strength(strength, path, location)

@@ -150,9 +150,9 @@ class Bundle:
 
         ``run_with`` takes what this returns, and reads no file again. Raises ``BundleError``.
         """
-        found = read_loras(loras, self.where)
-        match_layers(self._verified, found)
-        return found
+        checked_loras = read_loras(loras, self.where)
+        match_layers(self._verified, checked_loras)
+        return checked_loras
 
     def sessions_with_lora(self, loras: Sequence[Lora]) -> Mapping[str, Session]:
         """The sessions of the parts that LoRAs change; the last set is cached. Raises ``BundleError``."""
@@ -292,16 +292,19 @@ class Bundle:
     ) -> Prepared:
         """Check a run, and compute the host operations that need no graph. See ``run_with`` for the arguments.
 
-        Raises ``BundleError`` with the expected value, the actual one and a remedy; also without a provider that the
-        bundle needs.
+        It needs no provider, so a machine without a GPU can check the runs of others. Raises ``BundleError`` with the
+        expected value, the actual one and a remedy.
         """
         sources = {name: self.manifest.outputs[name].source for name in self.check_outputs(only)}
         values = resolve_inputs(self.manifest, params, self.where, self._verified.data)
         plan = select_operations(override_settings(self.manifest.plan, nodes or {}, self.where), [*sources.values()])
-        if part := next((operation.node for operation in walk_operations(plan) if operation.op == "part"), ""):
-            check_provider(self._verified, part, self.settings)
         rehearsal = self._rehearse(plan, values, [*sources.values()])
         return Prepared(sources, plan, values, rehearsal.made, rehearsal.measure(self._start(values)))
+
+    def check_provider(self, prepared: Prepared) -> None:
+        """Raise ``BundleError`` if a run has parts, and the bundle needs other providers for them than this one's."""
+        if part := next((operation.node for operation in walk_operations(prepared.plan) if operation.op == "part"), ""):
+            check_provider(self._verified, part, self.settings)
 
     def offers(self) -> list[NodeOverrides]:
         """The nodes of the plan whose settings or operation can be overridden in a run with the defaults."""

@@ -166,8 +166,8 @@ def is_bracketed(text: str) -> bool:
     for i, character in enumerate(bare):
         depth += (character in "[{") - (character in "]}")
         if depth == 0:
-            rest = bare[i + 1 :]
-            return not rest.strip() or (rest[0].isspace() and rest.lstrip().startswith("#"))
+            after = bare[i + 1 :]
+            return not after.strip() or (after[0].isspace() and after.lstrip().startswith("#"))
     return False
 
 
