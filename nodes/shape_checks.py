@@ -1,4 +1,4 @@
-"""Checks of tensor shapes that nodes share. Each raises ``ValueError`` with the shapes found."""
+"""Checks of tensors that nodes share. Each raises ``ValueError`` with what was found."""
 
 from __future__ import annotations
 
@@ -77,6 +77,12 @@ def check_compatible(label: str, *tensors: Tensor, start: int = 1) -> None:
     if any(tensor.shape[start:] != size or tensor.shape[0] not in (batch, 1) for tensor in tensors):
         shapes = " and ".join(str(tuple(tensor.shape)) for tensor in tensors)
         raise ValueError(f"{label} must be of one size, and of one batch or one for all; found shapes {shapes}")
+
+
+def check_finite(label: str, values: Tensor) -> None:
+    """Check that values are finite, unless traced: the argmax of NaN is NaN's place. `label`: as in "the logits"."""
+    if has_values(values) and not bool(values.isfinite().all()):
+        raise ValueError(f"{label} have values that are not finite: look at the samples that they are of")
 
 
 def check_floats(*pictures: Tensor) -> None:

@@ -55,10 +55,16 @@ Scale: TypeAlias = float | Tensor
 def per_sample(scale: Any, like: Any) -> Any:
     """The scale in a shape that multiplies ``like`` (B, …): trailing axes for a tensor (1) or (B), a number unchanged.
 
-    Raises ``ValueError`` for a tensor with any other number of scales.
+    A tensor may already have trailing axes of 1. Raises ``ValueError`` for one with any other axes, or with another
+    number of scales.
     """
-    if isinstance(scale, (int, float)) or not is_tensor(scale) or scale.ndim != 1:
+    if isinstance(scale, (int, float)) or not is_tensor(scale) or scale.ndim == 0:
         return scale
+    if any(size != 1 for size in scale.shape[1:]):
+        raise ValueError(
+            f"the scales have shape {tuple(scale.shape)}: give one number, or a tensor (B) with one for each of the "
+            f"{like.shape[0]} samples"
+        )
     if scale.shape[0] not in (like.shape[0], 1):
         raise ValueError(f"{scale.shape[0]} scales do not fit {like.shape[0]} samples: give one for all or for each")
     return scale.to(device=like.device).reshape(-1, *(1,) * (like.ndim - 1))

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import fields
 from typing import Annotated, Literal
 
-from annotated_types import Ge, Gt, Le
+from annotated_types import Ge, Gt, Le, MinLen
 
 from guidegraph.graph.device_context import current_device
 from guidegraph.graph.node import node
@@ -68,7 +68,9 @@ def _resize(part: Tensor, size: tuple[int, int], mode: Mode) -> Tensor:
 
 
 @node("condition.vector", shape=port_shapes.vector_rows)
-def vector_condition(values: Tensor | None = None, *, number: float | list[float] | None = None) -> Condition:
+def vector_condition(
+    values: Tensor | None = None, *, number: float | Annotated[list[float], MinLen(1)] | None = None
+) -> Condition:
     """Numbers as a condition's vector, such as labels for an external network that embeds them itself.
 
     values: (B, D), or (B) for a vector of one number each, as from label.constant. number: instead of values, one

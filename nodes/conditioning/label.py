@@ -13,7 +13,7 @@ from guidegraph.graph.node import node
 from guidegraph.graph.types import Tensor
 from guidegraph.nodes import port_shapes
 from guidegraph.nodes.derive import node_from_operation
-from guidegraph.nodes.shape_checks import has_values
+from guidegraph.nodes.shape_checks import check_finite, has_values
 from guidegraph.nodes.types import Condition, Label, LabelEmbedder
 from guidegraph_runtime.declare.settings import Count
 from guidegraph_runtime.operations.label import Class
@@ -65,14 +65,17 @@ def caption_labels(label: Label, names: Sequence[str], *, template: str = "a {}"
 def argmax_label(scores: Tensor, *, first: Class = 0, count: Count | None = None) -> Label:
     """The argmax of scores (B, K) as a label (B), among `count` columns from `first` on, counted from `first`.
 
-    For labels in {0, 1}, such as those of data.scenes, it is the one that is set. Raises an error if K is too small.
+    For labels in {0, 1}, such as those of data.scenes, it is the one that is set. Raises an error if K is too small, and
+    for scores that are not finite.
     """
     if scores.ndim != 2:
         raise ValueError(f"expected scores (B, K); found shape {tuple(scores.shape)}")
     last = scores.shape[1] if count is None else first + count
     if not first < last <= scores.shape[1]:
         raise ValueError(f"columns {first} … {last - 1} are not all there: the scores have {scores.shape[1]}")
-    return scores[:, first:last].argmax(1)
+    columns = scores[:, first:last]
+    check_finite("the scores", columns)
+    return columns.argmax(1)
 
 
 @node("label.embed", shape=port_shapes.label_rows)

@@ -8,6 +8,7 @@ from guidegraph.graph.node import node
 from guidegraph.graph.types import Tensor
 from guidegraph.nodes import port_shapes
 from guidegraph.nodes.derive import node_from_operation
+from guidegraph.nodes.shape_checks import check_finite
 from guidegraph.nodes.types import Condition, Image, Segmenter, SemanticEmbedder, SemanticMap
 from guidegraph_runtime.pictures.semantic_maps import COLOURS
 
@@ -56,9 +57,13 @@ def segment(segmenter: Segmenter, image: Image) -> Tensor:
 
 @node("semantic.from_logits")
 def map_from_logits(logits: Tensor) -> SemanticMap:
-    """The one-hot map (B, K, H, W) of the most likely class of every pixel; logits (B, K, H, W)."""
+    """The one-hot map (B, K, H, W) of the most likely class of every pixel; logits (B, K, H, W).
+
+    Raises an error for logits that are not finite.
+    """
     import torch
 
     if logits.ndim != 4:
         raise ValueError(f"expected logits (B, K, H, W); found shape {tuple(logits.shape)}")
+    check_finite("the logits", logits)
     return torch.zeros_like(logits).scatter_(1, logits.argmax(1, keepdim=True), 1)

@@ -48,10 +48,15 @@ def classifier_guidance(classifier: Classifier, x: Sample, t: Timesteps, label: 
 
     x (B, C, H, W), t (1) or (B), label (1) or (B); scale: one number, or a tensor (B). The gradient is taken at x:
     wire x_t, as in OpenAI's code, or scheduler.mean, exactly as in the paper's algorithm 1.
-    Raises an error for a label that the classifier does not have.
+    Raises an error for a label that is not int64, or that the classifier does not have.
     """
     import torch
 
+    if label.dtype != torch.int64:
+        raise ValueError(
+            f"the label has dtype {label.dtype}: expected class indices in int64, as from label.constant; "
+            "label.argmax makes them of scores"
+        )
     batch = x.shape[0]
     with torch.enable_grad():
         x_in = x.detach().requires_grad_()

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from guidegraph.graph.node import node
 from guidegraph.graph.types import Tensor
-from guidegraph.nodes.shape_checks import check_pairs, expand_mask
+from guidegraph.nodes.shape_checks import check_finite, check_pairs, expand_mask
 from guidegraph.nodes.types import Image, Label, Mask, SemanticMap, Table
 
 if TYPE_CHECKING:
@@ -64,7 +64,10 @@ def wilson(hits: int, count: int) -> Proportion:
 
 @node("metric.accuracy")
 def accuracy(logits: Tensor, label: Label) -> Proportion:
-    """The proportion of samples whose largest logit (B, K) is that of their label (B)."""
+    """The proportion of samples whose largest logit (B, K) is that of their label (B).
+
+    Raises an error for logits that are not finite.
+    """
     return share(_predict_labels(logits, label) == label.to(logits.device))
 
 
@@ -73,6 +76,7 @@ def class_accuracy(logits: Tensor, label: Label, *, names: list[str] | None = No
     """The accuracy of each class that occurs: columns class, count, accuracy, low and high (95 %).
 
     logits (B, K), label (B); names: the names of the K classes, to list in place of their indices.
+    Raises an error for logits that are not finite.
     """
     right = _predict_labels(logits, label).cpu() == label.cpu()
     if names is not None and len(names) != logits.shape[1]:
@@ -97,6 +101,7 @@ def _predict_labels(logits: Tensor, label: Tensor) -> Tensor:
         )
     if label.numel() and not 0 <= int(label.min()) <= int(label.max()) < logits.shape[1]:
         raise ValueError(f"labels are 0 … {logits.shape[1] - 1}; found {int(label.min())} … {int(label.max())}")
+    check_finite("the logits", logits)
     return logits.argmax(1)
 
 
@@ -123,12 +128,14 @@ def psnr(image: Image, reference: Image, mask: Mask | None = None) -> Mean:
 
     image and reference (B, 3, H, W); mask (B, 1, H, W): compare only pixels where it is 1. Equal pictures give 100 dB.
     """
+    import torch
+
     error = _squares(image, reference)
     weight = error.new_ones(error[:, :1].shape) if mask is None else expand_mask(mask, error).double()
     area = weight.sum((1, 2, 3)) * error.shape[1]
     if bool((area == 0).any()):
         raise ValueError("the mask of a picture is empty: there is nothing to compare in it")
-    mse = (error * weight).sum((1, 2, 3)) / area
+    mse = torch.where(weight > 0, error * weight, 0).sum((1, 2, 3)) / area
     return mean(10 * (PEAK**2 / mse.clamp(min=PEAK**2 * 1e-10)).log10())
 
 
@@ -139,6 +146,8 @@ def largest_change(image: Image, reference: Image, mask: Mask | None = None, *, 
     mask (B, 1, H, W): compare only pixels where it is 1, or with `outside` where it is 0. Raises an error if there are
     none.
     """
+    import torch
+
     change = _squares(image, reference).sqrt()
     if mask is None and outside:
         raise ValueError("what is outside is not known without a mask: wire one to 'mask'")
@@ -146,7 +155,7 @@ def largest_change(image: Image, reference: Image, mask: Mask | None = None, *, 
         compared = expand_mask(mask, change) == (0 if outside else 1)
         if not bool(compared.any()):
             raise ValueError(f"the mask is {0 if outside else 1} nowhere: there is nothing to compare")
-        change = change * compared.to(change)
+        change = torch.where(compared.to(change.device), change, 0)
     return float(change.max()) * 255 / PEAK
 
 
@@ -160,8 +169,9 @@ def mean_iou(predicted: Tensor, map: SemanticMap, mask: Mask | None = None) -> O
     """Mean intersection over union of two class maps (B, K, H, W); `predicted` may be logits.
 
     The class of a pixel is its argmax. Intersections and unions are summed over all pictures, as in PASCAL VOC, and
-    the mean is over the classes that occur in `map`. The interval resamples the pictures 1,000 times.
-    mask (B, 1, H, W): count only pixels where it is 1.
+    the mean is over the classes that occur in `map`. The interval resamples the pictures with counted pixels 1,000
+    times. mask (B, 1, H, W): count only pixels where it is 1. Raises an error for values that are not finite in counted
+    pixels, and if there are none.
     """
     import numpy as np
     import torch
@@ -169,7 +179,7 @@ def mean_iou(predicted: Tensor, map: SemanticMap, mask: Mask | None = None) -> O
     if predicted.shape != map.shape:
         raise ValueError(f"maps of shapes {tuple(predicted.shape)} and {tuple(map.shape)} cannot be compared")
     classes = map.shape[1]
-    predicted_class, truth = predicted.argmax(1).cpu().numpy(), map.argmax(1).cpu().numpy()
+    predicted_class, truth = (_classes_of(maps, mask) for maps in (predicted, map))
     counts = np.ones(truth.shape) if mask is None else expand_mask(mask, map)[:, 0].cpu().double().numpy()
     intersections, unions = np.zeros((2, len(truth), classes))
     for k in range(classes):
@@ -179,10 +189,23 @@ def mean_iou(predicted: Tensor, map: SemanticMap, mask: Mask | None = None) -> O
     if not present.any():
         raise ValueError("no class occurs in the map where the mask is 1: there is nothing to compare")
     ratio = np.where(present, _ratios(intersections.sum(0), unions.sum(0)), np.nan)
-    picks = np.random.default_rng(0).multinomial(len(truth), np.full(len(truth), 1 / len(truth)), RESAMPLES)
-    resampled = np.nanmean(_ratios(picks @ intersections, picks @ unions)[:, present], axis=1)
+    compared = unions.any(1)
+    count = int(compared.sum())
+    picks = np.random.default_rng(0).multinomial(count, np.full(count, 1 / count), RESAMPLES)
+    resampled = np.nanmean(_ratios(picks @ intersections[compared], picks @ unions[compared])[:, present], axis=1)
     low, high = np.quantile(resampled, (0.025, 0.975))
     return Overlap(float(np.nanmean(ratio)), float(low), float(high), torch.from_numpy(ratio))
+
+
+def _classes_of(maps: Tensor, mask: Mask | None) -> NDArray[np.int64]:
+    """The class (B, H, W) of every pixel of maps (B, K, H, W). Raises ``ValueError`` for NaN where the mask is not 0."""
+    import torch
+
+    if mask is not None:
+        maps = torch.where(expand_mask(mask, maps).to(maps.device) > 0, maps, 0)
+    check_finite("the maps", maps)
+    classes: NDArray[np.int64] = maps.argmax(1).cpu().numpy()
+    return classes
 
 
 def _ratios(numerators: NDArray[np.float64], denominators: NDArray[np.float64]) -> NDArray[np.float64]:

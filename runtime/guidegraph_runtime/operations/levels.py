@@ -61,6 +61,7 @@ def table_shape(steps: Any) -> tuple[int, ...]:
 def leading(schedule: Schedule, *, steps: Steps = 30, offset: Offset = 0, final: Final = "one") -> Levels:
     """Every (T // steps)-th timestep from 0 on (Lin et al. 2023, table 2), the default of DDIM and PNDM.
 
+    Those of a flow are T / steps apart, not rounded, and count down from T, like the trailing ones.
     offset: added to each timestep; Stable Diffusion has 1.
     """
     return _space_timesteps(schedule, "leading", steps, True, offset, final)

@@ -36,15 +36,23 @@ def replace(text: str | Sequence[str], *, words: dict[str, str]) -> list[str]:
     """
     if not isinstance(words, Mapping) or not all(isinstance(word, str) for pair in words.items() for word in pair):
         raise SettingError("words", f"words: expected a table from words to words; found {words!r:.80}")
-    table = {word.lower(): replacement for word, replacement in words.items()}
-    if not all(table):
+    if not all(words):
         raise SettingError("words", "an empty word cannot be replaced: take it out of `words`")
     texts = list_of_texts("text", text)
-    if not table:
+    if not words:
         return texts
-    longest_first = sorted(table, key=len, reverse=True)
-    pattern = re.compile(rf"\b({'|'.join(map(re.escape, longest_first))})\b", re.IGNORECASE)
-    return [pattern.sub(lambda match: table[match[1].lower()], item) for item in texts]
+    pairs = {word.lower(): (word, replacement) for word, replacement in words.items()}
+    longest_first = sorted(pairs.values(), key=lambda pair: len(pair[0]), reverse=True)
+    pattern = re.compile("|".join(_whole_word(word) for word, _ in longest_first), re.IGNORECASE)
+    # The group tells which word matched; its lower case does not: ſ matches s.
+    return [pattern.sub(lambda match: longest_first[int(match.lastindex or 0) - 1][1], item) for item in texts]
+
+
+def _whole_word(word: str) -> str:
+    """A pattern, of one group, of a word or phrase that is no part of a longer word."""
+    before = "" if word[0].isspace() else r"(?<!\w)"
+    after = "" if word[-1].isspace() else r"(?!\w)"
+    return f"{before}({re.escape(word)}){after}"
 
 
 @operation(

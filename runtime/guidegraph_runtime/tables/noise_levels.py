@@ -57,7 +57,7 @@ class Rule:
     """How a family of solvers interprets `spacing`, following its reference implementations.
 
     rounds: timesteps are rounded. lands: leading and linspace divide the timesteps into steps + 1 points and leave the
-    last, t = 0, to the landing. full: Karras and exponential levels span the trained range, not just the levels from
+    last, t = 0, to the landing; leading timesteps of a flow do so by any rule. full: Karras and exponential levels span the trained range, not just the levels from
     the first to the last timestep of the spacing.
     """
 
@@ -297,10 +297,11 @@ def timesteps(noise: NoiseSchedule, rule: Rule, steps: int, spacing: Spacing, of
 
     They are spaced over the full schedule; if they would leave the trained range, the schedule is mapped onto it. As
     many steps as the trained range has whole timesteps are exactly those timesteps. Those of a flow are real numbers,
-    and count down from T, where σ is 1.
+    and count down from T, where σ is 1; leading and trailing ones are T / steps apart, down to the landing at 0.
     """
-    train_steps, rounds = noise.train_steps, rule.rounds and noise.form != "flow"
-    points = steps + (rule.lands and spacing != "trailing")
+    train_steps, is_flow = noise.train_steps, noise.form == "flow"
+    rounds = rule.rounds and not is_flow
+    points = steps + (rule.lands and (spacing == "linspace" or (spacing == "leading" and not is_flow)))
     if points > train_steps and (rounds or spacing != "linspace"):
         most = f"which hold {train_steps - (points - steps)} with this spacing"
         raise SettingError("steps", f"{steps} steps do not fit into the schedule's {train_steps} timesteps, {most}")
@@ -308,14 +309,13 @@ def timesteps(noise: NoiseSchedule, rule: Rule, steps: int, spacing: Spacing, of
         return np.arange(math.floor(noise.high), math.ceil(noise.low) - 1, -1, dtype=np.float64)
     if spacing == "linspace":
         spaced = np.linspace(0, noise.last, points)[::-1] if points > 1 else np.array([noise.last])
-    elif noise.form == "flow":
-        stride = train_steps // points if spacing == "leading" else train_steps / steps
-        spaced = noise.last - np.arange(points) * stride + offset
+    elif is_flow:
+        spaced = noise.last - np.arange(steps) * (train_steps / steps) + offset
     elif spacing == "leading":
         spaced = np.arange(points, dtype=np.float64)[::-1] * (train_steps // points) + offset
     else:
         spaced = np.round(train_steps - np.arange(steps) * (train_steps / steps)) - 1
-    if noise.form == "flow":
+    if is_flow:
         spaced = spaced[:steps]  # σ is 0 at t = 0, where a flow lands
     if spaced[0] > noise.last:
         raise SettingError(

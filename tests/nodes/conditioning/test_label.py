@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from pathlib import Path
 
 import pytest
@@ -34,6 +35,13 @@ def test_argmax_counts_from_the_first_column() -> None:
     assert argmax_label(scores).tolist() == [0, 0]
     with pytest.raises(ValueError, match="columns 3 … 5 are not all there: the scores have 5"):
         argmax_label(scores, first=3, count=3)
+
+
+def test_argmax_of_scores_that_are_not_finite_is_refused() -> None:
+    scores = torch.tensor([[1.0, 0, math.nan]])
+    assert argmax_label(scores, count=2).tolist() == [0], "of these columns alone"
+    with pytest.raises(ValueError, match="the scores have values that are not finite"):
+        argmax_label(scores)
 
 
 def test_a_label_selects_its_embedding_row_and_no_label_the_last() -> None:

@@ -80,5 +80,7 @@ def test_logits_become_the_most_likely_class() -> None:
     assert torch.equal(semantic.sum(1), torch.ones(2, 3, 3))
     with pytest.raises(ValueError, match=r"expected logits \(B, K, H, W\); found shape \(2, 5\)"):
         map_from_logits(torch.zeros(2, 5))
+    with pytest.raises(ValueError, match="the logits have values that are not finite"):
+        map_from_logits(torch.full((1, 5, 3, 3), torch.nan))
     with pytest.raises(ValueError, match="the 23 classes of scenes; the map has 5"):
         picture_of_map(semantic)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from typing import Any
 
 import pytest
@@ -72,6 +73,36 @@ def test_scales_for_another_batch_are_refused(batch: int) -> None:
         guidance.classifier_guidance(classifier, x, t, label, scale=scale)
 
 
+@pytest.mark.parametrize("axes", [(4,), (4, 1), (4, 1, 1), (4, 1, 1, 1)])
+def test_a_scale_for_each_sample_may_have_trailing_axes(axes: tuple[int, ...]) -> None:
+    """Rows of the picture are as many as samples, so that (B, 1) would broadcast along them."""
+    scale, schedule = torch.arange(4.0), scaled_linear()
+    cond, uncond = (Prediction(normal(4, 1, 4, 4, seed=i), "eps") for i in range(2))
+    guided = guidance.classifier_free_guidance(cond, uncond, scale=scale.reshape(axes))
+    assert torch.equal(guided.value, guidance.classifier_free_guidance(cond, uncond, scale=scale).value)
+    assert torch.equal((cond / (1 + scale).reshape(axes)).value, (cond / (1 + scale)).value)
+    x, t, label = normal(4, 1, 4, 4), torch.tensor([400.0]), torch.tensor([1])
+    scores = [
+        guidance.classifier_guidance(GaussianClassifier(schedule), x, t, label, scale=value)
+        for value in (scale.reshape(axes), scale)
+    ]
+    assert torch.equal(*scores)
+
+
+@pytest.mark.parametrize("axes", [(1, 4), (4, 4), (1, 1, 4, 1), (4, 1, 4, 4)])
+def test_a_scale_for_each_pixel_is_refused(axes: tuple[int, ...]) -> None:
+    prediction, message = Prediction(normal(4, 1, 4, 4), "eps"), f"the scales have shape {axes}: give one number, or "
+    with pytest.raises(ValueError, match=re.escape(message + "a tensor (B) with one for each of the 4 samples")):
+        guidance.classifier_free_guidance(prediction, prediction, scale=torch.ones(axes))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.int32, torch.bool])
+def test_a_label_that_is_not_int64_is_refused(dtype: torch.dtype) -> None:
+    x, t, label = normal(2, 1, 3, 3), torch.tensor([9.0]), torch.tensor([1]).to(dtype)
+    with pytest.raises(ValueError, match=rf"the label has dtype {dtype}: expected class indices in int64, as from"):
+        guidance.classifier_guidance(GaussianClassifier(scaled_linear()), x, t, label)
+
+
 def upstream_ddim(x: Tensor, label: Tensor, times: list[int], scale: float, bound: float) -> Tensor:
     """guided-diffusion's ddim_sample with clip_denoised and cond_fn, written independently."""
     schedule = scaled_linear()
@@ -135,6 +166,15 @@ def test_clip_thresholds_as_a_sampler_does() -> None:
     edge = x0.value.abs().flatten(1).quantile(0.8, dim=1).clamp(1.0, 1.5).reshape(-1, 1, 1, 1)
     torch.testing.assert_close(clipped.value, x0.value.clamp(-edge, edge) / edge)
     assert float(edge.max()) == 1.5
+
+
+def test_clip_thresholds_a_prediction_in_half_precision() -> None:
+    schedule, x, t = scaled_linear(), normal(2, 1, 8, 8), torch.tensor([0.0])
+    x0 = (3 * normal(2, 1, 8, 8, seed=1)).bfloat16()
+    clipped = guidance.clip_prediction(Prediction(x0, "x0"), x, t, schedule, threshold=0.8)
+    assert clipped.value.dtype == torch.bfloat16
+    wide = guidance.clip_prediction(Prediction(x0.float(), "x0"), x, t, schedule, threshold=0.8)
+    assert torch.equal(clipped.value, wide.value.bfloat16())
 
 
 def test_predictions_of_other_sizes_are_refused() -> None:

@@ -116,6 +116,35 @@ def test_a_mask_selects_the_compared_pixels() -> None:
         metrics.psnr(image, reference, corner.expand(-1, 3, -1, -1))
 
 
+def test_pixels_outside_of_the_mask_may_be_nan() -> None:
+    image, reference, mask = torch.zeros(1, 3, 2, 2), torch.zeros(1, 3, 2, 2), torch.ones(1, 1, 2, 2)
+    image[..., 0, 0], image[..., 1, 1], mask[..., 0, 0] = math.nan, 0.02, 0
+    assert metrics.largest_change(image, reference, mask) == pytest.approx(2.55)
+    assert metrics.largest_change(image, reference, 1 - mask, outside=True) == pytest.approx(2.55)
+    assert math.isnan(metrics.largest_change(image, reference))
+    mse = 0.02**2 / 3
+    assert metrics.psnr(image, reference, mask).value == pytest.approx(10 * math.log10(4 / mse), abs=1e-5)
+    assert math.isnan(metrics.psnr(image, reference).value)
+    semantic = one_hot(torch.tensor([[[0, 1], [1, 0]]]), 2)
+    logits = semantic.clone()
+    logits[..., 0, 0] = math.nan
+    assert metrics.mean_iou(logits, semantic, mask).value == 1
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+def test_values_that_are_not_finite_are_no_prediction(value: float) -> None:
+    logits, label, maps = torch.zeros(2, 3), torch.tensor([0, 0]), torch.zeros(1, 3, 2, 2)
+    logits[1, 0], maps[0, 0, 1, 1] = value, value
+    for call in (
+        lambda: metrics.accuracy(logits, label),
+        lambda: metrics.class_accuracy(logits, label),
+        lambda: metrics.mean_iou(maps, torch.zeros(1, 3, 2, 2)),
+        lambda: metrics.mean_iou(torch.zeros(1, 3, 2, 2), maps),
+    ):
+        with pytest.raises(ValueError, match="have values that are not finite: look at the samples"):
+            call()
+
+
 def test_miou_is_that_of_plain_loops() -> None:
     generator = torch.Generator().manual_seed(0)
     truth = torch.randint(0, 4, (6, 5, 5), generator=generator)
@@ -146,6 +175,15 @@ def test_miou_in_a_mask_is_that_of_the_masked_pixels() -> None:
     masked = metrics.mean_iou(one_hot(guess, 3), one_hot(truth, 3), mask)
     cropped = metrics.mean_iou(one_hot(guess[..., :4], 3), one_hot(truth[..., :4], 3))
     assert masked.value == pytest.approx(cropped.value)
+
+
+def test_the_interval_of_miou_does_not_depend_on_pictures_of_which_no_pixel_counts() -> None:
+    truth, guess = torch.randint(0, 3, (2, 4, 4, 4), generator=torch.Generator().manual_seed(3))
+    mask = torch.tensor([1.0, 0.0, 1.0, 0.0]).reshape(4, 1, 1, 1).expand(-1, -1, 4, 4)
+    masked = metrics.mean_iou(one_hot(guess, 3), one_hot(truth, 3), mask)
+    alone = metrics.mean_iou(one_hot(guess[::2], 3), one_hot(truth[::2], 3))
+    assert masked[:3] == alone[:3]
+    assert masked.low <= masked.value <= masked.high
 
 
 def kid_by_loops(x: np.ndarray, y: np.ndarray) -> float:

@@ -11,6 +11,9 @@ import pytest
 from guidegraph.nodes.sampling import levels as grids
 from guidegraph.nodes.sampling import schedule as schedules
 from guidegraph.nodes.sampling import scheduler as samplers
+from guidegraph.nodes.sampling.scheduler_step import step
+from guidegraph.nodes.types import Prediction
+from tests.nodes.sampling.closed_form import MEAN, STD, normal
 
 
 @pytest.mark.parametrize(
@@ -21,6 +24,31 @@ def test_the_first_level_is_pure_noise_at_any_shift(build: Any) -> None:
         levels = build(schedules.flow(shift=float(shift)), steps=4)
         assert float(levels.ratio[0]) == math.inf
         assert float(levels.t[0]) == 1000
+
+
+@pytest.mark.parametrize("steps", [7, 30, 50, 80, 501, 600, 1000])
+def test_leading_steps_are_equally_long_whether_or_not_they_divide_the_timesteps(steps: int) -> None:
+    times = np.linspace(1000, 0, steps + 1)[:-1]
+    np.testing.assert_allclose(grids.leading(schedules.flow(), steps=steps).t[:-1].numpy(), times, rtol=1e-6)
+    for build in (samplers.ddim, samplers.euler, samplers.dpmpp_2m):
+        sampler = build(schedules.flow(), steps=steps, spacing="leading")
+        np.testing.assert_allclose(sampler.scheduler.sigma.numpy(), times / 1000, rtol=1e-6, err_msg=build.__name__)
+
+
+def test_the_error_of_leading_falls_with_any_number_of_steps() -> None:
+    """The exact flow of one Gaussian, from σ = 1."""
+    schedule, x = schedules.flow(shift=3), normal(2, 1, 4, 4)
+    errors = []
+    for steps in (40, 60, 110, 230, 501):
+        sampler, y = samplers.ddim(schedule, steps=steps), x
+        state = sampler.state
+        for t in sampler.steps.split(1):
+            alpha, sigma = schedule.along(y, t)
+            x0 = MEAN + alpha * STD**2 / (alpha**2 * STD**2 + sigma**2) * (y - alpha * MEAN)
+            y, state = step(sampler.scheduler, y, Prediction(x0, "x0"), state, t)
+        errors.append(float((y - MEAN - STD * x).abs().max()))
+    assert errors == sorted(errors, reverse=True)
+    assert errors[-1] < errors[0] / 10
 
 
 @pytest.mark.parametrize("setting", ["sigma_min", "terminal"])
