@@ -46,7 +46,7 @@ class TowerText(nn.Module, ABC):
     """A `TextEmbedder` of text encoders, its towers; kinds differ in how they join their outputs.
 
     A prompt of more than one chunk gives the tokens of all its chunks, one after the other; shorter ones of the same
-    batch are padded with empty chunks.
+    batch are padded with empty chunks, which count: their tokens are attended to.
     """
 
     def __init__(self, towers: Sequence[Tower]) -> None:

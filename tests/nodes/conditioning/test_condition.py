@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
 
+from guidegraph import WorkflowError, load_workflow
 from guidegraph.nodes.conditioning.condition import (
     drop_condition,
     merge_conditions,
@@ -184,3 +187,23 @@ def test_errors_name_the_spatial_condition_and_size_that_a_denoiser_takes() -> N
         plain(torch.zeros(1, 4, 7, 8), t, Condition())
     with pytest.raises(ValueError, match=r"takes x \(B, C, H, W\) of 4 channels; found x of shape \(1, 4, 8\)"):
         plain(torch.zeros(1, 4, 8), t, Condition())
+
+
+NUMBERS = """
+guidegraph: 1
+params: {numbers: {default: [1.0, 2.0], type: list}}
+nodes:
+  condition: {use: condition.vector, in: {number: params.numbers}}
+outputs: {condition: condition}
+"""
+
+
+def test_a_vector_of_no_numbers_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "numbers.yaml"
+    path.write_text(NUMBERS)
+    assert load_workflow(path).run()["condition"].vector.tolist() == [[1], [2]]
+    with pytest.raises(WorkflowError, match=r"at least 1 item .* found list \[\]"):
+        load_workflow(path).run(numbers=[])
+    path.write_text(NUMBERS.replace("in: {number: params.numbers}", "with: {number: []}"))
+    with pytest.raises(WorkflowError, match=r"at least 1 item .* found list \[\]"):
+        load_workflow(path)
