@@ -1,4 +1,4 @@
-"""Checks of tensors that nodes share. Each raises ``ValueError`` with what was found."""
+"""Checks of tensors that nodes share. Each raises ``ValueError`` with the shape or the kind of values found."""
 
 from __future__ import annotations
 

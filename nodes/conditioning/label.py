@@ -65,8 +65,8 @@ def caption_labels(label: Label, names: Sequence[str], *, template: str = "a {}"
 def argmax_label(scores: Tensor, *, first: Class = 0, count: Count | None = None) -> Label:
     """The argmax of scores (B, K) as a label (B), among `count` columns from `first` on, counted from `first`.
 
-    For labels in {0, 1}, such as those of data.scenes, it is the one that is set. Raises an error if K is too small, and
-    for scores that are not finite.
+    For labels in {0, 1}, such as those of data.scenes, it is the one that is set.
+    Raises an error if K is too small, and for scores that are not finite.
     """
     if scores.ndim != 2:
         raise ValueError(f"expected scores (B, K); found shape {tuple(scores.shape)}")

@@ -198,7 +198,10 @@ def mean_iou(predicted: Tensor, map: SemanticMap, mask: Mask | None = None) -> O
 
 
 def _classes_of(maps: Tensor, mask: Mask | None) -> NDArray[np.int64]:
-    """The class (B, H, W) of every pixel of maps (B, K, H, W). Raises ``ValueError`` for NaN where the mask is not 0."""
+    """The class (B, H, W) of every pixel of maps (B, K, H, W).
+
+    Raises ``ValueError`` for values that are not finite in pixels where the mask is not 0.
+    """
     import torch
 
     if mask is not None:

@@ -49,7 +49,7 @@ def replace(text: str | Sequence[str], *, words: dict[str, str]) -> list[str]:
 
 
 def _whole_word(word: str) -> str:
-    """A pattern, of one group, of a word or phrase that is no part of a longer word."""
+    """A pattern of a word or phrase, as one group, outside of longer words."""
     before = "" if word[0].isspace() else r"(?<!\w)"
     after = "" if word[-1].isspace() else r"(?!\w)"
     return f"{before}({re.escape(word)}){after}"

@@ -57,8 +57,8 @@ class Rule:
     """How a family of solvers interprets `spacing`, following its reference implementations.
 
     rounds: timesteps are rounded. lands: leading and linspace divide the timesteps into steps + 1 points and leave the
-    last, t = 0, to the landing; leading timesteps of a flow do so by any rule. full: Karras and exponential levels span the trained range, not just the levels from
-    the first to the last timestep of the spacing.
+    last, t = 0, to the landing; leading timesteps of a flow do so by any rule. full: Karras and exponential levels span
+    the trained range, not just the levels from the first to the last timestep of the spacing.
     """
 
     rounds: bool
