@@ -1,6 +1,6 @@
 """Measure the gallery's text-to-image workflows by SceneEval, beside classifier-free guidance at the same cost.
 
-    python tools/gallery_scene_eval.py runs/gallery.json --model runs/scenes_128 --detector runs/detector_128
+    python tools/gallery_scene_eval.py runs/gallery.json
     python tools/gallery_scene_eval.py runs/gallery.json --show  # the table, as Markdown
 
 Each workflow draws the prompts of evaluate/scene_eval.yaml with a model of scenes of 128 pixels, picture i from the
@@ -92,10 +92,7 @@ def digest_models(arguments: argparse.Namespace) -> dict[str, str]:
 
 def find_problem(rows: dict[str, dict[str, Any]], arguments: argparse.Namespace) -> str:
     """Why no row can be added to those of a table; empty if one can."""
-    folders = (arguments.model, arguments.detector)
-    if None in folders:
-        return "name the folders of the model and of the detector: --model, --detector"
-    for folder in (*folders, *([] if arguments.weak is None else [arguments.weak])):
+    for folder in (arguments.model, arguments.detector, *([] if arguments.weak is None else [arguments.weak])):
         if not (folder / INDEX).is_file():
             return f"there is no model in '{folder}': a folder that model.save wrote has a {INDEX}"
     models = digest_models(arguments)
@@ -170,8 +167,19 @@ def format_table(rows: list[dict[str, Any]]) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("table", type=Path)
-    parser.add_argument("--model", type=Path, help="the folder of the model, of train/text_to_image_128.yaml")
-    parser.add_argument("--detector", type=Path, help="the folder of the judge, of train/detector_128.yaml")
+    models = ROOT / "workflows" / "models"
+    parser.add_argument(
+        "--model",
+        type=Path,
+        default=models / "scenes_128",
+        help="the folder of the model, of train/text_to_image_128.yaml",
+    )
+    parser.add_argument(
+        "--detector",
+        type=Path,
+        default=models / "detector_128",
+        help="the folder of the judge, of train/detector_128.yaml",
+    )
     parser.add_argument("--weak", type=Path, help="the folder of a weaker model, for autoguidance")
     parser.add_argument("--count", type=int, default=50, help="prompts in each of the six categories")
     parser.add_argument("--only", help="measure the rows whose name contains this")
