@@ -13,8 +13,9 @@ from typing import Any, Literal, TypeAlias, get_args
 
 from guidegraph.graph.errors import Mark
 from guidegraph.graph.ir import Call, Choice, Loop, Op, walk
+from guidegraph.graph.origins import Origins, list_origins, trace_origins
 from guidegraph.graph.port import Port
-from guidegraph.graph.sources import Item, Output, Param, Source, Sources, list_sources
+from guidegraph.graph.sources import Param, Sources, list_sources
 from guidegraph.graph.sources import Literal as Constant
 from guidegraph.graph.types import Beside, RunsCode, Written
 
@@ -45,14 +46,14 @@ def list_effects(ops: Mapping[str, Op], values: Mapping[str, Any]) -> list[Effec
     """
     # The paths of a choice are listed at the node that uses them.
     touching = [op for op in walk(ops) if isinstance(op, Loop) or (op.spec.path_ports and not isinstance(op, Choice))]
-    by_key = {op.key: op for op in walk(ops)} if touching else {}
+    origins = trace_origins(ops, items=True) if touching else {}
     effects: list[Effect] = []
     for op in touching:
         if isinstance(op, Call):
-            effects += _list_call_effects(op, by_key, values)
+            effects += _list_call_effects(op, origins, values)
             continue
         for option, (folder, _) in op.folders().items():
-            for path, param in _list_paths(folder, by_key, values):
+            for path, param in _list_paths(folder, origins, values):
                 effects.append(Effect("write", path, f"nodes.{op.key}", "loop", option, op.mark, param))
     return list(dict.fromkeys(effects))
 
@@ -72,7 +73,7 @@ def is_written(port: Port) -> bool:
     return classify_effect(port) == "write"
 
 
-def _list_call_effects(call: Call, by_key: Mapping[str, Op], values: Mapping[str, Any]) -> Iterator[Effect]:
+def _list_call_effects(call: Call, origins: Origins, values: Mapping[str, Any]) -> Iterator[Effect]:
     for name, sources in call.arguments():
         if name not in call.spec.path_ports:
             continue
@@ -80,7 +81,7 @@ def _list_call_effects(call: Call, by_key: Mapping[str, Op], values: Mapping[str
         kind = classify_effect(port)
         assert kind is not None
         mark = call.marks.get(name, call.mark)
-        for path, param in _list_paths(sources, by_key, values):
+        for path, param in _list_paths(sources, origins, values):
             effect = Effect(kind, path, f"nodes.{call.key}", call.spec.id, name, mark, param)
             yield effect
             for companion in list_companions(port, path):
@@ -94,33 +95,16 @@ def list_companions(port: Port, path: Path | None) -> Iterator[Path]:
             yield companion
 
 
-def _list_paths(
-    sources: Sources, by_key: Mapping[str, Op], values: Mapping[str, Any]
-) -> Iterator[tuple[Path | None, str]]:
+def _list_paths(sources: Sources, origins: Origins, values: Mapping[str, Any]) -> Iterator[tuple[Path | None, str]]:
     """The paths that sources give, each with its parameter or ""; for a choice, those of all branches."""
     for source in list_sources(sources):
-        yield from _list_source_paths(source, by_key, values)
-
-
-def _list_source_paths(
-    source: Source, by_key: Mapping[str, Op], values: Mapping[str, Any]
-) -> Iterator[tuple[Path | None, str]]:
-    if isinstance(source, Output) and isinstance(choice := by_key.get(source.op), Choice):
-        for branch in map(choice.branch, choice.inputs):
-            yield from _list_source_paths(branch, by_key, values)
-        return
-    if isinstance(source, Item) and source.field is None:
-        loop = by_key[source.loop]
-        over = loop.over if isinstance(loop, Loop) else None
-        if isinstance(over, (Constant, Param)):
-            source = over
-    if isinstance(source, Constant):
-        yield from ((path, "") for path in _flatten_paths(source.value))
-    elif isinstance(source, Param):
-        if source.name in values:
-            yield from ((path, source.name) for path in _flatten_paths(values[source.name]))
-    else:
-        yield None, ""
+        for origin, _ in list_origins(source, origins):
+            if isinstance(origin, Constant):
+                yield from ((path, "") for path in _flatten_paths(origin.value))
+            elif not isinstance(origin, Param):
+                yield None, ""
+            elif origin.name in values:
+                yield from ((path, origin.name) for path in _flatten_paths(values[origin.name]))
 
 
 def _flatten_paths(value: object) -> Iterator[Path | None]:
