@@ -30,7 +30,7 @@ from guidegraph.graph.language.edit.relative_paths import rebase_paths
 from guidegraph.graph.language.edit.render import parse_value
 from guidegraph.graph.language.edit.values import remove_value, set_value
 from guidegraph.graph.language.named_workflows import locate_workflow
-from guidegraph.graph.language.parameters import parse_annotation
+from guidegraph.graph.language.parameters import AnnotationError, parse_annotation
 from guidegraph.graph.language.yaml_tree import Scalar, read_text
 from guidegraph.graph.memory.pause_collector import pause_collector
 from guidegraph.graph.registry import Registry
@@ -302,10 +302,13 @@ def _path_finder(types: TypeRecord) -> Callable[[Mark], bool]:
 
 def _type_name(kind: PortType | None, registry: Registry) -> str:
     """A type as a parameter declares it; ``Any`` for one that has no name in the language."""
-    try:
-        return "Any" if kind is None or not parse_annotation(str(kind), registry) else str(kind)
-    except KeyError:
+    if kind is None:
         return "Any"
+    try:
+        parse_annotation(str(kind), registry)
+    except AnnotationError:
+        return "Any"
+    return str(kind)
 
 
 def _check_new_file(path: Path, folder: Path) -> None:

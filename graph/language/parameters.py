@@ -32,6 +32,7 @@ BASIC_TYPES: dict[str, Any] = {
     "null": None,
     "Scale": float | Tensor,
 }
+MAX_LIST_DEPTH = 16
 
 
 def resolve_parameters(workflow: ParsedWorkflow, registry: Registry, problems: list[Problem]) -> dict[str, Parameter]:
@@ -55,10 +56,8 @@ def _resolve_parameter(
     if parsed.type is not None:
         try:
             annotation = parse_annotation(parsed.type.text, registry)
-        except KeyError as error:
-            name = str(error.args[0])
-            hint = suggest(name[:60], [*BASIC_TYPES, *registry.types], "types")
-            report(parsed.type.mark, "bad-type", f"unknown type '{shorten(name)}'; {hint}", ".type")
+        except AnnotationError as error:
+            report(parsed.type.mark, error.code, str(error), ".type")
             return None
         if parsed.default is not None and default is None:
             annotation = annotation if annotation is Any else annotation | None
@@ -75,18 +74,33 @@ def _resolve_parameter(
     return Parameter(parsed.name, port, default, parsed.default is None, parsed.help, parsed.mark, base)
 
 
-def parse_annotation(text: str, registry: Registry) -> Any:
+class AnnotationError(ValueError):
+    """A text that is no type of a parameter. code: that of the problem."""
+
+    def __init__(self, code: str, message: str):
+        super().__init__(message)
+        self.code = code
+
+
+def parse_annotation(text: str, registry: Registry, depth: int = 0) -> Any:
     """Parse an annotation: ``int``, ``Image | None``, ``Sequence[int | float]``, ``list[str]``.
 
-    Raises ``KeyError`` with the unknown name.
+    depth: how many lists it is in. Raises ``AnnotationError`` for an unknown name, for a type whose only value is null,
+    and for lists that nest too deeply.
     """
-    alternatives = [_parse_simple_annotation(part.strip(), registry) for part in _split_alternatives(text)]
+    if depth > MAX_LIST_DEPTH:
+        raise AnnotationError("too-deep", f"the lists of a type nest at most {MAX_LIST_DEPTH} deep")
+    alternatives = [_parse_simple_annotation(part.strip(), registry, depth) for part in _split_alternatives(text)]
     if Any in alternatives:
         return Any
-    result = alternatives[0]
-    for alternative in alternatives[1:]:
-        result = result | alternative
-    return result
+    kinds = [alternative for alternative in alternatives if alternative is not None]
+    if not kinds:
+        message = f"expected a type that has values, such as 'int | None'; found '{shorten(text)}', which is only null"
+        raise AnnotationError("bad-type", message)
+    result = kinds[0]
+    for kind in kinds[1:]:
+        result = result | kind
+    return result if len(kinds) == len(alternatives) else result | None
 
 
 def _split_alternatives(text: str) -> list[str]:
@@ -101,15 +115,16 @@ def _split_alternatives(text: str) -> list[str]:
     return parts
 
 
-def _parse_simple_annotation(name: str, registry: Registry) -> Any:
+def _parse_simple_annotation(name: str, registry: Registry, depth: int) -> Any:
     for sequence in ("list[", "Sequence["):
         if name.startswith(sequence) and name.endswith("]"):
-            return list[parse_annotation(name.removeprefix(sequence)[:-1], registry)]  # type: ignore[misc]
+            return list[parse_annotation(name.removeprefix(sequence)[:-1], registry, depth + 1)]  # type: ignore[misc]
     if name in BASIC_TYPES:
         return BASIC_TYPES[name]
     if name in registry.types:
         return registry.types[name]
-    raise KeyError(name)
+    hint = suggest(name[:60], [*BASIC_TYPES, *registry.types], "types")
+    raise AnnotationError("bad-type", f"unknown type '{shorten(name)}'; {hint}")
 
 
 def convert_path_parameters(

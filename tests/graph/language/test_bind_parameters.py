@@ -231,3 +231,37 @@ def test_port_types_are_parameter_types(tmp_path: Path, declared: str, raw: obje
 def test_an_unknown_type_is_named(tmp_path: Path, declared: str) -> None:
     with pytest.raises(WorkflowError, match="unknown type"):
         graph(tmp_path, f"{{p: {{type: '{declared}'}}}}")
+
+
+@pytest.mark.parametrize("declared", ["null", "None", "'None | None'", "'list[None | None]'", "'int | list[null]'"])
+@pytest.mark.parametrize("default", ["", ", default: null", ", default: 1"])
+def test_a_type_whose_only_value_is_null_is_refused(tmp_path: Path, declared: str, default: str) -> None:
+    with pytest.raises(WorkflowError) as caught:
+        graph(tmp_path, f"{{p: {{type: {declared}{default}}}}}")
+    (problem,) = caught.value.problems
+    assert (problem.mark.line, problem.mark.column, problem.code) == (2, 20, "bad-type")
+    assert problem.path == "params.p.type"
+    assert "expected a type that has values, such as 'int | None'; found '" in problem.message
+
+
+@pytest.mark.parametrize(("depth", "is_allowed"), [(16, True), (17, False), (300, False), (20_000, False)])
+def test_lists_in_a_type_nest_to_a_limit(tmp_path: Path, depth: int, is_allowed: bool) -> None:
+    declared = f"{{p: {{type: '{'list[' * depth}int{']' * depth}'}}}}"
+    if is_allowed:
+        value: Any = 1
+        for _ in range(depth):
+            value = [value]
+        assert bind(graph(tmp_path, declared), {"p": value}) == {"p": value}
+        return
+    with pytest.raises(WorkflowError) as caught:
+        graph(tmp_path, declared)
+    (problem,) = caught.value.problems
+    assert (problem.mark.line, problem.mark.column, problem.code) == (2, 20, "too-deep")
+    assert problem.message == "the lists of a type nest at most 16 deep"
+
+
+@pytest.mark.parametrize("declared", ["None | int", "int | null", "None | list[int] | int | None"])
+def test_null_is_an_alternative_of_a_type(tmp_path: Path, declared: str) -> None:
+    workflow = graph(tmp_path, f"{{p: {{type: '{declared}', default: null}}}}")
+    assert bind(workflow, {}) == {"p": None}
+    assert bind(workflow, {"p": 3}) == {"p": 3}
