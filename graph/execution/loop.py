@@ -91,6 +91,8 @@ def list_items(step: Step, over: Any) -> Sequence[Any]:
 
 def _as_sequence(over: Any) -> Sequence[Any]:
     if isinstance(over, int) and not isinstance(over, bool):
+        if over < 0:
+            raise ValueError(f"a loop takes 0 or more iterations; found {over}")
         return range(min(over, sys.maxsize))  # a longer range has no len(), and is above any limit on trips
     rows = hasattr(over, "__len__") and hasattr(over, "__getitem__") and not isinstance(over, (str, bytes, Mapping))
     if not rows or (is_tensor(over) and over.ndim == 0):

@@ -81,7 +81,7 @@ def find_tensor_problem(value: Any) -> str | None:
     return f"expected numbers; found nan in {count} of {value.numel()} elements" if count else INFINITE
 
 
-def _count_problem(value: object, steps: bool) -> str | None:
+def find_count_problem(value: object, *, steps: bool = False) -> str | None:
     """The reason why a loop cannot run over a value (``steps``: for that many steps); None if it can."""
     if isinstance(value, int) and not isinstance(value, bool):
         return f"expected 0 or more iterations; found {value}" if value < 0 else None
@@ -159,7 +159,7 @@ def _list_loop_misfits(loop: Loop, values: Mapping[str, Any]) -> Iterator[tuple[
     for source, is_steps in ((loop.over, False), (loop.steps, True)):
         if not isinstance(source, Param) or source.name not in values:
             continue
-        if reason := _count_problem(values[source.name], is_steps):
+        if reason := find_count_problem(values[source.name], steps=is_steps):
             yield source.name, f"loop nodes.{loop.key}: {reason}"
     for description, source, port in loop.option_ports():
         if isinstance(source, Param) and source.name in values:

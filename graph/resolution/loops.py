@@ -22,7 +22,7 @@ from guidegraph.graph.resolution.loop_types import (
 from guidegraph.graph.resolution.previews import resolve_preview
 from guidegraph.graph.resolution.scope import ResolvedNode, Scope, TypedSource
 from guidegraph.graph.resolution.training_options import resolve_training
-from guidegraph.graph.sources import Output, Param
+from guidegraph.graph.sources import Literal, Output, Param
 from guidegraph.graph.training.fit import Fit
 from guidegraph.graph.types import ANY, PortType
 
@@ -137,14 +137,16 @@ def _find_sources(resolver: BlockResolver, group: NamedLinks, scope: Scope, path
 def _resolve_over(resolver: BlockResolver, loop: ParsedLoop, scope: Scope) -> TypedSource | None:
     path = f"{loop.path}.loop.over"
     typed = resolver.find_source(loop.over, scope, path) if loop.over is not None else None
-    is_allowed = may_iterate if typed and isinstance(typed.source, Param) else can_iterate
-    if typed and loop.over is not None and not is_allowed(typed.type):
+    if typed is None or loop.over is None:
+        return None
+    is_allowed = may_iterate if isinstance(typed.source, (Param, Literal)) else can_iterate
+    if not is_allowed(typed.type):
         message = (
             f"a loop runs over a sequence, a tensor or a number of iterations, '{loop.over.text}' gives {typed.type}"
         )
         resolver.report(loop.over.mark, "type-mismatch", message, path)
         return None
-    return typed
+    return typed if resolver.check_count(typed.source, loop.over, path) else None
 
 
 def _check_names(resolver: BlockResolver, loop: ParsedLoop, scope: Scope) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TypeAlias
 
 from guidegraph.graph.errors import Mark, Problem, suggest
+from guidegraph.graph.language.bind_parameters import find_count_problem
 from guidegraph.graph.language.syntax import Links, ParsedNode, list_links
 from guidegraph.graph.language.yaml_tree import Scalar, Tree, shorten, to_python
 from guidegraph.graph.language.yaml_tree import YamlSequence as SequenceTree
@@ -193,6 +194,19 @@ class PortResolver:
         result = Literal(value)
         self.origins[result] = origin
         return result
+
+    def check_count(self, source: Source, link: Scalar, path: str, *, steps: bool = False) -> bool:
+        """Whether a loop can run over a source, as far as is known; a literal that does not fit is reported.
+
+        steps: the source is the loop's number of steps.
+        """
+        reason = find_count_problem(source.value, steps=steps) if isinstance(source, Literal) else None
+        if reason is None or not isinstance(source, Literal):
+            return True
+        origin = self.origins.get(source) or LiteralOrigin(link.mark, Path.cwd(), path)
+        message = f"'{link.text}' does not fit the loop ({path}, {link.mark}): {reason}"
+        self.report(origin.mark, "bad-value", message, origin.path)
+        return False
 
     def _suggest_remedy(self, kind: PortType, target: PortType, link: Scalar, scope: Scope) -> str:
         """The end of a message: links or nodes that would fit."""

@@ -90,6 +90,8 @@ def _resolve_steps(resolver: BlockResolver, loop: ParsedLoop, scope: Scope) -> S
     if typed and not can_link(typed.type, INT):
         message = f"'{loop.steps.text}' gives {typed.type}, 'steps' takes int"
         resolver.report(loop.steps.mark, "type-mismatch", message, path)
+    elif typed:
+        resolver.check_count(typed.source, loop.steps, path, steps=True)
     return typed.source if typed else None
 
 

@@ -91,6 +91,8 @@ class _TrainingRun:
         self.has_loops = any(isinstance(op, Loop) for op in walk(fit.body))
         self.items = list_items(step, outside[fit.over])
         self.total = len(self.items) if fit.steps is None else int(outside[fit.steps])
+        if self.total < 0:
+            raise PortError("steps", f"expected 0 or more steps; found {self.total}")
         context.count_trips(step, self.total)
         if self.total and not len(self.items):
             raise PortError("over", "a training loop needs at least one batch; found none")

@@ -28,6 +28,13 @@ def number(*, value: float = 0.0) -> float:
     return value
 
 
+@node("toy.whole")
+def whole(*, value: int = 0) -> int:
+    """A whole number."""
+    calls["whole"] += 1
+    return value
+
+
 @node("toy.add")
 def add(a: float, b: float = 1.0) -> float:
     """a + b."""
@@ -267,7 +274,7 @@ def look(model: Any, scale: float = 1.0, index: int = -1) -> Any:
 
 
 NODES = (
-    number, add, scale, total, pair, boom, mix, same, ramp, effect, random, tensor, kinds, ones, strict, model, time,
+    number, whole, add, scale, total, pair, boom, mix, same, ramp, effect, random, tensor, kinds, ones, strict, model, time,
     mean, read, read_both, opaque, unwrap, line, batches, files, reseeding, loss, judge_value,
     look,
 )  # fmt: skip

@@ -282,3 +282,24 @@ outputs: {wired: wired, literal: literal}
 """
     outputs = run_text(text, tmp_path, {"sizes": [1, 2], "by": 2}).outputs
     assert outputs["wired"] == outputs["literal"] == "tuple float"
+
+
+COUNTED = """
+nodes:
+  start: {use: toy.number}
+  count: {use: toy.whole, with: {value: COUNT}}
+  work:
+    loop: {over: count, as: i}
+    carry: {x: start}
+    body: {more: {use: toy.add, in: {a: carry.x}}}
+    next: {x: more}
+outputs: {x: work.x}
+"""
+
+
+def test_a_loop_takes_a_computed_number_of_iterations_and_none_below_0(tmp_path: Path) -> None:
+    assert run_text(COUNTED.replace("COUNT", "3"), tmp_path).outputs == {"x": 3.0}
+    assert run_text(COUNTED.replace("COUNT", "0"), tmp_path).outputs == {"x": 0.0}
+    with pytest.raises(NodeError, match="a loop takes 0 or more iterations; found -3") as caught:
+        run_text(COUNTED.replace("COUNT", "-3"), tmp_path)
+    assert (caught.value.path, caught.value.mark.line) == ("nodes.work", 6)

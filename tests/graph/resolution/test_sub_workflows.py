@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from guidegraph import NodeError
+from guidegraph import NodeError, WorkflowError
 from guidegraph.graph.planning.passes import ALL_PASSES
 from tests.graph.engine_nodes import run_text
 
@@ -80,3 +80,57 @@ outputs: {out: boom}
     assert caught.value.path == "nodes.bad/boom"
     assert Path(caught.value.mark.file).name == "bad.yaml"
     assert caught.value.mark.line == 4
+
+
+REPEAT = """guidegraph: 1
+params: {n: {type: Any}}
+nodes:
+  zero: {use: toy.number}
+  work:
+    loop: {over: params.n, as: i}
+    carry: {x: zero}
+    body: {more: {use: toy.add, in: {a: carry.x}}}
+    next: {x: more}
+outputs: {x: work.x}
+"""
+
+
+@pytest.mark.parametrize(
+    ("count", "reason"),
+    [
+        ("-3", "expected 0 or more iterations; found -3"),
+        ("text", "expected a sequence, a tensor or a number of iterations; found str 'text'"),
+        ("2.5", "expected a sequence, a tensor or a number of iterations; found float 2.5"),
+        ("true", "expected a sequence, a tensor or a number of iterations; found bool True"),
+        ("{a: 1}", "expected a sequence, a tensor or a number of iterations; found dict {'a': 1}"),
+        ("null", "expected a sequence, a tensor or a number of iterations; found NoneType None"),
+    ],
+)
+def test_a_literal_that_a_loop_inside_cannot_run_over_is_refused_where_it_stands(
+    folder: Path, count: str, reason: str
+) -> None:
+    (folder / "repeat.yaml").write_text(REPEAT)
+    text = f"nodes:\n  again: {{use: repeat.yaml, with: {{n: {count}}}}}\noutputs: {{x: again}}\n"
+    with pytest.raises(WorkflowError) as caught:
+        run_text(text, folder)
+    (problem,) = caught.value.problems
+    assert (Path(problem.mark.file).name, problem.mark.line, problem.mark.column) == ("workflow.yaml", 3, 39)
+    assert (problem.code, problem.path) == ("bad-value", "nodes.again.with.n")
+    assert problem.message.startswith("'params.n' does not fit the loop (nodes.work.loop.over, ")
+    assert problem.message.endswith(reason)
+    assert run_text(text.replace(count, "2"), folder).outputs == {"x": 2.0}
+
+
+def test_a_default_that_a_loop_inside_cannot_run_over_is_refused_where_it_stands(folder: Path) -> None:
+    (folder / "repeat.yaml").write_text(REPEAT.replace("{type: Any}", "-1"))
+    with pytest.raises(WorkflowError) as caught:
+        run_text("nodes:\n  again: {use: repeat.yaml}\noutputs: {x: again}\n", folder)
+    (problem,) = caught.value.problems
+    assert (Path(problem.mark.file).name, problem.mark.line, problem.mark.column) == ("repeat.yaml", 2, 13)
+    assert (problem.code, problem.path) == ("bad-value", "params.n.default")
+
+
+def test_a_literal_of_one_of_several_types_is_a_number_of_iterations(folder: Path) -> None:
+    (folder / "repeat.yaml").write_text(REPEAT.replace("{type: Any}", "{type: int | None}"))
+    text = "nodes:\n  again: {use: repeat.yaml, with: {n: 2}}\noutputs: {x: again}\n"
+    assert run_text(text, folder).outputs == {"x": 2.0}

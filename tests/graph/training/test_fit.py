@@ -401,3 +401,17 @@ def test_what_cannot_be_trained_is_refused_with_the_reason(value: object, messag
     spec = OptimisedModel("net", Literal(None), "adamw", 0.1, None, 0, {})
     with pytest.raises(PortError, match=message):
         prepare_model(spec, value, torch.device("cpu"))
+
+
+def test_a_number_of_steps_below_0_is_refused(tmp_path: Path) -> None:
+    fit = text(0).replace("steps: 0", "steps: params.steps")
+    (tmp_path / "fit.yaml").write_text(f"guidegraph: 1\nparams: {{steps: {{type: int}}}}{fit}")
+    used = "nodes: {fit: {use: fit.yaml, with: {steps: -3}}}\noutputs: {net: fit.net}\n"
+    with pytest.raises(WorkflowError, match="expected 0 or more iterations; found -3") as caught:
+        run_text(used, tmp_path)
+    assert caught.value.problems[0].path == "nodes.fit.with.steps"
+    computed = fit.replace("params.steps", "count").replace(
+        "nodes:", "nodes:\n  count: {use: toy.whole, with: {value: -3}}", 1
+    )
+    with pytest.raises(NodeError, match="'steps': expected 0 or more steps; found -3"):
+        run_text(computed, tmp_path)
