@@ -133,10 +133,11 @@ def hoist(ops: Ops) -> dict[str, Op]:
     """Move each loop-invariant pure operation before its loop; innermost loops first.
 
     An operation that only a branch needs moves together with the choice or not at all: it may never be computed.
+    Nothing leaves a loop that is known to have no iterations: it would never have been computed.
     """
     hoisted: dict[str, Op] = {}
     for op in ops.values():
-        if not isinstance(op, Loop):
+        if not isinstance(op, Loop) or _is_empty(op):
             hoisted[op.key] = op
             continue
         body = hoist(op.body)
@@ -148,6 +149,17 @@ def hoist(ops: Ops) -> dict[str, Op]:
         hoisted.update((key, body_op) for key, body_op in body.items() if key not in kept)
         hoisted[op.key] = replace(op, body={key: body_op for key, body_op in body.items() if key in kept})
     return hoisted
+
+
+def _is_empty(loop: Loop) -> bool:
+    """Whether a loop is known to have no iterations."""
+    count = loop.over if loop.steps is None else loop.steps
+    if not isinstance(count, Literal):
+        return False
+    value = count.value
+    if isinstance(value, int):
+        return not value
+    return bool(len(value) == 0) if isinstance(value, (list, tuple)) or (is_tensor(value) and value.ndim) else False
 
 
 def _keep_branches(body: Ops, kept: dict[str, Op], loop: Loop) -> None:

@@ -122,6 +122,36 @@ outputs: {x: work.x}
     assert both(text, tmp_path, "hoist", {"n": 4})[0] == 1 + 2 + 4
 
 
+NEVER = """
+params: {n: {type: Any, default: 0}}
+nodes:
+  one: {use: toy.number, with: {value: 1}}
+  work:
+    loop: {over: params.n, as: t}
+    carry: {x: one}
+    body:
+      inner:
+        loop: {over: params.n, as: u}
+        carry: {y: one}
+        body:
+          fails: {use: toy.boom, in: {a: one}}
+          y: {use: toy.add, in: {a: carry.y, b: fails}}
+        next: {y: y}
+      also: {use: toy.boom, in: {a: one}}
+      x: {use: toy.add, in: {a: inner.y, b: also}}
+    next: {x: x}
+outputs: {x: work.x}
+"""
+
+
+@pytest.mark.parametrize("none", [0, [], torch.empty(0, 2)], ids=["number", "list", "tensor"])
+def test_nothing_leaves_a_loop_known_to_have_no_iterations(tmp_path: Path, none: object) -> None:
+    both(NEVER, tmp_path, "hoist", {"n": none})
+    assert run_text(NEVER, tmp_path, {"n": none}).outputs == {"x": 1.0}
+    with pytest.raises(NodeError):
+        run_text(NEVER, tmp_path, {"n": 1})
+
+
 def test_effects_stay_in_the_loop(tmp_path: Path) -> None:
     text = """
 params: {n: 3}
