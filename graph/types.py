@@ -170,6 +170,14 @@ def to_port_type(annotation: Any) -> PortType:
     return PortType((cls,))
 
 
+def to_annotation(kind: PortType) -> Any:
+    """An annotation of a port type. A sequence is a list."""
+    parts = [list[to_annotation(a.element)] if isinstance(a, SequenceOf) else a for a in kind.alternatives]  # type: ignore[misc]
+    if object in parts:
+        return Any
+    return Union[tuple([*parts, None] if kind.optional else parts)]  # noqa: UP007 - of a number of parts
+
+
 def _to_element_type(args: tuple[Any, ...]) -> PortType:
     elements = [a for a in args if a is not Ellipsis]
     return union([to_port_type(a) for a in elements]) if elements else ANY

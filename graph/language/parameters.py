@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from guidegraph.graph.errors import Mark, Problem, suggest
-from guidegraph.graph.ir import Call, Op, Parameter, walk
+from guidegraph.graph.ir import Parameter
 from guidegraph.graph.language.syntax import ParsedParam, ParsedWorkflow
 from guidegraph.graph.language.yaml_tree import shorten, to_python
-from guidegraph.graph.literals import convert_literal, is_text_type, to_absolute_path
+from guidegraph.graph.literals import convert_literal
 from guidegraph.graph.port import REQUIRED, Port
 from guidegraph.graph.registry import Registry
-from guidegraph.graph.sources import Param
 from guidegraph.graph.types import Tensor, takes_literal, to_port_type
 
 BASIC_TYPES: dict[str, Any] = {
@@ -125,51 +122,3 @@ def _parse_simple_annotation(name: str, registry: Registry, depth: int) -> Any:
         return registry.types[name]
     hint = suggest(name[:60], [*BASIC_TYPES, *registry.types], "types")
     raise AnnotationError("bad-type", f"unknown type '{shorten(name)}'; {hint}")
-
-
-def convert_path_parameters(
-    workflow: ParsedWorkflow, params: Mapping[str, Parameter], ops: Mapping[str, Op], problems: list[Problem]
-) -> dict[str, Parameter]:
-    """Convert text parameters that feed paths to paths; their defaults are relative to the workflow's file."""
-    uses = _list_uses(ops) if params else {}
-    result = dict(params)
-    for name, parameter in params.items():
-        paths = [location for location, port in uses.get(name, ()) if _is_path(port)]
-        if not paths or not (is_text_type(parameter.port.type) or parameter.port.type.is_any):
-            continue
-        path = f"params.{name}"
-        if text_uses := [location for location, port in uses[name] if not _is_path(port) and not port.type.is_any]:
-            message = f"'{name}' is a path for {paths[0]} and text for {text_uses[0]}: declare two parameters"
-            problems.append(Problem(parameter.mark, "type-mismatch", message, path))
-            del result[name]
-            continue
-        annotation: Any = Path | None if parameter.port.type.optional else Path
-        default = parameter.default
-        try:
-            default = to_absolute_path(default, parameter.base) if isinstance(default, str) else default
-        except ValueError as error:
-            message = f"the default does not fit: {error}"
-            problems.append(Problem(workflow.default_mark(name), "bad-value", message, f"{path}.default"))
-            del result[name]
-            continue
-        port = replace(parameter.port, annotation=annotation, type=to_port_type(annotation))
-        result[name] = replace(parameter, port=port, default=default)
-    return result
-
-
-def _is_path(port: Port) -> bool:
-    return Path in port.type.alternatives and str not in port.type.alternatives
-
-
-def _list_uses(ops: Mapping[str, Op]) -> dict[str, list[tuple[str, Port]]]:
-    """The ports that each parameter feeds, each with its path for messages."""
-    uses: dict[str, list[tuple[str, Port]]] = {}
-    for op in walk(ops):
-        if isinstance(op, Call):
-            for name, port in op.parameters():
-                uses.setdefault(name, []).append((f"nodes.{op.key}.in.{port.name}", port))
-            continue
-        for option, (folder, port) in op.folders().items():
-            if isinstance(folder, Param):
-                uses.setdefault(folder.name, []).append((f"nodes.{op.key}.{option}.path", port))
-    return uses

@@ -9,8 +9,9 @@ from pathlib import Path
 from guidegraph.graph.errors import Mark, Problem, WorkflowError
 from guidegraph.graph.ir import Graph, GraphOutput, Parameter
 from guidegraph.graph.language.bind_parameters import list_misfits
-from guidegraph.graph.language.parameters import convert_path_parameters, resolve_parameters
+from guidegraph.graph.language.parameters import resolve_parameters
 from guidegraph.graph.language.parse import parse
+from guidegraph.graph.language.path_values import Uses, convert_path_parameters, list_uses
 from guidegraph.graph.language.requirements import find_requirement_problems
 from guidegraph.graph.language.syntax import ParsedWorkflow
 from guidegraph.graph.language.yaml_tree import read_text
@@ -18,6 +19,7 @@ from guidegraph.graph.memory.pause_collector import pause_collector
 from guidegraph.graph.registry import Registry
 from guidegraph.graph.resolution.block_resolver import BlockContext
 from guidegraph.graph.resolution.expansion_limit import find_expansion_problems
+from guidegraph.graph.resolution.path_literals import convert_path_literals
 from guidegraph.graph.resolution.ports import TypeRecord
 from guidegraph.graph.resolution.resolver import WORKFLOW_SUFFIXES, Resolver
 from guidegraph.graph.resolution.scope import Scope, TypedSource
@@ -138,7 +140,9 @@ class _Builder:
         for name, (_, link) in workflow.outputs.items():
             if link is not None and (typed_source := resolver.find_source(link, scope, f"outputs.{name}")) is not None:
                 outputs[name] = GraphOutput(typed_source.source, typed_source.type, link.mark)
-        params = convert_path_parameters(workflow, params, ops, self.problems)
+        uses = list_uses(ops)
+        ops = convert_path_literals(ops, uses, resolver)
+        params = self._convert_parameters(workflow, params, uses)
         defaults = {name: p.default for name, p in params.items() if not p.required}
         for name, message in list_misfits(ops, defaults):
             mark = workflow.default_mark(name)
@@ -150,3 +154,13 @@ class _Builder:
             raise WorkflowError([*self._file_problems, *self.problems])
         check_wiring(ops.values(), {})
         return Graph(path, params, ops, outputs, self.sources)
+
+    def _convert_parameters(
+        self, workflow: ParsedWorkflow, declared: Mapping[str, Parameter], uses: Uses
+    ) -> dict[str, Parameter]:
+        """The parameters, with paths for texts that name files. Records the types of their defaults."""
+        params = convert_path_parameters(workflow, declared, uses, self.problems)
+        if self.types is not None:
+            changed = [name for name, p in params.items() if p is not declared[name] and not p.required]
+            self.types.ports |= {workflow.default_mark(name): params[name].port.type for name in changed}
+        return params

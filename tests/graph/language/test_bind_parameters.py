@@ -208,6 +208,95 @@ def test_relative_paths_are_relative_to_their_origin(tmp_path: Path, monkeypatch
     assert bind(workflow, {"path": "/c.txt"})["path"] == Path("/c.txt")
 
 
+DIRECT_LIST = "  a: {use: toy.read_all, in: {paths: params.p}}"
+DIRECT = "  a: {use: toy.read, in: {path: params.p}}"
+CHOICE = """
+  either: {choose: {when: params.first, of: {true: params.p, false: params.p}}}
+  a: {use: toy.read, in: {path: either}}
+"""
+ITEM = """
+  all:
+    loop: {over: params.p, as: file}
+    body: {a: {use: toy.read, in: {path: loop.file}}}
+    collect: {text: a}
+"""
+ITEM_OF_CHOICE = ITEM.replace("params.p", "either") + CHOICE.splitlines()[1]
+START = """
+  all:
+    loop: {over: params.times, as: i}
+    carry: {file: params.p}
+    body: {a: {use: toy.read, in: {path: carry.file}}}
+    next: {file: carry.file}
+"""
+
+
+@pytest.mark.parametrize(
+    ("declared", "nodes", "is_list"),
+    [
+        ("[a.txt]", DIRECT_LIST, True),
+        ("{type: list, default: [a.txt]}", DIRECT_LIST, True),
+        ("{type: Any, default: [a.txt]}", DIRECT_LIST, True),
+        ("{type: 'str | path', default: a.txt}", DIRECT, False),
+        ("{type: 'path | str', default: a.txt}", DIRECT, False),
+        ("{type: Any, default: a.txt}", DIRECT, False),
+        ("{type: Any, default: a.txt}", CHOICE, False),
+        ("{type: Any, default: a.txt}", START, False),
+        ("[a.txt]", ITEM, True),
+        ("{type: Any, default: [a.txt]}", ITEM, True),
+        ("[a.txt]", ITEM_OF_CHOICE, True),
+    ],
+)
+def test_a_text_that_names_a_file_for_a_port_is_a_path_by_whatever_way_it_gets_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, declared: str, nodes: str, is_list: bool
+) -> None:
+    folder = tmp_path / "here"
+    folder.mkdir()
+    monkeypatch.chdir(folder)
+    workflow = graph(tmp_path, f"{{p: {declared}, first: true, times: 1}}", nodes)
+
+    def value(path: Path) -> object:
+        return [path] if is_list else path
+
+    assert bind(workflow, {})["p"] == value(tmp_path / "a.txt")
+    assert bind(workflow, {"p": "[b.txt]" if is_list else "b.txt"}, text=True)["p"] == value(folder / "b.txt")
+    assert bind(workflow, {"p": ["b.txt"] if is_list else "b.txt"})["p"] == value(folder / "b.txt")
+
+
+@pytest.mark.parametrize(
+    ("declared", "nodes", "path", "text"),
+    [
+        ("a.txt", DIRECT + "\n  b: {use: toy.shout, in: {text: params.p}}", "nodes.a.in.path", "nodes.b.in.text"),
+        (
+            "{type: Any, default: a.txt}",
+            CHOICE + "  b: {use: toy.shout, in: {text: either}}",
+            "nodes.a.in.path",
+            "nodes.b.in.text",
+        ),
+        (
+            "[a.txt]",
+            ITEM.replace("body: {", "body: {b: {use: toy.shout, in: {text: loop.file}}, "),
+            "nodes.all.body.a.in.path",
+            "nodes.all.body.b.in.text",
+        ),
+    ],
+)
+def test_a_text_is_not_a_path_and_text_at_once(
+    tmp_path: Path, declared: str, nodes: str, path: str, text: str
+) -> None:
+    with pytest.raises(WorkflowError) as caught:
+        graph(tmp_path, f"{{p: {declared}, first: true}}", nodes)
+    (problem,) = caught.value.problems
+    assert problem.message == f"'p' is a path for {path} and text for {text}: declare two parameters"
+
+
+def test_a_default_behind_a_choice_that_is_no_path_is_refused_where_it_stands(tmp_path: Path) -> None:
+    with pytest.raises(WorkflowError) as caught:
+        graph(tmp_path, "{p: {type: Any, default: 'pkg:none'}, first: true}", CHOICE)
+    (problem,) = caught.value.problems
+    assert (problem.code, problem.path) == ("bad-value", "params.p.default")
+    assert "does not ship with the package" in problem.message
+
+
 @pytest.mark.parametrize(
     ("declared", "raw", "expected"),
     [

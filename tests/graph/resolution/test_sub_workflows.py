@@ -134,3 +134,41 @@ def test_a_literal_of_one_of_several_types_is_a_number_of_iterations(folder: Pat
     (folder / "repeat.yaml").write_text(REPEAT.replace("{type: Any}", "{type: int | None}"))
     text = "nodes:\n  again: {use: repeat.yaml, with: {n: 2}}\noutputs: {x: again}\n"
     assert run_text(text, folder).outputs == {"x": 2.0}
+
+
+BY_CHOICE = """
+params: {file: {type: Any, default: a.txt}, files: [a.txt], first: true}
+nodes:
+  either: {choose: {when: params.first, of: {true: params.file, false: params.file}}}
+  one: {use: toy.read, in: {path: either}}
+  all:
+    loop: {over: params.files, as: file}
+    body: {text: {use: toy.read, in: {path: loop.file}}}
+    collect: {texts: text}
+outputs: {one: one, all: all.texts}
+"""
+
+
+def test_files_behind_a_choice_or_a_loop_are_those_beside_the_file_that_names_them(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    inner, elsewhere = folder / "inner", folder / "elsewhere"
+    for place in (inner, elsewhere):
+        place.mkdir()
+    for place in (folder, inner, elsewhere):
+        (place / "a.txt").write_text(place.name)
+    (inner / "read.yaml").write_text("guidegraph: 1" + BY_CHOICE)
+    monkeypatch.chdir(elsewhere)
+    text = "nodes: {r: {use: inner/read.yaml}}\noutputs: {one: r.one, all: r.all}\n"
+    assert run_text(text, folder).outputs == {"one": "inner", "all": ["inner"]}
+    given = text.replace("{use: inner/read.yaml}", "{use: inner/read.yaml, with: {file: a.txt, files: [a.txt]}}")
+    assert run_text(given, folder).outputs == {"one": folder.name, "all": [folder.name]}
+
+
+def test_a_text_behind_a_choice_that_is_no_path_is_refused_where_it_stands(folder: Path) -> None:
+    (folder / "read.yaml").write_text("guidegraph: 1" + BY_CHOICE)
+    with pytest.raises(WorkflowError) as caught:
+        run_text("nodes: {r: {use: read.yaml, with: {file: 'pkg:none'}}}\noutputs: {one: r.one}\n", folder)
+    (problem,) = caught.value.problems
+    assert (problem.code, problem.path) == ("bad-value", "nodes.r.with.file")
+    assert "does not ship with the package" in problem.message
