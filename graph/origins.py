@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import NamedTuple, TypeAlias
 
-from guidegraph.graph.ir import Choice, Loop, Op, walk
-from guidegraph.graph.sources import Carry, Item, Output, Source
+from guidegraph.graph.ir import WHEN, Call, Choice, Loop, Op, walk
+from guidegraph.graph.port import Port
+from guidegraph.graph.sources import Carry, Item, Many, Output, Param, Source
 
 
 class Origin(NamedTuple):
@@ -41,6 +42,23 @@ def trace_origins(ops: Mapping[str, Op], *, items: bool = False, starts: bool = 
 def list_origins(source: Source, origins: Origins) -> tuple[Origin, ...]:
     """The origins of a source; the source itself if it passes on no other."""
     return origins.get(source) or (Origin(source),)
+
+
+def list_origins_of_link(op: Op, name: str, source: Source, origins: Origins) -> tuple[Origin, ...]:
+    """The origins of what an operation reads; a branch of a choice counts where the choice is read, and not here."""
+    return (Origin(source),) if isinstance(op, Choice) and name != WHEN else list_origins(source, origins)
+
+
+def list_parameter_ports(call: Call, origins: Origins) -> Iterator[tuple[str, Port]]:
+    """Each parameter that a call reads, also behind choices, with its port; for one in a list, that of one element."""
+    for name, source in call.links():
+        if (port := call.spec.port(name)) is None:
+            continue
+        sequence = port.type.sequence if isinstance(call.argument(name), Many) else None
+        fed = Port(name, None, sequence.element) if sequence else port
+        for origin, _ in list_origins_of_link(call, name, source, origins):
+            if isinstance(origin, Param):
+                yield origin.name, fed
 
 
 def _merge(groups: Iterable[tuple[Origin, ...]]) -> tuple[Origin, ...]:

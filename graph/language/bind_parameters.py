@@ -11,6 +11,7 @@ from guidegraph.graph.errors import Mark, Problem, WorkflowError, suggest
 from guidegraph.graph.ir import Call, Graph, Loop, Op, Parameter, walk
 from guidegraph.graph.language.yaml_tree import Scalar, find_repeated_keys, read_tree, shorten, to_python
 from guidegraph.graph.literals import convert_literal, is_plain_data
+from guidegraph.graph.origins import Origins, list_origins, list_parameter_ports, trace_origins
 from guidegraph.graph.port import Port
 from guidegraph.graph.sources import Param
 from guidegraph.graph.trust.limits import find_trip_problems
@@ -131,16 +132,23 @@ def _to_python_number(value: object) -> object:
 
 
 def list_misfits(ops: Mapping[str, Op], values: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """Parameters whose value does not fit a port they feed, at any depth, each with the first reason."""
+    """Parameters whose value does not fit a port they feed, at any depth and in all branches, each with a reason."""
     reasons: dict[str, str] = {}
-    for op in walk(ops) if values else ():
-        for name, reason in _list_loop_misfits(op, values) if isinstance(op, Loop) else _list_call_misfits(op, values):
+    if not values:
+        return []
+    origins = trace_origins(ops)
+    for op in walk(ops):
+        if isinstance(op, Loop):
+            found = _list_loop_misfits(op, origins, values)
+        else:
+            found = _list_call_misfits(op, origins, values)
+        for name, reason in found:
             reasons.setdefault(name, reason)
     return list(reasons.items())
 
 
-def _list_call_misfits(call: Call, values: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-    for name, port in call.parameters():
+def _list_call_misfits(call: Call, origins: Origins, values: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    for name, port in list_parameter_ports(call, origins):
         if name not in values:
             continue
         value, reason = values[name], None
@@ -155,12 +163,13 @@ def _list_call_misfits(call: Call, values: Mapping[str, Any]) -> Iterator[tuple[
             yield name, f"port '{port.name}' of {call.spec.id} (nodes.{call.key}): {reason}"
 
 
-def _list_loop_misfits(loop: Loop, values: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-    for source, is_steps in ((loop.over, False), (loop.steps, True)):
-        if not isinstance(source, Param) or source.name not in values:
-            continue
-        if reason := find_count_problem(values[source.name], steps=is_steps):
-            yield source.name, f"loop nodes.{loop.key}: {reason}"
+def _list_loop_misfits(loop: Loop, origins: Origins, values: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    for count, is_steps in ((loop.over, False), (loop.steps, True)):
+        for source, _ in () if count is None else list_origins(count, origins):
+            if not isinstance(source, Param) or source.name not in values:
+                continue
+            if reason := find_count_problem(values[source.name], steps=is_steps):
+                yield source.name, f"loop nodes.{loop.key}: {reason}"
     for description, source, port in loop.option_ports():
         if isinstance(source, Param) and source.name in values:
             try:

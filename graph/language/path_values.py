@@ -15,7 +15,7 @@ from guidegraph.graph.errors import Problem
 from guidegraph.graph.ir import Call, Op, Parameter, walk
 from guidegraph.graph.language.syntax import ParsedWorkflow
 from guidegraph.graph.literals import to_absolute_path
-from guidegraph.graph.origins import list_origins, trace_origins
+from guidegraph.graph.origins import list_origins_of_link, trace_origins
 from guidegraph.graph.sources import Literal, Many, Param, Source
 from guidegraph.graph.types import PortType, SequenceOf, to_annotation
 
@@ -35,8 +35,9 @@ def list_uses(ops: Mapping[str, Op]) -> Uses:
     origins = trace_origins(ops, items=True, starts=True)
     uses: dict[Source, list[Use]] = {}
     for op in walk(ops):
-        for location, link, kind in _list_links(op):
-            for source, depth in list_origins(link, origins):
+        for name, link, kind in _list_links(op):
+            location = f"nodes.{op.key}.{name}"
+            for source, depth in list_origins_of_link(op, name.removeprefix("in."), link, origins):
                 if isinstance(source, Param) or (isinstance(source, Literal) and source is not link):
                     whole = kind
                     for _ in range(depth):
@@ -46,15 +47,15 @@ def list_uses(ops: Mapping[str, Op]) -> Uses:
 
 
 def _list_links(op: Op) -> Iterator[tuple[str, Source, PortType]]:
-    """The links of an operation, each with its path for messages and the type of its port."""
+    """The links of an operation, each with its path in the operation and the type of its port."""
     if not isinstance(op, Call):
         for option, (folder, port) in op.folders().items():
-            yield f"nodes.{op.key}.{option}.path", folder, port.type
+            yield f"{option}.path", folder, port.type
         return
     for name, source in op.links():
         if (port := op.spec.port(name)) is not None:
             sequence = port.type.sequence if isinstance(op.argument(name), Many) else None
-            yield f"nodes.{op.key}.in.{name}", source, sequence.element if sequence else port.type
+            yield f"in.{name}", source, sequence.element if sequence else port.type
 
 
 def convert_path_parameters(

@@ -392,6 +392,21 @@ def test_relative_paths_follow_the_file_also_in_nodes_that_use_workflows(tmp_pat
     assert run(editor.path) == expected
 
 
+def test_a_setting_that_reaches_a_path_behind_a_choice_follows_the_file(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_text("12")
+    choice = "{choose: {when: params.first, of: {true: params.file, false: params.file}}}"
+    block = (
+        f"params: {{file: {{type: Any}}, first: true}}\nnodes: {{c: {choice}, r: {{use: toy.read, in: {{path: c}}}}}}\n"
+    )
+    (tmp_path / "block.yaml").write_text(f"guidegraph: 1\n{block}outputs: {{out: r}}\n")
+    text = "guidegraph: 1\nnodes:\n  read: {use: ./block.yaml, with: {file: a.txt}}\noutputs: {out: read}\n"
+    editor = make_editor(tmp_path, text)
+    expected = run(editor.path)
+    editor.extract(["nodes.read"], "reading", "deep/r.yaml")
+    assert "{use: ../block.yaml, with: {file: ../a.txt}}" in (tmp_path / "deep" / "r.yaml").read_text()
+    assert run(editor.path) == expected
+
+
 def test_a_default_that_reaches_a_path_through_a_used_workflow_follows_the_file(tmp_path: Path) -> None:
     (tmp_path / "blocks").mkdir()
     (tmp_path / "blocks" / "a.txt").write_text("12")

@@ -186,6 +186,37 @@ def test_a_value_is_checked_against_every_port_it_feeds(tmp_path: Path, values: 
     assert error.endswith(f"[params.{name}]")
 
 
+BY_CHOICE = """
+  left: {choose: {when: params.first, of: {true: params.a, false: params.b}}}
+  either: {choose: {when: params.second, of: {true: left, false: params.c}}}
+"""
+
+
+@pytest.mark.parametrize(
+    ("nodes", "reason"),
+    [
+        (
+            "  r: {use: toy.count, in: {value: either}}",
+            "port 'value' of toy.count (nodes.r): Input should be greater than or equal to 0",
+        ),
+        (
+            "  r: {loop: {over: either, as: i}, body: {}, collect: {i: loop.i}}",
+            "loop nodes.r: expected 0 or more iterations; found -2",
+        ),
+    ],
+)
+def test_a_value_is_checked_behind_choices_in_all_branches(tmp_path: Path, nodes: str, reason: str) -> None:
+    workflow = graph(tmp_path, "{a: 1, b: 1, c: 1, first: true, second: true}", BY_CHOICE + nodes)
+    for name in ("a", "b", "c"):
+        (error,) = bind_errors(workflow, {name: -2})
+        assert error.startswith(f"params:1:1: bad-value: '{name}': {reason}")
+    with pytest.raises(WorkflowError) as caught:
+        graph(tmp_path, "{a: 1, b: -2, c: 1, first: true, second: true}", BY_CHOICE + nodes)
+    (problem,) = caught.value.problems
+    assert (problem.code, problem.path) == ("bad-value", "params.b.default")
+    assert reason in problem.message
+
+
 @pytest.mark.parametrize("times", [-1, "text", {"a": 1}, 2.5])
 def test_values_a_loop_cannot_run_over_are_refused(tmp_path: Path, times: object) -> None:
     nodes = "  work:\n    loop: {over: params.times, as: i}\n    body: {}\n    collect: {i: loop.i}"

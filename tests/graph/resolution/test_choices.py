@@ -318,8 +318,7 @@ def test_a_value_without_a_branch_names_the_choice_and_its_branches(tmp_path: Pa
         run_choice(choice_in_loop("loop.index", "{0: little, 1: little}"), tmp_path)
 
 
-def test_a_literal_from_a_choice_is_checked_at_the_port(tmp_path: Path) -> None:
-    text = """
+BY_CHOICE = """
 params: {mode: low, low: 2, high: -1.0}
 nodes:
   by: {choose: {when: params.mode, of: {low: params.low, high: params.high}}}
@@ -327,12 +326,24 @@ nodes:
   end: {use: toy.scale, in: {a: one, by: by}}
 outputs: {end: end}
 """
+
+
+def test_a_literal_from_a_choice_is_checked_at_the_port(tmp_path: Path) -> None:
+    (tmp_path / "scale.yaml").write_text("guidegraph: 1" + BY_CHOICE)
+    text = "params: {mode: low}\nnodes: {s: {use: scale.yaml, in: {mode: params.mode}}}\noutputs: {end: s}\n"
     assert run_choice(text, tmp_path).outputs == {"end": 2.0}
     with pytest.raises(
         WorkflowError,
-        match=r"choice gives does not fit 'by': .*greater than or equal to 0; found float -1.0 \[nodes\.end\]",
+        match=r"choice gives does not fit 'by': .*greater than or equal to 0; found float -1.0 \[nodes\.s/end\]",
     ):
         run_choice(text, tmp_path, {"mode": "high"})
+
+
+def test_a_parameter_is_checked_at_the_port_behind_a_choice_that_takes_another_branch(tmp_path: Path) -> None:
+    with pytest.raises(WorkflowError, match=r"port 'by' of toy.scale \(nodes.end\): .*found float -1.0") as caught:
+        run_choice(BY_CHOICE, tmp_path)
+    assert caught.value.problems[0].path == "params.high.default"
+    assert run_choice(BY_CHOICE.replace("-1.0", "3.0"), tmp_path, {"mode": "high"}).outputs == {"end": 3.0}
 
 
 PATHS = """
