@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import re
 from collections.abc import Mapping
 
@@ -41,10 +42,7 @@ def find_requirement_problems(requires: Mapping[str, tuple[Mark, Scalar]], regis
             )
             continue
         if version is None:
-            hint = suggest(name[:60], registry.versions, "installed")
-            install = f": pip install {name}" if DISTRIBUTION.fullmatch(name) else ", and its name is not valid"
-            message = f"the plugin '{shorten(name)}' is not installed{install}; {hint}"
-            problems.append(Problem(mark, "missing-plugin", message, location))
+            problems.append(Problem(mark, "missing-plugin", _explain_absence(name, registry), location))
             continue
         try:
             met = specifier.contains(version, prereleases=True)
@@ -54,3 +52,16 @@ def find_requirement_problems(requires: Mapping[str, tuple[Mark, Scalar]], regis
             message = f"'{name}' {text} is required, version {version} is installed"
             problems.append(Problem(tree.mark, "plugin-version", message, location))
     return problems
+
+
+def _explain_absence(name: str, registry: Registry) -> str:
+    """The message for a required plugin that there is not."""
+    hint = suggest(name[:60], registry.versions, "installed")
+    if not DISTRIBUTION.fullmatch(name):
+        return f"the plugin '{shorten(name)}' is not installed, and its name is not valid; {hint}"
+    try:
+        version = importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        return f"the plugin '{shorten(name)}' is not installed: pip install {name}; {hint}"
+    reason = f"'{shorten(name)}' is installed, version {version}, and is no plugin that is in use"
+    return f"{reason}; 'requires' takes plugins and nodes, so remove it"

@@ -50,13 +50,14 @@ def resolve_loop(
     collected_kinds = {name: collect_type(c.type) if c else ANY for name, c in collects.items()}
     exact_kinds = {name: collect_type(c.actual_type or c.type) if c else ANY for name, c in collects.items()}
     outputs = {**inner.carry, **{name: drop_axes(kind) for name, kind in collected_kinds.items()}}
-    partial = bool(loop.unread & {"carry", "collect", "body"})
+    clashing = loop.carry.keys() & loop.collect.keys()  # reported; either could be meant
+    partial = bool(loop.unread & {"carry", "collect", "body"} or clashing)
     typed = {name: TypedSource(Output(key, name), kind) for name, kind in inner.carry.items()}
     typed |= {
         n: TypedSource(Output(key, n), outputs[n], exact_kinds[n], possible_collect_type(kind))
         for n, kind in collected_kinds.items()
     }
-    entry = ResolvedNode(typed, partial=partial)
+    entry = ResolvedNode({n: source for n, source in typed.items() if n not in clashing}, partial=partial)
     is_invalid = loop.unread or loop.item is None or None in (*starts.values(), *nexts.values(), *collects.values())
     if over is None or is_invalid:
         return {}, entry
