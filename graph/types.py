@@ -98,6 +98,11 @@ class PortType:
         """Whether a value may be the path of a file or folder, or a list of such paths."""
         return any(a.element.is_path if isinstance(a, SequenceOf) else a is Path for a in self.alternatives)
 
+    @property
+    def takes_enum(self) -> bool:
+        """Whether a value may be one of an enumeration."""
+        return any(isinstance(a, type) and issubclass(a, Enum) for a in self.alternatives)
+
 
 ANY = PortType((object,))
 

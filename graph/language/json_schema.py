@@ -10,6 +10,7 @@ import math
 from collections.abc import Iterable
 from typing import Any, TypeAlias
 
+from guidegraph.graph.language.parameters import list_enums
 from guidegraph.graph.node import NodeSpec
 from guidegraph.graph.node_descriptions import format_signature, read_parameter_docs
 from guidegraph.graph.port import Port
@@ -93,7 +94,7 @@ def _language_schemas(registry: Registry, nodes: list[NodeSpec]) -> dict[str, Sc
 
 
 def _parameter_schema(registry: Registry) -> Schema:
-    types = [*SCALARS, *sorted(registry.types)]
+    types = [*SCALARS, *sorted({*registry.types, *list_enums(registry)})]
     declaration = {
         "properties": {
             "default": {"description": "The default value; without one, the parameter is required."},

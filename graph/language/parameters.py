@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from enum import Enum
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from guidegraph.graph.errors import Mark, Problem, suggest
 from guidegraph.graph.ir import Parameter
@@ -120,5 +122,25 @@ def _parse_simple_annotation(name: str, registry: Registry, depth: int) -> Any:
         return BASIC_TYPES[name]
     if name in registry.types:
         return registry.types[name]
-    hint = suggest(name[:60], [*BASIC_TYPES, *registry.types], "types")
+    enums = list_enums(registry)
+    if name in enums:
+        return enums[name]
+    hint = suggest(name[:60], [*BASIC_TYPES, *registry.types, *enums], "types")
     raise AnnotationError("bad-type", f"unknown type '{shorten(name)}'; {hint}")
+
+
+def list_enums(registry: Registry) -> dict[str, Any]:
+    """The enumerations of texts that ports take, by name; a parameter of such a type is one of the texts.
+
+    Names that are of several enumerations are left out.
+    """
+    found: dict[str, Any] = {}
+    ports = [port for spec in registry.nodes.values() for port in spec.ports.values()]
+    kinds = dict.fromkeys(kind for port in ports for kind in port.type.alternatives)
+    enums = [kind for kind in kinds if isinstance(kind, type) and issubclass(kind, Enum)]
+    names = Counter(enum.__name__ for enum in enums)
+    for enum in enums:
+        texts = tuple(member.value for member in enum)
+        if names[enum.__name__] == 1 and texts and all(isinstance(text, str) for text in texts):
+            found[enum.__name__] = Literal[texts]
+    return found

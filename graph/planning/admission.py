@@ -134,6 +134,8 @@ class Extents:
     def _value(self, source: Source, port: Port) -> Any:
         if isinstance(source, (Literal, Param)):
             value = _find_value(source, self.values)
+            if isinstance(value, str) and port.type.takes_enum:
+                value = port.literal(value)
             return value if is_tensor(value) or takes_literal(port.type) or value is None else UNKNOWN
         return ShapeOnly(self.shapes[source]) if source in self.shapes else UNKNOWN
 

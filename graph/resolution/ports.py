@@ -110,7 +110,7 @@ class PortResolver:
         source, kind = typed.source, _find_linked_type(typed)
         if self.types is not None:
             self.types.ports[link.mark] = port.type
-        if not fits(source, kind, port.type):
+        if not fits(source, kind, port.type) or (port.annotation is None and names_enum(source, kind, port.type)):
             message = f"'{link.text}' gives {kind}, port '{port.name}' takes {port.type}"
             self.report(link.mark, "type-mismatch", message + self._suggest_remedy(kind, port.type, link, scope), path)
             return None
@@ -264,11 +264,17 @@ def fits(source: Source, kind: PortType, target: PortType) -> bool:
     """Whether a source may be linked to a port.
 
     The value of a parameter or literal is checked before the run, so one fitting alternative is enough. Its text may
-    also name a path.
+    also name a path, or a value of an enumeration.
     """
     if isinstance(source, (Param, Literal)):
-        return may_fit(kind, target) or _is_path(source, kind, target)
+        return may_fit(kind, target) or _is_path(source, kind, target) or names_enum(source, kind, target)
     return can_link(kind, target)
+
+
+def names_enum(source: Source, kind: PortType, target: PortType) -> bool:
+    """Whether a port takes the text of a source as a value of an enumeration."""
+    is_text = isinstance(source, (Param, Literal)) and is_text_type(kind)
+    return is_text and target.takes_enum and not may_fit(kind, target)
 
 
 def _is_path(source: Source, kind: PortType, target: PortType) -> bool:

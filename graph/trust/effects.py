@@ -15,8 +15,8 @@ from guidegraph.graph.errors import Mark
 from guidegraph.graph.ir import Call, Choice, Loop, Op, walk
 from guidegraph.graph.origins import Origins, list_origins, trace_origins
 from guidegraph.graph.port import Port
-from guidegraph.graph.sources import Param, Sources, list_sources
 from guidegraph.graph.sources import Literal as Constant
+from guidegraph.graph.sources import Param, Sources, list_sources
 from guidegraph.graph.types import Beside, RunsCode, Written
 
 EffectKind: TypeAlias = Literal["read", "write", "code"]

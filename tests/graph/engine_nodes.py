@@ -274,8 +274,8 @@ def look(model: Any, scale: float = 1.0, index: int = -1) -> Any:
 
 
 NODES = (
-    number, whole, add, scale, total, pair, boom, mix, same, ramp, effect, random, tensor, kinds, ones, strict, model, time,
-    mean, read, read_both, opaque, unwrap, line, batches, files, reseeding, loss, judge_value,
+    number, whole, add, scale, total, pair, boom, mix, same, ramp, effect, random, tensor, kinds, ones, strict, model,
+    time, mean, read, read_both, opaque, unwrap, line, batches, files, reseeding, loss, judge_value,
     look,
 )  # fmt: skip
 

@@ -12,10 +12,13 @@ import pytest
 import torch
 
 from guidegraph.graph.errors import WorkflowError
-from guidegraph.graph.ir import Graph
+from guidegraph.graph.ir import Call, Graph
 from guidegraph.graph.language.bind_parameters import bind
+from guidegraph.graph.planning.plan import compile_plan
 from guidegraph.graph.resolution.load import build
-from tests.graph.toys import REGISTRY
+from guidegraph.graph.run_config import RunConfig
+from guidegraph.graph.sources import Literal
+from tests.graph.toys import REGISTRY, Colour
 
 
 def graph(folder: Path, params: str, nodes: str = "") -> Graph:
@@ -311,9 +314,7 @@ def test_a_text_that_names_a_file_for_a_port_is_a_path_by_whatever_way_it_gets_t
         ),
     ],
 )
-def test_a_text_is_not_a_path_and_text_at_once(
-    tmp_path: Path, declared: str, nodes: str, path: str, text: str
-) -> None:
+def test_a_text_is_not_a_path_and_text_at_once(tmp_path: Path, declared: str, nodes: str, path: str, text: str) -> None:
     with pytest.raises(WorkflowError) as caught:
         graph(tmp_path, f"{{p: {declared}, first: true}}", nodes)
     (problem,) = caught.value.problems
@@ -385,3 +386,29 @@ def test_null_is_an_alternative_of_a_type(tmp_path: Path, declared: str) -> None
     workflow = graph(tmp_path, f"{{p: {{type: '{declared}', default: null}}}}")
     assert bind(workflow, {}) == {"p": None}
     assert bind(workflow, {"p": 3}) == {"p": 3}
+
+
+@pytest.mark.parametrize(
+    "declared", ["blue", "{type: Colour, default: blue}", "{type: 'Colour | None', default: blue}"]
+)
+def test_a_text_is_a_value_of_an_enumeration_for_a_port_that_takes_one(tmp_path: Path, declared: str) -> None:
+    workflow = graph(tmp_path, f"{{p: {declared}}}", "  paint: {use: toy.paint, in: {colour: params.p}}")
+    assert bind(workflow, {}) == {"p": "blue"}
+    assert bind(workflow, {"p": "red"}, text=True) == {"p": "red"}
+    for value in ("green", 3):
+        (error,) = bind_errors(workflow, {"p": value})
+        assert error.startswith("params:1:1: bad-value: 'p': ")
+    paint = compile_plan(workflow, {"p": "red"}, RunConfig(passes=frozenset())).bound["paint"]
+    assert isinstance(paint, Call)
+    colour = paint.settings["colour"]
+    assert isinstance(colour, Literal)
+    assert colour.value is Colour.RED
+
+
+def test_a_default_that_is_no_value_of_an_enumeration_is_refused_where_it_stands(tmp_path: Path) -> None:
+    for declared in ("green", "{type: Colour, default: green}"):
+        with pytest.raises(WorkflowError, match="Input should be 'red' or 'blue'") as caught:
+            graph(tmp_path, f"{{p: {declared}}}", "  paint: {use: toy.paint, in: {colour: params.p}}")
+        assert {(problem.code, problem.path) for problem in caught.value.problems} == {
+            ("bad-value", "params.p.default")
+        }
