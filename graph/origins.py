@@ -45,7 +45,7 @@ def list_origins(source: Source, origins: Origins) -> tuple[Origin, ...]:
 
 
 def list_origins_of_link(op: Op, name: str, source: Source, origins: Origins) -> tuple[Origin, ...]:
-    """The origins of what an operation reads; a branch of a choice counts where the choice is read, and not here."""
+    """The origins of a source that an operation reads under a name; those of a choice's branches are not followed."""
     return (Origin(source),) if isinstance(op, Choice) and name != WHEN else list_origins(source, origins)
 
 

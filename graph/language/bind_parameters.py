@@ -139,10 +139,10 @@ def list_misfits(ops: Mapping[str, Op], values: Mapping[str, Any]) -> list[tuple
     origins = trace_origins(ops)
     for op in walk(ops):
         if isinstance(op, Loop):
-            found = _list_loop_misfits(op, origins, values)
+            misfits = _list_loop_misfits(op, origins, values)
         else:
-            found = _list_call_misfits(op, origins, values)
-        for name, reason in found:
+            misfits = _list_call_misfits(op, origins, values)
+        for name, reason in misfits:
             reasons.setdefault(name, reason)
     return list(reasons.items())
 

@@ -74,7 +74,7 @@ def _resolve_parameter(
 
 
 class AnnotationError(ValueError):
-    """A text that is no type of a parameter. code: that of the problem."""
+    """Raised for an invalid type of a parameter. code: that of the problem."""
 
     def __init__(self, code: str, message: str):
         super().__init__(message)
@@ -134,7 +134,7 @@ def list_enums(registry: Registry) -> dict[str, Any]:
 
     Names that are of several enumerations are left out.
     """
-    found: dict[str, Any] = {}
+    annotations: dict[str, Any] = {}
     ports = [port for spec in registry.nodes.values() for port in spec.ports.values()]
     kinds = dict.fromkeys(kind for port in ports for kind in port.type.alternatives)
     enums = [kind for kind in kinds if isinstance(kind, type) and issubclass(kind, Enum)]
@@ -142,5 +142,5 @@ def list_enums(registry: Registry) -> dict[str, Any]:
     for enum in enums:
         texts = tuple(member.value for member in enum)
         if names[enum.__name__] == 1 and texts and all(isinstance(text, str) for text in texts):
-            found[enum.__name__] = Literal[texts]
-    return found
+            annotations[enum.__name__] = Literal[texts]
+    return annotations

@@ -20,37 +20,41 @@ from guidegraph.graph.sources import Literal, Many, Param, Source
 from guidegraph.graph.types import PortType, SequenceOf, to_annotation
 
 
-class Use(NamedTuple):
+class PortUse(NamedTuple):
     """A port that a value feeds. location: for messages. kind: the type that the whole value needs for the port."""
 
     location: str
     kind: PortType
 
 
-Uses = Mapping[Source, Sequence[Use]]
+Uses = Mapping[Source, Sequence[PortUse]]
 
 
 def list_uses(ops: Mapping[str, Op]) -> Uses:
     """The ports that each parameter feeds, and those that each constant feeds in a roundabout way."""
     origins = trace_origins(ops, items=True, starts=True)
-    uses: dict[Source, list[Use]] = {}
+    uses: dict[Source, list[PortUse]] = {}
     for op in walk(ops):
         for name, link, kind in _list_links(op):
             location = f"nodes.{op.key}.{name}"
             for source, depth in list_origins_of_link(op, name.removeprefix("in."), link, origins):
                 if isinstance(source, Param) or (isinstance(source, Literal) and source is not link):
-                    whole = kind
-                    for _ in range(depth):
-                        whole = PortType((SequenceOf(whole),))
-                    uses.setdefault(source, []).append(Use(location, whole))
+                    uses.setdefault(source, []).append(PortUse(location, _wrap(kind, depth)))
     return uses
+
+
+def _wrap(kind: PortType, depth: int) -> PortType:
+    """The type of lists of values of a type, nested so deep."""
+    for _ in range(depth):
+        kind = PortType((SequenceOf(kind),))
+    return kind
 
 
 def _list_links(op: Op) -> Iterator[tuple[str, Source, PortType]]:
     """The links of an operation, each with its path in the operation and the type of its port."""
     if not isinstance(op, Call):
-        for option, (folder, port) in op.folders().items():
-            yield f"{option}.path", folder, port.type
+        for option, (folder, checked_by) in op.folders().items():
+            yield f"{option}.path", folder, checked_by.type
         return
     for name, source in op.links():
         if (port := op.spec.port(name)) is not None:
@@ -132,12 +136,12 @@ def _list_elements(ports: Sequence[PortType]) -> list[PortType]:
     return [a.element for port in ports for a in port.alternatives if isinstance(a, SequenceOf)]
 
 
-def _find_clash(kind: PortType, uses: Sequence[Use]) -> tuple[str, str] | None:
+def _find_clash(kind: PortType, uses: Sequence[PortUse]) -> tuple[str, str] | None:
     """The locations of a port that takes a text of the value as a path, and of one that takes it as text."""
     paths = [use.location for use in uses if _is_path(use.kind)]
     texts = [use.location for use in uses if not _is_path(use.kind) and not use.kind.is_any]
     if paths and texts and ({str, object} & {*kind.alternatives}):
         return paths[0], texts[0]
-    inner = [Use(use.location, element) for use in uses for element in _list_elements([use.kind])]
+    inner = [PortUse(use.location, element) for use in uses for element in _list_elements([use.kind])]
     elements = [kind] if kind.is_any else _list_elements([kind])
     return next((clash for element in elements if inner and (clash := _find_clash(element, inner))), None)

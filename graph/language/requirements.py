@@ -55,7 +55,7 @@ def find_requirement_problems(requires: Mapping[str, tuple[Mark, Scalar]], regis
 
 
 def _explain_absence(name: str, registry: Registry) -> str:
-    """The message for a required plugin that there is not."""
+    """The message for a required plugin that is missing."""
     hint = suggest(name[:60], registry.versions, "installed")
     if not DISTRIBUTION.fullmatch(name):
         return f"the plugin '{shorten(name)}' is not installed, and its name is not valid; {hint}"
