@@ -14,6 +14,8 @@ from guidegraph.graph.events import Event, LoopProgress
 from guidegraph.graph.node import get_spec
 from guidegraph.graph.registry import Registry
 from guidegraph.graph.resolution.load import build
+from guidegraph.graph.sources import Literal
+from guidegraph.graph.training.fit import Fit
 from tests.graph.engine_nodes import REGISTRY, run_text
 from tests.graph.running import run_graph
 from tests.graph.training.test_fit import CARRIES, text
@@ -59,6 +61,25 @@ def test_weights_that_are_not_finite_are_no_result(tmp_path: Path) -> None:
 
 
 UNCHECKED = CARRIES.replace("DATA", "toy.batches").replace("path: ckpt,", "path: ckpt, check: false,")
+
+
+@pytest.mark.parametrize("check", ["", ", check: true", ", check: false"])
+def test_whether_the_key_is_checked_is_no_part_of_the_key(tmp_path: Path, check: str) -> None:
+    path = tmp_path / "workflow.yaml"
+    path.write_text("guidegraph: 1\n" + text(4, checkpoint=True).replace("path: ckpt", f"path: ckpt{check}"))
+    fit = build(path, REGISTRY).ops["fit"]
+    assert isinstance(fit, Fit)
+    digested = dict(fit.digest_parts())["options"]
+    assert isinstance(digested, Literal)
+    assert digested.value == {"seed": 0, "check": True}, "what earlier versions digested without 'check'"
+
+
+def test_the_check_is_left_out_for_once(tmp_path: Path) -> None:
+    run_text(text(4, checkpoint=True), tmp_path)
+    edited = text(8, checkpoint=True, dropout=0.2)
+    once = run_text(edited.replace("path: ckpt", "path: ckpt, check: false"), tmp_path).outputs["loss"]
+    longer = run_text(edited.replace("steps: 8", "steps: 12"), tmp_path).outputs["loss"]
+    assert torch.equal(longer[:8], once)
 
 
 def test_a_loop_that_collects_more_than_its_checkpoint_has_goes_on(tmp_path: Path) -> None:
