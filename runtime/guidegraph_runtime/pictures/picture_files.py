@@ -104,6 +104,8 @@ def resize_picture(picture: PIL.Image.Image, size: tuple[int, int], how: Resize)
 def _over_white(picture: PIL.Image.Image) -> PIL.Image.Image:
     from PIL import Image
 
+    if picture.mode == "I;16B":  # big-endian, which point() refuses
+        picture = picture.convert("I")
     if picture.mode.startswith("I"):  # 16 bits of grey, which convert() would clip to 255
         picture = picture.point(lambda grey: grey / 257).convert("L")
     if not picture.has_transparency_data:

@@ -64,6 +64,14 @@ def test_sixteen_bit_grey_is_scaled_not_clipped(tmp_path: Path) -> None:
     torch.testing.assert_close(image[0, 0, 0], torch.tensor([-1, 100 / 127.5 - 1, 1]))
 
 
+def test_big_endian_sixteen_bit_grey_is_scaled_too(tmp_path: Path) -> None:
+    values = np.array([[0, 257 * 100, 65535]], dtype=">u2")
+    path = save_picture(tmp_path / "a.tiff", Image.frombytes("I;16B", (3, 1), values.tobytes()))
+    with Image.open(path) as saved:
+        assert saved.mode == "I;16B"
+    torch.testing.assert_close(load_image(path=path)[0, 0, 0], torch.tensor([-1, 100 / 127.5 - 1, 1]))
+
+
 def test_the_cameras_rotation_is_applied(tmp_path: Path, pixels: np.ndarray) -> None:
     exif = Image.Exif()
     exif[0x0112] = 6
