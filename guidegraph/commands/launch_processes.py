@@ -6,7 +6,7 @@ import logging
 import signal
 import sys
 import uuid
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -100,10 +100,7 @@ def launch(processes: Processes, arguments: Sequence[str], folder: Path) -> None
         except ChildFailedError as error:
             codes = {rank: failure.exitcode for rank, failure in error.failures.items()}
             own = [code for code in codes.values() if code > 0]
-            # When one is killed, the launcher stops the others, and they may abort.
-            killed = [rank for rank, code in codes.items() if code == -signal.SIGKILL] or [
-                rank for rank, code in codes.items() if code < 0
-            ]
+            killed = _list_killed(codes)
             if not killed:
                 raise SystemExit(own[0] if own else 1) from error
             if restarts == 0 or processes.nodes > 1:
@@ -112,6 +109,16 @@ def launch(processes: Processes, arguments: Sequence[str], folder: Path) -> None
                 raise LaunchError(message) from None
             restarts -= 1
             print_note(f"process {', '.join(map(str, killed))} was killed: all start again from the last checkpoint")
+
+
+def _list_killed(codes: Mapping[int, int]) -> list[int]:
+    """The ranks that were killed, by the exit codes of all that did not succeed.
+
+    When one ends, the launcher stops the others by SIGTERM, and they may abort.
+    """
+    killed = [rank for rank, code in codes.items() if code == -signal.SIGKILL]
+    stopped_by_launcher = -signal.SIGTERM if any(code > 0 for code in codes.values()) else None
+    return killed or [rank for rank, code in codes.items() if code < 0 and code != stopped_by_launcher]
 
 
 def _elastic(processes: Processes, command: Sequence[str]) -> None:

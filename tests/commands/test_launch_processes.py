@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import signal
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from torch.distributed.elastic.multiprocessing.errors import ChildFailedError, ProcessFailure
+
 from guidegraph import WorkflowError
 from guidegraph.commands import launch_processes
-from guidegraph.commands.launch_processes import Processes, check_processes
+from guidegraph.commands.launch_processes import LaunchError, Processes, check_processes, launch
 from guidegraph.graph.ir import Graph
 from guidegraph.graph.resolution.load import build
 from tests.graph.engine_nodes import REGISTRY
@@ -70,3 +74,45 @@ def test_impossible_combinations_are_refused(
     with pytest.raises(WorkflowError, match=message):
         check_processes(processes, graph, device)
     check_processes(Processes(devices=2), graph, "cuda")
+
+
+def end_with(codes: dict[int, int], monkeypatch: pytest.MonkeyPatch) -> list[None]:
+    """Let each start of the processes end with these exit codes by rank; the list grows by one per start."""
+    starts: list[None] = []
+
+    def fail(*_: Any) -> None:
+        starts.append(None)
+        raise ChildFailedError("guidegraph", {rank: ProcessFailure(rank, 1, code, "") for rank, code in codes.items()})
+
+    monkeypatch.setattr(launch_processes, "_elastic", fail)
+    return starts
+
+
+@pytest.mark.parametrize("codes", [{1: 2}, {0: -signal.SIGTERM, 1: 2}, {0: 2, 1: -signal.SIGTERM}])
+def test_a_process_that_fails_by_itself_is_not_restarted(
+    codes: dict[int, int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    starts = end_with(codes, monkeypatch)
+    with pytest.raises(SystemExit) as ended:
+        launch(Processes(devices=2), ["run"], tmp_path)
+    assert ended.value.code == 2
+    assert len(starts) == 1
+
+
+@pytest.mark.parametrize(
+    ("codes", "killed"),
+    [
+        ({0: -signal.SIGTERM, 1: -signal.SIGKILL}, "process 1 (signal 9)"),
+        ({0: 1, 1: -signal.SIGKILL}, "process 1 (signal 9)"),
+        ({0: 1, 1: -signal.SIGSEGV, 2: -signal.SIGTERM}, "process 1 (signal 11)"),
+        ({1: -signal.SIGTERM}, "process 1 (signal 15)"),
+    ],
+)
+def test_all_start_again_after_one_was_killed(
+    codes: dict[int, int], killed: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    starts = end_with(codes, monkeypatch)
+    with pytest.raises(LaunchError) as ended:
+        launch(Processes(devices=2, restarts=2), ["run"], tmp_path)
+    assert str(ended.value) == f"{killed} was killed, after 2 restarts: the checkpoint is kept"
+    assert len(starts) == 3
