@@ -53,13 +53,14 @@ class TrainingState:
 def lock_state(folder: Path | None) -> Iterator[None]:
     """Lock the folder of a training's checkpoint, if there is one, by a lock file beside the state.
 
-    Raises ``CheckpointError`` if another training holds the lock, and ``OSError`` if the disk is full.
+    Raises ``CheckpointError`` if another training holds the lock, and ``WriteError`` if the folder cannot be written:
+    no step runs whose checkpoint would be lost.
     """
     if folder is None:
         yield
         return
     try:
-        with hold_lock(folder / f".{STATE_FILE}.lock", folder, "a training"):
+        with hold_lock(folder / f".{STATE_FILE}.lock", folder, "a training", must_write=True):
             yield
     except FolderBusy as busy:
         raise CheckpointError(f"the checkpoint is in use: {busy}") from None

@@ -43,16 +43,16 @@ class FolderBusy(Exception):
 
 
 @contextmanager
-def hold_lock(file: Path, path: Path, activity: str) -> Iterator[None]:
+def hold_lock(file: Path, path: Path, activity: str, *, must_write: bool = False) -> Iterator[None]:
     """Hold the lock `file` for the block, and remove temporary files of killed processes in its folder.
 
     The folder is created, and removed if it is empty at the end. path: the locked path, for messages. activity: for
-    messages, such as "guidegraph run". Without write permission nothing is locked. Raises ``FolderBusy``, and
-    ``WriteError`` for a full disk.
+    messages, such as "guidegraph run". must_write: whether a lack of write permission is an error; otherwise nothing is
+    locked then. Raises ``FolderBusy``, and ``WriteError`` for a full disk.
     """
     new_folders = [folder for folder in file.absolute().parents if not folder.exists()]
     try:
-        with _hold_lock(file, path, activity):
+        with _hold_lock(file, path, activity, must_write):
             yield
     finally:
         with suppress(OSError):  # a folder that is not empty stays, and so do its parents
@@ -61,13 +61,13 @@ def hold_lock(file: Path, path: Path, activity: str) -> Iterator[None]:
 
 
 @contextmanager
-def _hold_lock(file: Path, path: Path, activity: str) -> Iterator[None]:
+def _hold_lock(file: Path, path: Path, activity: str, must_write: bool) -> Iterator[None]:
     descriptor = None
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
         descriptor = _acquire(file, path)
     except OSError as error:
-        if error.errno not in _NOT_WRITABLE:
+        if must_write or error.errno not in _NOT_WRITABLE:
             raise WriteError(file, error.errno or errno.EIO) from error
     if descriptor is None:
         yield

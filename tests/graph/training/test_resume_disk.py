@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import resource
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -65,6 +68,28 @@ def test_without_room_for_the_first_one_nothing_is_left(tmp_path: Path) -> None:
     with file_limit(700), pytest.raises(NodeError, match=r"after 5 steps, .* there is no earlier one$"):
         run_text(text(20, checkpoint=True), tmp_path)
     assert not (tmp_path / "ckpt").exists()
+
+
+def test_a_folder_that_nobody_may_write_is_refused_before_the_first_step(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    open_file = os.open
+
+    def refuse_lock(path: Any, *options: Any) -> int:
+        if os.fspath(path).endswith(LOCK):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+        return open_file(path, *options)
+
+    monkeypatch.setattr(os, "open", refuse_lock)
+    steps: list[Event] = []
+
+    def observe(event: Event) -> None:
+        if isinstance(event, LoopProgress):
+            steps.append(event)
+
+    with pytest.raises(NodeError, match=r"ckpt/\.state.* cannot be written: permission denied; write to another folder"):
+        run_text(text(10, checkpoint=True), tmp_path, observers=[observe])
+    assert steps == []
 
 
 def test_two_trainings_do_not_share_a_checkpoint(tmp_path: Path) -> None:

@@ -111,6 +111,17 @@ def test_where_nobody_may_write_there_is_nothing_to_lock(
         pass
 
 
+@pytest.mark.parametrize("number", [errno.EROFS, errno.EACCES, errno.EPERM])
+def test_who_must_write_is_told_at_the_lock_where_nobody_may(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    refuse_to_open(monkeypatch, number)
+    file = tmp_path / "new" / FOLDER_LOCK
+    with pytest.raises(WriteError, match="write to another folder"), hold_lock(file, tmp_path, "", must_write=True):
+        pass
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_a_full_disk_is_found_at_the_lock(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     refuse_to_open(monkeypatch, errno.ENOSPC)
     with pytest.raises(WriteError, match="no space is left"), hold(tmp_path):
