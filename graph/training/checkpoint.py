@@ -6,6 +6,7 @@ import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from textwrap import shorten
 from typing import TYPE_CHECKING, Any
 
 from guidegraph.graph.execution.loop import stack
@@ -17,6 +18,7 @@ from guidegraph.graph.training.live_models import get_trained_state, load_traine
 from guidegraph.graph.training.resume import (
     CheckpointError,
     TrainingState,
+    fits_optimisers,
     optimiser_tensors,
     read_state,
     restore_optimisers,
@@ -71,7 +73,8 @@ class Checkpoint:
     def load(self, progress: TrainingProgress, device: torch.device, total: int) -> int:
         """Load the checkpoint, if there is one, and return the step to resume from.
 
-        total: the steps of the training. Raises ``CheckpointError`` for a checkpoint after more steps.
+        total: the steps of the training. Raises ``CheckpointError`` for a checkpoint after more steps, or of
+        other weights.
         """
         if self.folder is None:
             return 0
@@ -84,13 +87,9 @@ class Checkpoint:
                 f"{done}: set 'steps' to {state.step} for its models as they are, or to more to go on; for fewer, "
                 "choose another checkpoint path"
             )
-        if self.is_first:
-            self._warn(state)
+        self._warn_of_differences(state, progress)
         for name, t in progress.models.items():
-            load_trained_state(t.model, state.part(f"model.{name}."))
-            restore_optimisers(t.optimisers, state.part(f"optimiser.{name}."))
-            if t.average is not None:
-                load_trained_state(t.average, state.part(f"ema.{name}."))
+            self._load_model(name, t, state)
         values_on_device = to_device(state.values, device)
         # Without a check of the key, the loop may carry and collect other names than it did.
         history, carry = values_on_device["history"], values_on_device["carry"]
@@ -99,15 +98,48 @@ class Checkpoint:
         restore_generators(device, state.tensors)
         return state.step
 
-    def _warn(self, state: TrainingState) -> None:
+    def _load_model(self, name: str, t: TrainedModel, state: TrainingState) -> None:
+        """Load a model, its optimisers and its moving average. Raises ``CheckpointError`` for weights that do not fit.
+
+        Without a check of the key, the optimisers may be others and the average new: they then start at this step.
+        """
+        weights, average = state.part(f"model.{name}."), state.part(f"ema.{name}.")
+        optimisers = state.part(f"optimiser.{name}.")
+        here = f"the checkpoint in '{self.folder}'"
+        try:
+            load_trained_state(t.model, weights)
+            if t.average is not None:
+                load_trained_state(t.average, average or weights)
+        except RuntimeError as error:
+            misfit = shorten(str(error), 500, placeholder=" …")
+            raise CheckpointError(
+                f"{here} does not fit the model '{name}' ({misfit}): choose another checkpoint path, or train the "
+                "model that it is of"
+            ) from error
+        if t.average is not None and not average:
+            self._warn(f"{here} has no moving average of '{name}': it starts from the weights after {state.step} steps")
+        if fits_optimisers(t.optimisers, optimisers):
+            restore_optimisers(t.optimisers, optimisers)
+        else:
+            self._warn(f"{here} is of another optimizer of '{name}': {t.spec.optimizer} starts anew")
+
+    def _warn_of_differences(self, state: TrainingState, progress: TrainingProgress) -> None:
+        here = f"the checkpoint in '{self.folder}'"
         if state.doubt:
-            warnings.warn(state.doubt, stacklevel=2)
+            self._warn(state.doubt)
         if state.precision not in (None, self.precision):
-            warnings.warn(
-                f"the checkpoint in '{self.folder}' was trained in {state.precision} up to step {state.step}, and goes "
-                f"on in {self.precision}: the losses differ by rounding from those of a training that was not stopped",
-                stacklevel=2,
+            self._warn(
+                f"{here} was trained in {state.precision} up to step {state.step}, and goes on in {self.precision}: "
+                "the losses differ by rounding from those of a training that was not stopped"
             )
+        for name in [name for name in progress.history if name not in state.values["history"]]:
+            self._warn(f"'{name}' is collected from step {state.step} on: {here} has no earlier values of it")
+        for name in [name for name in progress.carry if name not in state.values["carry"]]:
+            self._warn(f"'{name}' is carried from step {state.step} on, from its first value: {here} has none of it")
+
+    def _warn(self, message: str) -> None:
+        if self.is_first:
+            warnings.warn(message, stacklevel=2)
 
     def check_serialisable(self, progress: TrainingProgress) -> None:
         """Raise ``ValueError`` if the checkpoint could not store the values."""

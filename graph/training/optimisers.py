@@ -47,6 +47,13 @@ def make_optimisers(
     return optimisers
 
 
+def list_state_names(optimiser: torch.optim.Optimizer) -> frozenset[str]:
+    """The names of the tensors that an optimiser keeps of each parameter that it has updated."""
+    if isinstance(optimiser, (torch.optim.Adam, torch.optim.AdamW)):
+        return frozenset({"step", "exp_avg", "exp_avg_sq"})
+    return frozenset({"momentum_buffer"})
+
+
 def list_matrices(model: nn.Module) -> Iterator[Tensor]:
     """The weights that Muon trains: of linear layers and convolutions with ``LEAST_SIDE`` rows and columns or more."""
     for module in model.modules():

@@ -138,18 +138,41 @@ def optimiser_tensors(optimisers: Sequence[torch.optim.Optimizer]) -> dict[str, 
     return tensors
 
 
+def fits_optimisers(optimisers: Sequence[torch.optim.Optimizer], tensors: Mapping[str, torch.Tensor]) -> bool:
+    """Whether the states that ``optimiser_tensors`` returned have what these optimisers keep of their parameters."""
+    from guidegraph.graph.training.optimisers import list_state_names
+
+    states = _split_states(optimisers, tensors)
+    for optimiser, entries in zip(optimisers, states, strict=True):
+        parameters = [parameter for group in optimiser.param_groups for parameter in group["params"]]
+        for index, entry in entries.items():
+            shapes = {value.shape for value in entry.values() if value.dim()}
+            if not list_state_names(optimiser) <= entry.keys() or shapes - {parameters[index].shape}:
+                return False
+    return True
+
+
 def restore_optimisers(optimisers: Sequence[torch.optim.Optimizer], tensors: Mapping[str, torch.Tensor]) -> None:
     """Load the states that ``optimiser_tensors`` returned."""
-    state: dict[int, dict[str, Any]] = {}
+    for optimiser, entries in zip(optimisers, _split_states(optimisers, tensors), strict=True):
+        optimiser.load_state_dict({"state": entries, "param_groups": optimiser.state_dict()["param_groups"]})
+
+
+def _split_states(
+    optimisers: Sequence[torch.optim.Optimizer], tensors: Mapping[str, torch.Tensor]
+) -> list[dict[int, dict[str, torch.Tensor]]]:
+    """The state of each optimiser: tensors by name, for each of its parameters by index."""
+    state: dict[int, dict[str, torch.Tensor]] = {}
     for name, value in tensors.items():
         index, _, field_name = name.partition(".")
         state.setdefault(int(index), {})[field_name] = value
+    states = []
     first = 0
     for optimiser in optimisers:
         count = _count_parameters(optimiser)
-        entries = {index - first: entry for index, entry in state.items() if first <= index < first + count}
-        optimiser.load_state_dict({"state": entries, "param_groups": optimiser.state_dict()["param_groups"]})
+        states.append({index - first: entry for index, entry in state.items() if first <= index < first + count})
         first += count
+    return states
 
 
 def _count_parameters(optimiser: torch.optim.Optimizer) -> int:

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError, ProcessFailure
 
 from guidegraph import WorkflowError

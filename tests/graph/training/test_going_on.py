@@ -16,6 +16,7 @@ from guidegraph.graph.registry import Registry
 from guidegraph.graph.resolution.load import build
 from guidegraph.graph.sources import Literal
 from guidegraph.graph.training.fit import Fit
+from guidegraph.graph.training.resume import fits_optimisers, optimiser_tensors
 from tests.graph.engine_nodes import REGISTRY, run_text
 from tests.graph.running import run_graph
 from tests.graph.training.test_fit import CARRIES, text
@@ -82,12 +83,70 @@ def test_the_check_is_left_out_for_once(tmp_path: Path) -> None:
     assert torch.equal(longer[:8], once)
 
 
-def test_a_loop_that_collects_more_than_its_checkpoint_has_goes_on(tmp_path: Path) -> None:
+def resume_unchecked(workflow: str, folder: Path) -> dict[str, Any]:
+    return run_text(workflow.replace("path: ckpt", "path: ckpt, check: false"), folder).outputs
+
+
+def test_a_moving_average_that_the_checkpoint_lacks_starts_from_its_weights(tmp_path: Path) -> None:
+    weight = run_text(text(4, checkpoint=True), tmp_path).outputs["net"].weight
+    with pytest.warns(UserWarning, match="no moving average of 'net': it starts from the weights after 4 steps"):
+        average = resume_unchecked(text(4, checkpoint=True, ema=", ema: 0.9"), tmp_path)["net"].weight
+    assert torch.equal(average, weight)
+    with pytest.warns(UserWarning, match="no moving average"):
+        resume_unchecked(text(8, checkpoint=True, ema=", ema: 0.9"), tmp_path)
+    run_text(text(10, checkpoint=True, ema=", ema: 0.9"), tmp_path)
+
+
+def test_the_weights_of_another_model_are_refused_with_its_name(tmp_path: Path) -> None:
+    registry = Registry({**REGISTRY.nodes, "toy.normalised": get_spec(normalised)})
+    run_text(text(4, checkpoint=True), tmp_path)
+    other = text(8, checkpoint=True).replace("use: toy.line, with: {seed: 3}", "use: toy.normalised")
+    path = tmp_path / "workflow.yaml"
+    path.write_text("guidegraph: 1\n" + other.replace("path: ckpt", "path: ckpt, check: false"))
+    message = r"ckpt' does not fit the model 'net' \(missing: 0\.weight.*unexpected: .*choose another checkpoint"
+    with pytest.raises(NodeError, match=message):
+        run_graph(build(path, registry))
+
+
+MOMENTUM = text(4, checkpoint=True, extra=", momentum: 0.9").replace("adamw", "sgd")
+
+
+@pytest.mark.parametrize(("before", "after"), [(MOMENTUM, text(8, True)), (text(4, True), MOMENTUM)])
+def test_another_optimizer_starts_anew(tmp_path: Path, before: str, after: str) -> None:
+    run_text(before, tmp_path)
+    with pytest.warns(UserWarning, match=r"of another optimizer of 'net': (adamw|sgd) starts anew"):
+        resumed = resume_unchecked(after.replace("steps: 4", "steps: 8"), tmp_path)
+    assert resumed["loss"].shape == (8,)
+
+
+def test_another_optimizer_of_tensors_of_the_same_name_is_known_by_their_shapes() -> None:
+    wide = torch.nn.Parameter(torch.zeros(3, 2))
+    narrow = torch.nn.Parameter(torch.zeros(2))
+    for parameter in (wide, narrow):
+        parameter.grad = torch.ones_like(parameter)
+    optimiser = torch.optim.AdamW([wide, narrow])
+    optimiser.step()
+    states = optimiser_tensors([optimiser])
+    assert fits_optimisers([torch.optim.AdamW([wide, narrow])], states)
+    assert not fits_optimisers([torch.optim.AdamW([narrow, wide])], states)
+
+
+def test_a_loop_that_collects_more_than_its_checkpoint_has_goes_on_and_says_from_where(tmp_path: Path) -> None:
     run_text(UNCHECKED.replace("STEPS", "4"), tmp_path)
     more = UNCHECKED.replace("STEPS", "6").replace("count: n}", "count: n, again: loss}")
-    resumed = run_text(more.replace("outputs: {", "outputs: {again: fit.again, "), tmp_path).outputs
+    with pytest.warns(UserWarning, match="'again' is collected from step 4 on: the checkpoint in "):
+        resumed = run_text(more.replace("outputs: {", "outputs: {again: fit.again, "), tmp_path).outputs
     assert resumed["count"] == [1.0, 2.0, 3.0, 4.0, 5.0, 6.0]
     assert torch.equal(resumed["again"], resumed["loss"][4:])
+
+
+def test_a_loop_that_carries_more_than_its_checkpoint_has_says_where_it_starts(tmp_path: Path) -> None:
+    run_text(UNCHECKED.replace("STEPS", "4"), tmp_path)
+    more = (
+        UNCHECKED.replace("STEPS", "6").replace("n: zero}", "n: zero, more: zero}").replace("{n: n}", "{n: n, more: n}")
+    )
+    with pytest.warns(UserWarning, match="'more' is carried from step 4 on, from its first value"):
+        assert run_text(more, tmp_path).outputs["n"] == 6.0
 
 
 def test_a_loop_that_collects_less_than_its_checkpoint_has_goes_on(tmp_path: Path) -> None:
