@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Literal, NamedTuple
+from unicodedata import normalize
 
 from guidegraph.graph.trust.file_checks import read_regular
 
@@ -71,14 +72,16 @@ def find_layout(folder: Path, kind: LayoutKind) -> FolderLayout:
 
 
 def detect_layouts(folder: Path) -> dict[LayoutKind, str]:
-    """Detect the layouts in a folder, each with the files that indicate it. Pictures in a CSV belong to the CSV."""
+    """Detect the layouts in a folder, each with the files that indicate it.
+
+    With a CSV, the pictures beside it belong to it, and so do folders that it names a file of.
+    """
     folders, loose, tables = list_subfolders(folder), list_pictures(folder), find_tables(folder)
     if tables:
-        listed_files = {str(Path(name)) for name in (file for _, file, _ in read_table(folder))}
+        listed_paths = [Path(file.replace("\\", "/")).parts for _, file, _ in read_table(folder)]
+        listed_folders = {normalize("NFC", parts[0]) for parts in listed_paths if len(parts) > 1}
         loose = []
-        folders = [
-            sub for sub in folders if not listed_files & {f"{sub}/{name}" for name in list_pictures(folder / sub)}
-        ]
+        folders = [sub for sub in folders if normalize("NFC", sub) not in listed_folders]
     layouts: dict[LayoutKind, str] = {}
     if tables:
         layouts["captions"] = " and ".join(tables)
@@ -120,20 +123,44 @@ def read_caption_layout(folder: Path) -> FolderLayout:
     table, problems = find_tables(folder)[0], []
     index_of: dict[str, int] = {}
     rows = []
-    for line, file, caption in read_table(folder):
-        name = Path(file)
-        if not file or name.is_absolute() or ".." in name.parts:
+    listed = read_table(folder)
+    paths = find_listed_files(folder, [file for _, file, _ in listed])
+    for line, file, caption in listed:
+        if not names_file_inside(file):
             problems.append(f"{table}:{line}: '{file}' names no file inside of the folder")
-        elif not (folder / name).is_file():
-            problems.append(f"{table}:{line}: there is no file '{file}'")
+        elif file not in paths:
+            remedy = ": write / for \\" if "\\" in file else ""
+            problems.append(f"{table}:{line}: there is no file '{file}'{remedy}")
         elif not caption:
             problems.append(f"{table}:{line}: the caption of '{file}' is empty")
         else:
-            rows.append(FolderRow(index_of.setdefault(str(name), len(index_of)), caption=caption))
+            rows.append(FolderRow(index_of.setdefault(paths[file], len(index_of)), caption=caption))
     raise_problems(folder, problems)
     if not rows:
         raise ValueError(f"'{folder}': {table} names no picture")
     return FolderLayout("captions", tuple(index_of), (), (), tuple(rows))
+
+
+def names_file_inside(file: str) -> bool:
+    """Whether a relative path, as in a CSV, stays inside of the folder."""
+    return bool(file) and not Path(file).is_absolute() and ".." not in Path(file).parts
+
+
+def find_listed_files(folder: Path, files: Iterable[str]) -> dict[str, str]:
+    """The relative paths of those listed files that exist, by their names in the list.
+
+    Some file systems and archives store an accented letter as one character, others as a letter and an accent. Without
+    a file of exactly that name, the one counts whose name looks the same (Unicode's form NFC).
+    """
+    names = [file for file in files if names_file_inside(file)]
+    paths = {file: str(Path(file)) for file in names if (folder / file).is_file()}
+    missing = [file for file in names if file not in paths]
+    if missing:
+        found = (path.relative_to(folder) for path in folder.rglob("*") if path.is_file())
+        by_form = {normalize("NFC", path.as_posix()): str(path) for path in found}
+        forms = {file: normalize("NFC", Path(file).as_posix()) for file in missing}
+        paths |= {file: by_form[form] for file, form in forms.items() if form in by_form}
+    return paths
 
 
 def read_map_layout(folder: Path) -> FolderLayout:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -337,6 +338,33 @@ def test_a_bad_table_is_reported_with_its_line(tmp_path: Path, text: str | bytes
     table(tmp_path, text)
     with pytest.raises(ValueError, match=message):
         folder(path=tmp_path)
+
+
+def test_a_folder_belongs_to_the_table_that_names_a_file_below_it(tmp_path: Path) -> None:
+    picture(tmp_path / "d" / "sub" / "b.png")
+    picture(tmp_path / "cafe\u0301" / "c.png")
+    table(tmp_path, "file,caption\n./d/sub/b.png,red\ncaf\u00e9/c.png,square\n")
+    layout = find_layout(tmp_path, "auto")
+    assert layout.kind == "captions"
+    assert layout.pictures == ("d/sub/b.png", "cafe\u0301/c.png")
+
+
+@pytest.mark.skipif(os.sep == "\\", reason="there a backslash separates folders")
+def test_backslashes_in_a_table_are_named(tmp_path: Path) -> None:
+    picture(tmp_path / "d" / "b.png")
+    table(tmp_path, "file,caption\nd\\b.png,red\n")
+    with pytest.raises(ValueError, match=r"csv:2: there is no file 'd\\b\.png': write / for \\"):
+        find_layout(tmp_path, "auto")
+
+
+def test_a_table_finds_files_whose_accents_are_stored_otherwise(tmp_path: Path) -> None:
+    picture(tmp_path / "u\u0308.png")
+    picture(tmp_path / "o\u0308.png")
+    picture(tmp_path / "\u00f6.png", GREEN)
+    table(tmp_path, "file,caption\n\u00fc.png,one\nu\u0308.png,two\n\u00f6.png,three\no\u0308.png,four\n")
+    layout = find_layout(tmp_path, "captions")
+    assert layout.pictures == ("u\u0308.png", "\u00f6.png", "o\u0308.png")
+    assert [row.picture for row in layout.rows] == [0, 0, 1, 2]
 
 
 def test_two_tables_and_unnamed_class_folders_mix_layouts(captions: Path) -> None:
