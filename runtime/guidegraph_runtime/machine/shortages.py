@@ -25,10 +25,13 @@ _REQUESTED = re.compile(rf"(?:{'|'.join(_REQUESTS)})[ :]*{_SIZE}", re.IGNORECASE
 _FREE_ON_DEVICE = re.compile(rf"of which {_SIZE} is free", re.IGNORECASE)
 _ON_DEVICE = re.compile(r"\b(CUDA|CUBLAS|CUDNN|HIP|MPS|XPU)", re.IGNORECASE)
 _NO_MEMORY = re.compile(
-    r"can't allocate memory|cannot allocate memory|not enough memory|out of memory|bad_alloc|failed to allocate memory"
-    r"|unable to allocate|ALLOC_FAILED|size calculation overflowed|array is too big|bad allocation",
+    r"can't allocate memory|cannot allocate memory|not enough memory|bad_alloc|failed to allocate memory"
+    r"|unable to allocate|ALLOC_FAILED|size calculation overflowed|bad allocation"
+    # Within a text this may be said of anything, so it counts where a library says of which device, or for how much.
+    r"|^out of memory$|\b(?:CUDA|HIP|MPS|XPU)\b.{0,60}out of memory|out of memory.{0,60}\ballocat",
     re.IGNORECASE,
 )
+_TOO_LARGE = re.compile(r"^array is too big", re.IGNORECASE)  # NumPy's ValueError
 _ERROR_NUMBER = re.compile(r"\(os error (\d{1,5})\)")  # how libraries written in Rust, such as safetensors, end a text
 _SHORT_WRITE = re.compile(r"\d+ requested and \d+ written")  # numpy.ndarray.tofile, without an error number
 
@@ -110,9 +113,11 @@ def _memory(error: BaseException) -> str:
     text = error_text(error)
     kind = {cls.__name__ for cls in type(error).__mro__}
     is_out = isinstance(error, MemoryError) or "OutOfMemoryError" in kind or os_error_number(error) == errno.ENOMEM
-    if not is_out and not (isinstance(error, (RuntimeError, ValueError)) or "onnxruntime" in type(error).__module__):
-        return ""
-    if not is_out and not _NO_MEMORY.search(text):
+    if isinstance(error, RuntimeError) or "onnxruntime" in type(error).__module__:
+        is_out = is_out or bool(_NO_MEMORY.search(text))
+    elif isinstance(error, ValueError):
+        is_out = is_out or bool(_TOO_LARGE.search(text))
+    if not is_out:
         return ""
     device = ("OutOfMemoryError" in kind or bool(_ON_DEVICE.search(text))) and "CPUAllocator" not in text
     requested = _size(_REQUESTED.search(text))

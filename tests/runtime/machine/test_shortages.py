@@ -46,6 +46,10 @@ ARENA = (
         (RuntimeException(ARENA), ["21 bytes were asked for"]),
         (OSError(errno.ENOMEM, "Cannot allocate memory"), ["not enough memory"]),
         (OutOfMemoryError(CUDA), ["the device has not", "21.5 GB were asked for", "1.62 GB are available", "--dtype"]),
+        (RuntimeException("CUDA failure 2: out of memory ; GPU=0"), ["the device has not enough memory"]),
+        (RuntimeError("MPS backend out of memory (MPS allocated: 1 GB)"), ["the device has not enough memory"]),
+        (RuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 21 bytes"), ["there is not enough memory"]),
+        (ValueError("array is too big; `arr.size * arr.dtype.itemsize` is larger"), ["there is not enough memory"]),
         (RuntimeError("CUDA error: out of memory"), ["the device has not enough memory", "--memory-budget"]),
         (
             OSError(errno.ENOSPC, "No space left on device", "x.bin"),
@@ -64,7 +68,15 @@ def test_a_shortage_is_a_sentence_with_a_remedy(error: Exception, texts: list[st
 
 @pytest.mark.parametrize(
     "error",
-    [ValueError("no"), RuntimeError("shapes differ"), PermissionError(errno.EACCES, "denied", "x"), KeyError("x")],
+    [
+        ValueError("no"),
+        ValueError("the word list ran out of memory words"),
+        ValueError("'not enough memory' is no class of the data set"),
+        RuntimeError("the camera is out of memory: empty its card"),
+        RuntimeError("shapes differ"),
+        PermissionError(errno.EACCES, "denied", "x"),
+        KeyError("x"),
+    ],
 )
 def test_another_error_is_no_shortage(error: Exception) -> None:
     assert explain_shortage(error) == ""
