@@ -57,7 +57,8 @@ def _why_impure(spec: NodeSpec) -> str | None:
 
 
 def _types(case: NodeCase) -> str | None:
-    return None if case.spec.outputs else "it gives nothing"
+    has_default = any(not port.required for port in case.spec.ports.values())
+    return None if case.spec.outputs or has_default else "it gives nothing, and has no defaults"
 
 
 def _shapes(case: NodeCase) -> str | None:

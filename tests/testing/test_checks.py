@@ -29,6 +29,13 @@ CAUGHT: list[tuple[Callable[..., Any], str, str, str]] = [
     (wrong.unsaid, "docs", "what each setting does", "no word on strength"),
     (wrong.wrong_type, "types", "output 'out' to be Image", "shape (2, 4, 8, 12)"),
     (wrong.wrong_names, "types", "a NamedTuple of first, second", "Tensor"),
+    (wrong.wrong_default, "types", "the default of 'strength' to fit its annotation", "found str '1'"),
+    (
+        wrong.low_default,
+        "types",
+        "the default of 'rows' to fit its annotation",
+        "greater than or equal to 5; found int 1",
+    ),
     (wrong.reads, "files", "settings of type Path", "wrong.txt' is read"),
     (wrong.writes, "files", "Annotated[Path, Written()]", "is written"),
     (wrong.saves, "files", "Annotated[Path, Written()]", "is written"),

@@ -6,9 +6,10 @@ import tempfile
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple
 
 import torch
+from annotated_types import Ge
 
 from guidegraph import Denoiser, Image, Prediction, Sample, Scale, Score, StepContext, hookimpl, node, per_sample
 from guidegraph.graph.types import Tensor
@@ -67,6 +68,17 @@ def saves(x: Sample, *, path: Path = SCRATCH) -> Sample:
 class Two(NamedTuple):
     first: Sample
     second: Sample
+
+
+@node("wrong.default")
+def wrong_default(x: Sample, *, strength: float = "1") -> Sample:  # type: ignore[assignment]
+    """A sample that is a little stronger. strength: a number, but the default is a text."""
+    return x * float(strength)
+
+
+@node("wrong.low_default", pure=False)
+def low_default(*, rows: Annotated[int, Ge(5)] = 1) -> None:
+    """Nothing. rows: at least 5, but the default is less."""
 
 
 @node("wrong.names")

@@ -12,16 +12,20 @@ from guidegraph.testing.argument_variations import call_or_none, vary_arguments
 from guidegraph.testing.arguments import Arguments, call_node, make_arguments, output_leaves
 from guidegraph.testing.batches import WIDER, batch_size, declares_axes, widen
 from guidegraph.testing.case import NodeCase
+from guidegraph.testing.checks.defaults import check_defaults
 from guidegraph.testing.checks.sequences import check_sequences
 from guidegraph.testing.outcome import Inapplicable, Nonconforming
 from guidegraph.testing.type_match import why_lacking, why_mismatched
 
 
 def check_types(case: NodeCase) -> None:
-    """Every output matches its annotation in depth, and every `Sequence` port takes any sequence.
+    """Every default and every output match their annotations in depth, and every `Sequence` port takes any sequence.
 
     Also for one sample, each choice of a setting and each optional port, if these values are compatible.
     """
+    check_defaults(case)
+    if not case.spec.outputs:
+        return
     args = make_arguments(case)
     _check_types_of(case, call_node(case, args), "")
     check_sequences(case)
