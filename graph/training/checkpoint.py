@@ -105,7 +105,7 @@ class Checkpoint:
         """
         weights, average = state.part(f"model.{name}."), state.part(f"ema.{name}.")
         optimisers = state.part(f"optimiser.{name}.")
-        here = f"the checkpoint in '{self.folder}'"
+        source = f"the checkpoint in '{self.folder}'"
         try:
             load_trained_state(t.model, weights)
             if t.average is not None:
@@ -113,29 +113,31 @@ class Checkpoint:
         except RuntimeError as error:
             misfit = shorten(str(error), 500, placeholder=" …")
             raise CheckpointError(
-                f"{here} does not fit the model '{name}' ({misfit}): choose another checkpoint path, or train the "
+                f"{source} does not fit the model '{name}' ({misfit}): choose another checkpoint path, or train the "
                 "model that it is of"
             ) from error
         if t.average is not None and not average:
-            self._warn(f"{here} has no moving average of '{name}': it starts from the weights after {state.step} steps")
+            self._warn(
+                f"{source} has no moving average of '{name}': it starts from the weights after {state.step} steps"
+            )
         if fits_optimisers(t.optimisers, optimisers):
             restore_optimisers(t.optimisers, optimisers)
         else:
-            self._warn(f"{here} is of another optimizer of '{name}': {t.spec.optimizer} starts anew")
+            self._warn(f"{source} is of another optimizer of '{name}': {t.spec.optimizer} starts anew")
 
     def _warn_of_differences(self, state: TrainingState, progress: TrainingProgress) -> None:
-        here = f"the checkpoint in '{self.folder}'"
+        source = f"the checkpoint in '{self.folder}'"
         if state.doubt:
             self._warn(state.doubt)
         if state.precision not in (None, self.precision):
             self._warn(
-                f"{here} was trained in {state.precision} up to step {state.step}, and goes on in {self.precision}: "
+                f"{source} was trained in {state.precision} up to step {state.step}, and goes on in {self.precision}: "
                 "the losses differ by rounding from those of a training that was not stopped"
             )
         for name in [name for name in progress.history if name not in state.values["history"]]:
-            self._warn(f"'{name}' is collected from step {state.step} on: {here} has no earlier values of it")
+            self._warn(f"'{name}' is collected from step {state.step} on: {source} has no earlier values of it")
         for name in [name for name in progress.carry if name not in state.values["carry"]]:
-            self._warn(f"'{name}' is carried from step {state.step} on, from its first value: {here} has none of it")
+            self._warn(f"'{name}' is carried from step {state.step} on, from its first value: {source} has none of it")
 
     def _warn(self, message: str) -> None:
         if self.is_first:

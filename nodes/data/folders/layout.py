@@ -123,9 +123,9 @@ def read_caption_layout(folder: Path) -> FolderLayout:
     table, problems = find_tables(folder)[0], []
     index_of: dict[str, int] = {}
     rows = []
-    listed = read_table(folder)
-    paths = find_listed_files(folder, [file for _, file, _ in listed])
-    for line, file, caption in listed:
+    lines = read_table(folder)
+    paths = find_listed_files(folder, [file for _, file, _ in lines])
+    for line, file, caption in lines:
         if not names_file_inside(file):
             problems.append(f"{table}:{line}: '{file}' names no file inside of the folder")
         elif file not in paths:
@@ -156,8 +156,8 @@ def find_listed_files(folder: Path, files: Iterable[str]) -> dict[str, str]:
     paths = {file: str(Path(file)) for file in names if (folder / file).is_file()}
     missing = [file for file in names if file not in paths]
     if missing:
-        found = (path.relative_to(folder) for path in folder.rglob("*") if path.is_file())
-        by_form = {normalize("NFC", path.as_posix()): str(path) for path in found}
+        present = (path.relative_to(folder) for path in folder.rglob("*") if path.is_file())
+        by_form = {normalize("NFC", path.as_posix()): str(path) for path in present}
         forms = {file: normalize("NFC", Path(file).as_posix()) for file in missing}
         paths |= {file: by_form[form] for file, form in forms.items() if form in by_form}
     return paths

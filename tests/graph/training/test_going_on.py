@@ -47,6 +47,7 @@ def test_a_preview_that_fails_loses_no_steps(tmp_path: Path) -> None:
     assert seen == [*range(9, 17)]
 
 
+@pytest.mark.filterwarnings("ignore:the checkpoint in .* is of another optimizer")
 def test_weights_that_are_not_finite_do_not_replace_a_checkpoint(tmp_path: Path) -> None:
     unchecked = text(4, checkpoint=True).replace("path: ckpt", "path: ckpt, check: false")
     whole = run_text(unchecked, tmp_path).outputs["loss"]
