@@ -77,7 +77,7 @@ def test_checkout_resolves_subpackages_with_no_install() -> None:
 
 
 def test_all_weights_together_are_at_most_56_mb() -> None:
-    """The models of 64 pixels are part of them until that of 128 pixels is better; all tracked files are below 80 MB."""
+    """Those of 64 pixels are part of them until the model of 128 pixels is better; tracked files are below 80 MB."""
     sizes = [file.stat().st_size for file in (ROOT / "workflows").rglob("*.safetensors")]
     assert sizes
     assert sum(sizes) <= 56e6
