@@ -133,14 +133,17 @@ class ComputePolicy:
             warnings.warn(note, stacklevel=3)
 
     def trains_faster_in_bf16(self) -> bool:
-        """Whether training is known to be faster in bf16 than in fp32: on CUDA devices that have it, and with AMX.
+        """Whether training is known to be faster in bf16 than in fp32.
 
-        Raises ``RuntimeError`` for a CUDA device that this machine does not have.
+        It is on CUDA devices that compute in bf16, with AMX, and with AVX512-BF16 on AMD's processors. Raises
+        ``RuntimeError`` for a CUDA device that this machine does not have.
         """
         import torch
 
         device = torch.device(self.device)
-        return instructions.computes_bf16(device) and (device.type == "cuda" or instructions.has_amx())
+        if not instructions.computes_bf16(device):
+            return False
+        return device.type == "cuda" or instructions.multiplies_faster_in_bf16()
 
     def trains_in_emulated_bf16(self) -> bool:
         """Whether training in bf16 is emulated on the device, as far as is known."""

@@ -1,9 +1,9 @@
 """The precision of a training, from the workflow's setting and the policy of the device.
 
 bf16 is mixed precision: weights, optimisers and averages stay in float32, and products and convolutions of the body
-are computed in bfloat16. It is faster on CUDA devices that multiply bfloat16, and on CPUs with AMX. On a CPU with
-AVX512-BF16 but without AMX a step was measured to take longer than in fp32. Elsewhere oneDNN and torch emulate bfloat16
-by conversions, and a step takes many times as long.
+are computed in bfloat16. It is faster on CUDA devices that multiply bfloat16, on CPUs with AMX, and on AMD's with
+AVX512-BF16. On Intel's with AVX512-BF16 alone a step was measured to take longer than in fp32. Elsewhere oneDNN and
+torch emulate bfloat16 by conversions, and a step takes many times as long.
 """
 
 from __future__ import annotations

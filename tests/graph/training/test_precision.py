@@ -16,6 +16,7 @@ from safetensors import safe_open
 from guidegraph import TrainingStarted
 from guidegraph.graph.cancellation import CancelToken
 from guidegraph.graph.events import Event
+from guidegraph.graph.hardware import instructions
 from guidegraph.graph.hardware.instructions import ISA_LIMITS, computes_bf16
 from guidegraph.graph.hardware.policy import ComputePolicy
 from guidegraph.graph.resolution.load import build
@@ -40,8 +41,11 @@ def without_limits(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.delenv(name, raising=False)
 
 
-def fake_cpu(monkeypatch: pytest.MonkeyPatch, *, amx: bool = False, bf16: bool = False, avx512: bool = False) -> None:
-    """A CPU with these instruction sets."""
+def fake_cpu(
+    monkeypatch: pytest.MonkeyPatch, *, amx: bool = False, bf16: bool = False, avx512: bool = False, amd: bool = False
+) -> None:
+    """A CPU with these instruction sets, of AMD or of another maker."""
+    monkeypatch.setattr(instructions, "is_amd", lambda: amd)
     monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: amx)
     monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: bf16)
     monkeypatch.setattr(torch.cpu, "_is_avx512_supported", lambda: avx512)
@@ -90,6 +94,33 @@ def test_a_cpu_computes_in_bf16_where_it_has_the_instructions_and_gains_by_it_wi
     if limit is not None:
         monkeypatch.setenv(variable, limit)
     assert (computes_bf16(CPU), is_faster_in_bf16(CPU)) == (computes, gains)
+
+
+@pytest.mark.parametrize(
+    ("bf16", "limit", "gains"),
+    [(True, None, True), (False, None, False), (True, "AVX512_CORE", False), (True, "AVX512_CORE_BF16", True)],
+)
+@pytest.mark.skipif(not torch.backends.mkldnn.is_available(), reason="this torch has no oneDNN")
+def test_a_cpu_of_amd_gains_by_bf16_without_amx(
+    bf16: bool, limit: str | None, gains: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fake_cpu(monkeypatch, bf16=bf16, amd=True)
+    if limit is not None:
+        monkeypatch.setenv("ONEDNN_MAX_CPU_ISA", limit)
+    assert is_faster_in_bf16(CPU) is gains
+
+
+@pytest.mark.parametrize(("vendor", "amd"), [("AuthenticAMD", True), ("GenuineIntel", False)])
+@pytest.mark.parametrize("linux", [True, False])
+def test_the_maker_of_a_cpu_is_told_by_the_system(
+    vendor: str, amd: bool, linux: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    description = tmp_path / "cpuinfo"
+    monkeypatch.setattr(instructions, "CPU_INFO", description)
+    if linux:
+        description.write_text(f"processor\t: 0\nvendor_id\t: {vendor}\n")
+    monkeypatch.setattr(instructions.platform, "processor", lambda: "" if linux else f"AMD64 Family 25, {vendor}")
+    assert instructions.is_amd.__wrapped__() is amd
 
 
 def test_without_onednn_a_cpu_does_not_compute_in_bf16(monkeypatch: pytest.MonkeyPatch) -> None:
