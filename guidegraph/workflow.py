@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from guidegraph.graph.cancellation import CancelToken
-from guidegraph.graph.errors import GuidegraphError, Mark, Problem, WorkflowError, suggest
+from guidegraph.graph.errors import GuidegraphError, WorkflowError
 from guidegraph.graph.events import Observer
 from guidegraph.graph.execution.attachments import Attachments
 from guidegraph.graph.execution.cache import MemoryCache
@@ -27,6 +27,7 @@ from guidegraph.graph.run_config import RunConfig
 from guidegraph.graph.trust.limits import Limits, current_limits, enforce_limits
 from guidegraph.graph.trust.policy import OWN_WORKFLOW, Policy
 from guidegraph.graph.types import PortType
+from guidegraph.runs.requested_outputs import list_unknown_outputs
 from guidegraph_runtime.machine.byte_sizes import parse_size
 
 if TYPE_CHECKING:
@@ -207,12 +208,7 @@ def _check_outputs(graph: Graph, only: Collection[str] | None) -> None:
     """Raise ``TypeError`` for a text in place of a list of outputs, and ``WorkflowError`` for names of none."""
     if isinstance(only, str):
         raise TypeError(f"only lists names of outputs; found the text '{only}': write ['{only}']")
-    problems = [
-        Problem(Mark("only", 1, 1), "unknown-output", f"no output '{name}'; {suggest(name, graph.outputs, 'outputs')}")
-        for name in only or ()
-        if name not in graph.outputs
-    ]
-    if problems:
+    if problems := list_unknown_outputs(graph, only, "only"):
         raise WorkflowError(problems)
 
 

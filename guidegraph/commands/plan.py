@@ -44,18 +44,19 @@ def plan(
     from dataclasses import replace
     from json import dumps
 
-    from guidegraph.commands.shared.open_workflow import WorkflowRequest, unknown_output_problems
+    from guidegraph.commands.shared.open_workflow import WorkflowRequest
     from guidegraph.commands.shared.plan_parts import parts_json, parts_text
     from guidegraph.commands.shared.plan_text import plan_json, plan_text
     from guidegraph.commands.shared.run_settings import RunSettings, apply_limits, parse_accelerator
     from guidegraph.graph.planning.plan import compile_plan, find_needed_ops
+    from guidegraph.runs.requested_outputs import list_unknown_outputs
 
     grants = options.make_grants(allow_read, allow_write, allow_code)
     request = WorkflowRequest(workflow, set or [], select_plugins(plugin, no_plugins), grants, lazy=True)
     settings = RunSettings(device, dtype, only, passes=passes)
     with apply_limits(limit):
         opened = request.open()
-        problems = unknown_output_problems(opened.graph, only)
+        problems = list_unknown_outputs(opened.graph, only, "--only")
         config = opened.complete(settings.parse(problems), dtype, None)
         config = replace(config, accelerate=parse_accelerator(accelerate, problems))  # installed here or not
         values = opened.bind(problems)

@@ -133,12 +133,12 @@ def _check_arguments(
     request: WorkflowRequest, settings: RunSettings, out: Path | None
 ) -> tuple[OpenedWorkflow, dict[str, Any], RunConfig]:
     """Check everything before the run. Raises ``WorkflowError`` that lists all problems."""
-    from guidegraph.commands.shared.open_workflow import unknown_output_problems
     from guidegraph.commands.shared.run_settings import check_folder
     from guidegraph.graph.planning.admission import admission_problems
     from guidegraph.graph.planning.plan import find_needed_ops
     from guidegraph.graph.stopping.choose_loop import check_stop
     from guidegraph.runs.outputs import output_problems
+    from guidegraph.runs.requested_outputs import list_unknown_outputs
     from guidegraph.runs.stopped_run import check_repeatable, check_stopped_run
 
     problems: list[Problem] = []
@@ -147,7 +147,7 @@ def _check_arguments(
     check_folder("--out", out, problems)
     opened = request.open(problems)
     config = opened.complete(config, settings.dtype, out)
-    problems += unknown_output_problems(opened.graph, config.only)
+    problems += list_unknown_outputs(opened.graph, config.only, "--only")
     problems += output_problems(opened.graph, opened.registry, config.only)
     values = opened.bind(problems)
     check_effects(find_needed_ops(opened.graph, config.only, values), values, config.policy)

@@ -141,9 +141,10 @@ def _sweep(arguments: SweepArguments, json: bool) -> None:
 
 def _check_arguments(arguments: SweepArguments, registry: Registry) -> Sweep:
     """Check everything before the sweep. Raises ``WorkflowError`` that lists all problems."""
-    from guidegraph.commands.shared.open_workflow import parse_settings, unknown_output_problems
+    from guidegraph.commands.shared.open_workflow import parse_settings
     from guidegraph.runs.outputs import output_problems
     from guidegraph.runs.recipe import apply_recipe
+    from guidegraph.runs.requested_outputs import list_unknown_outputs
     from guidegraph.runs.stopped_run import check_repeatable
     from guidegraph.sweep.grid import make_grid
     from guidegraph.sweep.ray_cluster import Cluster
@@ -163,7 +164,7 @@ def _check_arguments(arguments: SweepArguments, registry: Registry) -> Sweep:
     config = opened.complete(
         config, arguments.run.dtype, arguments.out, (name for texts in axes for name in texts.names)
     )
-    problems += unknown_output_problems(graph, config.only)
+    problems += list_unknown_outputs(graph, config.only, "--only")
     problems += output_problems(graph, registry, config.only)
     grid = make_grid(graph, settings, axes, problems)
     # Workers have another current folder.

@@ -34,7 +34,7 @@ class SceneBatch128(NamedTuple):
     image (B, 3, 128, 128) in [-1, 1]; B captions; object (B, 4) and colour (B, 4), int64 indices into the scenes'
     objects and colours, −1 for none; box (B, 4, 4), left, top, right and lower edge in units of the side, −1 for none;
     classes (B, 128, 128) uint8: the class of each pixel, see `data.scene_map`; sky (B), int64: 0 day, 1 morning,
-    2 sunset, 3 night.
+    2 sunset, 3 night; captions: all captions of each scene, of which `caption` has the first.
     """
 
     image: Image
@@ -44,6 +44,7 @@ class SceneBatch128(NamedTuple):
     box: Tensor
     classes: Tensor
     sky: Tensor
+    captions: Sequence[Sequence[str]]
 
 
 class EmojiBatch(NamedTuple):

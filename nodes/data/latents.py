@@ -107,6 +107,7 @@ class LatentBatch128(NamedTuple):
     box: Tensor
     classes: Tensor
     sky: Tensor
+    captions: Sequence[Sequence[str]]
 
 
 class Latents128(NamedTuple):
@@ -124,10 +125,11 @@ def latents_128(
     """Batches of latents of scenes of 128 pixels, each scene drawn and encoded once and then used `times` times.
 
     Batch i joins `times` batches of scenes, i, i − spread, i − 2 · spread and so on, so it is `times` as large, and a
-    scene comes again every `spread` batches. The first batches begin with the last scenes. A training draws other
-    noise, another time and another dropout of the caption each time. The scenes of a batch differ if `batches` has
-    times · spread or more; a shorter one starts over within a batch. After a start, and after a training was resumed,
-    the first `spread` batches encode all their scenes, and the next ones only the new ones.
+    scene comes again every `spread` batches, with the next of its captions. The first batches begin with the last
+    scenes. A training draws other noise, another time and another dropout of the caption each time. The scenes of a
+    batch differ if `batches` has times · spread or more; a shorter one starts over within a batch. After a start, and
+    after a training was resumed, the first `spread` batches encode all their scenes, and the next ones only the new
+    ones.
     At most times · spread batches of scenes are kept, in memory, with latents as float16 and pictures as bytes: 70 kB
     for each scene with a latent of 8 × 16 × 16.
     """
@@ -163,7 +165,8 @@ class ReusedLatents(Batches[LatentBatch128]):
         return LatentBatch128(
             latent=join("latent").float(),
             image=join("image").float() / 127.5 - 1,
-            caption=tuple(text for part in parts for text in part.caption),
+            caption=tuple(texts[use % len(texts)] for use, part in enumerate(parts) for texts in part.captions),
+            captions=tuple(texts for part in parts for texts in part.captions),
             **{name: join(name) for name in ("object", "colour", "box", "classes", "sky")},
         )
 

@@ -32,7 +32,9 @@ def test_only_these_outputs_are_computed(workflow: Workflow) -> None:
 
 def test_an_output_that_does_not_exist_is_named(workflow: Workflow) -> None:
     for use in (workflow.run_with, workflow.plan):
-        with pytest.raises(WorkflowError, match="only:1:1: unknown-output: no output 'imgae'; did you mean 'image'"):
+        with pytest.raises(
+            WorkflowError, match="only:1:1: unknown-output: there is no output 'imgae'; did you mean 'image'"
+        ):
             use({}, only=["imgae"])
         with pytest.raises(TypeError, match=r"only lists names of outputs; found the text 'image': write \['image'\]"):
             use({}, only="image")

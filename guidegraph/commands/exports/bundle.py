@@ -29,7 +29,6 @@ from guidegraph.commands.exports.steps import (
     translate_export_errors,
 )
 from guidegraph.commands.shared.errors import argument_problem
-from guidegraph.commands.shared.open_workflow import unknown_output_problems
 from guidegraph.commands.shared.printing import print_text
 from guidegraph.graph.errors import GuidegraphError, NodeError, Problem, WorkflowError
 from guidegraph.graph.execution.intermediates import use_viewer
@@ -39,6 +38,7 @@ from guidegraph.graph.trust.folder_locks import lock_output
 from guidegraph.graph.trust.policy import check_effects
 from guidegraph.runs.outputs import output_problems
 from guidegraph.runs.recipe import portable_params
+from guidegraph.runs.requested_outputs import list_unknown_outputs
 from guidegraph_runtime.machine.byte_sizes import show_size
 
 if TYPE_CHECKING:
@@ -131,7 +131,7 @@ def _check_path(path: Path) -> None:
 
 def find_single_node(graph: Graph, only: list[str] | None, problems: list[Problem]) -> str:
     """The node or model port named by ``--only``, or "" if it names outputs or nothing. Appends to ``problems``."""
-    unknown = unknown_output_problems(graph, only)
+    unknown = list_unknown_outputs(graph, only, "--only")
     if unknown and only is not None and len(only) == 1:
         from guidegraph.graph.export.one_node import find_calls
 

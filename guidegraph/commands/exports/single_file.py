@@ -25,12 +25,12 @@ from guidegraph.commands.exports.steps import (
     translate_export_errors,
 )
 from guidegraph.commands.shared.errors import argument_problem
-from guidegraph.commands.shared.open_workflow import unknown_output_problems
 from guidegraph.commands.shared.printing import print_text
 from guidegraph.graph.errors import WorkflowError
 from guidegraph.graph.trust.folder_locks import lock_output
 from guidegraph.graph.trust.policy import Policy, check_effects
 from guidegraph.runs.recipe import portable_params
+from guidegraph.runs.requested_outputs import list_unknown_outputs
 from guidegraph_runtime.machine.byte_sizes import show_size
 
 if TYPE_CHECKING:
@@ -55,7 +55,7 @@ def _export(arguments: ExportArguments, stack: ExitStack) -> None:
         raise WorkflowError([argument_problem("bad-value", message, "--output")])
     opened = arguments.request.open()
     graph = opened.graph
-    problems = unknown_output_problems(graph, arguments.only)
+    problems = list_unknown_outputs(graph, arguments.only, "--only")
     precision = parse_precision(arguments, problems)
     values = opened.bind(problems)
     policy = opened.policy(arguments.bundle)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from guidegraph.commands.shared.errors import argument_problem
 from guidegraph.commands.shared.plugins import require_all_plugins, require_plugins
-from guidegraph.graph.errors import Problem, WorkflowError, suggest
+from guidegraph.graph.errors import Problem, WorkflowError
 from guidegraph.graph.ir import Graph
 from guidegraph.graph.language.bind_parameters import bind
 from guidegraph.graph.language.named_workflows import locate_workflow
@@ -132,14 +132,3 @@ def parse_settings(settings: Sequence[str], problems: list[Problem]) -> dict[str
         else:
             texts[name.strip()] = value
     return texts
-
-
-def unknown_output_problems(graph: Graph, only: Iterable[str] | None) -> list[Problem]:
-    """A problem for each requested output that does not exist."""
-    return [
-        argument_problem(
-            "unknown-output", f"there is no output '{name}'; {suggest(name, graph.outputs, 'outputs')}", "--only"
-        )
-        for name in only or ()
-        if name not in graph.outputs
-    ]

@@ -46,6 +46,7 @@ def scenes_128(
     partial: Probability = PARTIAL,
     everyday: Probability = 0.0,
     unknown: Probability = 0.0,
+    captions: Count = 1,
 ) -> Scenes128:
     """`count` batches of scenes of 128 pixels with one to four of 64 objects; scene i depends on (seed, i) alone.
 
@@ -58,11 +59,11 @@ def scenes_128(
     leaves out the place, and the time or the weather a little more often; colours, sizes and positions are left out at
     times too, unless it is 0. everyday: how often a caption is in everyday English: wishes and questions, "my happy
     dog", other words for objects, places and times, verbs. unknown: how often one or two words of no vocabulary, [UNK],
-    stand in a caption.
+    stand in a caption. captions: how many captions a scene has, for `data.latents_128`; `caption` is the first.
     Raises an error for a seed of 2⁶⁴ or more when a batch is read.
     """
     wording = choose_wording(split, partial, everyday, unknown)
-    make = bind(make_batch, seed, batch, split=split, single=single, wording=wording)
+    make = bind(make_batch, seed, batch, split=split, single=single, wording=wording, captions=captions)
     return Scenes128(FunctionBatches(count, make), caption_words())
 
 
@@ -120,14 +121,15 @@ def object_share(classes: Tensor, *, size: Count = 16) -> Tensor:
     return scene_map(classes, size=size)[:, : len(NAMES)].sum(1, keepdim=True)
 
 
-def make_batch(seed: int, batch: int, index: int, *, split: Split, single: float, wording: Wording) -> SceneBatch128:
+def make_batch(
+    seed: int, batch: int, index: int, *, split: Split, single: float, wording: Wording, captions: int
+) -> SceneBatch128:
     """The `batch` scenes from scene `index · batch` on of the data set `seed`."""
     from guidegraph.nodes.data.scenes128.scene import compose_scene
 
     first = index * batch
-    return stack_scenes(
-        [compose_scene(seed, first + i, split=split, single=single, wording=wording) for i in range(batch)]
-    )
+    compose = bind(compose_scene, seed, split=split, single=single, wording=wording, captions=captions)
+    return stack_scenes([compose(first + i) for i in range(batch)])
 
 
 def stack_scenes(scenes: Sequence[Scene128]) -> SceneBatch128:
@@ -143,6 +145,7 @@ def stack_scenes(scenes: Sequence[Scene128]) -> SceneBatch128:
         box=torch.from_numpy(np.stack([entry.box for entry in objects])),
         classes=torch.from_numpy(np.stack([pixel_classes(scene) for scene in scenes])),
         sky=torch.tensor([scene.content.background.sky for scene in scenes]),
+        captions=tuple(scene.captions for scene in scenes),
     )
 
 

@@ -39,9 +39,14 @@ class Scene128(NamedTuple):
 
     image: NDArray[np.uint8]
     owner: NDArray[np.uint8]
-    caption: str
+    captions: tuple[str, ...]
     content: Content
     layout: Layout
+
+    @property
+    def caption(self) -> str:
+        """The first caption."""
+        return self.captions[0]
 
     @property
     def objects(self) -> Objects:
@@ -59,33 +64,46 @@ class Scene128(NamedTuple):
 
 
 def compose_scene(
-    seed: int, index: int, *, split: Split = "train", single: float = 0.2, wording: Wording | None = None
+    seed: int,
+    index: int,
+    *,
+    split: Split = "train",
+    single: float = 0.2,
+    wording: Wording | None = None,
+    captions: int = 1,
 ) -> Scene128:
-    """Compose scene `index` of the data set `seed`.
+    """Compose scene `index` of the data set `seed`, with a number of captions.
 
     single: the fraction of scenes with one object. wording: what the captions name, by default as in `data.scenes_128`.
     """
     content = choose_content(seed, index, CONTENT, split, single)
-    return finish_scene(content, seed, index, wording or choose_wording(split))
+    return finish_scene(content, seed, index, wording or choose_wording(split), captions)
 
 
-def finish_scene(content: Content, seed: int, index: int, wording: Wording) -> Scene128:
+def finish_scene(content: Content, seed: int, index: int, wording: Wording, captions: int = 1) -> Scene128:
     """Lay out, draw and describe contents, by the choices of (seed, index)."""
     layout = lay_out(content, Draws(seed, index, LAYOUT))
     image, owner = draw_scene(content, layout, Draws(seed, index, LOOK))
     flies = [False] * len(content.groups)
     for placement in layout.placements:
         flies[placement.group] = placement.flies
-    caption = describe_scene(content, LayoutFacts(tuple(flies), layout.in_order, layout.is_near), seed, index, wording)
-    return Scene128(image, owner, caption, content, layout)
+    facts = LayoutFacts(tuple(flies), layout.in_order, layout.is_near)
+    described = tuple(describe_scene(content, facts, seed, index, wording, number) for number in range(captions))
+    return Scene128(image, owner, described, content, layout)
 
 
-def describe_scene(content: Content, facts: LayoutFacts, seed: int, index: int, wording: Wording) -> str:
-    """The caption of a scene: plain or in everyday English, with or without unknown words."""
-    draws = Draws(seed, index, EVERYDAY)
+def describe_scene(
+    content: Content, facts: LayoutFacts, seed: int, index: int, wording: Wording, number: int = 0
+) -> str:
+    """The caption of a scene: plain or in everyday English, with or without unknown words.
+
+    number: of several captions of a scene, each of which has choices of its own.
+    """
+    stream = number << 8
+    draws = Draws(seed, index, EVERYDAY + stream)
     is_everyday, has_unknown = draws.chance(wording.everyday), draws.chance(wording.unknown)
     if is_everyday:
         caption = write_everyday_caption(content, facts, draws, wording)
     else:
-        caption = write_caption(content, facts, Draws(seed, index, WORDS), wording)
+        caption = write_caption(content, facts, Draws(seed, index, WORDS + stream), wording)
     return add_unknown_words(caption, draws) if has_unknown else caption

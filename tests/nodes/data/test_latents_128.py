@@ -44,6 +44,7 @@ def number_scenes(index: int) -> SceneBatch128:
         box=numbers[:, None, None].expand(BATCH, 4, 4).float(),
         classes=numbers[:, None, None].expand(BATCH, 128, 128).to(torch.uint8),
         sky=numbers,
+        captions=tuple((f"scene {number}", f"{number} again") for number in numbers.tolist()),
     )
 
 
@@ -60,7 +61,8 @@ def test_a_batch_joins_the_scenes_of_earlier_ones_and_all_its_fields_agree() -> 
     assert batch.latent.shape == (6, 3, 16, 16)
     assert batch.latent.dtype == torch.float32
     assert batch.latent[:, 0, 0, 0].tolist() == numbers
-    assert batch.caption == tuple(f"scene {number}" for number in numbers)
+    assert batch.caption == ("scene 24", "scene 25", "14 again", "15 again", "scene 4", "scene 5")
+    assert batch.captions == tuple((f"scene {number}", f"{number} again") for number in numbers)
     for field in (batch.object, batch.colour, batch.box.flatten(1), batch.classes.flatten(1), batch.sky[:, None]):
         assert field[:, -1].tolist() == numbers
     assert torch.equal(batch.image[:, 2, -1, -1], level(torch.tensor(numbers)))
