@@ -55,9 +55,10 @@ def _read_workflow(reader: TreeReader, tree: Tree, text: str, path: Path, file: 
     if params is None:
         unread.add("params")
     if "nodes" not in top and "nodes" not in meant:
-        reader.report(tree.mark, "missing-key", "expected 'nodes': the workflow has none")
+        reader.report(tree.mark, "missing-key", "expected 'nodes': the workflow has none", "nodes")
     if "outputs" not in top and "outputs" not in meant:
-        reader.report(tree.mark, "missing-key", "expected 'outputs', the results by name, such as {result: decode}")
+        message = "expected 'outputs', the results by name, such as {result: decode}"
+        reader.report(tree.mark, "missing-key", message, "outputs")
     outputs = _read_outputs(reader, top)
     declared = {name: _read_param(reader, key, value) for name, (key, value) in (params or {}).items()}
     requires = _read_requires(reader, top)
@@ -84,7 +85,8 @@ def _is_something_else(top: Entries) -> bool:
 
 def _check_version(reader: TreeReader, top: Entries, mark: Mark) -> None:
     if "guidegraph" not in top:
-        reader.report(mark, "missing-key", f"expected 'guidegraph: {VERSION}', the version of the language")
+        message = f"expected 'guidegraph: {VERSION}', the version of the language"
+        reader.report(mark, "missing-key", message, "guidegraph")
         return
     tree = top["guidegraph"][1]
     value = tree.value if isinstance(tree, Scalar) else None

@@ -22,7 +22,7 @@ def read_block(reader: TreeReader, tree: Tree | None, path: str, depth: int) -> 
     nodes: dict[str, ParsedOp] = {}
     for name, (key, node) in entries.items():
         node_path = f"{path}.{shorten(name)}"
-        op = _read_op(reader, key, node, node_path, depth) if reader.check_name(key, path, RESERVED) else None
+        op = _read_op(reader, key, node, node_path, depth) if reader.check_name(key, node_path, RESERVED) else None
         nodes[name] = op or ParsedBroken(name, node_path, key.mark)
     return nodes
 

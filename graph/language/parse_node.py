@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from guidegraph.graph.language.syntax import Links, NamedLinks, ParsedNode
-from guidegraph.graph.language.tree_reader import Entries, TreeReader, get_tree
+from guidegraph.graph.language.tree_reader import Entries, TreeReader, get_tree, join_path
 from guidegraph.graph.language.yaml_tree import Scalar, Tree, YamlMapping, YamlSequence, has_broken, shorten
 
 NODE_KEYS = ("use", "in", "with")
@@ -47,7 +47,7 @@ def read_links(reader: TreeReader, tree: Tree | None, path: str) -> NamedLinks |
     entries = reader.read_mapping(tree, path, "links by name")
     links: NamedLinks = {}
     for name, (key, value) in (entries or {}).items():
-        if not reader.check_name(key, path):
+        if not reader.check_name(key, join_path(path, name)):
             continue
         if not isinstance(value, Scalar):
             reader.report_unexpected("a link", value, "not-a-link", f"{path}.{name}")

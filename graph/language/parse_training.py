@@ -32,7 +32,8 @@ def read_training_options(reader: TreeReader, loop: ParsedLoop, entries: Entries
         _read_preview(reader, loop, *entries["preview"])
     for name in TRAINING_KEYS:
         if name in entries and "train" not in entries and "train" not in loop.unread:
-            reader.report(entries[name][0].mark, "unknown-key", f"'{name}' belongs to a loop with 'train'", loop.path)
+            message = f"'{name}' belongs to a loop with 'train'"
+            reader.report(entries[name][0].mark, "unknown-key", message, f"{loop.path}.{name}")
 
 
 def _read_preview(reader: TreeReader, loop: ParsedLoop, key: Scalar, tree: Tree) -> None:

@@ -47,7 +47,7 @@ class TreeReader:
             if key.text in entries:
                 first = entries[key.text][0].mark.line
                 message = f"'{shorten(key.text)}' appears twice, first on line {first}"
-                self.report(key.mark, "duplicate-key", message, path)
+                self.report(key.mark, "duplicate-key", message, join_path(path, key.text))
             else:
                 entries[key.text] = (key, value)
         return entries
@@ -58,11 +58,11 @@ class TreeReader:
         for name, (key, _) in entries.items():
             if (start := name.partition(":")[0]) != name and start in names:
                 message = f"expected a space after the colon: '{start}: {shorten(name[len(start) + 1 :])}'"
-                self.report(key.mark, "unknown-key", message, path)
+                self.report(key.mark, "unknown-key", message, join_path(path, start))
                 meant.add(start)
             elif name not in names:
                 message = f"unknown key '{shorten(name)}'; {suggest(shorten(name), names, 'keys')}"
-                self.report(key.mark, "unknown-key", message, path)
+                self.report(key.mark, "unknown-key", message, join_path(path, name))
                 guess = closest_match(name[:60], [n for n in names if n not in entries])
                 meant |= {guess} if guess else set()
         return meant
@@ -74,15 +74,21 @@ class TreeReader:
         return None if has_broken(tree) else tree
 
     def check_name(self, key: Scalar, path: str, reserved: Collection[str] = ()) -> bool:
-        """Whether a key is a valid name for links to refer to; an invalid one is reported."""
+        """Whether a key is a valid name for links to refer to; an invalid one is reported, with its own path."""
         if key.text in reserved:
-            self.report(key.mark, "reserved-name", f"'{key.text}' is reserved; choose another name", path)
+            message = f"'{key.text}' is reserved; choose another name"
+            self.report(key.mark, "reserved-name", message, path)
             return False
         if not key.text.isidentifier():
             message = f"expected a name of letters, digits and '_', found '{shorten(key.text)}'"
             self.report(key.mark, "bad-name", message, path)
             return False
         return True
+
+
+def join_path(path: str, key: str) -> str:
+    """The path of an entry of the mapping at ``path``, which is empty at the top of a file."""
+    return f"{path}.{shorten(key)}" if path else shorten(key)
 
 
 def get_tree(entries: Entries, name: str) -> Tree | None:

@@ -149,7 +149,7 @@ class _Builder:
             self.problems.append(
                 Problem(mark, "bad-value", f"the default does not fit: {message}", f"params.{name}.default")
             )
-        self.problems += find_trip_problems(ops, defaults)
+        self.problems += find_trip_problems(ops, {})  # a run may change the defaults
         if self.problems or self._file_problems:
             raise WorkflowError([*self._file_problems, *self.problems])
         check_wiring(ops.values(), {})

@@ -8,6 +8,7 @@ from guidegraph.graph.errors import Problem, WorkflowError
 from guidegraph.graph.ir import Graph
 from guidegraph.graph.registry import Registry
 from guidegraph.graph.trust.effects import Effect, list_effects
+from guidegraph.graph.trust.limits import find_trip_problems
 from guidegraph.graph.trust.policy import Policy, find_effect_problems
 from guidegraph.graph.types import takes_literal
 from guidegraph.runs.outputs import output_problems
@@ -26,7 +27,8 @@ def check_workflow(graph: Graph, registry: Registry, policy: Policy) -> CheckedW
 
     defaults = {name: parameter.default for name, parameter in graph.params.items() if not parameter.required}
     effects = list_effects(graph.ops, defaults)
-    if forbidden := _find_unwritable(graph, registry) + find_effect_problems(effects, policy):
+    forbidden = _find_unwritable(graph, registry) + find_effect_problems(effects, policy)
+    if forbidden := forbidden + find_trip_problems(graph.ops, defaults):
         raise WorkflowError(forbidden)
     problems = admission_problems(graph, defaults)
     if refused := [problem for problem in problems if problem.code not in MACHINE_CODES]:

@@ -13,7 +13,9 @@ import pytest
 
 from guidegraph import NodeError, WorkflowError, load_workflow
 from guidegraph.graph.resolution.load import build
+from guidegraph.graph.trust.policy import OWN_WORKFLOW
 from guidegraph.plugins.manager import PluginManager
+from guidegraph.runs.check import check_workflow
 from tests.fake_clock import replace_clock
 from tests.graph import engine_nodes, toys
 from tests.must_end import must_end
@@ -98,11 +100,26 @@ def test_a_workflow_file_of_gigabytes_is_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("count", [10**12, 10**30])
-def test_an_endless_loop_is_refused_before_the_run(tmp_path: Path, count: int) -> None:
+def test_a_default_that_makes_an_endless_loop_is_refused_where_it_is_used(tmp_path: Path, count: int) -> None:
     (tmp_path / "w.yaml").write_text(LOOP % count)
-    text = build_errors(tmp_path / "w.yaml")
+    workflow = load_workflow(tmp_path / "w.yaml", registry=engine_nodes.REGISTRY, cache="off")
+    with pytest.raises(WorkflowError) as refused:
+        workflow.run()
+    with pytest.raises(WorkflowError) as invalid:
+        check_workflow(workflow.graph, engine_nodes.REGISTRY, OWN_WORKFLOW)
+    text = str(refused.value)
+    assert str(invalid.value) == text
     assert f"w.yaml:5:3: over-limit: the loop takes {2 * count:,} trips, with the loops inside of it" in text
     assert "the limit is 10,000,000. If that is right, raise it: --limit trips=" in text
+    assert workflow.run(n=3) == {"out": 3.0}
+
+
+def test_an_endless_loop_that_no_parameter_changes_is_refused_at_once(tmp_path: Path) -> None:
+    (tmp_path / "inner.yaml").write_text(LOOP % 1)
+    text = "guidegraph: 1\nnodes: {w: {use: ./inner.yaml, with: {n: 1000000000000}}}\noutputs: {out: w}\n"
+    (tmp_path / "w.yaml").write_text(text)
+    with pytest.raises(WorkflowError, match="over-limit: the loop takes 2,000,000,000,000 trips"):
+        load_workflow(tmp_path / "w.yaml", registry=engine_nodes.REGISTRY)
 
 
 def test_trips_of_inner_loops_multiply_and_use_parameter_values(tmp_path: Path) -> None:
