@@ -79,11 +79,14 @@ class RequestChecks:
         )
 
     def find_entry(self, name: str) -> ShelfEntry:
-        """A bundle by name. Raises ``RequestRefused``."""
-        if name not in self.entries:
+        """A bundle by its name on this server, or by a unique one of its manifest. Raises ``RequestRefused``."""
+        if name in self.entries:
+            return self.entries[name]
+        namesakes = [entry for entry in self.entries.values() if entry.manifest.name == name]
+        if len(namesakes) != 1:
             message = f"there is no bundle '{name[:80]}'; {suggest_name(name, self.entries)}"
             raise RequestRefused(message, "model", "unknown-bundle", 404)
-        return self.entries[name]
+        return namesakes[0]
 
     def check(self, request: DrawRequest) -> CheckedRequest:
         """Check a request, and compute its tokens and tables. Raises ``RequestRefused``."""

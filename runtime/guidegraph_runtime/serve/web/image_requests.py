@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 from guidegraph_runtime.serve.jobs import Job
@@ -11,19 +13,40 @@ from guidegraph_runtime.serve.shelf import ShelfEntry
 from guidegraph_runtime.serve.web.answers import take
 
 COUNT_INPUT = "batch"
-"""The input of a bundle that ``n`` sets."""
+"""The input of a bundle that ``n`` sets, where there is one."""
+SEED_INPUT = "seed"
+"""The input that differs between the runs for ``n`` pictures of a bundle without that one."""
 OPTIONS_OF_OTHERS = ("background", "moderation", "output_format", "quality", "style")
 """Fields that OpenAI's own models have: "auto" is accepted, and so is what this server does anyway."""
 SAME = {"output_format": ("png",), "response_format": ("b64_json",)}
 _SIZE = re.compile(r"(\d{1,5})x(\d{1,5})")
 
 
-def read_image_request(entry: ShelfEntry, body: dict[str, Any]) -> DrawRequest:
+@dataclass(frozen=True)
+class ImageRequest:
+    """A request for pictures. first: its first run. count: how many pictures of one or more runs; 0 for all of one."""
+
+    first: DrawRequest
+    count: int = 0
+
+    def list_further(self, entry: ShelfEntry, samples: int) -> list[DrawRequest]:
+        """The runs after the first one, each of which draws ``samples`` pictures."""
+        params, inputs = self.first.params, entry.manifest.inputs
+        return [
+            replace(
+                self.first, params={**params, SEED_INPUT: params.get(SEED_INPUT, inputs[SEED_INPUT].default) + drawn}
+            )
+            for drawn in range(samples, self.count, samples)
+        ]
+
+
+def read_image_request(entry: ShelfEntry, body: dict[str, Any], most: int) -> ImageRequest:
     """The request for pictures of a bundle that a body without its ``model`` describes. Raises ``RequestRefused``.
 
-    A field that is an input of the bundle sets that input. Else ``n`` sets the batch, ``size`` the inputs width and
-    height, and ``user`` is ignored, as is everything that asks for what the server does in any case. A field that sets
-    an input to another value than the request does is refused.
+    A field that is an input of the bundle sets that input. Else ``n`` sets the batch, or where the bundle has no such
+    input the number of runs, with a seed for each; ``size`` sets the inputs width and height, and ``user`` is ignored,
+    as is everything that asks for what the server does in any case. A field that sets an input to another value than
+    the request does is refused. most: the largest number of pictures from several runs.
     """
     if find_image_output(entry) is None:
         raise RequestRefused(f"'{entry.name}' draws no picture: use /v1/workflows/{entry.name}", "model")
@@ -32,7 +55,8 @@ def read_image_request(entry: ShelfEntry, body: dict[str, Any]) -> DrawRequest:
     nodes = take(body, "nodes", (dict,), "an object of 'node.setting': value", {})
     priority = take(body, "priority", (int,), "a whole number", 0)
     deadline = take(body, "deadline", (int, float), "a number of seconds")
-    _add(params, "n", _read_count(entry, take(body, "n", (int,), "a whole number")))
+    count = take(body, "n", (int,), "a whole number")
+    _add(params, "n", _read_batch(entry, count))
     _add(params, "size", _read_size(entry, take(body, "size", (str,), "WIDTHxHEIGHT or auto", "auto")))
     take(body, "user", (str,), "a text")
     if take(body, "stream", (bool,), "true or false", False):
@@ -42,7 +66,8 @@ def read_image_request(entry: ShelfEntry, body: dict[str, Any]) -> DrawRequest:
         if value != "auto" and value not in SAME.get(name, ()):
             raise RequestRefused(f"'{name}': expected {_name_same(name)}, found {value!r:.80}", name)
     params |= {name: value for name, value in body.items() if value is not None}  # unknown ones are refused by name
-    return DrawRequest(entry.name, params, nodes, priority, deadline)
+    runs = 0 if count is None or COUNT_INPUT in inputs else _check_runs(entry, params, count, most)
+    return ImageRequest(DrawRequest(entry.name, params, nodes, priority, deadline), runs)
 
 
 def _add(params: dict[str, Any], field: str, values: dict[str, int]) -> None:
@@ -59,14 +84,28 @@ def _name_same(name: str) -> str:
     return " or ".join(map(repr, ("auto", *SAME.get(name, ()))))
 
 
-def _read_count(entry: ShelfEntry, count: int | None) -> dict[str, int]:
-    if count is None or (count == 1 and COUNT_INPUT not in entry.manifest.inputs):
-        return {}
-    if COUNT_INPUT not in entry.manifest.inputs:
-        raise RequestRefused(f"expected n = 1: '{entry.name}' has no input '{COUNT_INPUT}'; found {count}", "n")
-    if count < 1:
+def _read_batch(entry: ShelfEntry, count: int | None) -> dict[str, int]:
+    if count is not None and count < 1:
         raise RequestRefused(f"expected n of at least 1, found {count}", "n")
-    return {COUNT_INPUT: count}
+    return {} if count is None or COUNT_INPUT not in entry.manifest.inputs else {COUNT_INPUT: count}
+
+
+def _check_runs(entry: ShelfEntry, params: dict[str, Any], count: int, most: int) -> int:
+    """The number of pictures. Raises ``RequestRefused`` if the bundle has no seed, or for too many."""
+    if count == 1:
+        return 1
+    spec = entry.manifest.inputs.get(SEED_INPUT)
+    if spec is None or spec.type != "int":
+        message = (
+            f"expected n = 1: '{entry.name}' has neither an input '{COUNT_INPUT}' nor '{SEED_INPUT}'; found {count}"
+        )
+        raise RequestRefused(message, "n")
+    seed = params.get(SEED_INPUT, spec.default)
+    if not isinstance(seed, int) or isinstance(seed, bool):
+        raise RequestRefused(f"expected one whole number as the seed of the first of {count} pictures", SEED_INPUT)
+    if count > most:
+        raise RequestRefused(f"it draws {count} pictures, and this server allows {most}", "n", "over-limit")
+    return count
 
 
 def _read_size(entry: ShelfEntry, size: str) -> dict[str, int]:
@@ -85,9 +124,11 @@ def find_image_output(entry: ShelfEntry) -> str | None:
     return next((name for name, output in entry.manifest.outputs.items() if output.type == "image"), None)
 
 
-def answer_images(entry: ShelfEntry, job: Job) -> dict[str, Any]:
-    """The answer to a request whose job is done."""
+def answer_images(entry: ShelfEntry, jobs: Sequence[Job], count: int = 0) -> dict[str, Any]:
+    """The answer to a request whose jobs are done; count: the pictures that it has, or 0 for all."""
     output = find_image_output(entry)
     assert output is not None
-    warnings = {"warnings": [*job.warnings]} if job.warnings else {}
-    return {"created": int(job.created), "data": job.outputs[output]["data"], **warnings}
+    pictures = [picture for job in jobs for picture in job.outputs[output]["data"]]
+    texts = list(dict.fromkeys(text for job in jobs for text in job.warnings))
+    answer = {"created": int(jobs[0].created), "data": pictures[:count] if count else pictures}
+    return answer | ({"warnings": texts} if texts else {})

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from http import HTTPStatus
 from typing import Any
@@ -34,7 +34,7 @@ from guidegraph_runtime.serve.web.answers import (
     take,
 )
 from guidegraph_runtime.serve.web.defects import DefectGuard
-from guidegraph_runtime.serve.web.image_requests import COUNT_INPUT, answer_images, read_image_request
+from guidegraph_runtime.serve.web.image_requests import COUNT_INPUT, ImageRequest, answer_images, read_image_request
 from guidegraph_runtime.serve.web.job_answers import EventStream, describe_job, wait_for_end
 
 
@@ -71,14 +71,26 @@ class ServeRoutes:
         body = await read_json(request, self.service.options.body_bytes)
         entry = self.service.checks.find_entry(self._read_model_name(body))
         has_n = "n" in body
-        draw_request = read_image_request(entry, body)
+        image_request = read_image_request(entry, body, self.service.options.batch)
         try:
-            job = await self._submit(draw_request)
+            jobs = await self._submit_images(entry, image_request)
         except RequestRefused as error:
             if has_n and error.param == COUNT_INPUT:
                 error.param = "n"  # as the client wrote it
             raise
-        return await self._wait(request, job, lambda: answer_images(entry, job))
+        return await self._wait(request, jobs, lambda: answer_images(entry, jobs, image_request.count))
+
+    async def _submit_images(self, entry: ShelfEntry, image_request: ImageRequest) -> list[Job]:
+        """The jobs of a request for pictures, all of them or none. Raises ``RequestRefused``."""
+        jobs = [await self._submit(image_request.first)]
+        try:
+            for draw_request in image_request.list_further(entry, jobs[0].samples):
+                jobs.append(await self._submit(draw_request))
+        except BaseException:
+            for job in jobs:
+                self.service.cancel(job)
+            raise
+        return jobs
 
     def _read_model_name(self, body: dict[str, Any]) -> str:
         """The bundle that a body names; it may be left out where there is one only."""
@@ -107,20 +119,22 @@ class ServeRoutes:
         job = await self._submit(draw_request)
         if not waits:
             return StrictJson(describe_job(job), HTTPStatus.ACCEPTED, headers={"location": f"/v1/jobs/{job.id}"})
-        return await self._wait(request, job, lambda: describe_job(job))
+        return await self._wait(request, [job], lambda: describe_job(job))
 
     async def _submit(self, draw_request: DrawRequest) -> Job:
         return await run_in_threadpool(self.service.submit, draw_request)
 
-    async def _wait(self, request: Request, job: Job, describe: Callable[[], dict[str, Any]]) -> Response:
-        """The answer at the end of a job. A client that goes away cancels it."""
+    async def _wait(self, request: Request, jobs: Sequence[Job], describe: Callable[[], dict[str, Any]]) -> Response:
+        """The answer at the end of all jobs, or at the first that fails. A client that goes away cancels them."""
         try:
-            has_ended = await wait_for_end(job, request)
+            for job in jobs:
+                has_ended = await wait_for_end(job, request)
+                if not has_ended or job.status != "done":
+                    return answer_failure(job)
         finally:
-            self.service.cancel(job)  # does nothing to a job that has ended
-        if not has_ended or job.status != "done":
-            return answer_failure(job)
-        return StrictJson(describe(), headers={"x-job-id": job.id})
+            for job in jobs:
+                self.service.cancel(job)  # does nothing to a job that has ended
+        return StrictJson(describe(), headers={"x-job-id": ", ".join(job.id for job in jobs)})
 
     async def list_models(self, request: Request) -> Response:
         """The bundles, in the dialect of OpenAI's clients."""
