@@ -19,6 +19,7 @@ from guidegraph.report.read import (
     result_error,
 )
 from guidegraph.report.series import format_level
+from guidegraph.sweep.table import column_name
 from guidegraph_runtime.run_json import RECORD
 
 SWEEP, CELLS, TABLE, TABLES = "sweep.json", "cells", "table.csv", "tables"
@@ -95,9 +96,9 @@ class SweepFolder:
 
     @property
     def parameters_from_table(self) -> list[str]:
-        """The parameters that vary together, in the rows of a table."""
+        """The columns of the parameters that vary together, in the rows of a table."""
         names = get_object(self.plan, "from").get("columns")
-        return [str(name) for name in names] if isinstance(names, list) else []
+        return [column_name(str(name)) for name in names] if isinstance(names, list) else []
 
     @property
     def distinct_cells(self) -> Table:
@@ -198,8 +199,9 @@ def flatten(name: str, value: Any) -> dict[str, Any]:
 
 def _read_sweep(folder: Path) -> SweepFolder:
     plan = read_object(folder / SWEEP)
+    texts = _text_columns(plan)
     try:
-        cells = read_csv(resolve_inside(folder, TABLE), texts=("cell", "message"))
+        cells = read_csv(resolve_inside(folder, TABLE), texts | {"message"})
     except Unreadable as error:
         when = "" if (folder / TABLE).exists() else " (a sweep writes it every minute, and at its end)"
         raise Unreadable(f"cannot be used: {TABLE} {error}{when}") from None
@@ -214,10 +216,28 @@ def _read_sweep(folder: Path) -> SweepFolder:
         _add_cell(sweep, i)
     for path in sorted((folder / TABLES).glob("*.csv")):
         try:
-            sweep.tables[path.stem] = read_csv(resolve_inside(folder, f"{TABLES}/{path.name}"))
+            sweep.tables[path.stem] = read_csv(resolve_inside(folder, f"{TABLES}/{path.name}"), texts)
         except Unreadable as error:
             sweep.notes.append(f"The table {path.name} {error}.")
     return sweep
+
+
+def _text_columns(plan: dict[str, Any]) -> set[str]:
+    """The columns of texts in the tables of a sweep: the key of the cell, and the parameters with texts as values."""
+    values = {name: column for name, column in get_object(plan, "grid").items() if isinstance(column, list)}
+    table = get_object(plan, "from")
+    names, rows = table.get("columns"), table.get("rows")
+    if isinstance(names, list) and isinstance(rows, list):
+        columns = zip(*(row for row in rows if isinstance(row, list)), strict=False)
+        values |= {str(name): list(column) for name, column in zip(names, columns, strict=False)}
+    return {"cell", *(column_name(name) for name, column in values.items() if _has_texts(column))}
+
+
+def _has_texts(column: list[Any]) -> bool:
+    """Whether a parameter has texts as values. An infinity among numbers is recorded as a text, too."""
+    texts = {value for value in column if isinstance(value, str)}
+    has_numbers = any(isinstance(value, (int, float)) for value in column)
+    return bool(texts - {"Infinity", "-Infinity"} if has_numbers else texts)
 
 
 def _add_cell(sweep: SweepFolder, i: int) -> None:

@@ -16,7 +16,9 @@ from guidegraph.graph.trust.file_checks import read_regular
 from guidegraph.graph.trust.limits import LimitExceeded
 from guidegraph.nodes.table import Table
 
-WHOLE = re.compile(r"-?(0|[1-9]\d{0,17})")
+WHOLE = re.compile(r"-?(0|[1-9][0-9]{0,17})")
+NUMBER = re.compile(r"-?((0|[1-9][0-9]*)(\.[0-9]+)?(e[+-]?[0-9]+)?|inf|Infinity)|nan|NaN")
+"""The numbers that a sweep writes. Other texts that Python reads as numbers, such as ``007`` and ``1_0``, are texts."""
 LARGEST = 64 << 20
 """The largest text file that is read, in bytes."""
 
@@ -69,7 +71,7 @@ def read_object(path: Path) -> dict[str, Any]:
 
 
 def read_csv(path: Path, texts: Collection[str] = ()) -> Table:
-    """Read a table: numbers as numbers, empty cells as None. ``texts`` names columns of texts.
+    """Read a table: numbers as numbers, empty cells as None. texts: the columns whose cells all stay texts.
 
     Raises ``Unreadable``.
     """
@@ -87,10 +89,9 @@ def parse_cell(text: str) -> float | int | str | None:
     """Parse a CSV cell: a number, a text, or None if it is empty."""
     if text == "":
         return None
-    try:
-        return int(text) if WHOLE.fullmatch(text) else float(text)
-    except ValueError:
-        return text
+    if WHOLE.fullmatch(text):
+        return int(text)
+    return float(text) if NUMBER.fullmatch(text) else text
 
 
 def as_table(value: Any) -> Table | None:

@@ -16,6 +16,7 @@ from guidegraph.report.pictures import MOST, contact_sheet
 from guidegraph.report.plots import draw_curves
 from guidegraph.report.read import get_object, to_number
 from guidegraph.report.series import Plot
+from guidegraph.sweep.table import column_name
 
 MOST_PLOTS = 24
 MOST_FAILURES = 100
@@ -121,7 +122,7 @@ def sweep_sections(sweep: SweepFolder, context: PageContext, salt: str) -> list[
         sections.append(("tables", "Tables", _tables(sweep.tables)))
     record = {**sweep.plan, **(sweep.records[0] if sweep.records else {})}
     levels = {name: ", ".join(format_value(v) for v in dict.fromkeys(sweep.cells[name])) for name in sweep.swept}
-    fixed = {n: v for n, v in get_object(record, "parameters").items() if n not in levels}
+    fixed = {n: v for n, v in get_object(record, "parameters").items() if column_name(n) not in levels}
     swept = join([tag("h3", "Swept"), pairs(levels, "Swept parameters"), tag("h3", "The same in all cells")])
     sections.append(("parameters", "Parameters", join([swept, _parameters(fixed, {})])))
     sections.append(("graph", "Graph", _graph(record, context, salt)))

@@ -106,9 +106,11 @@ def test_lines_differ_without_colours_and_texts_are_unchanged() -> None:
 
 
 def test_csv_cells_are_numbers_only_if_written_as_numbers() -> None:
-    texts = ("", "12", "-3", "0.5", "1e-3", "007", "a", "True")
-    assert [parse_cell(text) for text in texts] == [None, 12, -3, 0.5, 0.001, 7.0, "a", "True"]
+    texts = ("", "12", "-3", "0.5", "1e-03", "1e+16", "-inf", "Infinity")
+    assert [parse_cell(text) for text in texts] == [None, 12, -3, 0.5, 0.001, 1e16, -math.inf, math.inf]
     assert math.isnan(parse_cell("nan"))  # type: ignore[arg-type]
+    for text in ("007", "01.5", "1_0", "+1", " 1", "1.", "infinity", "\u0661", "a", "True"):
+        assert parse_cell(text) == text
 
 
 def test_markup_in_a_table_is_text() -> None:
