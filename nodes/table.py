@@ -52,7 +52,7 @@ class Table(Mapping[str, tuple[CellValue, ...]]):
             column = self[name]
         except KeyError as error:
             raise ValueError(error.args[0]) from None
-        return [float(v) if isinstance(v, (int, float)) else math.nan for v in column]
+        return [to_float(v) if isinstance(v, (int, float)) else math.nan for v in column]
 
     def records(self) -> list[dict[str, CellValue]]:
         """The rows, each as a dict by column name."""
@@ -77,6 +77,14 @@ class Table(Mapping[str, tuple[CellValue, ...]]):
         rows = [line({name: column[i] for name, column in cells.items()}) for i in range(count)]
         more = [f"… {self.rows - count} more rows"] if count < self.rows else []
         return "\n".join([line({name: escape_cell(name) for name in cells}), line(dashes), *rows, *more])
+
+
+def to_float(number: float) -> float:
+    """A number as a float; infinite if it is a larger integer than a float can be."""
+    try:
+        return float(number)
+    except OverflowError:
+        return math.inf if number > 0 else -math.inf
 
 
 def format_cell(value: CellValue) -> str:

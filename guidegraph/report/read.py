@@ -14,7 +14,7 @@ from typing import Any
 from guidegraph.graph.errors import Mark, Problem, WorkflowError
 from guidegraph.graph.trust.file_checks import read_regular
 from guidegraph.graph.trust.limits import LimitExceeded
-from guidegraph.nodes.table import Table
+from guidegraph.nodes.table import Table, to_float
 
 WHOLE = re.compile(r"-?(0|[1-9][0-9]{0,17})")
 NUMBER = re.compile(r"-?((0|[1-9][0-9]*)(\.[0-9]+)?(e[+-]?[0-9]+)?|inf|Infinity)|nan|NaN")
@@ -111,4 +111,4 @@ def get_object(data: dict[str, Any], name: str) -> dict[str, Any]:
 
 def to_number(value: Any) -> float:
     """A number, NaN for anything else."""
-    return float(value) if isinstance(value, (int, float)) and not isinstance(value, bool) else math.nan
+    return to_float(value) if isinstance(value, (int, float)) and not isinstance(value, bool) else math.nan

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -192,7 +193,7 @@ def _facts(facts: Mapping[str, str]) -> Html:
 
 
 def _seconds(seconds: float) -> str:
-    if seconds != seconds:
+    if not math.isfinite(seconds):
         return ""
     if seconds < 100:
         return f"{seconds:.3g} s"

@@ -17,6 +17,9 @@ ERRORS = ("error", "std_error", "standard_error", "se")
 EMPTY = "(empty)"
 """Shown for an empty text and for a parameter without a value."""
 
+LARGEST = 1e150
+"""Points beyond it are left out, as infinite ones are: the square of a larger number is no float."""
+
 
 @dataclass(frozen=True)
 class Series:
@@ -158,11 +161,10 @@ def _series(name: str, points: dict[Hashable, list[_Point]], steps: Sequence[Any
 
 def _point(table: Table, i: int, x: float, y: str, interval: tuple[str, ...]) -> _Point | None:
     value, *ends = (to_number(table[name][i]) for name in (y, *interval))
-    if not (math.isfinite(value) and math.isfinite(x)):
+    if not (abs(value) <= LARGEST and abs(x) <= LARGEST):
         return None
-    if len(ends) == 1:
-        return _Point(x, value, value - ends[0], value + ends[0])
-    return _Point(x, value, *ends) if ends else _Point(x, value, math.nan, math.nan)
+    low, high = (value - ends[0], value + ends[0]) if len(ends) == 1 else ends or (math.nan, math.nan)
+    return _Point(x, value, *(end if abs(end) <= LARGEST else math.nan for end in (low, high)))
 
 
 def _caption(most: int, seeds: bool, interval: tuple[str, ...]) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -44,7 +45,7 @@ def collect_times(records: Sequence[dict[str, Any]]) -> list[TimeRow]:
 
 def render_timings(records: Sequence[dict[str, Any]], salt: str) -> Html:
     """The bars and the table of times, averaged over the runs."""
-    rows = [t for t in collect_times(records) if t.seconds == t.seconds]
+    rows = [t for t in collect_times(records) if math.isfinite(t.seconds)]
     if not rows:
         return note("The record has no times.")
     runs = len(records)

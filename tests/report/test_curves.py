@@ -207,6 +207,25 @@ def test_glyphs_that_matplotlib_lacks_give_no_warning() -> None:
         assert "prompt = 猫" in draw_curves(Plot("t", "x", "y", [line], [], ""), "salt")
 
 
+def test_numbers_too_large_to_draw_are_left_out() -> None:
+    huge = [1e200, 1e308, 10**400, -(10**400), -1e308, math.inf]
+    cells = Table({"x": [1, 2, *range(3, 9), 10**400], "y": [1.0, 2.0, *huge, 3.0]})
+    (plot,) = sweep_plots(cells, ["x"], ["y"])
+    assert (plot.series[0].x, plot.series[0].y) == ([1.0, 2.0], [1.0, 2.0])
+    (plot,) = table_plots(Table({"x": [1, 2, 3], "y": [1e150, -1e150, 1.0], "y_error": [1, 10**400, 1e308]}), "t")
+    assert plot.series[0].y == [1e150, -1e150, 1.0]
+    assert [math.isnan(low) for low in plot.series[0].low] == [False, True, True]
+    assert "<svg" in draw_curves(plot, "salt")
+
+
+def test_the_mean_of_large_repetitions_has_an_interval() -> None:
+    cells = Table({"x": [1, 1, 2, 2], "seed": [0, 1] * 2, "y": [1e150, -1e150, 1e200, 1.0]})
+    (plot,) = sweep_plots(cells, ["x", "seed"], ["y"])
+    assert (plot.series[0].x, plot.series[0].y) == ([1.0, 2.0], [0.0, 1.0])
+    assert math.isfinite(plot.series[0].high[0])
+    assert "<svg" in draw_curves(plot, "salt")
+
+
 def test_seeds_are_lines_on_request() -> None:
     cells = Table({"scale": [1, 2] * 2, "seed": [0, 0, 1, 1], "y": [1.0, 2.0, 5.0, 7.0]})
     (plot,) = sweep_plots(cells, ["scale", "seed"], ["y"], CurveChoice(by=("seed",)))

@@ -358,7 +358,7 @@ def test_a_missing_folder_or_plotting_library_is_an_error(cli: Command, monkeypa
     assert "missing-extra: a report's plots are drawn by matplotlib" in result.err
 
 
-@pytest.mark.parametrize("value", [None, "text", {"a": [HOSTILE]}])
+@pytest.mark.parametrize("value", [None, "text", 10**400, {"a": [HOSTILE]}, {"nodes.image": 10**400}])
 def test_records_with_strange_fields_still_give_a_page(cli: Command, value: Any) -> None:
     fields = ("outputs", "timings", "loop_timings", "versions", "origins", "nodes", "seeds", "seconds", "error")
     for field in fields:

@@ -115,6 +115,10 @@ def test_markdown_aligns_numbers_and_keeps_words_in_one_cell() -> None:
     assert table.markdown(1).split("\n")[2:] == ["| a\\|b   | 0.12346 |     5 |", "… 1 more rows"]
 
 
+def test_integers_larger_than_any_float_are_infinite_numbers() -> None:
+    assert Table({"count": [10**400, -(10**400), 2]}).numbers("count") == [math.inf, -math.inf, 2.0]
+
+
 def test_a_schedules_table_is_its_alphas() -> None:
     table = schedule_table(schedules.cosine())
     assert table.rows == 1000
