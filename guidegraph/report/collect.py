@@ -101,13 +101,6 @@ class SweepFolder:
         return [column_name(str(name)) for name in names] if isinstance(names, list) else []
 
     @property
-    def distinct_cells(self) -> Table:
-        """The cells, each once: equal rows of ``--from`` are one cell."""
-        first = {key: i for i, key in reversed([*enumerate(self.cells["cell"])])}
-        rows = sorted(first.values())
-        return Table({name: [column[i] for i in rows] for name, column in self.cells.items()})
-
-    @property
     def columns(self) -> list[str]:
         """The names that a curve may be over, or its lines be distinguished by."""
         return list(dict.fromkeys([*self.swept, *self.outputs, *(n for t in self.tables.values() for n in t)]))
@@ -201,13 +194,14 @@ def _read_sweep(folder: Path) -> SweepFolder:
     plan = read_object(folder / SWEEP)
     texts = _text_columns(plan)
     try:
-        cells = read_csv(resolve_inside(folder, TABLE), texts | {"message"})
+        rows = read_csv(resolve_inside(folder, TABLE), texts | {"message"})
     except Unreadable as error:
         when = "" if (folder / TABLE).exists() else " (a sweep writes it every minute, and at its end)"
         raise Unreadable(f"cannot be used: {TABLE} {error}{when}") from None
-    names = list(cells)
+    names = list(rows)
     if names[:1] != ["cell"] or STATUS not in names:
         raise Unreadable(f"cannot be used: the columns of {TABLE} are 'cell', the parameters, '{STATUS}' and outputs")
+    cells = _drop_repeated(rows)
     swept = names[1 : names.index(STATUS)]
     after = names.index(SECONDS) if SECONDS in names else names.index(STATUS)
     outputs = [n for n in names[after + 1 :] if not any(_is_picture(v) for v in cells[n])]
@@ -220,6 +214,13 @@ def _read_sweep(folder: Path) -> SweepFolder:
         except Unreadable as error:
             sweep.notes.append(f"The table {path.name} {error}.")
     return sweep
+
+
+def _drop_repeated(rows: Table) -> Table:
+    """The cells, each once: equal rows of ``--from`` are one cell."""
+    first = {key: i for i, key in reversed([*enumerate(rows["cell"])])}
+    kept = sorted(first.values())
+    return Table({name: [column[i] for i in kept] for name, column in rows.items()})
 
 
 def _text_columns(plan: dict[str, Any]) -> set[str]:

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from guidegraph.graph.errors import GuidegraphError
 from guidegraph.report.html import Html, tag
+from guidegraph.report.labels import LINE, TICK, TITLE, clip, clip_distinctly
 from guidegraph.report.series import Plot, Series
 
 if TYPE_CHECKING:
@@ -71,19 +72,23 @@ def check_extra() -> None:
         )
 
 
-def draw_curves(plot: Plot, salt: str) -> Html:
-    """A plot of curves with their intervals. ``salt`` makes the ids in the SVG unique on the page."""
+def draw_curves(plot: Plot, salt: str, title: str = "") -> Html:
+    """A plot of curves with their intervals.
+
+    salt: makes the ids in the SVG unique on the page. title: a label in place of the plot's title.
+    """
     from matplotlib import rc_context
 
     with rc_context({**SETTINGS, "svg.hashsalt": salt}), _ignore_missing_glyphs():
         figure, axes = _make_figure(HEIGHT + 0.17 * max(0, len(plot.series) - 2))
-        for i, series in enumerate(plot.series):
-            _draw_series(axes, series, i % len(SERIES), joined=not plot.ticks)
+        labels = clip_distinctly([series.name for series in plot.series], LINE)
+        for i, (series, label) in enumerate(zip(plot.series, labels, strict=True)):
+            _draw_series(axes, series, label, i % len(SERIES), joined=not plot.ticks)
         axes.set_xlabel(plot.x)
-        axes.set_title(_clip(plot.title, 46))
+        axes.set_title(title or clip(plot.title, TITLE))
         _set_x_axis(axes, plot)
         if len(plot.series) > 1 or plot.series[0].name:
-            long = max(len(s.name) for s in plot.series) > 18
+            long = max(map(len, labels)) > 18
             figure.legend(loc="outside lower center", ncols=1 if long else min(3, len(plot.series)), handlelength=3.2)
         return _to_svg(figure, f"{plot.title}: {plot.y} over {plot.x}")
 
@@ -100,7 +105,7 @@ def draw_bars(names: Sequence[str], values: Sequence[float], hatched: Sequence[b
             axes.annotate(
                 f"{value:.3g}", (value, i), xytext=(3, 0), textcoords="offset points", va="center_baseline", fontsize=8
             )
-        axes.set_yticks(range(len(names)), [_clip(name, 30) for name in names])
+        axes.set_yticks(range(len(names)), clip_distinctly(names, 30))
         axes.tick_params(axis="y", length=0)
         axes.invert_yaxis()
         axes.margins(x=0.12, y=0.02)
@@ -128,7 +133,7 @@ def _make_figure(height: float) -> tuple[Figure, Axes]:
     return figure, axes
 
 
-def _draw_series(axes: Axes, series: Series, i: int, joined: bool) -> None:
+def _draw_series(axes: Axes, series: Series, label: str, i: int, joined: bool) -> None:
     colour, few = SERIES[i], len(series.x) <= 24
     axes.plot(
         series.x,
@@ -139,7 +144,7 @@ def _draw_series(axes: Axes, series: Series, i: int, joined: bool) -> None:
         marker=MARKERS[i] if few else None,
         markersize=4.6,
         markerfacecolor=colour if i % 2 == 0 else GROUND,
-        label=_clip(series.name, 56) or None,
+        label=label or None,
     )
     bounded = [k for k in range(len(series.x)) if math.isfinite(series.low[k]) and math.isfinite(series.high[k])]
     if not bounded:
@@ -155,7 +160,7 @@ def _draw_series(axes: Axes, series: Series, i: int, joined: bool) -> None:
 
 def _set_x_axis(axes: Axes, plot: Plot) -> None:
     if plot.ticks:
-        axes.set_xticks(range(len(plot.ticks)), [_clip(name, 14) for name in plot.ticks])
+        axes.set_xticks(range(len(plot.ticks)), clip_distinctly(plot.ticks, TICK))
         axes.margins(x=0.15)
         return
     positions = sorted({x for series in plot.series for x in series.x})
@@ -164,11 +169,6 @@ def _set_x_axis(axes: Axes, plot: Plot) -> None:
     if len(positions) <= 8:
         axes.set_xticks(positions, [f"{x:g}" for x in positions])
         axes.minorticks_off()
-
-
-def _clip(text: str, most: int) -> str:
-    text = " ".join(text.split())
-    return text if len(text) <= most else f"{text[: most - 1]}…"
 
 
 def _to_svg(figure: Figure, title: str) -> Html:

@@ -13,11 +13,13 @@ from guidegraph.report import graph, timings
 from guidegraph.report.collect import RunFolder, SweepFolder, accelerator_of, format_point
 from guidegraph.report.curves import AUTOMATIC, CurveChoice, long_plots, sweep_plots, table_plots
 from guidegraph.report.html import Html, fold, format_value, join, note, pairs, render_table, table, tag
+from guidegraph.report.labels import TITLE, caption_of, clip_distinctly, list_numbered
 from guidegraph.report.pictures import MOST, contact_sheet
 from guidegraph.report.plots import draw_curves
 from guidegraph.report.read import get_object, to_number
 from guidegraph.report.series import Plot
 from guidegraph.sweep.table import column_name
+from guidegraph_runtime.printing import show_count
 
 MOST_PLOTS = 24
 MOST_FAILURES = 100
@@ -89,7 +91,7 @@ def sweep_lead(sweep: SweepFolder) -> Html:
     cells = max(sweep.cells.rows, planned if isinstance(planned, int) else 0)
     done, failed = len(sweep.with_status("done")), len(sweep.with_status("failed"))
     over = " × ".join(f"{n} ({len(set(sweep.cells[n]))})" for n in sweep.swept)
-    line = f"A sweep of a workflow: {cells} cells over {over or 'nothing'}."
+    line = f"A sweep of a workflow: {show_count(cells, 'cell')} over {over or 'nothing'}."
     facts = {
         "Done": tag("span", str(done), class_="done"),
         "Failed": tag("span", str(failed), class_="failed" if failed else None),
@@ -98,7 +100,9 @@ def sweep_lead(sweep: SweepFolder) -> Html:
     }
     parts = [tag("p", line, class_="lead"), _facts(facts)]
     if remaining := cells - done - failed:
-        parts.append(note(f"{remaining} of {cells} cells have not run yet."))
+        parts.append(
+            note(f"{remaining} of {show_count(cells, 'cell')} {'has' if remaining == 1 else 'have'} not run yet.")
+        )
     return join(parts)
 
 
@@ -108,7 +112,7 @@ def sweep_sections(sweep: SweepFolder, context: PageContext, salt: str) -> list[
     if failed := sweep.with_status("failed"):
         sections.append(("failed", "Failed cells", _failures(sweep, failed)))
     choice, tied = context.choice, sweep.parameters_from_table
-    curves = sweep_plots(sweep.distinct_cells, sweep.swept, sweep.outputs, choice, tied)
+    curves = sweep_plots(sweep.cells, sweep.swept, sweep.outputs, choice, tied)
     for name, output in sweep.tables.items():
         curves += long_plots(output, sweep.swept, name, choice, tied)
     if curves:
@@ -118,7 +122,7 @@ def sweep_sections(sweep: SweepFolder, context: PageContext, salt: str) -> list[
         sections.append(("curves", "Curves", note(text)))
     if sweep.pictures:
         sections.append(("pictures", "Contact sheet", contact_sheet(sweep.pictures, notes, context.pictures)))
-    sections.append(("cells", "Cells", fold(f"{sweep.cells.rows} cells", render_table(sweep.cells, "Cells"))))
+    sections.append(("cells", "Cells", fold(show_count(sweep.cells.rows, "cell"), render_table(sweep.cells, "Cells"))))
     if sweep.tables:
         sections.append(("tables", "Tables", _tables(sweep.tables)))
     record = {**sweep.plan, **(sweep.records[0] if sweep.records else {})}
@@ -146,15 +150,21 @@ def _failures(sweep: SweepFolder, rows: Sequence[int]) -> Html:
         "cell": [format_point(sweep, i) for i in kept],
         "message": [messages[i] for i in kept],
     }
-    more = [note(f"{len(rows) - len(kept)} more failed cells are in the table of cells.")] if kept != rows else []
+    omitted = show_count(len(rows) - len(kept), "more failed cell")
+    more = [note(f"The table of cells has {omitted}.")] if kept != rows else []
     return join([table(columns, "Failed cells"), *more])
 
 
 def _plots(curves: Sequence[Plot], salt: str) -> Html:
     figures = []
-    for i, plot in enumerate(curves[:MOST_PLOTS]):
-        caption = [tag("figcaption", plot.caption)] if plot.caption else []
-        figures.append(tag("figure", draw_curves(plot, f"{salt}-{i}"), *caption))
+    shown = curves[:MOST_PLOTS]
+    full_titles = [plot.title for plot in shown]
+    titles, are_numbered = clip_distinctly(full_titles, TITLE), bool(list_numbered(full_titles, TITLE))
+    for i, (plot, title) in enumerate(zip(shown, titles, strict=True)):
+        texts = [f"{plot.title}." if are_numbered else "", caption_of(plot)]
+        caption = " ".join(filter(None, texts))
+        captions = [tag("figcaption", caption)] if caption else []
+        figures.append(tag("figure", draw_curves(plot, f"{salt}-{i}", title), *captions))
     parts = [tag("div", *figures, class_="plots")]
     if omitted := len(curves) - len(figures):
         parts.append(

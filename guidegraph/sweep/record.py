@@ -25,10 +25,14 @@ def describe_sweep(
     registry: Registry,
     config: RunConfig,
     grid: Grid,
+    cells: int,
     settings: Mapping[str, str],
     execution: Mapping[str, Any],
 ) -> dict[str, Any]:
-    """The description of a sweep. ``execution`` has the fields on how it is run: plugins, Ray, workers."""
+    """The description of a sweep.
+
+    cells: the number of distinct cells. execution: the fields on how it is run, such as plugins, Ray and workers.
+    """
     axes = {option: [a for a in grid.axes if a.option == option] for option in ("--grid", "--seeds", "--from")}
     return {
         "format": FORMAT,
@@ -37,7 +41,7 @@ def describe_sweep(
         "seeds": next((_values(axis) for axis in axes["--seeds"]), None),
         "from": next((_table(axis) for axis in axes["--from"]), None),
         "order": list(grid.names),
-        "cells": len(grid),
+        "cells": cells,
         "set": {name: portable_value(grid.base[name]) for name in settings if name in grid.base},
         "parameters": portable_params(grid.base),
         "device": config.device,

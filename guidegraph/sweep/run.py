@@ -110,7 +110,7 @@ def run_sweep(
         outcomes = {key: stored.outcome if (stored := store.read_cell(key)) else None for key in unique}
         missing = {c.key: c for c in cells if (o := outcomes[c.key]) is None or o.status != "done"}
         with _connect_cluster(sweep, len(missing)):
-            store.write_description(_describe(sweep, manager))
+            store.write_description(_describe(sweep, len(unique), manager))
             started(len(unique), len(missing))
             remaining = len(missing)
             results = Results(lambda: write_results(store, sweep.grid, cells))
@@ -137,7 +137,7 @@ def _connect_cluster(sweep: Sweep, missing: int) -> AbstractContextManager[None]
     return connect_ray(sweep.cluster) if sweep.cluster is not None and missing else nullcontext()
 
 
-def _describe(sweep: Sweep, manager: PluginManager) -> dict[str, Any]:
+def _describe(sweep: Sweep, cells: int, manager: PluginManager) -> dict[str, Any]:
     cluster = sweep.cluster
     execution = {
         "only": sweep.config.only,
@@ -145,7 +145,7 @@ def _describe(sweep: Sweep, manager: PluginManager) -> dict[str, Any]:
         "ray": None if cluster is None else cluster.address,
         "workers": 1 if cluster is None else cluster.workers,
     }
-    return describe_sweep(sweep.graph, manager.registry, sweep.config, sweep.grid, sweep.settings, execution)
+    return describe_sweep(sweep.graph, manager.registry, sweep.config, sweep.grid, cells, sweep.settings, execution)
 
 
 def _run(

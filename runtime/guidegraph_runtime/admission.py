@@ -14,6 +14,7 @@ from typing import Any, TypeAlias
 
 from guidegraph_runtime.machine.byte_sizes import show_size
 from guidegraph_runtime.machine.memory import machine_memory
+from guidegraph_runtime.printing import show_count
 
 Shape: TypeAlias = tuple[int, ...]
 
@@ -62,7 +63,7 @@ def describe_mismatch(samples: SampleCount, rows: SampleCount) -> str:
     if rows.count == 0:
         return f"{rows.source} is for no sample: give one for all samples, or one for each"
     return (
-        f"{rows.source} is for {_plural(rows.count, 'sample')} and {samples.source} makes "
+        f"{rows.source} is for {show_count(rows.count, 'sample')} and {samples.source} makes "
         f"{samples.count}: give one for all samples or one for each, or make the batch {rows.count}"
     )
 
@@ -145,7 +146,3 @@ def count_rows(value: Any) -> int | None:
         return len(value)
     shape: Any = getattr(value, "shape", ())
     return int(shape[0]) if len(shape) else None
-
-
-def _plural(count: int, noun: str) -> str:
-    return f"{count} {noun}{'' if count == 1 else 's'}"

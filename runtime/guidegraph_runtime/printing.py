@@ -40,6 +40,11 @@ def visible_json(text: str) -> str:
     return _UNSEEN.sub(_escape_in_json, text)
 
 
+def show_count(count: int, noun: str) -> str:
+    """A number with its noun: ``1 cell``, ``2 cells``."""
+    return f"{count} {noun}{'' if count == 1 else 's'}"
+
+
 def print_line(text: str) -> None:
     """Print a line of a result to stdout; do nothing if stdout was closed before the start."""
     _print(visible(text))

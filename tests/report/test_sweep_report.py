@@ -43,6 +43,31 @@ outputs: {sum: sum, words: words}
 """
 
 
+def test_plots_and_lines_of_prompts_that_begin_alike_have_different_labels(cli: Command) -> None:
+    scene = "a tiger on grass under a night sky with a full moon over distant hills"
+    Path("rows.csv").write_text("".join(["prompt\n", *(f"{scene} {i}\n" for i in range(7))]))
+    workflow = cli.workflow("words.yaml", PROMPTS)
+    assert cli("sweep", workflow, "--from", "rows.csv", "--grid", "b=1,2", "--out", "out").code == 0
+    text = make_report(cli, cli.folder / "out").text
+    assert [i for i in range(7) if f"sum, prompt = a…{i} " not in text] == []
+
+
+def test_equal_rows_are_one_cell(cli: Command) -> None:
+    workflow = cli.workflow("words.yaml", PROMPTS)
+    Path("rows.csv").write_text("b\n1\n1\n2\n")
+    assert cli("sweep", workflow, "--from", "rows.csv", "--seeds", "0:2", "--out", "out").code == 0
+    text = make_report(cli, cli.folder / "out").text
+    assert "A sweep of a workflow: 4 cells over b (2) × seed (2). Done 4 Failed 0" in text
+    assert "have not run yet" not in text
+    assert "sum toy.add 1 " in text
+
+
+def test_one_cell_is_named_in_the_singular(cli: Command) -> None:
+    workflow = cli.workflow("words.yaml", PROMPTS)
+    assert cli("sweep", workflow, "--seeds", "0:1", "--out", "out").code == 0
+    assert "A sweep of a workflow: 1 cell over seed (1)." in make_report(cli, cli.folder / "out").text
+
+
 def test_parameters_with_the_names_of_columns_are_swept_ones(cli: Command) -> None:
     Path("rows.csv").write_text("b,seconds,status\n1,10,01\n2,20,02\n3,30,03\n")
     workflow = cli.workflow("named.yaml", NAMED_LIKE_COLUMNS)
