@@ -11,11 +11,11 @@ import typer
 
 from guidegraph.commands.shared.errors import argument_problem
 from guidegraph.commands.shared.options import NoPlugins, PageFile, Plugins
+from guidegraph.commands.shared.output_file import check_output, write_output
 from guidegraph.commands.shared.plugins import require_all_plugins
 from guidegraph.commands.shared.printing import print_text
 from guidegraph.commands.shared.root import app, examples, select_plugins
 from guidegraph.graph.errors import WorkflowError, suggest
-from guidegraph_runtime.files.atomic_write import write_text
 from guidegraph_runtime.machine.byte_sizes import show_size
 
 if TYPE_CHECKING:
@@ -53,16 +53,14 @@ def report(
     selection, names = select_plugins(plugin, no_plugins), by or []
     check_extra()
     target = output if output is not None else folder / PAGE
-    if target.is_dir():
-        problem = argument_problem("not-a-file", f"'{target}' is a folder; name the file to write", "--output")
-        raise WorkflowError([problem])
+    check_output(target)
     results, notes = collect(folder)
     _check_columns(dict.fromkeys(names, "--by") | ({x: "--x"} if x else {}), results)
     registry = require_all_plugins(selection).registry
     command = _command_line(folder, output, x, names, selection.modules)
     text = render_page(results, notes, folder.resolve().name, command, registry, CurveChoice(x, tuple(names)))
     text = text.encode("utf-8", "replace").decode()  # a file's name may hold a byte that is not UTF-8
-    write_text(target, text)
+    write_output(target, text)
     print_text(f"wrote {target} ({show_size(len(text.encode()))})")
 
 

@@ -283,12 +283,6 @@ def test_the_output_option_and_the_command_that_recreates_the_page(cli: Command)
     assert [path.name for path in (cli.folder / "pages").iterdir()] == ["one.html"]
 
 
-def test_a_folder_in_place_of_the_page_is_refused(cli: Command) -> None:
-    (folder := Path("some")).mkdir()
-    result = cli("report", run_folder(cli.folder / "a run"), "-o", folder)
-    assert (result.code, "--output: not-a-file: 'some' is a folder; name the file to write" in result.err) == (2, True)
-
-
 def test_the_page_notes_missing_and_damaged_files(cli: Command) -> None:
     folder = run_folder(cli.folder / "out")
     (folder / "image-0000.png").unlink()

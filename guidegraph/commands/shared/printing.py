@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from contextlib import suppress
-from pathlib import Path
 from typing import IO
 
 import typer
 
-from guidegraph_runtime.files.atomic_write import write_text
 from guidegraph_runtime.printing import visible, visible_json
 
 
@@ -21,14 +18,6 @@ def print_text(text: str, *, newline: bool = True, file: IO[str] | None = None) 
 def print_json(text: str, file: IO[str] | None = None) -> None:
     """Print JSON text on stdout (or ``file``), with control characters as JSON escapes."""
     typer.echo(visible_json(text), nl=not text.endswith("\n"), file=file)
-
-
-def write_or_print(text: str, output: Path | None, print_: Callable[[str], object] = print_text) -> None:
-    """Write text to a file, or print it with ``print_``."""
-    if output is None or str(output) == "-":
-        print_(text)
-    else:
-        write_text(output, text)
 
 
 def print_note(text: str) -> None:
