@@ -18,6 +18,7 @@ from guidegraph.commands.shared.errors import FAILED, argument_problem
 from guidegraph.commands.shared.printing import print_json, print_note, print_text
 from guidegraph.commands.shared.root import app, examples, select_plugins
 from guidegraph.graph.errors import Problem, WorkflowError
+from guidegraph_runtime.printing import show_count
 
 if TYPE_CHECKING:
     from guidegraph.commands.shared.open_workflow import WorkflowRequest
@@ -175,7 +176,7 @@ def _check_arguments(arguments: SweepArguments, registry: Registry) -> Sweep:
 
 def _parse_config(arguments: SweepArguments, problems: list[Problem]) -> RunConfig:
     from guidegraph.commands.shared.run_settings import check_folder
-    from guidegraph.sweep.ray_cluster import LOCAL
+    from guidegraph.sweep.ray_cluster import LOCAL, is_ray_installed
 
     device, remote = arguments.run.device, arguments.ray not in (None, LOCAL)
     # The devices of a cluster are not those of this machine; Ray gives each worker its own.
@@ -183,6 +184,9 @@ def _parse_config(arguments: SweepArguments, problems: list[Problem]) -> RunConf
     if arguments.ray is not None and device.startswith("cuda:"):
         message = f"with --ray it is 'cuda', and Ray gives each worker a device; found '{device}'"
         problems.append(argument_problem("no-device", message, "--device"))
+    if arguments.ray is not None and not is_ray_installed():
+        message = '--ray needs ray, which is not installed; pip install "guidegraph[ray]"'
+        problems.append(argument_problem("missing-extra", message, "--ray"))
     if arguments.workers is not None and (arguments.ray is None or arguments.workers < 1):
         message = "it is how many cells run at once on Ray: at least 1, with --ray local or --ray ADDRESS"
         problems.append(argument_problem("bad-workers", message, "--workers"))
@@ -227,7 +231,8 @@ class _Progress:
         self._total = cells
         self._event("sweep_started", cells=cells, missing=missing, folder=str(self._folder))
         if missing < cells and not self._json:
-            print_note(f"{cells - missing} of {cells} cells are done already")
+            done = cells - missing
+            print_note(f"{done} of {show_count(cells, 'cell')} {'is' if done == 1 else 'are'} done already")
 
     def on_cell(self, cell: Cell, outcome: Outcome, remaining: int) -> None:
         from guidegraph.runs.recipe import portable_params
@@ -250,8 +255,9 @@ class _Progress:
 
         self._event("sweep_finished", **vars(summary), folder=str(self._folder))
         if not self._json:
-            counts = f"{summary.cells} cells: {summary.done} done ({summary.before} before), {summary.failed} failed"
-            print_text(f"{counts}; wrote {self._folder / TABLE}", file=self._out)
+            cells = show_count(summary.cells, "cell")
+            counts = f"{summary.done} done ({summary.before} before), {summary.failed} failed"
+            print_text(f"{cells}: {counts}; wrote {self._folder / TABLE}", file=self._out)
 
     def _event(self, event: str, **fields: object) -> None:
         if self._json:

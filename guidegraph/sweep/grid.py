@@ -14,6 +14,9 @@ from guidegraph.graph.language.bind_parameters import bind
 from guidegraph.graph.language.yaml_tree import shorten
 from guidegraph.sweep.grid_options import MOST_CELLS, AxisTexts
 
+UNFIT = object()
+"""In place of a value whose text does not fit its parameter."""
+
 
 @dataclass(frozen=True)
 class Axis:
@@ -108,7 +111,7 @@ class _Reader:
         if len(texts.names) == 1 and texts.option != "--from":
             seen: set[str] = set()
             for (value,), (text,) in zip(rows, texts.rows, strict=True):
-                if value is not None and repr(value) in seen:
+                if value is not UNFIT and repr(value) in seen:
                     message = f"'{texts.names[0]}' has the value {shorten(text)} twice"
                     mark = Mark(texts.option, 1, 1)
                     self._problems.append(Problem(mark, "bad-grid", message, f"params.{texts.names[0]}"))
@@ -116,12 +119,12 @@ class _Reader:
         return Axis(texts.option, texts.names, tuple(rows))
 
     def _value(self, name: str, text: str, mark: Mark) -> Any:
-        """The value of one parameter; None, and problems, if the text does not fit it."""
+        """The value of one parameter; ``UNFIT``, and problems, if the text does not fit it."""
         if (name, text) not in self._cache:
             single = replace(self._graph, params={name: self._graph.params[name]})
             try:
                 self._cache[name, text] = bind(single, {name: text}, text=True)[name]
             except WorkflowError as error:
                 self._problems += [replace(problem, mark=mark) for problem in error.problems]
-                self._cache[name, text] = None
+                self._cache[name, text] = UNFIT
         return self._cache[name, text]

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from guidegraph.graph.cancellation import CancelToken
-from guidegraph.graph.errors import GuidegraphError, Mark, Problem, WorkflowError
+from guidegraph.graph.errors import Mark, Problem, WorkflowError
 from guidegraph.runs.recipe import portable_params
 from guidegraph.sweep.cells import Cell
 from guidegraph.sweep.ray_worker import CellResult, SweepOrder, run_cell
@@ -35,6 +35,10 @@ class Cluster:
     workers: int | None
 
 
+def is_ray_installed() -> bool:
+    return importlib.util.find_spec("ray") is not None
+
+
 def local_workers(cluster: Cluster) -> int:
     """The number of workers of a local Ray: as requested, or the number of cores that this process may use."""
     if cluster.workers is not None:
@@ -48,10 +52,8 @@ def local_workers(cluster: Cluster) -> int:
 def connect_ray(cluster: Cluster) -> Iterator[None]:
     """Context manager: connect to Ray, and redirect ``sys.stdout`` to stderr.
 
-    Raises ``GuidegraphError`` if Ray is not installed, ``WorkflowError`` if no cluster answers.
+    Raises ``WorkflowError`` if no cluster answers.
     """
-    if importlib.util.find_spec("ray") is None:
-        raise GuidegraphError('missing-extra: --ray needs ray, which is not installed; pip install "guidegraph[ray]"')
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     import ray

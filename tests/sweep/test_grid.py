@@ -12,7 +12,7 @@ from tests.commands.command import Command
 
 WORKFLOW = """
 guidegraph: 1
-params: {seed: 0, batch: 1, need: {type: float}, prompt: "a tiger", sizes: {default: [1], type: list}}
+params: {seed: 0, batch: 1, need: {type: float}, prompt: "a tiger", sizes: {default: [1], type: list | None}}
 nodes:
   image: {use: toy.picture, in: {seed: params.seed, batch: params.batch, shade: params.need}}
   table: {use: toy.table, in: {prompt: params.prompt, sizes: params.sizes}}
@@ -109,6 +109,7 @@ def test_all_problems_are_reported_together_and_nothing_runs(cli: Command) -> No
     [
         ([], "--grid: bad-grid: there is nothing to sweep"),
         (["--grid", "need=1,1.0"], "--grid: bad-grid: 'need' has the value 1.0 twice"),
+        (["--grid", "sizes=null,[1],null", "--set", "need=1"], "--grid: bad-grid: 'sizes' has the value null twice"),
         (["--grid", "need=1", "--grid", "need=2"], "swept-twice: 'need' has its values from --grid and from --grid"),
         (["--grid", "seed=1", "--seeds", "0:2", "--set", "need=1"], "--seeds: swept-twice: 'seed'"),
         (["--grid", "need="], "--grid: bad-grid: 'need=' is not"),
@@ -148,8 +149,9 @@ def test_tables_that_are_refused(cli: Command, text: str | None, message: str) -
 def test_without_ray_the_error_says_how_to_install_it(cli: Command, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     result = cli("sweep", cli.workflow("w.yaml", WORKFLOW), "--grid", "need=1", "--ray", "local", "--out", "out")
-    assert result.code == 1
-    assert 'missing-extra: --ray needs ray, which is not installed; pip install "guidegraph[ray]"' in result.err
+    assert result.code == 2
+    assert '--ray: missing-extra: --ray needs ray, which is not installed; pip install "guidegraph[ray]"' in result.err
+    assert not Path("out").exists()
 
 
 def test_a_shipped_table_is_named_like_a_shipped_workflow(cli: Command) -> None:

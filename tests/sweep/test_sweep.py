@@ -188,7 +188,7 @@ outputs: {folder: saved}
     arguments = ("--grid", "path=a,b")
     assert sweep(cli, workflow, *arguments).code == 0
     assert "2 of 2 cells are done already" in sweep(cli, workflow, *arguments).err
-    assert "1 of 2 cells are done already" in sweep(cli, workflow, "--grid", "path=b,c").err
+    assert "1 of 2 cells is done already" in sweep(cli, workflow, "--grid", "path=b,c").err
 
 
 def test_an_option_that_is_repeated_is_refused(cli: Command) -> None:
@@ -237,6 +237,13 @@ def test_equal_rows_of_a_table_are_one_cell(cli: Command) -> None:
     assert result.out.startswith("2 cells: 2 done")
     assert len(table()) == 3
     assert len(finished_cells()) == 2
+    assert json.loads(Path("out/sweep.json").read_text())["cells"] == 2
+
+
+def test_one_cell_is_named_in_the_singular(cli: Command) -> None:
+    workflow = cli.workflow("draw.yaml", DRAW)
+    assert sweep(cli, workflow, "--seeds", "0:1").out.startswith("1 cell: 1 done (0 before), 0 failed; ")
+    assert sweep(cli, workflow, "--seeds", "0:1").err == "1 of 1 cell is done already\n"
 
 
 def test_events_as_json(cli: Command) -> None:
@@ -294,7 +301,7 @@ def test_a_cell_that_lacks_a_file_is_run_again(cli: Command) -> None:
     (first / "image.png").unlink()
     (second / "run.json").write_text("{")
     result = sweep(cli, workflow, "--seeds", "0:3")
-    assert (result.code, result.err) == (0, "1 of 3 cells are done already\n")
+    assert (result.code, result.err) == (0, "1 of 3 cells is done already\n")
     assert finished_cells()[third.name] == before[third.name]
     assert (first / "image.png").exists()
 
