@@ -324,7 +324,7 @@ class PluginManager:
         if self._builtin.may_define(namespace):
             self._complete_builtin()
         if owner := self._owners.get(namespace):
-            fix = "rename the entry point and its nodes, or uninstall one of the two distributions"
+            fix = "rename this plugin and its nodes, or leave the other one out"
             raise PluginError(f"the namespace '{namespace}' belongs to {owner}", fix)
 
     def _join(

@@ -10,11 +10,14 @@ other seeds give other pictures of the same objects, to judge by.
 from __future__ import annotations
 
 import argparse
+import sys
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from guidegraph.nodes.data.batches import load_emoji
 from guidegraph.nodes.data.scenes import GROUND_COLOURS, SIZE, SKY_COLOURS, paint_background, pick, uniforms

@@ -21,7 +21,7 @@ from guidegraph.commands.shared.root import app, examples, select_plugins
 from guidegraph.graph.errors import Problem, WorkflowError
 from guidegraph.graph.training.ranks import process_rank
 from guidegraph.graph.trust.policy import check_effects
-from guidegraph_runtime.run_json import describe_killed_run, summarise_files
+from guidegraph_runtime.run_json import RECORD, describe_killed_run, describe_older_files, read_record, summarise_files
 
 if TYPE_CHECKING:
     from guidegraph.commands.shared.open_workflow import OpenedWorkflow, WorkflowRequest
@@ -186,10 +186,12 @@ def _run_here(
         with lock_folder(folder, "guidegraph run"):
             if not display.quiet and (note := describe_killed_run(folder)):
                 print_note(note)
+            earlier = read_record(folder / RECORD)
             plugins = make_plugin_observers(opened.manager, opened.graph, values, config)
             with display.observe(recorded.writer) as progress, suppress(LoopStopped):
                 # One run per process: a memory cache would have no further use.
                 recorded.run([*progress, *plugins], token)
+            older = describe_older_files(folder, earlier, recorded.writer.files)
         if display.json and recorded.stopped:
             print_json(
                 jsonlib.dumps({"event": "run_stopped", **recorded.stopped.describe(), "file": recorded.stopped.file})
@@ -199,6 +201,8 @@ def _run_here(
             if recorded.stopped:
                 command = write_resume_command(request, settings, limits, opened.graph, recorded.stopped)
             display.summarise(folder, recorded, command)
+        if older and not display.quiet:
+            print_note(older)
 
 
 def _run_silently(graph: Graph, values: Mapping[str, Any], config: RunConfig, token: CancelToken) -> None:

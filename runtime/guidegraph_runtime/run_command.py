@@ -18,7 +18,7 @@ from guidegraph_runtime.outputs import write_output
 from guidegraph_runtime.printing import print_json, print_note, visible_line
 from guidegraph_runtime.printing import print_line as out_line
 from guidegraph_runtime.record import Record, make_record
-from guidegraph_runtime.run_json import describe_killed_run, summarise_files
+from guidegraph_runtime.run_json import RECORD, describe_killed_run, describe_older_files, read_record, summarise_files
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -49,7 +49,10 @@ def run(
     loras = bundle.read_loras(lora)
     folder = _folder(out, bundle.manifest.name, Path(bundle.where))
     with _lock_output(folder, quiet or as_json):
+        earlier = read_record(folder / RECORD)
         _run_into(folder, bundle, record, params, prepared, loras=loras, as_json=as_json, quiet=quiet)
+        if (note := describe_older_files(folder, earlier, record.files)) and not (as_json or quiet):
+            print_note(note)
 
 
 @contextmanager

@@ -77,6 +77,25 @@ def describe_killed_run(folder: Path) -> str:
     return f"note: the last run into '{folder}', started {started}, was killed, or could not write"
 
 
+def describe_older_files(folder: Path, earlier: Mapping[str, Any] | None, outputs: Mapping[str, list[str]]) -> str:
+    """A note about files in a folder that a run before wrote and this one has not replaced; "" without any.
+
+    earlier: the record of that run, if there was one. outputs: the files of this run by output.
+    """
+    listed = (earlier or {}).get("outputs")
+    written = {file for files in outputs.values() for file in files}
+    older: list[str] = []
+    for output in listed.values() if isinstance(listed, dict) else ():
+        files = output.get("files") if isinstance(output, dict) else None
+        older += [name for name in files or () if isinstance(name, str)] if isinstance(files, list) else []
+    older = [name for name in older if name not in written and (folder / name).is_file()]
+    if not older:
+        return ""
+    names = older[0] if len(older) == 1 else f"{older[0]} … {older[-1]}"
+    verb = "is" if len(older) == 1 else "are"
+    return f"note: {names} in '{folder}' {verb} of an earlier run"
+
+
 def picture_text(keyword: str, format: int, content: Mapping[str, Any]) -> dict[str, str]:
     """The text chunk of a picture from which its run can be repeated."""
     return {keyword: json.dumps({"format": format, **content})}

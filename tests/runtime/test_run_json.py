@@ -9,7 +9,14 @@ from typing import Any
 
 import pytest
 
-from guidegraph_runtime.run_json import RECORD, RunJson, describe_killed_run, summarise_files, with_machine
+from guidegraph_runtime.run_json import (
+    RECORD,
+    RunJson,
+    describe_killed_run,
+    describe_older_files,
+    summarise_files,
+    with_machine,
+)
 
 
 @dataclass
@@ -53,6 +60,27 @@ def fail_without_a_place_for_the_record(folder: Path) -> None:
 def test_the_error_of_the_run_is_reported_though_the_record_cannot_be_written(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="bad"):
         fail_without_a_place_for_the_record(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("earlier", "note"),
+    [
+        (["image-0000.png", "image-0001.png", "image-0002.png", "gone.png"], "image-0001.png … image-0002.png in"),
+        (["image-0000.png", "image-0002.png"], "image-0002.png in"),
+        (["image-0000.png"], ""),
+    ],
+)
+def test_files_of_an_earlier_run_that_remain_are_named(tmp_path: Path, earlier: list[str], note: str) -> None:
+    for name in ("image-0000.png", "image-0001.png", "image-0002.png"):
+        (tmp_path / name).touch()
+    record = {"outputs": {"image": {"type": "Image", "files": earlier}}}
+    text = describe_older_files(tmp_path, record, {"image": ["image-0000.png"]})
+    assert text.startswith(f"note: {note}") if note else text == ""
+
+
+@pytest.mark.parametrize("record", [None, {}, {"outputs": 3}, {"outputs": {"a": 1, "b": {"files": "x", "type": 2}}}])
+def test_a_record_of_another_form_names_no_files(tmp_path: Path, record: dict[str, Any] | None) -> None:
+    assert describe_older_files(tmp_path, record, {}) == ""
 
 
 def test_versions_end_with_those_of_the_machine() -> None:

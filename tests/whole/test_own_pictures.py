@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -126,3 +129,11 @@ def test_shipped_weights_are_where_training_starts(kind: str, tmp_path: Path) ->
     drawn = run(name, runs / "3", tmp_path, data="few", **model, batch=3)
     assert len(drawn["image"]) == 3
     assert json.loads((runs / "3" / "prompts.json").read_text())["prompt"] == ["a snail", "a tractor", "a turtle"]
+
+
+def test_few_pictures_are_written_by_the_command_of_the_tutorial(tmp_path: Path) -> None:
+    folder = tmp_path / "few"
+    command = [sys.executable, "tools/few_pictures.py", folder, "--each", "1"]
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    subprocess.run(command, cwd=ROOT, env=environment, check=True)
+    assert sorted(file.parent.name for file in folder.glob("*/*.png")) == ["snail", "tractor", "turtle"]
