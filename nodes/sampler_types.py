@@ -38,6 +38,8 @@ class Scheduler:
     The other fields apply to every row: how x̂0 is clipped, which inputs the table reads, and the schedule's form. In a
     table of several samplers, those of clipping may be tensors (R): clip, threshold and threshold_max float64, with NaN
     for none, and rederive_eps a flag.
+    renoisable: whether the rows noise x̂0 again with ε and read neither x nor kept values, so that another ε can take
+    its place. reads_eps: whether they read ε at all; bundles of earlier versions check it in place of renoisable.
     """
 
     leaf_axes: ClassVar = {
@@ -59,6 +61,7 @@ class Scheduler:
     rederive_eps: bool | Tensor = True
     learned: bool = False
     reads_eps: bool = True
+    renoisable: bool = False
     reads_noise: bool = False
     reads_score: bool = False
     zero_snr: bool = False

@@ -14,7 +14,10 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 CLIPPING = ("clip", "threshold", "threshold_max", "rederive_eps")
-FLAGS = ("learned", "reads_eps", "reads_noise", "reads_score", "zero_snr")
+NEEDS = ("learned", "reads_eps", "reads_noise", "zero_snr")
+"""Flags that are true of a joined table if they are true of one sampler in it."""
+ABILITIES = ("renoisable", "reads_score")
+"""Flags that are true of a joined table only if they are true of every sampler: of what may be wired to the step."""
 
 
 class JoinedSampler(NamedTuple):
@@ -32,6 +35,7 @@ def join(schedulers: Sequence[Scheduler]) -> JoinedSampler:
     The samplers may differ in solver, steps, levels, start and clipping; their schedules have one form. The loop runs
     for the longest of them. A sample whose sampler has ended waits: it keeps x, and the network is still called with
     it, at its last level.
+    The step takes a score or `renoise` only if each of the samplers does.
     steps: R tensors (B), the timestep of each sample in each iteration. state: its index is (B), a row for each sample.
     Raises an error for an empty list, for a table that is already joined, and for schedules of two forms.
     """
@@ -85,7 +89,8 @@ def concatenate_rows(schedulers: Sequence[Scheduler]) -> Scheduler:
 
     names = ("matrix", "alpha", "sigma", "t", "score_gain", "position", "length")
     fields: dict[str, Any] = {name: torch.cat([getattr(table, name) for table in schedulers]) for name in names}
-    fields |= {name: any(getattr(table, name) for table in schedulers) for name in FLAGS}
+    fields |= {name: any(getattr(table, name) for table in schedulers) for name in NEEDS}
+    fields |= {name: all(getattr(table, name) for table in schedulers) for name in ABILITIES}
     learned = any(table.learned for table in schedulers)
     # A row without a learned variance has the deviation exp(0) = 1, whatever is predicted.
     bounds = [t.log_variance if t.learned or not learned else torch.zeros_like(t.log_variance) for t in schedulers]

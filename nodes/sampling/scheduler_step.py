@@ -49,7 +49,10 @@ NO_VARIANCE = (
     "this sampler's steps have no variance, so a score cannot shift their mean (algorithm 1 needs DDPM or another "
     "sampler that draws noise, of two steps or more): use guidance.shift_eps (algorithm 2) and leave this port unwired"
 )
-NO_EPS = "this sampler's rows do not read ε, so it would change nothing: use ddim or euler, or leave this port unwired"
+NO_RENOISE = (
+    "this sampler's rows do not noise x̂0 again with ε alone: they also read x or values that it keeps, or no ε at all. "
+    "Use ddim, euler, euler_ancestral or tcd, with two steps or more, or leave this port unwired"
+)
 
 
 DIVERGED = 5.0
@@ -78,8 +81,8 @@ def _wiring_problems(scheduler: Scheduler, wired: Collection[str]) -> dict[str, 
         problems["noise"] = NO_NOISE
     if not scheduler.reads_score and "score" in wired:
         problems["score"] = NO_VARIANCE
-    if not scheduler.reads_eps and "renoise" in wired:
-        problems["renoise"] = NO_EPS
+    if not scheduler.renoisable and "renoise" in wired:
+        problems["renoise"] = NO_RENOISE
     return problems
 
 
@@ -116,7 +119,8 @@ def step(
     state.index selects the row, which has α and σ, for all samples (1) or for each (B), as in `scheduler.join`: t is
     only for the reader. score: Σ · score is added to the mean (Dhariwal & Nichol 2021, algorithm 1).
     noise: fresh standard normal noise, for samplers that draw it.
-    renoise: a prediction whose ε replaces the row's, as in CFG++ (Chung et al. 2024).
+    renoise: a prediction whose ε replaces the row's, as in CFG++ (Chung et al. 2024), for samplers that noise x̂0 again
+    with ε alone: ddim, euler, euler_ancestral and tcd.
     data_rms: the root mean square of the model's data, about 1 for latents of unit scale and at most 1 for pictures in
     [-1, 1]. A run whose last x̂0 is more than five times as large warns once and names the step; null: never.
     Computes and returns float64 if x is float64, otherwise float32, whatever the dtype of the networks, because a

@@ -18,7 +18,8 @@ from guidegraph.nodes.sampling import schedule as schedules
 from guidegraph.nodes.sampling import scheduler as samplers
 from guidegraph.nodes.sampling.scheduler import Sampler
 from guidegraph.nodes.sampling.scheduler_step import Step, add_noise, mean, step
-from guidegraph.nodes.types import Prediction, SchedulerState
+from guidegraph.nodes.types import Prediction, Schedule, SchedulerState
+from guidegraph_runtime.samplers.sampler import SAMPLERS
 from guidegraph_runtime.tables.rows import Table
 from tests.nodes.sampling.closed_form import network, normal, sample, scaled_linear
 
@@ -134,12 +135,29 @@ def test_a_score_shifts_the_mean_by_the_variance() -> None:
         torch.testing.assert_close(shifted, plain + gain**2 * score)
 
 
-def test_renoise_replaces_eps_alone() -> None:
-    sampler = samplers.ddim(scaled_linear(), steps=5)
+@pytest.mark.parametrize("build", [samplers.ddim, samplers.euler])
+def test_renoise_replaces_eps_alone(build: Any) -> None:
+    sampler = build(scaled_linear(), steps=5)
     x, eps, other = normal(*SHAPE), normal(*SHAPE, seed=1), normal(*SHAPE, seed=2)
     alpha, sigma = sampler.scheduler.alpha, sampler.scheduler.sigma
     next_x = one_step(sampler, 1, x, Prediction(eps, "eps"), renoise=Prediction(other, "eps")).x
     torch.testing.assert_close(next_x, alpha[2] * (x - sigma[1] * eps) / alpha[1] + sigma[2] * other)
+
+
+@pytest.mark.parametrize("schedule", [scaled_linear(), schedules.flow()])
+@pytest.mark.parametrize("name", sorted(SAMPLERS.keys() - {"heun_flow"}))
+def test_renoise_is_for_samplers_that_noise_x0_again_with_eps_alone(name: str, schedule: Schedule) -> None:
+    sampler = getattr(samplers, name)(schedule, steps=6)
+    prediction, ports = Prediction(normal(*SHAPE), "v"), {"noise": normal(*SHAPE)}
+    if name in ("ddim", "euler", "euler_ancestral", "tcd"):
+        plain, renoised = (
+            one_step(sampler, 1, normal(*SHAPE, seed=1), prediction, **ports, **more).x
+            for more in ({}, {"renoise": prediction})
+        )
+        torch.testing.assert_close(renoised, plain)
+    else:
+        with pytest.raises(ValueError, match="port 'renoise': this sampler's rows do not noise x̂0 again with ε alone"):
+            one_step(sampler, 1, normal(*SHAPE), prediction, **ports, renoise=prediction)
 
 
 @pytest.mark.parametrize(("narrow", "wide"), [("bfloat16", "float32"), ("float16", "float32"), ("float64", "float64")])
@@ -162,7 +180,7 @@ def test_the_state_is_float32_at_least(narrow: str, wide: str) -> None:
     [
         (samplers.ddpm, {}, "port 'noise': this sampler draws noise at its steps and nothing is wired"),
         (samplers.ddim, {"score": torch.zeros(SHAPE)}, "use guidance.shift_eps"),
-        (samplers.dpmpp_2m, {"renoise": Prediction(torch.zeros(SHAPE), "eps")}, "do not read ε"),
+        (samplers.dpmpp_2m, {"renoise": Prediction(torch.zeros(SHAPE), "eps")}, "or no ε at all"),
         (samplers.euler, {"prediction": Prediction(torch.zeros(2, 6, 4, 4), "eps")}, r"\(2, 6, 4, 4\) and x has"),
     ],
 )

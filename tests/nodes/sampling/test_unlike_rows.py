@@ -192,15 +192,13 @@ def test_the_context_of_each_sample_is_that_of_its_sampler() -> None:
 @pytest.mark.parametrize("function", [mean, step])
 def test_scores_and_means_are_those_of_each_samples_row(function: Callable[..., Any]) -> None:
     schedule = scaled_linear()
-    tables = [samplers.ddpm(schedule, steps=5), samplers.ddpm(schedule, steps=9), samplers.ddim(schedule, steps=3)]
+    tables = [samplers.ddpm(schedule, steps=5), samplers.ddpm(schedule, steps=9), samplers.ddim(schedule, eta=0.3)]
     joined = join([table.scheduler for table in tables])
     x = gaussian(seed=[1, 2, 3], shape=list(SHAPE)).double()
     noise = gaussian(seed=[4, 5, 6], shape=list(SHAPE)).double()
 
     def call(sampler: Sampler, i: slice) -> Tensor:
-        ports = {"noise": noise[i] if sampler.scheduler.reads_noise else None} if function is step else {}
-        if function is step and sampler.scheduler.reads_score:
-            ports["score"] = x[i] ** 2
+        ports = {"noise": noise[i], "score": x[i] ** 2} if function is step else {}
         result = function(
             sampler.scheduler, x[i], Prediction(x[i] / 2, "eps"), sampler.state, sampler.steps[:1], **ports
         )
@@ -210,6 +208,37 @@ def test_scores_and_means_are_those_of_each_samples_row(function: Callable[..., 
     together = call(joined, slice(None))
     for i, table in enumerate(tables):
         torch.testing.assert_close(together[i : i + 1], call(table, slice(i, i + 1)), atol=1e-9, rtol=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("names", "port"), [(("ddim", "dpmpp_2m"), "renoise"), (("ddpm", "ddim"), "score"), (("ddim", "ddpm"), "score")]
+)
+def test_a_port_that_one_of_the_samplers_cannot_take_is_refused(names: Sequence[str], port: str) -> None:
+    joined = join([getattr(samplers, name)(scaled_linear(), steps=3).scheduler for name in names])
+    x = torch.zeros(2, *SHAPE)
+    ports: dict[str, Any] = {"noise": x, port: Prediction(x, "eps") if port == "renoise" else x}
+    with pytest.raises(ValueError, match=f"port '{port}'"):
+        step(joined.scheduler, x, Prediction(x, "eps"), joined.state, joined.steps[0], **ports)
+
+
+def test_the_noise_of_one_sampler_is_renoised_while_a_shorter_one_waits() -> None:
+    tables = [samplers.ddim(scaled_linear(), steps=2), samplers.euler(scaled_linear(), steps=4)]
+    joined = join([table.scheduler for table in tables])
+    x, other = gaussian(seed=[1, 2], shape=list(SHAPE)).double(), gaussian(seed=[3, 4], shape=list(SHAPE)).double()
+    state = replace(joined.state, index=joined.state.index + 2)
+    together = step(
+        joined.scheduler, x, Prediction(x / 2, "eps"), state, joined.steps[2], renoise=Prediction(other, "eps")
+    )
+    row = replace(tables[1].state, index=torch.tensor([2]))
+    alone = step(
+        tables[1].scheduler,
+        x[1:],
+        Prediction(x[1:] / 2, "eps"),
+        row,
+        tables[1].steps[2:3],
+        renoise=Prediction(other[1:], "eps"),
+    )
+    torch.testing.assert_close(together.x, torch.cat([x[:1], alone.x]))
 
 
 def test_noise_is_added_at_the_level_of_each_samples_next_row() -> None:
