@@ -30,6 +30,11 @@ class ColourLoss:
     mask: Tensor | None = None
 
     def __call__(self, image: Tensor) -> Tensor:
+        if image.shape[1] != 3:
+            raise ValueError(
+                f"a colour is that of pictures (B, 3, H, W); found shape {tuple(image.shape)}: wire 'autoencoder' "
+                "if the model is one of latents"
+            )
         if self.mask is None:
             mean = image.mean((2, 3))
         else:

@@ -22,10 +22,16 @@ def recur(scheduler: Scheduler, *, times: Annotated[int, Ge(1)] = 2) -> Repeated
     After each time but the last, z′_t = √(ᾱ_t/ᾱ_{t−1}) z_{t−1} + √(1 − ᾱ_t/ᾱ_{t−1}) ε′ goes back. That is part of the
     row, which draws ε′ from port `noise` (for DDPM, both noises at once). It starts from the scheduler's own state.
     On a flow schedule √(ᾱ_t/ᾱ_{t−1}) is α_t/α_{t−1}, and the variance of the noise σ_t² − (α_t/α_{t−1})² σ_{t−1}².
-    Raises an error for samplers that keep values from step to step, and for a learned variance.
+    Raises an error for samplers that keep values from step to step, for a learned variance, and for a joined table.
     """
     import torch
 
+    position, length = scheduler.numbers
+    if has_values(length) and bool((length != len(scheduler.t)).any()):
+        raise ValueError(
+            "the scheduler is a table of several samplers, whose rows end in several places: repeat the steps of each "
+            "sampler, and join the results with scheduler.join"
+        )
     kept = scheduler.matrix[:, 1:].abs().sum() + scheduler.matrix[:, 0, 4:].abs().sum()
     if scheduler.learned or (has_values(kept) and bool(kept > 0)):
         raise ValueError(
@@ -43,7 +49,6 @@ def recur(scheduler: Scheduler, *, times: Annotated[int, Ge(1)] = 2) -> Repeated
     def rows(last: Tensor, before: Tensor) -> Tensor:
         return torch.stack([before] * (times - 1) + [last], 1).flatten(0, 1)
 
-    position, length = scheduler.numbers
     repeated = replace(
         scheduler,
         position=torch.stack([times * position + i for i in range(times)], 1).flatten(),

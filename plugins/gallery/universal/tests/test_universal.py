@@ -15,6 +15,9 @@ from torch.nn import functional
 
 from guidegraph import Condition, NodeError, Prediction, StepContext, load_workflow
 from guidegraph.graph.planning.admission import admission_problems
+from guidegraph.nodes.sampling import schedule as schedules
+from guidegraph.nodes.sampling import scheduler
+from guidegraph.nodes.sampling.scheduler_join import join
 from guidegraph.testing import Check, NodeCase, conformance_cases
 from tests.graph.export.exporting import LEVEL, WORKFLOWS, changed, difference, made
 
@@ -166,6 +169,11 @@ def test_the_losses_equal_their_formulas() -> None:
     torch.testing.assert_close(universal.mask(lambda image: logits, semantic)(image), expected)
 
 
+def test_the_colour_of_a_latent_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"found shape \(2, 4, 6, 6\): wire 'autoencoder'"):
+        universal.colour()(draw(2, 4, 6, 6))
+
+
 def test_a_text_without_a_vector_is_refused() -> None:
     with pytest.raises(ValueError, match="no vector"):
         universal.text(lambda image: Condition(), Condition(tokens=torch.zeros(1, 2, 8)))
@@ -266,6 +274,16 @@ def test_steps_taken_once_equal_the_sampler(recurrence: Recurred) -> None:
 def test_samplers_whose_steps_cannot_be_repeated_are_refused(recurrence: Recurred, sampler: str, settings: str) -> None:
     with pytest.raises(NodeError, match="keeps no values"):
         recurrence(sampler, settings)
+
+
+def test_a_joined_sampler_is_refused_and_those_that_are_repeated_can_be_joined() -> None:
+    schedule = schedules.linear()
+    tables = [scheduler.ddim(schedule, steps=3).scheduler, scheduler.euler(schedule, steps=3).scheduler]
+    with pytest.raises(ValueError, match=r"a table of several samplers.*join the results with scheduler\.join"):
+        universal.recur(join(tables).scheduler)
+    joined = join([universal.recur(table, times=2).scheduler for table in tables])
+    assert joined.scheduler.matrix.isfinite().all()
+    assert len(joined.steps) == 6
 
 
 @pytest.fixture
