@@ -48,7 +48,8 @@ def strengthen(h: Tensor, b: float) -> Tensor:
 
     mean = h.mean(1, keepdim=True)
     low, high = mean.amin((2, 3), keepdim=True), mean.amax((2, 3), keepdim=True)
-    alpha = (b - 1) * (mean - low) / (high - low).clamp(min=1e-12) + 1
+    tiny = max(1e-12, torch.finfo(h.dtype).tiny)  # 1e-12 is 0 in float16
+    alpha = (b - 1) * (mean - low) / (high - low).clamp(min=tiny) + 1
     half = h.shape[1] // 2
     return torch.cat([h[:, :half] * alpha, h[:, half:]], dim=1)
 

@@ -57,8 +57,9 @@ def test_half_of_the_channels_follow_the_map_of_their_mean() -> None:
         alpha = 0.4 * (mean - mean.min()) / (mean.max() - mean.min()) + 1
         np.testing.assert_allclose(single[:2], made_of[:2] * alpha, rtol=1e-5)
         np.testing.assert_array_equal(single[2:], made_of[2:])
-    flat = torch.ones(1, 4, 2, 2)
-    assert torch.equal(freeu.strengthen(flat, 1.4), flat)
+    for dtype in (torch.float32, torch.float16, torch.bfloat16):
+        flat = torch.ones(1, 4, 2, 2, dtype=dtype)
+        assert torch.equal(freeu.strengthen(flat, 1.4), flat)
 
 
 def test_the_skips_of_a_denoiser_are_filtered_as_in_diffusers() -> None:
