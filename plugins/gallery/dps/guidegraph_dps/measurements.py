@@ -7,7 +7,7 @@ from typing import Annotated, ClassVar, Protocol, runtime_checkable
 
 from annotated_types import Ge
 
-from guidegraph import Mask, Sample, Tensor, node, structured
+from guidegraph import Mask, Sample, Tensor, has_values, node, structured
 
 
 @runtime_checkable
@@ -15,6 +15,16 @@ class Measurement(Protocol):
     """Samples (B, C, H, W) to y − A(x), a tensor (B, …), differentiable."""
 
     def __call__(self, x: Tensor) -> Tensor: ...
+
+
+def check_fits(x: Tensor, seen: Tensor, height: int, width: int) -> None:
+    """Raise ``ValueError``, unless traced, if x has not the measured channels and size, or its batch does not fit."""
+    measured = (seen.shape[1], height, width)
+    if has_values(x) and (tuple(x.shape[1:]) != measured or seen.shape[0] not in (1, x.shape[0])):
+        raise ValueError(
+            f"the measurement is of samples of shape {(seen.shape[0], *measured)}, and x̂₀ has shape {tuple(x.shape)}: "
+            "measure samples of its shape, one for all or one for each; wire 'autoencoder' if the model is one of latents"
+        )
 
 
 @structured
@@ -28,6 +38,7 @@ class Masked:
     kept: Tensor
 
     def __call__(self, x: Tensor) -> Tensor:
+        check_fits(x, self.seen, *self.seen.shape[2:])
         return self.seen.to(x) - self.kept.to(x) * x
 
 
@@ -54,6 +65,7 @@ class Downsampled:
     columns: Tensor
 
     def __call__(self, x: Tensor) -> Tensor:
+        check_fits(x, self.seen, self.rows.shape[1], self.columns.shape[1])
         return self.seen.to(x) - self.rows.to(x) @ x @ self.columns.to(x).T
 
 

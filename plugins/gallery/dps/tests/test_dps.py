@@ -185,6 +185,16 @@ def test_a_mask_of_another_size_is_refused() -> None:
         guidegraph_dps.masked(torch.zeros(1, 1, 8, 8), torch.zeros(1, 1, 4, 4))
 
 
+@pytest.mark.parametrize("shape", [(2, 3, 16, 16), (2, 1, 8, 8), (2, 4, 8, 8), (3, 3, 8, 8), (1, 3, 8, 8)])
+def test_a_sample_that_was_not_measured_is_refused(shape: tuple[int, ...]) -> None:
+    hidden = guidegraph_dps.masked(torch.zeros(2, 3, 8, 8), torch.zeros(1, 1, 8, 8))
+    reduced = guidegraph_dps.downsampled(torch.zeros(2, 3, 2, 2), factor=4)
+    for measurement in (hidden, reduced):
+        assert measurement(torch.zeros(2, 3, 8, 8)).shape[0] == 2
+        with pytest.raises(ValueError, match=r"of samples of shape \(2, 3, 8, 8\), and .* wire 'autoencoder'"):
+            measurement(torch.zeros(shape))
+
+
 def test_samples_of_a_gaussian_have_the_moments_of_its_posterior() -> None:
     """Every hidden value depends on one that is seen: m_h + ρ (y − m_s) is its mean, and (1 − ρ²) s² its variance.
 
