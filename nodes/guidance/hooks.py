@@ -159,6 +159,16 @@ class HookedWrapper:
     def inner(self) -> HookedDenoiser:
         return cast(HookedDenoiser, self.denoiser)
 
+    @property
+    def mixes_tokens(self) -> bool:
+        """Whether the inner denoiser mixes the tokens of a text outside of its sites."""
+        return bool(getattr(self.denoiser, "mixes_tokens", False))
+
+    @property
+    def guides_itself(self) -> bool:
+        """Whether a call also predicts for a condition that is not the call's."""
+        return bool(getattr(self.denoiser, "guides_itself", False))
+
     def sites(self) -> tuple[Site, ...]:
         """The sites of the inner denoiser."""
         return self.inner.sites()

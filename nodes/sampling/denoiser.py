@@ -79,6 +79,8 @@ class GuidedDenoiser:
 class HookedGuidedDenoiser(HookedWrapper, GuidedDenoiser):
     """A guided denoiser whose inner denoiser has hooks; rules act in both of its calls."""
 
+    guides_itself = True
+
     def captured(
         self, x: Tensor, t: Tensor, condition: Condition, sites: Sequence[Site]
     ) -> tuple[Prediction, dict[Site, Tensor]]:

@@ -26,6 +26,7 @@ from guidegraph.nodes.models.store import describe_part, load_part
 from guidegraph.nodes.sampling.denoiser import features, guide_denoiser, list_sites
 from guidegraph.nodes.types import Condition, Prediction
 from tests.graph.export.exporting import WORKFLOWS, changed, difference, made
+from tests.nodes.models.transformers.networks import captioned, mmdit, z_image
 
 BATCH, SIDE = 2, 8
 
@@ -373,6 +374,13 @@ def test_a_guided_denoiser_has_the_hooks_of_its_inner_denoiser() -> None:
     assert not isinstance(
         guide_denoiser(lambda x, t, condition: Prediction(x, "eps"), condition, negative), HookedDenoiser
     )
+
+
+def test_a_guided_denoiser_tells_of_its_guidance_and_of_a_network_that_mixes_tokens() -> None:
+    condition = captioned()[2]
+    for network, mixes in ((z_image(), True), (mmdit(), False)):
+        guided = guide_denoiser(network, condition, condition, scale=3.0)
+        assert (guided.mixes_tokens, guided.guides_itself) == (mixes, True)  # type: ignore[attr-defined]
 
 
 PLUGIN = '''

@@ -49,7 +49,7 @@ def predict_away(
     scale: φ, a number or a tensor (B); 1 is no guidance. tau: τ, the largest growth of the norm. alpha: how far the
     result goes from Z⁺. sites: beginnings of the names of "cross" or "joint" sites; all of them if left out.
     Raises an error for conditions without tokens, for other sites, for a network that mixes the tokens of a text before
-    these sites (Z-Image), and without `negative` if the scale is not 1.
+    these sites (Z-Image), for a guided denoiser, and without `negative` if the scale is not 1.
     """
     if negative is None:
         if isinstance(scale, (int, float)) and scale == 1:
@@ -57,6 +57,11 @@ def predict_away(
         raise ValueError(f"scale is {scale}, and there is nothing to guide away from: wire 'negative', or set it to 1")
     if condition.tokens is None or negative.tokens is None:
         raise ValueError("nag guides attention to tokens, and one of the conditions has none: take that of a text")
+    if getattr(denoiser, "guides_itself", False):
+        raise ValueError(
+            "nag joins two texts to one condition, and this denoiser is guided: it predicts for one of its own too. "
+            "Wire the denoiser inside it, and put guidance.cfg outside"
+        )
     if getattr(denoiser, "mixes_tokens", False):
         raise ValueError(
             "nag needs two texts that stay apart, and this denoiser mixes all tokens first: use guidance.cfg"

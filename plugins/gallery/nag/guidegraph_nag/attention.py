@@ -37,10 +37,14 @@ def guide(positive: Tensor, negative: Tensor, scale: Scale, tau: float, alpha: f
     """α Ẑ + (1 − α) Z⁺ (B, heads, N, D), where Ẑ is Z̃ = φ Z⁺ − (φ − 1) Z⁻ with an L1 norm of at most τ ‖Z⁺‖₁.
 
     The norm is that of a pixel, over its heads and channels (Chen et al. 2025, eqs. 7 to 10; φ = s + 1 there).
+    It is computed in float32 at least and has the dtype of Z⁺.
     """
-    phi = per_sample(scale, positive)
-    extrapolated = phi * positive - (phi - 1) * negative
-    norm, own_norm = (values.abs().sum((1, 3), keepdim=True) for values in (extrapolated, positive))
+    import torch
+
+    own, away = (values.to(torch.promote_types(values.dtype, torch.float32)) for values in (positive, negative))
+    phi = per_sample(scale, own)
+    extrapolated = phi * own - (phi - 1) * away
+    norm, own_norm = (values.abs().sum((1, 3), keepdim=True) for values in (extrapolated, own))
     limited = extrapolated * (tau * own_norm / norm.clamp(min=1e-12)).clamp(max=1)
-    blended: Tensor = alpha * limited + (1 - alpha) * positive
-    return blended
+    blended: Tensor = alpha * limited + (1 - alpha) * own
+    return blended.to(positive.dtype)

@@ -17,6 +17,9 @@ from guidegraph.graph.device_context import use_device
 from guidegraph.nodes.checkpoints.load_options import LoadOptions
 from guidegraph.nodes.checkpoints.transformers.sd3 import load_sd3
 from guidegraph.nodes.models.released.denoiser import ReleasedDenoiser
+from guidegraph.nodes.sampling import schedule as schedules
+from guidegraph.nodes.sampling.denoiser import guide_denoiser
+from guidegraph.nodes.sampling.denoiser_edm import precondition
 from tests.graph.export.exporting import LEVEL, difference, made
 from tests.nodes.checkpoints.diffusers.test_unet_names import ours
 from tests.nodes.checkpoints.tiny import unet
@@ -116,6 +119,16 @@ def test_guidance_is_the_papers_for_each_sample() -> None:
     assert torch.equal(guide(torch.zeros(1, 2, 6, 4), torch.zeros(1, 2, 6, 4), 5.0, 2.5, 0.25), torch.zeros(1, 2, 6, 4))
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("scale", [5.0, torch.tensor([5.0, 3.0])])
+def test_narrow_attention_is_guided_in_float32(dtype: torch.dtype, scale: Any) -> None:
+    positive, negative = random(0, 2, 2, 6, 4).to(dtype), random(1, 2, 2, 6, 4).to(dtype)
+    positive[0] = negative[0] = 0
+    actual = guide(positive, negative, scale, 2.5, 0.25)
+    assert torch.equal(actual, guide(positive.float(), negative.float(), scale, 2.5, 0.25).to(dtype))
+    assert not actual[0].any()
+
+
 def test_one_text_may_have_a_mask() -> None:
     denoiser = ReleasedDenoiser(ours(unet("sd1")))
     x, t, tokens, negative = random(0, 1, 4, 16, 16), torch.tensor([9.0]), random(1, 1, 7, 64), random(2, 1, 5, 64)
@@ -158,6 +171,14 @@ def test_a_network_that_mixes_both_texts_is_refused() -> None:
     condition = Condition(tokens=condition.tokens)
     with pytest.raises(ValueError, match=r"this denoiser mixes all tokens first: use guidance\.cfg"):
         nag.predict_away(z_image(), x, t, condition, condition)
+
+
+def test_a_guided_denoiser_is_refused() -> None:
+    x, t, condition = captioned()
+    guided = guide_denoiser(mmdit(), condition, condition, scale=4.0)
+    for denoiser in (guided, precondition(guided, schedules.linear())):
+        with pytest.raises(ValueError, match=r"this denoiser is guided: .* put guidance\.cfg outside"):
+            nag.predict_away(denoiser, x, t, condition, condition)
 
 
 def test_the_workflow_keeps_away_from_a_negative_prompt() -> None:
