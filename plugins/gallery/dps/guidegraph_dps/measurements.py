@@ -23,7 +23,7 @@ def check_fits(x: Tensor, seen: Tensor, height: int, width: int) -> None:
     if has_values(x) and (tuple(x.shape[1:]) != measured or seen.shape[0] not in (1, x.shape[0])):
         raise ValueError(
             f"the measurement is of samples of shape {(seen.shape[0], *measured)}, and x̂₀ has shape {tuple(x.shape)}: "
-            "measure samples of its shape, one for all or one for each; wire 'autoencoder' if the model is one of latents"
+            "measure samples of its shape, one for all or for each; wire 'autoencoder' if the model is one of latents"
         )
 
 
