@@ -38,6 +38,7 @@ class Scheduler:
     The other fields apply to every row: how x̂0 is clipped, which inputs the table reads, and the schedule's form. In a
     table of several samplers, those of clipping may be tensors (R): clip, threshold and threshold_max float64, with NaN
     for none, and rederive_eps a flag.
+    joined: whether the rows are those of several samplers, one after the other.
     renoisable: whether the rows noise x̂0 again with ε and read neither x nor kept values, so that another ε can take
     its place. reads_eps: whether they read ε at all; bundles of earlier versions check it in place of renoisable.
     """
@@ -68,6 +69,7 @@ class Scheduler:
     form: Form = "variance_preserving"
     position: Tensor | None = None
     length: Tensor | None = None
+    joined: bool = False
 
     def __post_init__(self) -> None:
         """Number the rows of a table that has no numbers, or those of a table with more or fewer rows."""

@@ -48,11 +48,11 @@ def join(schedulers: Sequence[Scheduler]) -> JoinedSampler:
             f"samplers of schedules of form {schedulers[0].form} and {forms.pop()} take different samples: join those "
             "of one schedule"
         )
-    if any(bool((table.numbers[1] != len(table.t)).any()) for table in schedulers):
+    if any(table.joined for table in schedulers):
         raise ValueError("a sampler in the list is already of several: list each of them once, for its sample")
     length = max(len(table.t) for table in schedulers)
     padded = [pad_rows(table, length) for table in schedulers]
-    joined = concatenate_rows(padded)
+    joined = replace(concatenate_rows(padded), joined=len(padded) > 1)
     index = length * torch.arange(len(padded), device=joined.t.device)
     steps = joined.t.to(torch.float32).reshape(len(padded), length).T.contiguous().unbind()
     return JoinedSampler(joined, steps, SchedulerState(index, joined.t.new_zeros(K, dtype=torch.float32)))

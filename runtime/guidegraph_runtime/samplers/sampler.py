@@ -286,6 +286,7 @@ def _to_outputs(rows: Sequence[Row], settings: Mapping[str, Any], form: Form) ->
         "reads_score": bool(table.score_gain.any()),
         "zero_snr": bool((table.alpha == 0).any()),
         "form": form,
+        "joined": False,
     }
     state = {"index": np.zeros(1, dtype=np.int64), "slots": np.zeros(K, dtype=np.float32)}
     return Sampler(table._asdict() | fields, table.t.astype(np.float32), state)

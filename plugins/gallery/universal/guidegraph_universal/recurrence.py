@@ -26,8 +26,7 @@ def recur(scheduler: Scheduler, *, times: Annotated[int, Ge(1)] = 2) -> Repeated
     """
     import torch
 
-    position, length = scheduler.numbers
-    if has_values(length) and bool((length != len(scheduler.t)).any()):
+    if scheduler.joined:
         raise ValueError(
             "the scheduler is a table of several samplers, whose rows end in several places: repeat the steps of each "
             "sampler, and join the results with scheduler.join"
@@ -49,6 +48,7 @@ def recur(scheduler: Scheduler, *, times: Annotated[int, Ge(1)] = 2) -> Repeated
     def rows(last: Tensor, before: Tensor) -> Tensor:
         return torch.stack([before] * (times - 1) + [last], 1).flatten(0, 1)
 
+    position, length = scheduler.numbers
     repeated = replace(
         scheduler,
         position=torch.stack([times * position + i for i in range(times)], 1).flatten(),
