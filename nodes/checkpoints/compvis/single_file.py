@@ -32,7 +32,7 @@ from guidegraph.nodes.checkpoints.infer_unet import GROUPS, infer_structure, inf
 from guidegraph.nodes.checkpoints.load_options import LoadOptions
 from guidegraph.nodes.checkpoints.tensor_names import strip_prefix
 from guidegraph.nodes.sampling import schedule as schedules
-from guidegraph.nodes.types import Schedule
+from guidegraph.nodes.types import PredictionKind, Schedule
 
 UNET, EMA, FIRST, COND, SDXL = (
     "model.diffusion_model.",
@@ -49,6 +49,9 @@ SCHEDULE_BUFFERS = (
 )  # fmt: skip
 MARKS = ("scale_factor", "cond_ids", "model_ema.decay", "model_ema.num_updates", "v_pred", "ztsnr", "global_step")
 """Metadata tensors: the latent's scale, the EMA's state, and the prediction of fine-tuned SDXL models."""
+
+CUMULATED = 1e-5
+"""Largest relative error of ᾱ that software computed from β in float32, by 1000 products."""
 
 LOSS = "loss."
 """Prefix below the first stage of the discriminator and the perceptual network of its training."""
@@ -125,7 +128,7 @@ def _load_diffusion_model(
     else:
         parts.update(load_conditioner(by_prefix[COND], path, options.tokenizer, facts))
     parts |= build_denoiser(shape, weights, str(path))
-    parts["schedule"] = _build_schedule(tensors, path, options, facts.schedule)
+    parts["schedule"] = _build_schedule(tensors, path, options, facts.schedule, facts.prediction)
     return parts
 
 
@@ -184,27 +187,51 @@ def _select_averages(weights: dict[str, Tensor], ema: dict[str, Tensor], path: P
 
 
 def _build_schedule(
-    tensors: Mapping[str, Tensor], path: Path, options: LoadOptions, nominal: BetaSchedule | None
+    tensors: Mapping[str, Tensor], path: Path, options: LoadOptions, nominal: BetaSchedule | None, kind: PredictionKind
 ) -> Schedule:
-    """The schedule of the file's β or ᾱ, otherwise the nominal one. Raises ``ValueError``.
+    """The schedule of the file's ᾱ, otherwise the nominal one. Raises ``ValueError``.
 
-    nominal: from the config.yaml or the released model; it replaces equal numbers that the file has rounded.
+    The mark of zero terminal SNR rescales a schedule that leaves signal at its end. nominal: from the config.yaml or
+    the released model. kind: of the prediction.
     """
     if options.noise_schedule != "auto":
         return build_schedule(options.noise_schedule)
-    if "alphas_cumprod" not in tensors:
+    if "alphas_cumprod" in tensors:
+        schedule = _read_stored_schedule(tensors, path, nominal, kind)
+    else:
         assert nominal is not None
-        return schedules.zero_terminal_snr(nominal.build()) if "ztsnr" in tensors else nominal.build()
-    stored = check_axes(tensors["alphas_cumprod"], str(path), "alphas_cumprod", 1)
+        schedule = nominal.build()
+    leaves_signal = bool(schedule.alphas_bar[-1] > 0)
+    return schedules.zero_terminal_snr(schedule) if "ztsnr" in tensors and leaves_signal else schedule
+
+
+def _read_stored_schedule(
+    tensors: Mapping[str, Tensor], path: Path, nominal: BetaSchedule | None, kind: PredictionKind
+) -> Schedule:
+    """The schedule of the file's ᾱ, or the nominal one or that of the file's β if the ᾱ are the same numbers, rounded.
+
+    A model that does not predict ε was trained on a last timestep without signal. Raises ``ValueError``.
+    """
+    stored = check_axes(tensors["alphas_cumprod"], str(path), "alphas_cumprod", 1).cpu()
     is_decreasing = stored.is_floating_point() and bool((stored.diff() <= 0).all() and 1 >= stored[0] > stored[-1] >= 0)
     if not is_decreasing:  # in half precision, neighbours may be equal
         raise ValueError(f"'{path}' holds no schedule: its alphas_cumprod do not fall from 1: set noise_schedule")
-    tolerance = 8 * torch.finfo(stored.dtype).eps
-    if nominal is not None:
-        exact = nominal.build().alphas_bar.cpu()
-        if stored.shape == exact.shape and torch.allclose(stored.double(), exact, rtol=tolerance, atol=tolerance):
-            return nominal.build()  # the same numbers, before they were rounded
+    precision = 2 * torch.finfo(stored.dtype).eps
+    if nominal is not None and _is_rounded(stored, nominal.build().alphas_bar.cpu(), precision):
+        return nominal.build()
     betas = tensors.get("betas")
     if betas is not None and betas.shape == stored.shape and betas.dtype in (torch.float32, torch.float64):
-        return schedules.from_betas(betas.double().numpy())
-    return Schedule(torch.from_numpy(np.asarray(stored.double())).to(current_device()))
+        exact = schedules.from_betas(betas.double().cpu().numpy())
+        if _is_rounded(stored, exact.alphas_bar.cpu(), max(precision, CUMULATED)):
+            return exact
+    trained_to = len(stored) - 1.0 if stored[-1] == 0 and kind != "eps" else None
+    return Schedule(torch.from_numpy(np.asarray(stored.double())).to(current_device()), trained_to=trained_to)
+
+
+def _is_rounded(stored: Tensor, exact: Tensor, tolerance: float) -> bool:
+    """Whether stored numbers are exact ones, rounded to their dtype, and both end in zero or neither does."""
+    rounded = exact.to(stored.dtype)
+    if stored.shape != rounded.shape or bool(stored[-1] == 0) != bool(rounded[-1] == 0):
+        return False
+    smallest = torch.finfo(stored.dtype).tiny
+    return torch.allclose(stored.double(), rounded.double(), rtol=tolerance, atol=tolerance * smallest)
