@@ -12,6 +12,7 @@ from typing import Any
 
 from guidegraph_runtime.errors import format_value
 from guidegraph_runtime.files.regular_files import read_regular
+from guidegraph_runtime.lora.layer_patterns import LONGEST_NAME, RULES, compile_pattern
 
 METADATA = "lora_adapter_metadata"
 """The key of the safetensors header under which diffusers stores peft's settings."""
@@ -26,17 +27,19 @@ CONFIG = "adapter_config.json"
 class Alphas:
     """peft's settings of one network: α, and how the rank enters the scale. α defaults to the rank.
 
-    patterns: the α of the layers whose names end as the pattern says.
+    patterns: the α of the layers whose names, without the network's prefix, end as the pattern says.
     """
 
     alpha: float | None = None
     patterns: Mapping[re.Pattern[str], float] | None = None
     square_root: bool = False
+    prefix: str = ""
 
     def scale(self, layer: str, rank: int, alpha: float | None) -> float:
         """α/r of a layer, or α/√r (Kalajdzievski 2023). alpha: the value in the file, which overrides the settings."""
         if alpha is None:
-            matching = [value for pattern, value in (self.patterns or {}).items() if pattern.match(layer)]
+            name = layer.removeprefix(self.prefix)
+            matching = [value for pattern, value in (self.patterns or {}).items() if pattern.match(name)]
             alpha = matching[0] if matching else self.alpha
         if alpha is None:
             return 1.0
@@ -57,6 +60,12 @@ class PeftSettings:
         """
         prefixes = {layer: next((name for name in PREFIXES if layer.startswith(name)), "") for layer in layers}
         networks = {prefix: self._network(prefix) for prefix in {*prefixes.values()}}
+        for layer, prefix in prefixes.items():
+            if networks[prefix].patterns and len(layer) > LONGEST_NAME:
+                raise ValueError(
+                    f"'{self.source}': 'alpha_pattern' is read for names of layers of up to {LONGEST_NAME} characters, "
+                    f"and {format_value(layer)} has {len(layer)}: the file is damaged"
+                )
         return {layer: networks[prefix] for layer, prefix in prefixes.items()}
 
     def _network(self, prefix: str) -> Alphas:
@@ -69,6 +78,7 @@ class PeftSettings:
             self._alpha(own["lora_alpha"]) if "lora_alpha" in own else None,
             self._patterns(own["alpha_pattern"]) if "alpha_pattern" in own else None,
             "use_rslora" in own and self._flag(own["use_rslora"]),
+            prefix,
         )
 
     def _flag(self, name: str) -> bool:
@@ -99,9 +109,9 @@ class PeftSettings:
 
     def _pattern(self, name: str, text: str) -> re.Pattern[str]:
         try:
-            return re.compile(rf"(.*\.)?({text})$")
-        except (re.error, OverflowError, RecursionError):
-            raise self._wrong(name, "regular expressions for the names of layers", text) from None
+            return compile_pattern(text)
+        except (ValueError, OverflowError, RecursionError):
+            raise self._wrong(name, RULES, text) from None
 
     def _wrong(self, name: str, expected: str, value: object) -> ValueError:
         return ValueError(

@@ -22,8 +22,15 @@ WRONG = [
     ('{"unet.alpha_pattern": {"layer": null}}', "'unet.alpha_pattern.layer': expected a finite number, found None"),
     (
         '{"unet.lora_alpha": 2, "unet.alpha_pattern": {"(": 3}}',
-        "'unet.alpha_pattern': expected regular expressions for the names of layers, found '('",
+        "'unet.alpha_pattern': expected regular expressions for the names of layers, of letters, digits,",
     ),
+    ('{"unet.alpha_pattern": {"([a-z0-9_.]+)+!": 3}}', "groups without a quantifier"),
+    ('{"unet.alpha_pattern": {"([a-z]+)+": 3}}', "found '([a-z]+)+'; correct it"),
+    ('{"unet.alpha_pattern": {"a?a?a?a": 3}}', "at most 2 quantifiers"),
+    ('{"unet.alpha_pattern": {"(a|a)(a|a)(a|a)(a|a)(a|a)": 3}}', "and 4 '|' in groups"),
+    ('{"unet.alpha_pattern": {"a)(a|a)(a|a)(a|a)(a|a)(a|a)(a": 3}}', "and 4 '|' in groups"),
+    ('{"unet.alpha_pattern": {"(?=a)": 3}}', "expected regular expressions for the names of layers"),
+    (f'{{"unet.alpha_pattern": {{"{"a" * 1001}": 3}}}}', "expected regular expressions for the names of layers"),
     ('{"unet.alpha_pattern": {"a{99999999999}": 3}}', "expected regular expressions for the names of layers"),
     ('{"unet.use_rslora": "no"}', "'unet.use_rslora': expected true or false, found 'no'"),
     ('{"unet.use_dora": true}', "is not a LoRA that can be applied: it is a DoRA"),
@@ -80,3 +87,32 @@ def test_settings_of_a_single_network_need_no_prefix(tmp_path: Path, config: str
     write_lora(folder / "adapter_model.safetensors", "base_model.model.layer")
     (lora,) = read_loras(folder, "here")
     assert lora.pairs["layer"].scale == scale
+
+
+@pytest.mark.parametrize(
+    ("pattern", "scale"),
+    [
+        ("^layer", 2.0),
+        ("ayer", 1.0),
+        ("lay", 1.0),
+        ("layer$", 2.0),
+        ("l[a-z]+r", 2.0),
+        ("other|layer", 2.0),
+        ("(?:other|lay)er", 2.0),
+        (r"layer\\.\\d", 1.0),
+        (".*", 2.0),
+    ],
+)
+def test_a_pattern_in_a_header_is_for_names_without_the_prefix(tmp_path: Path, pattern: str, scale: float) -> None:
+    path = tmp_path / "lora.safetensors"
+    settings = f'{{"unet.lora_alpha": 2, "unet.alpha_pattern": {{"{pattern}": 4}}}}'
+    save_file({f"{LAYER}.lora_A.weight": DOWN, f"{LAYER}.lora_B.weight": UP}, path, {METADATA: settings})
+    (lora,) = read_loras(path, "here")
+    assert lora.pairs[LAYER].scale == scale
+
+
+def test_patterns_are_not_compared_to_a_name_of_any_length(tmp_path: Path) -> None:
+    folder = write_peft_folder(tmp_path / "lora", '{"unet.alpha_pattern": {".*a.*": 3}}')
+    write_lora(folder / "adapter_model.safetensors", "unet." + "a" * 300)
+    with pytest.raises(BundleError, match="'alpha_pattern' is read for names of layers of up to 300 characters"):
+        read_loras(folder, "here")
