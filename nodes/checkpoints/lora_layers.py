@@ -29,13 +29,15 @@ from guidegraph_runtime.lora.peft_settings import METADATA
 def denoiser_layers(network: nn.Module) -> dict[str, str]:
     """Map all names in LoRA files of a network's linear and convolutional layers to the denoiser's weights.
 
-    These are diffusers' name with or without the prefix `unet.`, and kohya's: diffusers' or the canonical name with
-    underscores. The layers of a transformer, and of a network of `model.load`, have only the canonical name.
+    These are diffusers' name with or without the prefix `unet.`, the canonical name with the prefix `diffusion_model.`,
+    as in single files, and kohya's: diffusers' or the canonical name with underscores. The layers of a transformer,
+    and of a network of `model.load`, have only the canonical name.
     """
     published = map_file_names(network, [name for name, _ in _layers(network)])
     names: dict[str, str] = {}
     for canonical, theirs in published.items():
-        aliases = (theirs, f"unet.{theirs}", kohya_name("unet", theirs), kohya_name("unet", canonical))
+        kohya = (kohya_name("unet", theirs), kohya_name("unet", canonical))
+        aliases = (theirs, f"unet.{theirs}", f"diffusion_model.{canonical}", *kohya)
         names.update(dict.fromkeys(aliases, f"network.{canonical}.weight"))
     return names
 
@@ -59,8 +61,7 @@ def denoiser_rows(network: nn.Module) -> dict[str, LayerRows]:
         return rows
     own = [canonical for canonical, _ in _layers(network)]
     for canonical in own:
-        for name in (f"transformer.{canonical}", f"diffusion_model.{canonical}"):
-            rows[name] = LayerRows(f"network.{canonical}.weight")
+        rows[f"transformer.{canonical}"] = LayerRows(f"network.{canonical}.weight")
     for theirs, part in published.items():
         if part.layer not in own:
             continue

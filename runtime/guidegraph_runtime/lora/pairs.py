@@ -27,10 +27,11 @@ TEXT_NAMES = {"to_q": "q_proj", "to_k": "k_proj", "to_v": "v_proj", "to_out": "o
 """The attention layers by their names in diffusers' LoRA files before peft."""
 
 OTHERS = {
-    "dora_scale": "DoRA", "lora_magnitude_vector": "DoRA", "hada_w": "LoHa", "lokr_w": "LoKr", "lora_mid": "Tucker",
-    "oft_": "OFT", "diff": "whole differences", "lora_embedding": "embedding", "glora": "GLoRA",
+    r"\.dora_scale": "DoRA", r"\.lora_magnitude_vector": "DoRA", r"\.hada_w": "LoHa", r"\.lokr_w": "LoKr",
+    r"\.lora_mid": "Tucker", r"\.oft_": "OFT", r"\.diff(_b)?$": "whole differences", r"\.lora_embedding": "embedding",
+    r"\.glora": "GLoRA",
 }  # fmt: skip
-"""Kinds of adapters that are not low-rank pairs, by a fragment of their keys."""
+"""Kinds of adapters that are not low-rank pairs, by a pattern in their keys."""
 
 
 LARGEST_SCALE = float(np.finfo(np.float32).max)
@@ -65,7 +66,8 @@ def pair_factors(tensors: Mapping[str, Any], settings: PeftSettings, file: Path)
         else:
             unknown.append(key)
     if unknown:
-        raise ValueError(f"'{file}' is not a LoRA that can be applied: {_reason(unknown)}")
+        reason = _reason(unknown, holds_factors=bool(down or up))
+        raise ValueError(f"'{file}' is not a LoRA that can be applied: {reason}")
     unpaired = sorted(({*down} ^ {*up}) | ({*alphas} - {*down}))
     if unpaired or not down:
         problem = f"{', '.join(unpaired[:4])} lacks a factor" if unpaired else "it holds no factors"
@@ -89,9 +91,11 @@ def _check_scales(scales: Mapping[str, float], file: Path) -> None:
 
 def _read_alpha(tensor: Any, key: str, file: Path) -> float:
     """The value of an α. Raises ``ValueError`` unless it is one finite number."""
-    value = float(tensor.reshape(-1)[0]) if math.prod(tensor.shape) == 1 else math.nan
+    is_complex = "complex" in str(tensor.dtype)
+    value = float(tensor.reshape(-1)[0]) if math.prod(tensor.shape) == 1 and not is_complex else math.nan
     if not math.isfinite(value):
-        raise ValueError(f"'{file}' is damaged: {key} of shape {tuple(tensor.shape)} is not one finite number")
+        kind = f"{'complex ' if is_complex else ''}{key} of shape {tuple(tensor.shape)}"
+        raise ValueError(f"'{file}' is damaged: {kind} is not one finite number")
     return value
 
 
@@ -121,13 +125,14 @@ def _split_key(key: str) -> tuple[str, str]:
     return key, ""
 
 
-def _reason(unknown: list[str]) -> str:
-    kinds = {kind for key in unknown for mark, kind in OTHERS.items() if mark in key}
-    problem = (
-        f"its layers are of kind {', '.join(sorted(kinds))}, and only pairs of low rank are read"
-        if kinds
-        else ("it has keys that belong to no pair of factors")
-    )
+def _reason(unknown: list[str], holds_factors: bool) -> str:
+    kinds = {kind for key in unknown for pattern, kind in OTHERS.items() if re.search(pattern, key)}
+    if kinds:
+        problem = f"its layers are of kind {', '.join(sorted(kinds))}, and only pairs of low rank are read"
+    elif holds_factors:
+        problem = "it has keys that belong to no pair of factors"
+    else:
+        problem = "it holds no pairs of factors; it is a checkpoint, or a file of another kind"
     return f"{problem}: {', '.join(sorted(unknown)[:3])}{' …' if len(unknown) > 3 else ''}"
 
 

@@ -23,6 +23,7 @@ DOWN, UP = torch.ones(2, 4), torch.ones(4, 2)
         (torch.ones(0, 4), torch.ones(4, 0), torch.tensor(1.0), r"the shapes \(0, 4\) and \(4, 0\)"),
         (DOWN, UP, torch.ones(2), r"a\.alpha of shape \(2,\) is not one finite number"),
         (DOWN, UP, torch.ones(0), r"a\.alpha of shape \(0,\) is not one finite number"),
+        (DOWN, UP, torch.tensor(1 + 1j), r"complex a\.alpha of shape \(\) is not one finite number"),
         (DOWN, UP, torch.tensor(torch.inf), r"a\.alpha of shape \(\) is not one finite number"),
     ],
 )

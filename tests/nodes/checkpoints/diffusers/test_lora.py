@@ -178,6 +178,9 @@ def test_a_lora_for_another_model_is_one_error_that_names_it(
         ("lora_unet_conv_in.hada_w1_a", "its layers are of kind LoHa"),
         ("unet.conv_in.lora_magnitude_vector", "its layers are of kind DoRA"),
         ("unet.conv_in.weight", "it has keys that belong to no pair of factors: unet.conv_in.weight"),
+        ("diffusion_model.out.2.bias", "it has keys that belong to no pair of factors: diffusion_model.out.2.bias"),
+        ("lora_unet_conv_in.diff_b", "its layers are of kind whole differences"),
+        ("lora_unet_conv_in.oft_blocks", "its layers are of kind OFT"),
         ("unet.conv_out.lora_A.weight", "unet.conv_out lacks a factor"),
     ],
 )
@@ -197,3 +200,21 @@ def test_other_adapters_are_named(tmp_path: Path, key: str, message: str) -> Non
         ValueError, match=r"lora\.apply takes a denoiser of checkpoint\.load or model\.load; found function"
     ):
         apply_lora(other, path=tmp_path / "lora.safetensors")
+
+
+def test_a_checkpoint_is_not_called_an_adapter_of_another_kind(tmp_path: Path) -> None:
+    path = tmp_path / "model.safetensors"
+    save_file({"model.diffusion_model.out.2.bias": torch.zeros(4)}, path)
+    with pytest.raises(ValueError, match=r"it holds no pairs of factors; it is a checkpoint, .*: model\.diffusion_"):
+        read_lora(path)
+
+
+def test_a_lora_under_the_names_of_the_single_file(stable: SavedPipeline, tmp_path: Path) -> None:
+    down, up = torch.randn(2, 64), torch.randn(32, 2)
+    layer = "input_blocks.1.1.transformer_blocks.0.attn2.to_k"
+    pair = {f"diffusion_model.{layer}.lora_down.weight": down, f"diffusion_model.{layer}.lora_up.weight": up}
+    save_file(pair, tmp_path / "lora.safetensors")
+    actual: Any = apply_lora(stable.folder.denoiser, path=tmp_path / "lora.safetensors").denoiser
+    plain: Any = stable.folder.denoiser
+    moved = actual.get_parameter(f"network.{layer}.weight") - plain.get_parameter(f"network.{layer}.weight")
+    torch.testing.assert_close(moved, up @ down, rtol=1e-4, atol=1e-5)
