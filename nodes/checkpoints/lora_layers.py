@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import replace
 from typing import Literal
 
@@ -49,15 +49,8 @@ def denoiser_rows(network: nn.Module) -> dict[str, LayerRows]:
     that diffusers has apart, such as queries, keys and values, with `transformer.`, without it, and in kohya's form.
     """
     rows = {name: LayerRows(weight) for name, weight in denoiser_layers(network).items()}
-    if isinstance(network, Flux):
-        published = flux_layers(network.config)
-    elif isinstance(network, ZImage):
-        published = z_image_layers(network.config)
-    elif isinstance(network, MMDiT):
-        published = sd3_layers(network.config)
-    elif isinstance(network, PixArt):
-        published = pixart_layers(network.config)
-    else:
+    published = transformer_layers(network)
+    if not published:
         return rows
     own = [canonical for canonical, _ in _layers(network)]
     for canonical in own:
@@ -69,6 +62,17 @@ def denoiser_rows(network: nn.Module) -> dict[str, LayerRows]:
         kohya = (kohya_name("transformer", theirs), kohya_name("unet", theirs))
         rows |= dict.fromkeys((theirs, f"transformer.{theirs}", f"diffusion_model.{theirs}", *kohya), weight)
     return rows
+
+
+def transformer_layers(network: nn.Module) -> dict[str, LayerRows]:
+    """A transformer's layers by their names in diffusers, where these are others; empty for other networks."""
+    if isinstance(network, Flux):
+        return flux_layers(network.config)
+    if isinstance(network, ZImage):
+        return z_image_layers(network.config)
+    if isinstance(network, MMDiT):
+        return sd3_layers(network.config)
+    return pixart_layers(network.config) if isinstance(network, PixArt) else {}
 
 
 def map_file_names(network: nn.Module, canonical: Iterable[str]) -> dict[str, str]:
@@ -86,25 +90,43 @@ def lora_tensors(network: nn.Module, layout: Literal["kohya", "peft"], dtype: to
     """
     changes = dict(low_rank_layers(network))
     tensors: dict[str, Tensor] = {}
-    for canonical, theirs in map_file_names(network, changes).items():
-        change = changes[canonical]
-        name, down, up = f"unet.{theirs}", "lora_A", "lora_B"
-        if layout == "kohya":
-            name, down, up = kohya_name("unet", theirs), "lora_down", "lora_up"
-            tensors[f"{name}.alpha"] = torch.tensor(change.alpha, dtype=torch.float32)
-        for part, factor in ((down, change.lora_A), (up, change.lora_B)):
-            tensors[f"{name}.{part}.weight"] = factor.detach().to("cpu", dtype).contiguous()
+    if layout == "kohya":
+        names = map_file_names(network, changes)
+        layers = {kohya_name("unet", theirs): LayerRows(canonical) for canonical, theirs in names.items()}
+        for name, rows in layers.items():
+            tensors[f"{name}.alpha"] = torch.tensor(changes[rows.layer].alpha, dtype=torch.float32)
+    else:
+        layers = peft_layers(network, changes)
+    down, up = ("lora_down", "lora_up") if layout == "kohya" else ("lora_A", "lora_B")
+    for name, rows in layers.items():
+        change = changes[rows.layer]
+        factors = {down: change.lora_A, up: rows.arrange(rows.select(change.lora_B))}  # swapping twice changes nothing
+        for part, factor in factors.items():
+            tensors[f"{name}.{part}.weight"] = factor.detach().to("cpu", dtype, copy=True).contiguous()
     return tensors
+
+
+def peft_layers(network: nn.Module, canonical: Collection[str]) -> dict[str, LayerRows]:
+    """Map diffusers' names, with the network's prefix, to layers with canonical names, or to the rows of one."""
+    published = transformer_layers(network)
+    if not published:
+        return {f"unet.{theirs}": LayerRows(name) for name, theirs in map_file_names(network, canonical).items()}
+    renamed = {rows.layer for rows in published.values()}
+    layers = {theirs: rows for theirs, rows in published.items() if rows.layer in canonical}
+    layers |= {name: LayerRows(name) for name in canonical if name not in renamed}
+    return {f"transformer.{theirs}": rows for theirs, rows in layers.items()}
 
 
 def peft_settings(network: nn.Module) -> dict[str, str]:
     """The header of a file in peft's layout, as diffusers writes it: rank, α and the layers of `lora.new`."""
     changes = dict(low_rank_layers(network))
     first = next(iter(changes.values()))
+    names = [name.partition(".") for name in peft_layers(network, changes)]
+    prefix = names[0][0]
     settings = {
-        "unet.r": first.rank,
-        "unet.lora_alpha": first.alpha,
-        "unet.target_modules": sorted(map_file_names(network, changes).values()),
+        f"{prefix}.r": first.rank,
+        f"{prefix}.lora_alpha": first.alpha,
+        f"{prefix}.target_modules": sorted(layer for _, _, layer in names),
     }
     return {"format": "pt", METADATA: json.dumps(settings)}
 

@@ -1,14 +1,18 @@
-"""Random factors of LoRAs, and files in kohya's layout that hold them."""
+"""Random factors of LoRAs, files in kohya's layout that hold them, and what diffusers reads."""
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from safetensors.torch import save_file
 from torch import Tensor
+
+from guidegraph.nodes.training.lora import new_lora
+from guidegraph.nodes.types import Denoiser
 
 
 class RandomFactors(NamedTuple):
@@ -48,3 +52,22 @@ def write_lora(factors: Mapping[str, RandomFactors], rename: Callable[[str], str
         key = rename(name)
         file |= {f"{key}.lora_down.weight": down, f"{key}.lora_up.weight": up, f"{key}.alpha": torch.tensor(alpha)}
     save_file(file, path)
+
+
+def randomise_lora(denoiser: Denoiser) -> Any:
+    """A denoiser with a LoRA of random factors in all its layers, as after training."""
+    lora: Any = new_lora(denoiser, rank=2, alpha=3.0, targets="all")
+    generator = torch.Generator().manual_seed(1)
+    for name, parameter in lora.named_parameters():
+        if name.endswith("lora_B"):
+            parameter.copy_(0.3 * torch.randn(parameter.shape, generator=generator))
+    return lora
+
+
+def adapt_by_diffusers(model: Any, pipeline: Any, path: Path) -> Any:
+    """A copy of diffusers' transformer with the LoRA of a file, as its pipeline's `load_lora_weights` reads it."""
+    adapted = copy.deepcopy(model)
+    tensors, metadata = pipeline.lora_state_dict(str(path), return_lora_metadata=True)
+    adapted.load_lora_adapter(tensors, prefix="transformer", metadata=metadata)
+    assert adapted.peft_config
+    return adapted

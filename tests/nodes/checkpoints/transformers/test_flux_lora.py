@@ -20,7 +20,13 @@ from guidegraph.nodes.training.lora import apply_lora, merge_lora, new_lora, sav
 from guidegraph.nodes.types import Denoiser
 from tests.nodes.checkpoints import difference_bounds
 from tests.nodes.checkpoints.transformers import flux_pipelines, flux_writer
-from tests.nodes.checkpoints.transformers.lora_factors import random_factors, underscore, write_lora
+from tests.nodes.checkpoints.transformers.lora_factors import (
+    adapt_by_diffusers,
+    random_factors,
+    randomise_lora,
+    underscore,
+    write_lora,
+)
 from tests.nodes.checkpoints.transformers.test_flux_files import SCALES, expect, inputs, write_file
 
 diffusers = pytest.importorskip("diffusers")
@@ -89,6 +95,7 @@ NAMES: dict[str, Callable[[str], str]] = {
     "comfy": lambda name: f"diffusion_model.{name}",
     "transformer": lambda name: f"transformer.{name}",
     "bfl": lambda name: name,
+    "saved here before": lambda name: f"unet.{name}",
 }
 
 
@@ -151,6 +158,18 @@ def test_diffusers_reads_a_lora_that_was_trained_here(model: Any, denoiser: Deno
     adapted = copy.deepcopy(model)
     state = diffusers.FluxPipeline.lora_state_dict(str(path))
     adapted.load_lora_adapter(state, prefix="transformer")
+    difference_bounds.largest(expect(adapted, *inputs()).detach(), expected, 1e-4, "u of diffusers with our LoRA")
+
+
+def test_diffusers_reads_a_lora_that_was_trained_here_in_the_layout_of_peft(
+    model: Any, denoiser: Denoiser, tmp_path: Path
+) -> None:
+    trained = randomise_lora(denoiser)
+    path = Path(save_lora(trained, path=tmp_path / "lora.safetensors", layout="peft"))
+    expected = compute(merge_lora(trained))
+    assert (expected - compute(denoiser)).abs().max() > 0.05
+    difference_bounds.largest(compute(apply_lora(denoiser, path=path).denoiser), expected, 1e-4, "u with our LoRA")
+    adapted = adapt_by_diffusers(model, diffusers.FluxPipeline, path)
     difference_bounds.largest(expect(adapted, *inputs()).detach(), expected, 1e-4, "u of diffusers with our LoRA")
 
 

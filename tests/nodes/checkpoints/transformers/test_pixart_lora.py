@@ -9,17 +9,17 @@ from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from guidegraph import Condition, predict
 from guidegraph.nodes.checkpoints.checkpoint import load_checkpoint
 from guidegraph.nodes.checkpoints.diffusers.pixart import pixart_layers
-from guidegraph.nodes.training.lora import apply_lora
+from guidegraph.nodes.training.lora import apply_lora, merge_lora, save_lora
 from guidegraph.nodes.types import Denoiser
 from tests.nodes.checkpoints import difference_bounds
 from tests.nodes.checkpoints.transformers import pixart_writer
-from tests.nodes.checkpoints.transformers.lora_factors import random_factors, underscore, write_lora
+from tests.nodes.checkpoints.transformers.lora_factors import random_factors, randomise_lora, underscore, write_lora
 
 pytest.importorskip("diffusers")
 peft = pytest.importorskip("peft")
@@ -150,3 +150,17 @@ def test_a_lora_with_layers_that_the_model_lacks_is_one_error(denoiser: Denoiser
     save_file(file, tmp_path / "lora.safetensors")
     with pytest.raises(ValueError, match=r"transformer_blocks\.3\.attn1\.to_q"):
         apply_lora(denoiser, path=tmp_path / "lora.safetensors")
+
+
+def test_peft_reads_a_lora_that_was_trained_here(model: Any, denoiser: Denoiser, tmp_path: Path) -> None:
+    trained = randomise_lora(denoiser)
+    path = Path(save_lora(trained, path=tmp_path / "lora.safetensors", layout="peft"))
+    expected = compute(merge_lora(trained))
+    assert (expected - compute(denoiser)).abs().max() > 0.05
+    difference_bounds.largest(compute(apply_lora(denoiser, path=path).denoiser), expected, 1e-4, "ε with our LoRA")
+    tensors = {name.removeprefix("transformer."): tensor for name, tensor in load_file(path).items()}
+    layers = sorted({name.rsplit(".", 2)[0] for name in tensors})
+    adapted = peft.get_peft_model(copy.deepcopy(model), peft.LoraConfig(r=2, lora_alpha=3, target_modules=layers))
+    loaded = peft.set_peft_model_state_dict(adapted, {f"base_model.model.{name}": t for name, t in tensors.items()})
+    assert not loaded.unexpected_keys
+    difference_bounds.largest(expect(adapted.merge_and_unload()), expected, 1e-4, "ε of peft with our LoRA")

@@ -15,11 +15,17 @@ from torch import Tensor, nn
 from guidegraph import Condition, predict
 from guidegraph.nodes.checkpoints.checkpoint import load_checkpoint
 from guidegraph.nodes.checkpoints.diffusers.sd3_names import sd3_layers
-from guidegraph.nodes.training.lora import apply_lora
+from guidegraph.nodes.training.lora import apply_lora, merge_lora, save_lora
 from guidegraph.nodes.types import Denoiser
 from tests.nodes.checkpoints import difference_bounds
 from tests.nodes.checkpoints.transformers import sd3_pipelines, sd3_writer
-from tests.nodes.checkpoints.transformers.lora_factors import random_factors, underscore, write_lora
+from tests.nodes.checkpoints.transformers.lora_factors import (
+    adapt_by_diffusers,
+    random_factors,
+    randomise_lora,
+    underscore,
+    write_lora,
+)
 
 diffusers = pytest.importorskip("diffusers")
 peft = pytest.importorskip("peft")
@@ -89,6 +95,16 @@ def test_a_lora_of_diffusers_is_that_of_diffusers_fused(
     actual = compute(apply_lora(denoiser, path=tmp_path / "lora.safetensors", strength=strength).denoiser)
     difference_bounds.largest(actual, expected, 1e-4, f"u with a LoRA at {strength:g}")
     assert strength == 0 or (expected - plain).abs().max() > 0.05
+
+
+def test_diffusers_reads_a_lora_that_was_trained_here(model: Any, denoiser: Denoiser, tmp_path: Path) -> None:
+    trained = randomise_lora(denoiser)
+    path = Path(save_lora(trained, path=tmp_path / "lora.safetensors", layout="peft"))
+    expected = compute(merge_lora(trained))
+    assert (expected - compute(denoiser)).abs().max() > 0.05
+    difference_bounds.largest(compute(apply_lora(denoiser, path=path).denoiser), expected, 1e-4, "u with our LoRA")
+    adapted = adapt_by_diffusers(model, diffusers.StableDiffusion3Pipeline, path)
+    difference_bounds.largest(expect(adapted), expected, 1e-4, "u of diffusers with our LoRA")
 
 
 def test_a_folder_of_peft_is_that_of_peft(model: Any, denoiser: Denoiser, tmp_path: Path) -> None:

@@ -20,13 +20,14 @@ from guidegraph.nodes.checkpoints.load_options import LoadOptions
 from guidegraph.nodes.checkpoints.transformers.z_image import build_z_image, is_z_image, load_z_image
 from guidegraph.nodes.conditioning.text import encode_text
 from guidegraph.nodes.sampling.noise import gaussian
-from guidegraph.nodes.training.lora import apply_lora
+from guidegraph.nodes.training.lora import apply_lora, merge_lora, save_lora
 from tests.graph.export.exporting import made
 from tests.nodes.checkpoints import difference_bounds
 from tests.nodes.checkpoints.transformers import flux_pipelines, z_image_writer
+from tests.nodes.checkpoints.transformers.lora_factors import adapt_by_diffusers, randomise_lora
 from tests.paths import ROOT
 
-pytest.importorskip("diffusers")
+diffusers = pytest.importorskip("diffusers")
 pytest.importorskip("transformers")
 
 WORKFLOW = ROOT / "workflows" / "checkpoints" / "z_image.yaml"
@@ -220,6 +221,25 @@ def test_a_lora_of_diffusers_computes_what_diffusers_does(prefix: str, tmp_path:
     expected = expect(adapted, x, t, tokens).detach()
     assert (expected - expect(model, x, t, tokens)).abs().max() > 0.05
     difference_bounds.largest(actual.value, expected, 1e-4, "u with a LoRA")
+
+
+def test_diffusers_reads_a_lora_that_was_trained_here(tmp_path: Path) -> None:
+    pytest.importorskip("peft")
+    torch.manual_seed(7)
+    model = z_image_writer.network()
+    model.save_pretrained(tmp_path)
+    denoiser = load_checkpoint(path=tmp_path).denoiser
+    trained = randomise_lora(denoiser)
+    path = Path(save_lora(trained, path=tmp_path / "lora.safetensors", layout="peft"))
+    x, t, tokens = inputs((7, 40))
+    plain, expected, own = (
+        predict(one, x, t, condition_of(tokens)).value
+        for one in (denoiser, merge_lora(trained), apply_lora(denoiser, path=path).denoiser)
+    )
+    assert (expected - plain).abs().max() > 0.05
+    difference_bounds.largest(own, expected, 1e-4, "u with our LoRA")
+    adapted = adapt_by_diffusers(model, diffusers.ZImagePipeline, path)
+    difference_bounds.largest(expect(adapted, x, t, tokens).detach(), expected, 1e-4, "u of diffusers with our LoRA")
 
 
 def test_incomplete_and_foreign_files_are_refused(tmp_path: Path) -> None:
