@@ -135,6 +135,7 @@ def _attention_pool(
 def _trunk(
     measured: Structure, samples: int, outputs: int, heads: Heads, kind: PredictionKind, groups: int
 ) -> UNetShape:
+    _check_head_channels(measured, heads)
     return UNetShape(
         in_channels=samples,
         spatial_channels=measured.inputs - samples,
@@ -157,6 +158,17 @@ def _trunk(
         upsample_heads=() if heads.upsample is None else count_heads(measured.widths, heads=heads.upsample),
         resample_convolution=measured.resample_convolution,
     )
+
+
+def _check_head_channels(measured: Structure, heads: Heads) -> None:
+    """Raise ``ValueError`` if the width of a head does not divide that of a level with attention."""
+    depths = (*measured.depths, measured.middle_depth)
+    for width, depth in zip((*measured.widths, measured.widths[-1]), depths, strict=True):
+        if depth and heads.head_channels is not None and width % heads.head_channels:
+            raise ValueError(
+                f"a level with attention has {width} channels, which is no multiple of head_channels = "
+                f"{heads.head_channels}: set heads or head_channels as it was trained"
+            )
 
 
 def infer_structure(tensors: Mapping[str, Tensor], source: str) -> Structure:
