@@ -125,12 +125,13 @@ def read_numbers(
 ) -> tuple[float, ...]:
     """Read a list of at least `least` numbers above 0, up to 65,536; integers: only integers. Raises ``ValueError``."""
     values = params.get(name, default)
-    if isinstance(values, list | tuple) and len(values) >= least and all(_is_size(value, integers) for value in values):
+    if isinstance(values, list | tuple) and len(values) >= least and all(is_size(value, integers) for value in values):
         return tuple(values)
     raise _wrong(path, name, values, f"a list of {'whole ' if integers else ''}numbers above 0, to {MAX_SIZE}")
 
 
-def _is_size(value: object, integers: bool) -> bool:
+def is_size(value: object, integers: bool) -> bool:
+    """Whether a value is a number above 0, up to 65,536; integers: only an integer."""
     if isinstance(value, bool) or not isinstance(value, int if integers else int | float):
         return False
     return bool(0 < value <= MAX_SIZE)  # and so no NaN

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from guidegraph.graph.trust.file_checks import read_regular
-from guidegraph.nodes.checkpoints.config_values import format_value
+from guidegraph.nodes.checkpoints.config_values import format_value, is_size
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -58,7 +58,7 @@ def check_config(
 def expand_levels(value: Any, levels: int, name: str, source: Path | str) -> tuple[int, ...]:
     """Expand one integer, or a list with one for each level, to a tuple. Raises ``ValueError``."""
     values = list(value) if isinstance(value, list | tuple) else [value] * levels
-    if len(values) != levels or not all(isinstance(item, int) and item > 0 for item in values):
+    if len(values) != levels or not all(is_size(item, integers=True) for item in values):
         raise ValueError(
             f"'{source}': '{name}' is {format_value(value)}; expected a whole number, or one for each of {levels} "
             "levels"

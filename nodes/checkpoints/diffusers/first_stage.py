@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import Tensor
 
-from guidegraph.nodes.checkpoints.config_values import read_number, read_signed
+from guidegraph.nodes.checkpoints.config_values import read_integer, read_number, read_signed
 from guidegraph.nodes.checkpoints.diffusers.config import check_config
 from guidegraph.nodes.checkpoints.first_stage import build_first_stage
 from guidegraph.nodes.models.released.autoencoder import ReleasedFirstStage
@@ -54,7 +54,7 @@ def load_first_stage(tensors: Mapping[str, Tensor], config: Mapping[str, Any], p
     check_config(config, path, USED, FIXED, IGNORED)
     scale = SCALE if not config.get("scaling_factor") else read_number(config, "scaling_factor", SCALE, path)
     shift = 0.0 if config.get("shift_factor") is None else read_signed(config, "shift_factor", path)
-    groups = int(config.get("norm_num_groups") or 32)
+    groups = 32 if config.get("norm_num_groups") is None else read_integer(config, "norm_num_groups", 32, path)
     return build_first_stage(to_compvis(tensors), str(path), scale, groups, shift)
 
 

@@ -8,8 +8,16 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
-from guidegraph.nodes.checkpoints.config_values import read_choice, read_flag, read_integer, read_number
+from guidegraph.nodes.checkpoints.config_values import (
+    format_value,
+    read_choice,
+    read_flag,
+    read_integer,
+    read_number,
+    read_numbers,
+)
 from guidegraph.nodes.checkpoints.diffusers.config import check_config, read_json
 from guidegraph.nodes.sampling import schedule as schedules
 from guidegraph.nodes.types import PredictionKind, Schedule
@@ -90,10 +98,10 @@ def build_noise_schedule(config: Mapping[str, Any], path: Path) -> Schedule:
             "diffusion, which is what is supported"
         )
     steps = read_integer(config, "num_train_timesteps", 1000, path)
+    ends = {end: read_number(config, end, beta, path) for end, beta in (("beta_start", 1e-4), ("beta_end", 0.02))}
     try:
-        ends = {"beta_start": float(config.get("beta_start", 1e-4)), "beta_end": float(config.get("beta_end", 0.02))}
         if betas is not None:
-            schedule = schedules.from_betas(np.asarray(betas, dtype=np.float64))
+            schedule = schedules.from_betas(_read_betas(config, path))
         elif name == "linear":
             schedule = schedules.linear(train_steps=steps, **ends)
         elif name == "scaled_linear":
@@ -104,24 +112,31 @@ def build_noise_schedule(config: Mapping[str, Any], path: Path) -> Schedule:
             schedule = schedules.cosine(train_steps=steps)
         else:
             supported = "linear, scaled_linear, sigmoid and squaredcos_cap_v2"
-            raise ValueError(f"'beta_schedule' is {name!r}; supported are {supported}")
-    except (ValueError, TypeError) as error:
+            raise ValueError(f"'beta_schedule' is {format_value(name)}; supported are {supported}")
+    except (ValueError, TypeError, OverflowError, IndexError) as error:
         raise ValueError(f"'{path}' describes no schedule: {error}") from None
     return schedules.zero_terminal_snr(schedule) if config.get("rescale_betas_zero_snr") else schedule
 
 
+def _read_betas(config: Mapping[str, Any], path: Path) -> NDArray[np.float64]:
+    """The β of `trained_betas`. Raises ``ValueError``."""
+    betas = np.asarray(read_numbers(config, "trained_betas", None, path), np.float64)
+    if betas.max() > 1:
+        raise ValueError(f"'trained_betas' has {betas.max():g}; expected numbers from 0 to 1")
+    return betas
+
+
 def read_prediction_kind(config: Mapping[str, Any], path: Path) -> PredictionKind:
     """The kind of prediction, from `prediction_type`. Raises ``ValueError``."""
-    prediction_type = config.get("prediction_type", "epsilon")
-    if prediction_type not in KINDS:
-        raise ValueError(f"'{path}': 'prediction_type' is {prediction_type!r}; supported are {', '.join(KINDS)}")
-    return KINDS[prediction_type]
+    return KINDS[read_choice(config, "prediction_type", "epsilon", path, tuple(KINDS))]
 
 
 def read_sampler_settings(config: Mapping[str, Any], path: Path) -> SamplerSettings:
     """The offset, the last ᾱ and the spacing of a scheduler_config.json. Raises ``ValueError``."""
     spacing = config.get("timestep_spacing", "leading")
     if spacing not in SPACINGS:
-        raise ValueError(f"'{path}': 'timestep_spacing' is {spacing!r}; supported are {', '.join(SPACINGS)}")
+        raise ValueError(
+            f"'{path}': 'timestep_spacing' is {format_value(spacing)}; supported are {', '.join(SPACINGS)}"
+        )
     final: Literal["one", "first"] = "one" if config.get("set_alpha_to_one", True) else "first"
     return SamplerSettings(read_integer(config, "steps_offset", 0, path, low=0), final, spacing)

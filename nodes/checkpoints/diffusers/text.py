@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from guidegraph.nodes.checkpoints.clip_text import build_clip, load_tokenizer
+from guidegraph.nodes.checkpoints.config_values import format_value, read_integer
 from guidegraph.nodes.checkpoints.diffusers.component_weights import read_component
 from guidegraph.nodes.checkpoints.diffusers.config import read_json
 from guidegraph.nodes.checkpoints.diffusers.qwen_text import build_chat_tower, build_qwen3
@@ -55,18 +56,27 @@ def load_text(folder: Path, classes: Mapping[str, str], index: Mapping[str, Any]
     towers = [load_tower(folder, f"text_encoder{n}", f"tokenizer{n}", "penultimate") for n in ("", "_2")]
     path = folder / "unet" / "config.json"
     unet = read_json(path)
-    width, sides = int(unet.get("addition_time_embed_dim") or 0), unet.get("sample_size") or 128
+    name = "addition_time_embed_dim"
+    width = 0 if unet.get(name) is None else read_integer(unet, name, None, path)
     pooled = towers[1].clip.config.projection_dim
     total = unet.get("projection_class_embeddings_input_dim")
     if pooled + 6 * width != total:
         raise ValueError(
-            f"'{path}': the vector is {total} wide, and the pooled text and six sizes of {width} make "
+            f"'{path}': the vector is {format_value(total)} wide, and the pooled text and six sizes of {width} make "
             f"{pooled + 6 * width}: this is not SDXL's conditioning"
         )
-    height, breadth = (int(side) * factor for side in (sides if isinstance(sides, list) else (sides, sides)))
+    height, breadth = (side * factor for side in _read_sides(unet, path))
     size = PictureSize(original=(height, breadth), target=(height, breadth))
     zero_empty = bool(index.get("force_zeros_for_empty_prompt", True))
     return ReleasedText(towers, size=size, size_width=width, zero_empty=zero_empty).eval()
+
+
+def _read_sides(unet: Mapping[str, Any], path: Path) -> tuple[int, int]:
+    """The height and width of a U-Net's latents, from one number or two. Raises ``ValueError``."""
+    value = unet.get("sample_size")
+    sides = value if isinstance(value, list) and len(value) == 2 else [128 if value is None else value] * 2
+    height, width = (read_integer({"sample_size": side}, "sample_size", None, path) for side in sides)
+    return height, width
 
 
 def load_sd3_text(folder: Path, classes: Mapping[str, str], config: MMDiTConfig, *, t5: bool) -> SD3Text:

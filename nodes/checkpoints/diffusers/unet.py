@@ -8,6 +8,14 @@ from typing import Any
 
 from torch import Tensor
 
+from guidegraph.nodes.checkpoints.config_values import (
+    format_value,
+    read_choice,
+    read_flag,
+    read_integer,
+    read_number,
+    read_numbers,
+)
 from guidegraph.nodes.checkpoints.diffusers.config import check_config, expand_levels
 from guidegraph.nodes.checkpoints.diffusers.unet_names import UNetLayout, canonical_tensors
 from guidegraph.nodes.models.released.config import UNetShape
@@ -50,21 +58,24 @@ def read_unet_shape(config: Mapping[str, Any], path: Path, kind: PredictionKind)
     Raises one ``ValueError`` that names the file and the fields with unsupported values.
     """
     check_config(config, path, USED, FIXED, IGNORED)
-    name = str(config.get("_class_name"))
-    widths = tuple(int(width) for width in _read_list(config, "block_out_channels", path))
+    name = read_choice(config, "_class_name", "", path, CLASSES)
+    widths = tuple(int(width) for width in read_numbers(config, "block_out_channels", None, path, integers=True))
     levels = len(widths)
     depths, pooling = _levels(config, path, name, levels)
     tokens = name == "UNet2DConditionModel"
     middle = config.get("mid_block_type", MIDDLES[name])
     if middle != MIDDLES[name]:
-        raise ValueError(f"'{path}': 'mid_block_type' is {middle!r}, and only {MIDDLES[name]!r} is supported")
-    middle_depth = _depths(config, levels, path)[-1] if tokens else int(config.get("add_attention", True))
-    groups = int(config.get("norm_num_groups") or 32)
+        raise ValueError(
+            f"'{path}': 'mid_block_type' is {format_value(middle)}, and only {MIDDLES[name]!r} is supported"
+        )
+    middle_depth = _depths(config, levels, path)[-1] if tokens else int(read_flag(config, "add_attention", True, path))
+    groups = 32 if config.get("norm_num_groups") is None else read_integer(config, "norm_num_groups", 32, path)
     if config.get("attn_norm_num_groups") not in (None, groups):
         raise ValueError(f"'{path}': 'attn_norm_num_groups' differs from 'norm_num_groups', which is not supported")
     if config.get("downsample_padding", 1) not in (0, 1):
-        raise ValueError(f"'{path}': 'downsample_padding' is {config['downsample_padding']!r}; expected 0 or 1")
-    channels, out = int(config.get("in_channels", 4)), int(config.get("out_channels", 4))
+        padding = format_value(config["downsample_padding"])
+        raise ValueError(f"'{path}': 'downsample_padding' is {padding}; expected 0 or 1")
+    channels, out = (read_integer(config, f"{end}_channels", 4, path) for end in ("in", "out"))
     sample = channels if out == 2 * channels else out
     if sample > channels:
         raise ValueError(f"'{path}': the network takes {channels} channels and gives {out}, which is not supported")
@@ -87,9 +98,9 @@ def read_unet_shape(config: Mapping[str, Any], path: Path, kind: PredictionKind)
             classes=_classes(config, path),
             adm_channels=_adm_channels(config, path),
             groups=groups,
-            norm_eps=float(config.get("norm_eps", 1e-5)),
+            norm_eps=read_number(config, "norm_eps", 1e-5, path),
             sine_first=not config.get("flip_sin_to_cos", True),
-            frequency_shift=int(config.get("freq_shift", 0)),
+            frequency_shift=read_integer(config, "freq_shift", 0, path, low=0, high=max(widths[0] // 2 - 1, 0)),
             asymmetric_downsample=config.get("downsample_padding", 1) == 0,
             kind=kind,
         )
@@ -113,9 +124,10 @@ def _levels(config: Mapping[str, Any], path: Path, name: str, levels: int) -> tu
     """The depth of attention of each level, and whether residual blocks change the resolution."""
     down, up = (list(_read_list(config, f"{way}_block_types", path)) for way in ("down", "up"))
     attention = ATTENTION_BLOCKS[name]
-    unknown = [kind for kind in (*down, *up) if kind not in (*attention, *PLAIN_BLOCKS)]
+    unknown = {kind if isinstance(kind, str) else format_value(kind) for kind in (*down, *up)}
+    unknown -= {*attention, *PLAIN_BLOCKS}
     if unknown:
-        raise ValueError(f"'{path}': blocks of type {', '.join(sorted(set(unknown)))} are not supported")
+        raise ValueError(f"'{path}': blocks of type {', '.join(sorted(unknown))} are not supported")
     mirrored = [kind.replace("Up", "Down") for kind in reversed(up)]
     if len(down) != levels or mirrored != down:
         raise ValueError(f"'{path}': the blocks on the way up, {up}, do not mirror those on the way down, {down}")
@@ -141,46 +153,52 @@ def _heads(config: Mapping[str, Any], widths: Sequence[int], tokens: bool, path:
     value = config.get("attention_head_dim", 8)
     if tokens:
         return expand_levels(value, len(widths), "attention_head_dim", path)
-    return tuple(1 if value is None else max(width // int(value), 1) for width in widths)
+    if value is None:
+        return (1,) * len(widths)
+    head_channels = read_integer(config, "attention_head_dim", 8, path)
+    return tuple(max(width // head_channels, 1) for width in widths)
 
 
 def _scale_shift(config: Mapping[str, Any], path: Path) -> bool:
     value = config.get("resnet_time_scale_shift", "default")
     if value not in ("default", "scale_shift"):
-        raise ValueError(f"'{path}': 'resnet_time_scale_shift' is {value!r}; supported are 'default' and 'scale_shift'")
+        raise ValueError(
+            f"'{path}': 'resnet_time_scale_shift' is {format_value(value)}; supported are 'default' and 'scale_shift'"
+        )
     return bool(value == "scale_shift")
 
 
 def _classes(config: Mapping[str, Any], path: Path) -> int | None:
     kind, classes = config.get("class_embed_type"), config.get("num_class_embeds")
     if kind not in (None, "projection"):
-        raise ValueError(f"'{path}': 'class_embed_type' is {kind!r}; supported are none and 'projection'")
-    return None if classes is None or kind is not None else int(classes)
+        raise ValueError(f"'{path}': 'class_embed_type' is {format_value(kind)}; supported are none and 'projection'")
+    return None if classes is None or kind is not None else read_integer(config, "num_class_embeds", None, path)
 
 
 def _adm_channels(config: Mapping[str, Any], path: Path) -> int | None:
     added = config.get("addition_embed_type")
     if added not in (None, "text_time"):
-        raise ValueError(f"'{path}': 'addition_embed_type' is {added!r}; supported are none and 'text_time'")
+        raise ValueError(
+            f"'{path}': 'addition_embed_type' is {format_value(added)}; supported are none and 'text_time'"
+        )
     if added is None and config.get("class_embed_type") != "projection":
         return None
-    width = config.get("projection_class_embeddings_input_dim")
-    if not isinstance(width, int):
-        raise ValueError(f"'{path}': 'projection_class_embeddings_input_dim' is {width!r}; expected a whole number")
-    return width
+    return read_integer(config, "projection_class_embeddings_input_dim", None, path)
 
 
 def _read_uniform(config: Mapping[str, Any], name: str, default: int, path: Path) -> int:
     """Read an integer that is the same for all levels."""
     value = config.get(name, default)
-    values = set(value) if isinstance(value, list | tuple) else {value}
-    if len(values) != 1 or not all(isinstance(item, int) for item in values):
-        raise ValueError(f"'{path}': '{name}' is {value!r}, and only one whole number for all levels is supported")
-    return int(values.pop())
+    levels = value if isinstance(value, list | tuple) and value else [value]
+    if any(item != levels[0] for item in levels):
+        raise ValueError(
+            f"'{path}': '{name}' is {format_value(value)}, and only one whole number for all levels is supported"
+        )
+    return read_integer({name: levels[0]}, name, default, path)
 
 
 def _read_list(config: Mapping[str, Any], name: str, path: Path) -> Sequence[Any]:
     value = config.get(name)
     if not isinstance(value, list | tuple) or not value:
-        raise ValueError(f"'{path}': '{name}' is {value!r}; expected a list with an entry for each level")
+        raise ValueError(f"'{path}': '{name}' is {format_value(value)}; expected a list with an entry for each level")
     return value
