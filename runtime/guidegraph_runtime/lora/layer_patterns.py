@@ -5,15 +5,19 @@ from __future__ import annotations
 import re
 
 LONGEST_PATTERN = 1000
-LONGEST_NAME = 300
+LONGEST_NAME = 200
 """The longest name of a layer to which a pattern is compared."""
 
-QUANTIFIERS, ALTERNATIVES = 2, 4
-"""Most quantifiers of a pattern, and most `|` in its groups: the time to match grows exponentially with both."""
+CHOICES = 4
+"""Most choices of a pattern: the time to match grows exponentially with them."""
+
+PER_QUANTIFIER = 2
+"""Choices that a quantifier counts as; `|` in a group counts as one."""
 
 RULES = (
     r"regular expressions for the names of layers, of letters, digits, '.', '\.', '^', '$', '|', classes such as "
-    rf"[0-9], groups without a quantifier, at most {QUANTIFIERS} quantifiers and {ALTERNATIVES} '|' in groups"
+    rf"[0-9], groups without a quantifier, and at most {CHOICES // PER_QUANTIFIER} quantifiers, or {CHOICES} '|' in "
+    "groups, or one quantifier and half as many '|'"
 )
 
 _ATOM = r"(?:\\[.dw-]|\[\^?[\w.-]+\]|[\w.-])"
@@ -28,19 +32,19 @@ def compile_pattern(text: str) -> re.Pattern[str]:
     """
     if len(text) > LONGEST_PATTERN:
         raise ValueError("the pattern is too long")
-    position = depth = quantifiers = alternatives = 0
+    position = depth = choices = 0
     while position < len(text):
         token = _TOKEN.match(text, position)
         if token is None:
             raise ValueError(f"the pattern has {text[position]!r} in a place where it is not read")
-        quantifiers += token["repeated"] is not None
+        choices += PER_QUANTIFIER * (token["repeated"] is not None)
         mark = token["mark"] or ""
         depth += mark.startswith("(") - (mark == ")")
         if depth < 0:
             raise ValueError("the pattern closes a group that it has not opened")
-        alternatives += mark == "|" and depth > 0
+        choices += mark == "|" and depth > 0
         position = token.end()
-    if quantifiers > QUANTIFIERS or alternatives > ALTERNATIVES:
+    if choices > CHOICES:
         raise ValueError("the pattern has too many quantifiers or alternatives")
     try:
         return re.compile(rf"(.*\.)?({text})$")
