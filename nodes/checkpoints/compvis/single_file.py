@@ -201,8 +201,8 @@ def _build_schedule(
     else:
         assert nominal is not None
         schedule = nominal.build()
-    leaves_signal = bool(schedule.alphas_bar[-1] > 0)
-    return schedules.zero_terminal_snr(schedule) if "ztsnr" in tensors and leaves_signal else schedule
+    has_mark = "ztsnr" in tensors
+    return schedules.zero_terminal_snr(schedule) if has_mark and schedule.alphas_bar[-1] > 0 else schedule
 
 
 def _read_stored_schedule(
