@@ -130,8 +130,8 @@ def save_lora(
     """Write the LoRA of a denoiser of `lora.new` as a safetensors file that `lora.apply` reads, and return its path.
 
     layout: of names in the file: `peft`, as diffusers writes and reads it, with α and r in the header, or `kohya`, with
-    α in the file, which diffusers reads for a U-Net and for the blocks with two streams of Flux.1. In kohya's layout
-    the layers of other transformers have the names of their single files. dtype: of A and B.
+    α in the file, which diffusers reads for a U-Net and for the blocks of Flux.1. In kohya's layout the layers of
+    transformers have the names of their single files. dtype: of A and B.
     Raises an error for a denoiser without a trainable LoRA, and for a path that does not end in `.safetensors`.
     """
     import torch
