@@ -10,7 +10,7 @@ import collections.abc
 import dataclasses
 import types
 import typing
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from functools import cache, lru_cache
@@ -18,6 +18,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, TypeVar, Union, get_args, get_origin, overload
 
 from guidegraph.graph.frozen_models import is_module
+
+NEVER_ITERATED = (str, bytes, Mapping)
+"""Classes with a length and items that a loop does not run over."""
 
 if TYPE_CHECKING:
     import torch
@@ -50,6 +53,13 @@ def is_tensor(value: object) -> bool:
     """Whether ``value`` is a ``torch.Tensor``, without importing torch."""
     kind: Any = type(value)  # mypy takes a class of objects for one without a hash
     return _is_tensor_class(kind)
+
+
+def is_iterable(value: object) -> bool:
+    """Whether a loop can run over a value: a sequence, or a tensor with an axis, but no text and no mapping."""
+    if is_tensor(value):
+        return len(value.shape) > 0  # type: ignore[attr-defined]
+    return hasattr(value, "__len__") and hasattr(value, "__getitem__") and not isinstance(value, NEVER_ITERATED)
 
 
 @lru_cache(maxsize=1024)

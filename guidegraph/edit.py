@@ -29,14 +29,13 @@ from guidegraph.graph.language.edit.parameters import add_parameter, remove_para
 from guidegraph.graph.language.edit.relative_paths import rebase_paths
 from guidegraph.graph.language.edit.render import parse_value
 from guidegraph.graph.language.edit.values import remove_value, set_value
-from guidegraph.graph.language.named_workflows import locate_workflow
+from guidegraph.graph.language.named_workflows import WORKFLOW_SUFFIXES, locate_workflow
 from guidegraph.graph.language.parameters import AnnotationError, parse_annotation
 from guidegraph.graph.language.yaml_tree import Scalar, read_text
 from guidegraph.graph.memory.pause_collector import pause_collector
 from guidegraph.graph.registry import Registry
 from guidegraph.graph.resolution.load import build
 from guidegraph.graph.resolution.ports import TypeRecord
-from guidegraph.graph.resolution.resolver import WORKFLOW_SUFFIXES
 from guidegraph.graph.resolution.sub_workflows import display_path, resolve_sub_workflow_path
 from guidegraph.graph.trust.file_checks import read_regular
 from guidegraph.graph.trust.limits import LimitExceeded

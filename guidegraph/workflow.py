@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 CacheChoice = str | Path | None
 
 _memory = MemoryCache()
-_NOWHERE = object()
+_UNSET = object()
 
 
 class Workflow:
@@ -101,7 +101,7 @@ class Workflow:
         _check_outputs(self.graph, only)
         return compile_plan(self.graph, self.bind(params), replace(self.config, only=only))
 
-    def run(self, /, *, stop_at: object = _NOWHERE, resume: object = _NOWHERE, **params: object) -> Any:
+    def run(self, /, *, stop_at: object = _UNSET, resume: object = _UNSET, **params: object) -> Any:
         """Run, and return the outputs by name.
 
         stop_at: stop after so many iterations of the only loop, or at ``LOOP:ITERATIONS``, and return a ``StoppedRun``
@@ -114,7 +114,7 @@ class Workflow:
         from guidegraph.graph.stopping.loop_state import LoopStopped
         from guidegraph.runs.stopped_run import StoppedRun, make_stopped_run
 
-        options = {name: v for name, v in (("stop_at", stop_at), ("resume", resume)) if v is not _NOWHERE}
+        options = {name: v for name, v in (("stop_at", stop_at), ("resume", resume)) if v is not _UNSET}
         params |= {name: options.pop(name) for name in [*options] if name in self.graph.params}
         place, earlier = options.get("stop_at"), options.get("resume")
         stop = None if place is None else str(place)

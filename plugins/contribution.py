@@ -65,7 +65,7 @@ def read_contribution(plugin: object, namespace: str | None) -> Contribution:
     types: dict[str, type] = {}
     for cls in _collect(manager.hook.guidegraph_types, "port types"):
         if not isinstance(cls, type):
-            raise PluginError(f"guidegraph_types returned {cls!r}, which is no class", "return classes")
+            raise PluginError(f"guidegraph_types returned {cls!r}, which is not a class", "return classes")
         if types.get(cls.__name__, cls) is not cls:
             raise PluginError(f"two port types are called '{cls.__name__}'", "rename one of them")
         types[cls.__name__] = cls

@@ -78,7 +78,7 @@ def check_entry(entry: EntryPoint) -> None:
     """Raise ``PluginError`` for an entry point that names no namespace, or no object in a module."""
     if not entry.name.isidentifier():
         raise PluginError(
-            f"the entry point's name '{entry.name}' is no identifier", "name the entry point like its namespace"
+            f"the entry point's name '{entry.name}' is not an identifier", "name the entry point like its namespace"
         )
     if not re.fullmatch(r"[\w.]+\s*(:\s*[\w.]+\s*)?(\[.*\])?\s*", entry.value):
         fix = f'write {entry.name} = "module" or {entry.name} = "module:object" in pyproject.toml'
@@ -106,7 +106,7 @@ def check_requirement(entry: EntryPoint, version: str) -> None:
             requirement = Requirement(text)
         except InvalidRequirement as error:
             fix = "repair 'dependencies' in its pyproject.toml, and install it again"
-            raise PluginError(f"its metadata asks for '{text:.60}', which is no requirement", fix) from error
+            raise PluginError(f"its metadata asks for '{text:.60}', which is not a requirement", fix) from error
         if normalise_name(requirement.name) != OWN_DISTRIBUTION or (
             requirement.marker and not requirement.marker.evaluate()
         ):

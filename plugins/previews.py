@@ -33,7 +33,7 @@ def check_preview(preview: Any) -> str | bytes | None:
     if isinstance(preview, bytes) and preview.startswith(_SIGNATURE) and len(preview) <= MAX_BYTES:
         return preview
     size = f" of length {len(preview)}" if isinstance(preview, (str, bytes)) else ""
-    raise PluginError(f"{HOOK} returned {type(preview).__name__}{size}, which is no preview", fix)
+    raise PluginError(f"{HOOK} returned {type(preview).__name__}{size}, which is not a preview", fix)
 
 
 def make_preview(

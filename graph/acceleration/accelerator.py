@@ -32,7 +32,7 @@ from guidegraph.graph.acceleration.parts import (
     calls_model,
     explain_outside,
     group_steps,
-    join_region,
+    join_block,
 )
 from guidegraph.graph.acceleration.single_steps import explain_pieces, list_single_steps
 from guidegraph.graph.acceleration.store import Refusal
@@ -42,7 +42,7 @@ from guidegraph.graph.execution.watched_sizes import Decisive
 from guidegraph.graph.export.partition.leaves import rebuild
 from guidegraph.graph.planning.batch import BatchCall
 from guidegraph.graph.planning.plan import Plan
-from guidegraph.graph.planning.steps import RegionPlan, Step
+from guidegraph.graph.planning.steps import BlockPlan, Step
 from guidegraph.graph.run_config import RunConfig
 
 if TYPE_CHECKING:
@@ -209,45 +209,45 @@ class Accelerator:
         self.backend: Backend = make_backend(config)
         self.suspended = False
         self.refused: dict[str, str] = {}
-        self._regions: dict[int, tuple[RegionPlan, RegionPlan]] = {}
+        self._blocks: dict[int, tuple[BlockPlan, BlockPlan]] = {}
         self._reported: set[tuple[str, ...]] = set()
 
-    def accelerate(self, region: RegionPlan, plan: Plan) -> RegionPlan:
-        """The region with its parts in place of their steps."""
+    def accelerate(self, block: BlockPlan, plan: Plan) -> BlockPlan:
+        """The block with its parts in place of their steps."""
         if self.suspended:
-            return region
-        entry = self._regions.get(id(region))
+            return block
+        entry = self._blocks.get(id(block))
         if entry is None:
-            entry = self._regions[id(region)] = (region, self._join(region, plan))
+            entry = self._blocks[id(block)] = (block, self._join(block, plan))
         return entry[1]
 
-    def accelerate_top_level(self, region: RegionPlan, plan: Plan) -> dict[int, Callable[[list[Any]], None]]:
-        """What runs the steps of a region of the top level as graphs, by the identity of each step.
+    def accelerate_top_level(self, block: BlockPlan, plan: Plan) -> dict[int, Callable[[list[Any]], None]]:
+        """What runs the steps of a block of the top level as graphs, by the identity of each step.
 
         There is none if the backend keeps no graphs: then a graph would be made for one call.
         """
         if not self.backend.keeps_graphs:
             return {}
         faster: dict[int, Callable[[list[Any]], None]] = {}
-        for step in list_single_steps(region, self.refused):
-            part = make_part(StepGroup((step,), True), region, plan, lift=self.backend.lifts_numbers, single=True)
+        for step in list_single_steps(block, self.refused):
+            part = make_part(StepGroup((step,), True), block, plan, lift=self.backend.lifts_numbers, single=True)
             faster[id(step)] = PartStep(self, part, step, plan, self._make_numbers(part), single=True)
         return faster
 
     def release(self) -> None:
         """Drop the last values of all parts. Those of a loop around the one that has ended are flattened again."""
-        for _, joined in self._regions.values():
+        for _, joined in self._blocks.values():
             for step in joined.steps:
                 if isinstance(step.accelerated, PartStep):
                     step.accelerated.last.clear()
 
-    def _join(self, region: RegionPlan, plan: Plan) -> RegionPlan:
-        groups = group_steps(region, self.refused)
+    def _join(self, block: BlockPlan, plan: Plan) -> BlockPlan:
+        groups = group_steps(block, self.refused)
         self._report_unidentified(groups)
         if not any(group.is_part for group in groups):
-            return region
-        steps = [self._make_step(group, region, plan) if group.is_part else group.steps[0] for group in groups]
-        return join_region(region, steps)
+            return block
+        steps = [self._make_step(group, block, plan) if group.is_part else group.steps[0] for group in groups]
+        return join_block(block, steps)
 
     def _report_unidentified(self, groups: Sequence[StepGroup]) -> None:
         """Warn of the calls that would be in a part if something identified them."""
@@ -256,8 +256,8 @@ class Accelerator:
             if explain_outside(op, self.refused) == UNIDENTIFIED:
                 self.report_torch((f"nodes.{op.key}",), UNIDENTIFIED)
 
-    def _make_step(self, group: StepGroup, region: RegionPlan, plan: Plan) -> Step:
-        part = make_part(group, region, plan, lift=self.backend.lifts_numbers)
+    def _make_step(self, group: StepGroup, block: BlockPlan, plan: Plan) -> Step:
+        part = make_part(group, block, plan, lift=self.backend.lifts_numbers)
         outs = tuple(slot for step in group.steps for slot in step.outs)
         reads = tuple(slot for step in group.steps for slot in step.reads)
         step = Step(BatchCall(part.calls), part.calls, outs, reads, members=group.steps)
@@ -346,7 +346,7 @@ class Accelerator:
         """Run a part, or the call at fault, in torch from now on. The rest is grouped again at the next iteration."""
         calls = part.calls if refusal.call is None else (part.calls[refusal.call],)
         self.refused.update({call.key: refusal.reason for call in calls})
-        self._regions.clear()
+        self._blocks.clear()
         self.report_torch(tuple(f"nodes.{call.key}" for call in calls), refusal.reason)
 
     @contextmanager

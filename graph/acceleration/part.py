@@ -1,4 +1,4 @@
-"""A planned part of a region, its function of flat tensors, and its digest."""
+"""A planned part of a block, its function of flat tensors, and its digest."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from guidegraph.graph.planning.digest import (
     value_digest,
 )
 from guidegraph.graph.planning.plan import Plan
-from guidegraph.graph.planning.steps import RegionPlan, Step
+from guidegraph.graph.planning.steps import BlockPlan, Step
 from guidegraph.graph.sources import Carry, Item, Literal, Output, Param, Source, list_sources
 from guidegraph.graph.types import ANY, PortType
 
@@ -76,14 +76,14 @@ class PartExample:
     results: Sequence[Any]
 
 
-def make_part(group: StepGroup, region: RegionPlan, plan: Plan, *, lift: bool, single: bool = False) -> Part:
+def make_part(group: StepGroup, block: BlockPlan, plan: Plan, *, lift: bool, single: bool = False) -> Part:
     """The part of a group of steps. lift: numbers that the workflow's parameters set become inputs.
 
     single: a step of the top level, all of whose results are kept, as a cache may take them.
     """
     kinds = collect_types(plan)
-    slot_of: dict[Source, int] = dict(region.inputs)
-    for step in region.steps:
+    slot_of: dict[Source, int] = dict(block.inputs)
+    for step in block.steps:
         slot_of.update(zip(step.outputs(), step.outs, strict=True))
     calls, numbers = lift_numbers(list(list_part_calls(group)), plan) if lift else (list(list_part_calls(group)), [])
     made = {Output(call.key, name) for call in calls for name in call.outputs}
@@ -95,8 +95,8 @@ def make_part(group: StepGroup, region: RegionPlan, plan: Plan, *, lift: bool, s
         if source not in made and source not in lifted and not isinstance(source, Literal)
     )
     own_steps = {id(step) for step in group.steps}
-    slots_read = {slot for step in region.steps if id(step) not in own_steps for slot in step.reads}
-    slots_read |= set(region.results.values())
+    slots_read = {slot for step in block.steps if id(step) not in own_steps for slot in step.reads}
+    slots_read |= set(block.results.values())
     results = [Output(call.key, name) for call in calls for name in call.outputs]
 
     def read(source: Source) -> Reading:

@@ -1,4 +1,4 @@
-"""The parts of a region: steps that can run as one graph, around at least one call of a model."""
+"""The parts of a block: steps that can run as one graph, around at least one call of a model."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from guidegraph.graph.ir import Call, Choice, Op
 from guidegraph.graph.planning.digest import FRESH, spec_digest, value_digest
 from guidegraph.graph.planning.last_result import keeps_last_result
-from guidegraph.graph.planning.steps import RegionPlan, Step, free_after_last_use
+from guidegraph.graph.planning.steps import BlockPlan, Step, free_after_last_use
 from guidegraph.graph.port_kinds import port_kinds
 from guidegraph.graph.sources import Literal, Source, list_sources
 
@@ -30,16 +30,16 @@ class StepGroup:
         return tuple(op for step in self.steps for op in step.ops)
 
 
-def group_steps(region: RegionPlan, refused: Collection[str] = ()) -> list[StepGroup]:
-    """The steps of a region, those of parts together, in an order in which they can run.
+def group_steps(block: BlockPlan, refused: Collection[str] = ()) -> list[StepGroup]:
+    """The steps of a block, those of parts together, in an order in which they can run.
 
     The depth of a step is the largest number of changes from a part to a step outside on a path to it; steps of one
     depth that can be in a part form one. refused: keys of operations that must stay outside of parts.
     """
     depths: dict[int, int] = {}
     depth_of_slot: dict[int, tuple[int, bool]] = {}
-    joins = [_can_join(step, refused) for step in region.steps]
-    for i, step in enumerate(region.steps):
+    joins = [_can_join(step, refused) for step in block.steps]
+    for i, step in enumerate(block.steps):
         depth = 0
         for slot in step.reads:
             level, joined = depth_of_slot.get(slot, (0, False))
@@ -48,9 +48,9 @@ def group_steps(region: RegionPlan, refused: Collection[str] = ()) -> list[StepG
         depth_of_slot.update(dict.fromkeys(step.outs, (depth, joins[i])))
     groups: list[StepGroup] = []
     for level in range(max(depths.values(), default=-1) + 1):
-        on_level = [i for i in range(len(region.steps)) if depths[i] == level]
-        groups += [StepGroup((region.steps[i],), False) for i in on_level if not joins[i]]
-        joined_steps = tuple(region.steps[i] for i in on_level if joins[i])
+        on_level = [i for i in range(len(block.steps)) if depths[i] == level]
+        groups += [StepGroup((block.steps[i],), False) for i in on_level if not joins[i]]
+        joined_steps = tuple(block.steps[i] for i in on_level if joins[i])
         if any(calls_model(op) for step in joined_steps for op in step.ops):
             groups.append(StepGroup(joined_steps, True))
         else:
@@ -84,14 +84,14 @@ def _is_identified(call: Call) -> bool:
     return not any(digest.startswith(FRESH) for digest in (spec_digest(call.spec, ""), *digests))
 
 
-def join_region(region: RegionPlan, steps: list[Step]) -> RegionPlan:
-    """The region with other steps in place of its own, which read and write the same slots.
+def join_block(block: BlockPlan, steps: list[Step]) -> BlockPlan:
+    """The block with other steps in place of its own, which read and write the same slots.
 
     The steps are copied, since a plan keeps its own for the next run.
     """
     steps = [replace(step) for step in steps]
-    free_after_last_use(steps, {*region.results.values(), *(slot for slot, _ in region.constants)})
-    return RegionPlan(region.size, region.constants, region.inputs, steps, region.results)
+    free_after_last_use(steps, {*block.results.values(), *(slot for slot, _ in block.constants)})
+    return BlockPlan(block.size, block.constants, block.inputs, steps, block.results)
 
 
 def list_part_calls(group: StepGroup) -> Iterator[Call]:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from guidegraph.graph.acceleration.parts import calls_model, explain_outside
 from guidegraph.graph.ir import Call, Op
-from guidegraph.graph.planning.steps import RegionPlan, Step
+from guidegraph.graph.planning.steps import BlockPlan, Step
 from guidegraph.graph.port_kinds import port_kinds
 from guidegraph.graph.sources import Literal, list_sources
 from guidegraph.graph.types import PortType, SequenceOf
@@ -20,9 +20,9 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
-def list_single_steps(region: RegionPlan, refused: Collection[str] = ()) -> list[Step]:
-    """The steps of a region of the top level that can run as graphs. refused: keys of operations that must not."""
-    return [step for step in region.steps if not any(explain_single(op, refused) for op in step.ops)]
+def list_single_steps(block: BlockPlan, refused: Collection[str] = ()) -> list[Step]:
+    """The steps of a block of the top level that can run as graphs. refused: keys of operations that must not."""
+    return [step for step in block.steps if not any(explain_single(op, refused) for op in step.ops)]
 
 
 def explain_single(op: Op, refused: Collection[str] = ()) -> str:

@@ -25,7 +25,7 @@ def invoke(
     """Run a call or a batch of calls, and restore the process state that it changed. Raises ``NodeError``.
 
     kept: what batches joined in earlier iterations of a loop, by the identity of their steps. keeper: of the process
-    state, for the steps of a region that runs in this thread.
+    state, for the steps of a block that runs in this thread.
     """
     process_state = None if step.watch == "nothing" else save_state(step.watch, keeper)
     if keeper is not None:

@@ -11,7 +11,7 @@ from guidegraph.graph.ir import Choice, Op
 from guidegraph.graph.planning.choice_branches import choose_branch, find_branch_operations
 from guidegraph.graph.planning.digest import is_pure
 from guidegraph.graph.planning.plan import Plan
-from guidegraph.graph.planning.steps import RegionPlan
+from guidegraph.graph.planning.steps import BlockPlan
 from guidegraph.graph.sources import Output, Source
 
 
@@ -28,27 +28,27 @@ class HeldValues(dict[str, Values]):
         """The branch that a choice takes by the held value of its ``when``. Raises ``NodeError`` if there is none."""
         return choose_branch(choice, self.value(choice.when, plan))
 
-    def keep(self, ops: Mapping[str, Op], region: RegionPlan, slots: Sequence[Any]) -> None:
-        """Hold the values of those operations whose outputs are all among the results of a region that has run."""
+    def keep(self, ops: Mapping[str, Op], block: BlockPlan, slots: Sequence[Any]) -> None:
+        """Hold the values of those operations whose outputs are all among the results of a block that has run."""
         for key, op in ops.items():
             sources = [Output(key, name) for name in op.outputs]
-            if sources and all(source in region.results for source in sources):
-                self[key] = tuple(slots[region.results[source]] for source in sources)
+            if sources and all(source in block.results for source in sources):
+                self[key] = tuple(slots[block.results[source]] for source in sources)
 
 
-def list_required_sources(plan: Plan, prunes: bool) -> list[Source]:
+def list_required_sources(plan: Plan) -> list[Source]:
     """The sources that a run must compute: its outputs and, without pruning, all operations outside of branches."""
     outputs = [source for source, _ in plan.outputs.values()]
-    if prunes:
+    if plan.config.prunes:
         return outputs
     in_branches = find_branch_operations(plan.ops)
     return outputs + [Output(key, "") for key in plan.ops if key not in in_branches]
 
 
-def list_sources_to_hold(ops: Mapping[str, Op], plan: Plan, prunes: bool) -> list[Source]:
+def list_sources_to_hold(ops: Mapping[str, Op], plan: Plan) -> list[Source]:
     """All outputs of those operations that the rest of the plan reads, or that must not run again."""
     remaining = [op for key, op in plan.ops.items() if key not in ops]
     read = {source for op in remaining for source in op.sources()} | {source for source, _ in plan.outputs.values()}
     keys = {source.op for source in read if isinstance(source, Output)}
-    held = [op for op in ops.values() if op.key in keys or not is_pure(op) or not prunes]
+    held = [op for op in ops.values() if op.key in keys or not is_pure(op) or not plan.config.prunes]
     return [Output(op.key, name) for op in held for name in op.outputs]

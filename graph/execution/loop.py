@@ -23,13 +23,13 @@ from guidegraph.graph.execution.watched_sizes import LoopWatch, use_watch
 from guidegraph.graph.ir import Choice, Loop
 from guidegraph.graph.planning.choice_branches import choose_branch
 from guidegraph.graph.planning.plan import Plan
-from guidegraph.graph.planning.steps import BodyPlan, Phase, RegionPlan, Step
-from guidegraph.graph.resolution.wiring_checks import check_wiring
+from guidegraph.graph.planning.steps import BlockPlan, BodyPlan, Phase, Step
+from guidegraph.graph.planning.wiring_checks import check_wiring
 from guidegraph.graph.sources import Carry, Index, Item, Source
 from guidegraph.graph.stopping.loop_state import LoopStopped, StopToken, capture_state
 from guidegraph.graph.training.fit import Fit
 from guidegraph.graph.trust.process_state import StateKeeper
-from guidegraph.graph.types import ANY, PortType, Tensor, describe_value, is_tensor
+from guidegraph.graph.types import ANY, PortType, Tensor, describe_value, is_iterable, is_tensor
 from guidegraph.graph.values.leaves import flatten, is_equal_leaf, unflatten
 from guidegraph_runtime.error_text import describe_error
 
@@ -94,8 +94,7 @@ def _as_sequence(over: Any) -> Sequence[Any]:
         if over < 0:
             raise ValueError(f"a loop takes 0 or more iterations; found {over}")
         return range(min(over, sys.maxsize))  # a longer range has no len(), and is above any limit on trips
-    rows = hasattr(over, "__len__") and hasattr(over, "__getitem__") and not isinstance(over, (str, bytes, Mapping))
-    if not rows or (is_tensor(over) and over.ndim == 0):
+    if not is_iterable(over):
         raise TypeError(f"a loop runs over a sequence or a tensor with an axis; found {describe_value(over)}")
     if is_tensor(over) and over.ndim == 1:
         return over.unsqueeze(1)  # type: ignore[no-any-return]
@@ -121,7 +120,7 @@ def _iterate(
     rows = _precompute(step, body_plan, outside, items, first, context, plan)
     carry, collected = _start_values(loop, outside, device)
     context.iterations.append(0)
-    with _loop_state(context) as watch:
+    with _use_fresh_watch(context) as watch:
         for i in range(first, total):
             context.cancel.check()
             context.iterations[-1] = watch.iteration = i
@@ -151,7 +150,7 @@ def _choose_body(
     while (selected := body_plan.choose(outside)) is not body_plan:
         body_plan = selected
         if body_plan.before is not None:
-            outside = {**outside, **run_region(body_plan.before, outside, context, plan)}
+            outside = {**outside, **run_block(body_plan.before, outside, context, plan)}
     return body_plan, outside
 
 
@@ -224,8 +223,8 @@ def _stop_where_requested(
 
 
 @contextmanager
-def _loop_state(context: LoopContext) -> Iterator[LoopWatch]:
-    """Use a new watch, and no joined values, for a loop in place of the enclosing loop's. Gives the watch."""
+def _use_fresh_watch(context: LoopContext) -> Iterator[LoopWatch]:
+    """Give a loop its own watch and no joined values; restore those of the enclosing loop afterwards."""
     outer = context.watch, context.joins
     watch, context.joins = LoopWatch(context.warned), {}
     context.watch = watch
@@ -243,13 +242,13 @@ def fetch_item(step: Step, items: Sequence[Any], i: int) -> Any:
     except BaseException as error:
         if is_interrupt(error):
             raise
-        unreadable = ItemError(f"entry {i} cannot be had: {describe_error(error)}")
+        unreadable = ItemError(f"item {i} cannot be read: {describe_error(error)}")
         unreadable.__cause__ = error
         raise node_error(step, unreadable) from error
 
 
 class ItemError(GuidegraphError):
-    """An item of a loop's sequence cannot be read."""
+    """A loop cannot continue: an item or its field is unreadable, or it cannot stop or resume where requested."""
 
 
 def report_progress(context: LoopContext, loop: Loop, done: int, total: int, values: Mapping[str, float]) -> None:
@@ -283,7 +282,7 @@ def run_prologue(
         return {}
     values = dict(outside)
     set_item(values, [source for source, _ in body_plan.prologue.inputs], body_plan.loop, item, i)
-    return run_region(body_plan.prologue, values, context, plan)
+    return run_block(body_plan.prologue, values, context, plan)
 
 
 def _precompute(
@@ -317,9 +316,9 @@ def _precompute(
 def run_phases(phase: Phase, values: Mapping[Source, Any], context: LoopContext, plan: Plan) -> dict[Source, Any]:
     """Run a body's steps once, making each choice as soon as its value is known. Raises ``NodeError``."""
     while phase.choices:
-        values = {**values, **run_region(phase.region, values, context, plan)}
+        values = {**values, **run_block(phase.block, values, context, plan)}
         phase = phase.after_branches(tuple(_choose_branch(choice, values, context) for choice in phase.choices))
-    results = run_region(phase.region, values, context, plan)
+    results = run_block(phase.block, values, context, plan)
     return {root: results[source] for root, source in phase.roots.items()}
 
 
@@ -330,11 +329,11 @@ def _choose_branch(choice: Choice, values: Mapping[Source, Any], context: LoopCo
         raise _with_iterations(error, context) from error.cause
 
 
-def run_region(region: RegionPlan, values: Mapping[Source, Any], context: LoopContext, plan: Plan) -> dict[Source, Any]:
+def run_block(block: BlockPlan, values: Mapping[Source, Any], context: LoopContext, plan: Plan) -> dict[Source, Any]:
     """Run a body's steps once; ``values`` has everything that it reads from outside. Raises ``NodeError``."""
     timed, watch, joins, keeper = bool(context.observers), context.watch, context.joins, StateKeeper()
     if context.accelerator is not None:
-        region = context.accelerator.accelerate(region, plan)
+        block = context.accelerator.accelerate(block, plan)
 
     def execute(step: Step, slots: list[Any]) -> None:
         started = time.perf_counter() if timed else 0.0
@@ -352,7 +351,7 @@ def run_region(region: RegionPlan, values: Mapping[Source, Any], context: LoopCo
             context.add_time(step, time.perf_counter() - started)
 
     try:
-        return interpret(region, values, execute)
+        return interpret(block, values, execute)
     except NodeError as error:
         if not error.iteration and context.iterations:
             raise _with_iterations(error, context) from error.cause

@@ -14,7 +14,7 @@ from guidegraph.graph.execution.join_calls import KeptJoins
 from guidegraph.graph.execution.watched_sizes import LoopWatch
 from guidegraph.graph.ir import node_id
 from guidegraph.graph.planning.plan import Plan
-from guidegraph.graph.planning.steps import RegionPlan, Step
+from guidegraph.graph.planning.steps import BlockPlan, Step
 from guidegraph.graph.sources import Source
 from guidegraph.graph.stopping.loop_state import StopToken
 from guidegraph.graph.trust.limits import LimitExceeded, TripCount
@@ -23,15 +23,15 @@ from guidegraph.graph.types import PortType
 RunTraining: TypeAlias = "Callable[[Step, dict[Source, Any], LoopContext, Plan], dict[str, Any]]"
 
 
-class RegionAccelerator(Protocol):
+class BlockAccelerator(Protocol):
     """Makes loops' bodies, and steps of the top level, faster."""
 
-    def accelerate(self, region: RegionPlan, plan: Plan) -> RegionPlan:
-        """The region with faster steps in place of some of its own."""
+    def accelerate(self, block: BlockPlan, plan: Plan) -> BlockPlan:
+        """The block with faster steps in place of some of its own."""
         ...
 
-    def accelerate_top_level(self, region: RegionPlan, plan: Plan) -> Mapping[int, Callable[[list[Any]], None]]:
-        """What computes some steps of a region of the top level from its slots, by the step's identity."""
+    def accelerate_top_level(self, block: BlockPlan, plan: Plan) -> Mapping[int, Callable[[list[Any]], None]]:
+        """What computes some steps of a block of the top level from its slots, by the step's identity."""
         ...
 
     def release(self) -> None:
@@ -84,7 +84,7 @@ class LoopContext:
     watch: LoopWatch | None = None
     joins: dict[int, KeptJoins] | None = None
     on_preview: Callable[[Previewed], None] | None = None
-    accelerator: RegionAccelerator | None = None
+    accelerator: BlockAccelerator | None = None
     trips: TripCount = field(default_factory=TripCount)
     stop: StopToken = field(default_factory=StopToken)
 

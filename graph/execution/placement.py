@@ -1,4 +1,4 @@
-"""Placement of models: those that a region of the top level reads are brought to the run's device."""
+"""Placement of models: those that a block of the top level reads are brought to the run's device."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from guidegraph.graph.execution.interpreter import Execute
 from guidegraph.graph.execution.run_record import node_path
 from guidegraph.graph.memory.residency import FROM_OUTSIDE, Residency, ValueOrigin, move_models
 from guidegraph.graph.memory.weights import Mover, TorchMover
-from guidegraph.graph.planning.steps import RegionPlan, Step
+from guidegraph.graph.planning.steps import BlockPlan, Step
 from guidegraph.graph.run_config import RunConfig
 from guidegraph.graph.sources import Output
 from guidegraph_runtime.error_text import error_text
@@ -20,29 +20,27 @@ from guidegraph_runtime.machine.shortages import with_shortage
 
 
 class Placement:
-    """Brings the models of a region to the device: all at the start or, under a memory budget, step by step.
+    """Brings the models of a block to the device: all at the start or, under a memory budget, step by step.
 
     residency: of the models, under a budget. position: of the next step.
     """
 
-    def __init__(
-        self, region: RegionPlan, config: RunConfig, mover: Mover | None, on_move: Callable[[ModelMoved], None]
-    ):
-        self.region, self.config, self.mover, self.on_move = region, config, mover, on_move
+    def __init__(self, block: BlockPlan, config: RunConfig, mover: Mover | None, on_move: Callable[[ModelMoved], None]):
+        self.block, self.config, self.mover, self.on_move = block, config, mover, on_move
         self.residency: Residency | None = None
         self.position = 0
 
     def start(self, slots: list[Any]) -> None:
-        """Bring the models that the region starts with to the device; under a budget, only register them.
+        """Bring the models that the block starts with to the device; under a budget, only register them.
 
         Raises ``NodeError`` for a step whose models exceed the budget, and ``GuidegraphError`` if models cannot be
         moved.
         """
-        region, config = self.region, self.config
+        block, config = self.block, self.config
         if self.mover is None and config.on_cpu:
             return
-        constant_slots = [slot for slot, _ in region.constants]
-        input_origins = {slot: (node_path(s.op), s.name) for s, slot in region.inputs if isinstance(s, Output)}
+        constant_slots = [slot for slot, _ in block.constants]
+        input_origins = {slot: (node_path(s.op), s.name) for s, slot in block.inputs if isinstance(s, Output)}
         try:
             mover = self.mover or TorchMover(config.device)
             if config.memory_budget is None:
@@ -50,8 +48,8 @@ class Placement:
                 values = [(input_origins.get(slot, FROM_OUTSIDE), slots[slot]) for slot in first_slots]
                 move_models(values, mover, config.device, self.on_move)
                 return
-            origins = {**input_origins, **_list_origins(region)}
-            self.residency = Residency(region, mover, config.memory_budget, config.device, origins, self.on_move)
+            origins = {**input_origins, **_list_origins(block)}
+            self.residency = Residency(block, mover, config.memory_budget, config.device, origins, self.on_move)
             self.residency.start(slots, constant_slots, input_origins)
         except NodeError:
             raise
@@ -100,10 +98,10 @@ class Placement:
             self.residency.close()
 
 
-def _list_origins(region: RegionPlan) -> dict[int, ValueOrigin]:
+def _list_origins(block: BlockPlan) -> dict[int, ValueOrigin]:
     """The operation's path and the output's name for each slot that a step fills."""
     return {
         slot: (node_path(output.op), output.name)
-        for step in region.steps
+        for step in block.steps
         for slot, output in zip(step.outs, step.outputs(), strict=True)
     }

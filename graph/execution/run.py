@@ -24,7 +24,7 @@ from guidegraph.graph.planning.admission import check_machine
 from guidegraph.graph.planning.choice_branches import find_next_choices, make_effect_test
 from guidegraph.graph.planning.dependencies import find_dependencies
 from guidegraph.graph.planning.plan import Plan, compile_plan
-from guidegraph.graph.resolution.wiring_checks import WiringChecks
+from guidegraph.graph.planning.wiring_checks import WiringChecks
 from guidegraph.graph.run_config import RunConfig
 from guidegraph.graph.sources import Source
 from guidegraph.graph.stopping.choose_loop import find_stop, resume_loop, stop_loop
@@ -97,9 +97,9 @@ def run_plan(plan: Plan, attachments: Attachments) -> RunResult:
 
 
 class _Runner:
-    """One run of the top level, region by region: one for each set of choices, and one for the rest.
+    """One run of the top level, block by block: one for each set of choices, and one for the rest.
 
-    held: values that an earlier region computed, or that are in a cache.
+    held: values that an earlier block computed, or that are in a cache.
     """
 
     def __init__(self, plan: Plan, attachments: Attachments):
@@ -137,7 +137,7 @@ class _Runner:
         return find_next_choices(self.plan.ops, self._list_required_sources(), effects=self.config.only is None)
 
     def _list_required_sources(self) -> list[Source]:
-        return list_required_sources(self.plan, self.config.prunes)
+        return list_required_sources(self.plan)
 
     def _execute(self, choices: Sequence[Choice]) -> None:
         """Compute the ``when`` values of choices or, without choices, all remaining operations."""
@@ -147,22 +147,22 @@ class _Runner:
                 check_machine(ops)
             outputs = {} if choices else self.plan.outputs
             if choices:
-                region = self.plan.flatten(ops, list_sources_to_hold(ops, self.plan, self.config.prunes))
+                block = self.plan.flatten(ops, list_sources_to_hold(ops, self.plan))
             else:
-                region = self.plan.flatten_rest(ops)
+                block = self.plan.flatten_rest(ops)
         self.record.start_run(self.plan.graph.name, len(self.plan.ops) if choices else len(ops) + len(origins))
-        slots = fill_slots(region, {source: self.held.value(source, self.plan) for source, _ in region.inputs})
+        slots = fill_slots(block, {source: self.held.value(source, self.plan) for source, _ in block.inputs})
         for key, origin in origins.items():
             self.record.finish_node(self.plan.ops[key], self.plan.digests[key], 0.0, origin)
         if not choices:
             self.held.clear()
         wiring = WiringChecks(ops if self.plan.graph.traits.checks else {}, self.plan.bound)
-        wiring.check({source: slots[slot] for source, slot in region.inputs})
-        delivery = Delivery(outputs, region, self.config, self.attachments, self.record)
-        delivery.deliver([slot for _, slot in region.inputs] + [slot for slot, _ in region.constants], slots)
-        TopLevel(self.state, self.plan, region, wiring, delivery).run(slots)
+        wiring.check({source: slots[slot] for source, slot in block.inputs})
+        delivery = Delivery(outputs, block, self.config, self.attachments, self.record)
+        delivery.deliver([slot for _, slot in block.inputs] + [slot for slot, _ in block.constants], slots)
+        TopLevel(self.state, self.plan, block, wiring, delivery).run(slots)
         if choices:
-            self.held.keep(ops, region, slots)
+            self.held.keep(ops, block, slots)
 
     def _split_by_cache(self, deciding: Sequence[Source]) -> tuple[dict[str, Op], dict[str, events.Origin]]:
         """The operations to compute, and those in a cache, which are held; what only these depend on is left out.

@@ -13,7 +13,7 @@ from guidegraph.graph.execution.loop_context import LoopContext
 from guidegraph.graph.execution.result import RunResult
 from guidegraph.graph.ir import Op, node_id
 from guidegraph.graph.planning.optimise import OutputSource
-from guidegraph.graph.planning.steps import RegionPlan, Slot
+from guidegraph.graph.planning.steps import BlockPlan, Slot
 from guidegraph.graph.run_config import RunConfig
 from guidegraph.graph.values.ownership import copy_module, copy_value
 
@@ -82,19 +82,19 @@ class RunRecord:
 
 
 class Delivery:
-    """The outputs of a region that are not handed out yet. waiting: their names by slot."""
+    """The outputs of a block that are not handed out yet. waiting: their names by slot."""
 
     def __init__(
         self,
         outputs: Mapping[str, OutputSource],
-        region: RegionPlan,
+        block: BlockPlan,
         config: RunConfig,
         attachments: Attachments,
         record: RunRecord,
     ):
         self.waiting: dict[Slot, list[str]] = {}
         for name, (source, _) in outputs.items():
-            self.waiting.setdefault(region.results[source], []).append(name)
+            self.waiting.setdefault(block.results[source], []).append(name)
         self._outputs, self._config, self._record = outputs, config, record
         self._on_output = attachments.on_output
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from guidegraph.graph.training.ranks import list_named_fields
 from guidegraph.graph.types import is_tensor
+from guidegraph.graph.values.leaves import list_named_fields
 
 if TYPE_CHECKING:
     import torch

@@ -23,14 +23,14 @@ from guidegraph.graph.frozen_models import freeze
 from guidegraph.graph.ir import Call
 from guidegraph.graph.memory.weights import Mover
 from guidegraph.graph.planning.plan import Plan
-from guidegraph.graph.planning.steps import RegionPlan, Slot, Step
-from guidegraph.graph.resolution.wiring_checks import WiringChecks
+from guidegraph.graph.planning.steps import BlockPlan, Slot, Step
+from guidegraph.graph.planning.wiring_checks import WiringChecks
 from guidegraph.graph.trust.process_state import StateKeeper
 
 
 @dataclass(frozen=True)
 class RunState:
-    """The state that all regions of a run's top level share. mover: ``None`` for torch's."""
+    """The state that all blocks of a run's top level share. mover: ``None`` for torch's."""
 
     mover: Mover | None
     record: RunRecord
@@ -39,31 +39,31 @@ class RunState:
 
 
 class TopLevel:
-    """Executes the steps of one region of the top level.
+    """Executes the steps of one block of the top level.
 
     wiring: checks that wait for values. delivery: hands out outputs. futures: of steps that run on threads, by the
     step's id. faster: what runs some steps in an accelerated run, by the step's id.
     """
 
-    def __init__(self, state: RunState, plan: Plan, region: RegionPlan, wiring: WiringChecks, delivery: Delivery):
+    def __init__(self, state: RunState, plan: Plan, block: BlockPlan, wiring: WiringChecks, delivery: Delivery):
         self.record, self.caches, self.context = state.record, state.caches, state.context
-        self.plan, self.region, self.wiring, self.delivery = plan, region, wiring, delivery
-        self.placement = Placement(region, plan.config, state.mover, state.record.emit)
+        self.plan, self.block, self.wiring, self.delivery = plan, block, wiring, delivery
+        self.placement = Placement(block, plan.config, state.mover, state.record.emit)
         self.is_cached, self.is_direct = state.caches.enabled, False
         self.keeper = None if self.record.observers else StateKeeper()
         self.futures: Mapping[int, Future[Any]] = {}
         self.faster: Mapping[int, Callable[[list[Any]], None]] = {}
         if state.context.accelerator is not None:
-            self.faster = state.context.accelerator.accelerate_top_level(region, plan)
+            self.faster = state.context.accelerator.accelerate_top_level(block, plan)
 
     def run(self, slots: list[Any]) -> None:
-        """Run the region. Raises ``NodeError``, ``Cancelled``, and ``WorkflowError`` for wrong wiring."""
+        """Run the block. Raises ``NodeError``, ``Cancelled``, and ``WorkflowError`` for wrong wiring."""
         try:
             with self.record.report_failure():
                 self.placement.start(slots)
             with self._start_io(slots) as self.futures:
                 self.is_direct = self.placement.residency is None and not self.futures and not self.faster
-                run_steps(self.region, slots, self._execute)
+                run_steps(self.block, slots, self._execute)
             self.context.cancel.check()
         except BaseException:
             with suppress(Exception):  # report the first error
@@ -73,11 +73,11 @@ class TopLevel:
 
     def _start_io(self, slots: list[Any]) -> IoThreads:
         """Start the nodes marked ``io`` that depend on no other node on threads."""
-        region = self.region
+        block = self.block
         steps: list[Step] = []
         if self.plan.graph.traits.io:
-            steps = [step for step in region.steps if isinstance(step.op, Call) and step.op.spec.io]
-            ready = {slot for slot, _ in region.constants} | {slot for _, slot in region.inputs}
+            steps = [step for step in block.steps if isinstance(step.op, Call) and step.op.spec.io]
+            ready = {slot for slot, _ in block.constants} | {slot for _, slot in block.inputs}
             steps = [step for step in steps if ready.issuperset(step.reads) and self.placement.is_free(step)]
         return IoThreads(steps if len(steps) > 1 else [], slots)
 

@@ -110,9 +110,9 @@ def _run_up_to(graph: Graph, values: Mapping[str, Any], call: Call, policy: Poli
     run = ExampleRun(compile_plan(graph, values, RunConfig(policy=policy)), examples)
     loops = _loops_around(graph.ops, call.key)
     needed = _find_needed(graph.ops, [*call.sources(), *(loop.over for loop in loops)])
-    region: Mapping[str, Op] = graph.ops
+    block: Mapping[str, Op] = graph.ops
     for loop in (*loops, None):
-        for op in region.values():
+        for op in block.values():
             if op.key in needed:
                 run.evaluate(op)
         if loop is None:
@@ -123,20 +123,20 @@ def _run_up_to(graph: Graph, values: Mapping[str, Any], call: Call, policy: Poli
                 examples.values[Carry(loop.key, name)] = examples.value(source)
         examples.items[loop.key] = loop.item
         examples.enter_iteration(loop, items, 0)
-        region = loop.body
+        block = loop.body
     return run
 
 
 def _loops_around(ops: Mapping[str, Op], key: str) -> list[Loop]:
     """The loops around a call, outermost first."""
     loops: list[Loop] = []
-    region = ops
-    while key not in region:
+    block = ops
+    while key not in block:
         inner = next(
-            op for op in region.values() if isinstance(op, Loop) and key in {inner_op.key for inner_op in walk(op.body)}
+            op for op in block.values() if isinstance(op, Loop) and key in {inner_op.key for inner_op in walk(op.body)}
         )
         loops.append(inner)
-        region = inner.body
+        block = inner.body
     return loops
 
 

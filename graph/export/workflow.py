@@ -169,7 +169,7 @@ def plan_export(
         planner = HostPlanner(ExampleRun(compiled, examples), roles.hosted, one_graph)
         try:
             with use_device(device, "float32"), torch.no_grad():
-                plan = planner.plan_region(bound, [*output_sources.values()])
+                plan = planner.plan_block(bound, [*output_sources.values()])
             break
         except NotPassedOn as error:
             if not error.key or error.key in at_export:

@@ -15,7 +15,7 @@ from guidegraph.graph.origins import Origins, list_origins, list_parameter_ports
 from guidegraph.graph.port import Port
 from guidegraph.graph.sources import Param
 from guidegraph.graph.trust.limits import find_trip_problems
-from guidegraph.graph.types import describe_value, explain_mismatch, is_tensor, takes_literal
+from guidegraph.graph.types import describe_value, explain_mismatch, is_iterable, is_tensor, takes_literal
 from guidegraph.graph.values.ownership import copy_value
 
 INFINITE = "expected finite numbers; found infinities"
@@ -88,10 +88,9 @@ def find_count_problem(value: object, *, steps: bool = False) -> str | None:
         return f"expected 0 or more iterations; found {value}" if value < 0 else None
     if steps:
         return f"expected a number of steps; found {describe_value(value)}"
-    is_countable = hasattr(value, "__len__") and hasattr(value, "__getitem__") and not isinstance(value, (str, Mapping))
-    if is_countable:
+    if is_iterable(value):
         return None
-    return f"expected a sequence, a tensor or a number of iterations; found {describe_value(value)}"
+    return f"expected a sequence, a tensor with an axis or a number of iterations; found {describe_value(value)}"
 
 
 def _parse_text(text: str, port: Port) -> object:

@@ -16,6 +16,7 @@ from guidegraph.graph.node_descriptions import format_signature, read_parameter_
 from guidegraph.graph.port import Port
 from guidegraph.graph.registry import Registry
 from guidegraph.graph.training import precision as training_precision
+from guidegraph.graph.training.options import OWN_OPTIONS
 from guidegraph.graph.types import takes_literal
 
 Schema: TypeAlias = dict[str, Any]
@@ -286,7 +287,7 @@ def _train_entry_schema() -> Schema:
         "properties": {
             "model": {"type": "string", "description": "The carry that is trained."},
             "loss": {"$ref": "#/$defs/link"},
-            "optimizer": {"enum": ["adamw", "adam", "sgd", "muon"]},
+            "optimizer": {"enum": [*OWN_OPTIONS]},
             "lr": _number_schema("number", "The learning rate.", exclusiveMinimum=0),
             "ema": _number_schema("number", "Decay of the average.", minimum=0, exclusiveMaximum=1),
             "start": _number_schema("integer", "The step at which training of this model begins.", minimum=0),

@@ -11,7 +11,8 @@ from guidegraph.graph.paths import PACKAGE, find_package_roots
 from guidegraph.graph.registry import Registry
 
 NAMED = re.compile(r"([^\W\d]\w+):(.+)", re.DOTALL)  # a single letter is a Windows drive
-SUFFIXES = (".yaml", ".yml", ".png")
+WORKFLOW_SUFFIXES = (".yaml", ".yml")
+SUFFIXES = (*WORKFLOW_SUFFIXES, ".png")
 OURS = PACKAGE.removesuffix(":")
 
 
@@ -53,5 +54,5 @@ def _list_workflows(roots: Sequence[Path]) -> Iterable[str]:
     for root in roots:
         for pattern in ("*", "*/*", "*/*/*"):
             for path in root.glob(pattern):
-                if path.suffix in SUFFIXES[:2] and path.is_file():
+                if path.suffix in WORKFLOW_SUFFIXES and path.is_file():
                     yield path.relative_to(root).as_posix()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from guidegraph.graph.language.parse_choice import CHOOSE, parse_choice
+from guidegraph.graph.language.parse_choice import CHOOSE, read_choice
 from guidegraph.graph.language.parse_node import NODE_KEYS, read_links, read_node
 from guidegraph.graph.language.parse_training import TRAINING_KEYS, read_trained_models, read_training_options
 from guidegraph.graph.language.syntax import ParsedBroken, ParsedLoop, ParsedOp
@@ -33,7 +33,7 @@ def _read_op(reader: TreeReader, key: Scalar, tree: Tree, path: str, depth: int)
         return None
     entries = reader.read_mapping(tree, path, "a node") or {}
     if CHOOSE in entries:
-        return parse_choice(reader, key, entries, path)
+        return read_choice(reader, key, entries, path)
     if "loop" in entries or ("use" not in entries and {"carry", "body"} & entries.keys()):
         return _read_loop(reader, key, entries, path, depth)
     return read_node(reader, key, entries, path, NODE_KEYS)

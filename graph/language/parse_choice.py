@@ -12,7 +12,7 @@ OF = "of"
 FORM = "{when: LINK, of: {VALUE: LINK, …}}"
 
 
-def parse_choice(reader: TreeReader, key: Scalar, entries: Entries, path: str) -> ParsedChoice | None:
+def read_choice(reader: TreeReader, key: Scalar, entries: Entries, path: str) -> ParsedChoice | None:
     """Parse a choice node; None if it cannot be read at all."""
     reader.report_unknown_keys(entries, (CHOOSE,), path)
     path = f"{path}.{CHOOSE}"

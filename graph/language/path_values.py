@@ -118,7 +118,7 @@ def names_paths(port: PortType) -> bool:
 def convert_texts(value: Any, ports: Sequence[PortType], base: Path) -> Any:
     """A value with its texts converted to absolute paths where one of the ports that it feeds takes paths.
 
-    Raises ``ValueError`` for a text that is no path.
+    Raises ``ValueError`` for a text that is not a path.
     """
     if isinstance(value, str):
         return to_absolute_path(value, base) if any(map(_is_path, ports)) else value

@@ -63,5 +63,5 @@ def _explain_absence(name: str, registry: Registry) -> str:
         version = importlib.metadata.version(name)
     except importlib.metadata.PackageNotFoundError:
         return f"the plugin '{shorten(name)}' is not installed: pip install {name}; {hint}"
-    reason = f"'{shorten(name)}' is installed, version {version}, and is no plugin that is in use"
+    reason = f"'{shorten(name)}' is installed, version {version}, and is not a plugin that is in use"
     return f"{reason}; 'requires' takes plugins and nodes, so remove it"

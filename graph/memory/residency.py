@@ -20,7 +20,7 @@ from guidegraph.graph.events import ModelMoved
 from guidegraph.graph.execution.call import node_error
 from guidegraph.graph.memory.cpu_loading import loads_on_cpu
 from guidegraph.graph.memory.weights import Mover, Weight, Weights, find_models
-from guidegraph.graph.planning.steps import RegionPlan, Slot, Step
+from guidegraph.graph.planning.steps import BlockPlan, Slot, Step
 from guidegraph.graph.types import is_tensor
 from guidegraph_runtime.machine.byte_sizes import show_size
 
@@ -72,7 +72,7 @@ class ResidentModel:
 
 
 class Residency:
-    """The models of one run of a region, on the device or on the host.
+    """The models of one run of a block, on the device or on the host.
 
     budget: bytes of weights that may be on the device at once. made: the origin of each slot's value. on_move: called
     with an event for each move.
@@ -80,23 +80,23 @@ class Residency:
 
     def __init__(
         self,
-        region: RegionPlan,
+        block: BlockPlan,
         mover: Mover,
         budget: int,
         device: str,
         made: Mapping[Slot, ValueOrigin],
         on_move: Callable[[ModelMoved], None],
     ):
-        self.steps: Sequence[Step] = region.steps
+        self.steps: Sequence[Step] = block.steps
         self.mover, self.budget, self.device = mover, budget, device
         self._origins, self._on_move = made, on_move
         self._weights = Weights(mover)
         self._models: dict[int, ResidentModel] = {}
         self._on_device: dict[int, ResidentModel] = {}
         self._in_slot: dict[Slot, list[ResidentModel]] = {}
-        self._on_cpu = [loads_on_cpu(step.op) for step in region.steps]
+        self._on_cpu = [loads_on_cpu(step.op) for step in block.steps]
         self._reads: dict[Slot, list[int]] = {}
-        for i, step in enumerate(region.steps):
+        for i, step in enumerate(block.steps):
             for slot in set(step.reads):
                 self._reads.setdefault(slot, []).append(i)
 

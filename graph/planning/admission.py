@@ -51,7 +51,7 @@ class Extents:
     problems: list[Problem] = field(default_factory=list)
 
     def follow(self, ops: Iterable[Op]) -> None:
-        """Infer the shapes of a region's operations, in order, and record the mismatches in ``problems``."""
+        """Infer the shapes of a block's operations, in order, and record the mismatches in ``problems``."""
         for op in ops:
             if isinstance(op, Loop):
                 self._loop(op)
@@ -227,9 +227,9 @@ def check_machine(ops: Mapping[str, Op]) -> None:
 def _certain_ops(graph: Graph, values: Mapping[str, Any], only: Collection[str] | None) -> dict[str, Op]:
     """The operations that a run of some outputs needs whichever branches it takes later."""
     roots = [output.source for name, output in graph.outputs.items() if only is None or name in only]
-    settled = make_parameter_choices(graph.ops, roots, values)
-    roots = [settled.source(source) for source in roots]
-    return drop_optional(prune(settled.ops, roots, effects=only is None), roots)
+    after_choices = make_parameter_choices(graph.ops, roots, values)
+    roots = [after_choices.source(source) for source in roots]
+    return drop_optional(prune(after_choices.ops, roots, effects=only is None), roots)
 
 
 def _check_extras(call: Call, values: Mapping[str, Any], read: Collection[str]) -> Iterator[Problem]:

@@ -1,4 +1,4 @@
-"""Which operations of a region some sources need: the one walk backwards that all passes use."""
+"""Which operations of a block some sources need: the one walk backwards that all passes use."""
 
 from __future__ import annotations
 

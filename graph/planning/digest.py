@@ -220,7 +220,7 @@ class Digests(dict[str, str]):
         self._specs: dict[int, str] = {}
 
     def add(self, ops: Mapping[str, Op]) -> None:
-        """Compute the digests of a region's operations, in order."""
+        """Compute the digests of a block's operations, in order."""
         for op in ops.values():
             self[op.key] = self._call(op) if isinstance(op, Call) else self.loop_digest(op)
 

@@ -17,8 +17,8 @@ Ops = Mapping[str, Op]
 
 
 @dataclass
-class RegionAfterChoices:
-    """A region after choices. aliases: the branch's source for each choice. taken: the branch taken, by the key."""
+class BlockAfterChoices:
+    """A block after choices. aliases: the branch's source for each choice. taken: the branch taken, by the key."""
 
     ops: dict[str, Op] = field(default_factory=dict)
     aliases: dict[Source, Source] = field(default_factory=dict)
@@ -29,20 +29,20 @@ class RegionAfterChoices:
         return follow_aliases(self.aliases)(source)
 
 
-def make_choices(ops: Ops, roots: Iterable[Source], branches: Mapping[str, str] | None = None) -> RegionAfterChoices:
+def make_choices(ops: Ops, roots: Iterable[Source], branches: Mapping[str, str] | None = None) -> BlockAfterChoices:
     """Make the choices whose value is a literal, in loop bodies too, and those in ``branches``, by key.
 
-    roots: the sources needed from the region. Raises ``NodeError`` for a value without a branch, and ``WorkflowError``
+    roots: the sources needed from the block. Raises ``NodeError`` for a value without a branch, and ``WorkflowError``
     for a branch that does not fit the port that reads it.
     """
-    result = RegionAfterChoices(dict(ops))
+    result = BlockAfterChoices(dict(ops))
     if any(isinstance(op, Choice) for op in walk(ops)):
         new_ops = _make_choices(ops, branches or {}, result)
         result.ops = _drop_unneeded(ops, new_ops, map(result.source, roots))
     return result
 
 
-def _make_choices(ops: Ops, branches: Mapping[str, str], result: RegionAfterChoices) -> dict[str, Op]:
+def _make_choices(ops: Ops, branches: Mapping[str, str], result: BlockAfterChoices) -> dict[str, Op]:
     new_ops: dict[str, Op] = {}
     for op in ops.values():
         op = _replace_sources(op, result)
@@ -58,7 +58,7 @@ def _make_choices(ops: Ops, branches: Mapping[str, str], result: RegionAfterChoi
     return new_ops
 
 
-def _make_choices_in_loop(loop: Loop, branches: Mapping[str, str], result: RegionAfterChoices) -> Loop:
+def _make_choices_in_loop(loop: Loop, branches: Mapping[str, str], result: BlockAfterChoices) -> Loop:
     count = len(result.taken)
     new_loop = loop.with_blocks(*[_make_choices(block.ops, branches, result) for block in loop.blocks()])
     if len(result.taken) == count:
@@ -68,9 +68,9 @@ def _make_choices_in_loop(loop: Loop, branches: Mapping[str, str], result: Regio
     return new_loop.with_blocks(*[_drop_unneeded(before.ops, after.ops, after.roots) for before, after in blocks])
 
 
-def make_parameter_choices(ops: Ops, roots: Iterable[Source], values: Mapping[str, Any]) -> RegionAfterChoices:
+def make_parameter_choices(ops: Ops, roots: Iterable[Source], values: Mapping[str, Any]) -> BlockAfterChoices:
     """Make the choices whose ``when`` is a parameter with a value. The parameters themselves are not bound."""
-    result = RegionAfterChoices(dict(ops))
+    result = BlockAfterChoices(dict(ops))
     root_sources = list(roots)
     while branches := {
         op.key: choose_branch(op, values[op.when.name])
@@ -78,7 +78,7 @@ def make_parameter_choices(ops: Ops, roots: Iterable[Source], values: Mapping[st
         if isinstance(op, Choice) and isinstance(op.when, Param) and op.when.name in values
     }:
         next_result = make_choices(result.ops, map(result.source, root_sources), branches)
-        result = RegionAfterChoices(
+        result = BlockAfterChoices(
             next_result.ops, result.aliases | next_result.aliases, result.taken | next_result.taken
         )
     return result
@@ -87,7 +87,7 @@ def make_parameter_choices(ops: Ops, roots: Iterable[Source], values: Mapping[st
 AnyOp = TypeVar("AnyOp", bound=Op)
 
 
-def _replace_sources(op: AnyOp, result: RegionAfterChoices) -> AnyOp:
+def _replace_sources(op: AnyOp, result: BlockAfterChoices) -> AnyOp:
     if not result.aliases:
         return op
     values = {source: result.source(source) for source in result.aliases}

@@ -1,7 +1,7 @@
 """The passes: small functions from graph to graph that use the traits of nodes, never their ids.
 
 No pass changes a result beyond rounding; each can be turned off. ``hoist``, ``merge``, ``skip`` and ``prune`` rewrite
-operations here; ``precompute`` and ``batch`` are applied when a region is flattened (``plan.py``).
+operations here; ``precompute`` and ``batch`` are applied when a block is flattened (``steps.py``).
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ PASSES: dict[str, str] = {
     "hoist": "move what no iteration changes out of its loop",
     "merge": "compute equal nodes once",
     "prune": "drop nodes that no output needs",
-    "precompute": "compute what depends on the loop's entry alone before the loop (up to 64 MiB)",
+    "precompute": "compute what depends on the loop's item alone before the loop (up to 64 MiB)",
     "batch": "make one call of sibling calls of a batchable node",
 }
 ALL_PASSES = frozenset(PASSES)

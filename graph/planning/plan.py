@@ -11,11 +11,11 @@ from guidegraph.graph.ir import Graph, Op
 from guidegraph.graph.memory.pause_collector import pause_collector
 from guidegraph.graph.planning.admission import check_shapes
 from guidegraph.graph.planning.digest import Digests
-from guidegraph.graph.planning.make_choices import RegionAfterChoices, make_choices, make_parameter_choices
+from guidegraph.graph.planning.make_choices import BlockAfterChoices, make_choices, make_parameter_choices
 from guidegraph.graph.planning.optimise import OutputSource, drop_unneeded, optimise
 from guidegraph.graph.planning.passes import bind_params, prune
-from guidegraph.graph.planning.steps import RegionPlan, flatten_region
-from guidegraph.graph.resolution.wiring_checks import check_wiring, order_for_checks
+from guidegraph.graph.planning.steps import BlockPlan, flatten_block
+from guidegraph.graph.planning.wiring_checks import check_wiring, order_for_checks
 from guidegraph.graph.run_config import RunConfig
 from guidegraph.graph.sources import Literal, Param, Source
 from guidegraph.graph.trust.policy import check_effects, list_parameter_paths
@@ -41,21 +41,21 @@ class Plan:
     output_sources: Mapping[str, OutputSource]
     taken: dict[str, str]
     given_paths: tuple[Path, ...]
-    _region: RegionPlan | None = field(default=None, init=False, repr=False, compare=False)
+    _block: BlockPlan | None = field(default=None, init=False, repr=False, compare=False)
 
-    def flatten(self, ops: Mapping[str, Op], roots: Sequence[Source]) -> RegionPlan:
+    def flatten(self, ops: Mapping[str, Op], roots: Sequence[Source]) -> BlockPlan:
         """The steps of operations that these sources need, with those first whose values checks of the wiring need."""
         ordered = order_for_checks(ops) if self.graph.traits.checks else ops
-        return flatten_region(ordered, roots, self.config.passes, pruned=True)
+        return flatten_block(ordered, roots, self.config.passes, pruned=True)
 
-    def flatten_rest(self, ops: Mapping[str, Op]) -> RegionPlan:
+    def flatten_rest(self, ops: Mapping[str, Op]) -> BlockPlan:
         """The steps of those of its operations that are left to compute; those of all of them are kept."""
         roots = [source for source, _ in self.outputs.values()]
         if len(ops) != len(self.ops):
             return self.flatten(ops, roots)
-        if self._region is None:
-            self._region = self.flatten(ops, roots)
-        return self._region
+        if self._block is None:
+            self._block = self.flatten(ops, roots)
+        return self._block
 
     def with_branches(self, branches: Mapping[str, str]) -> Plan:
         """The plan after these choices, as if the workflow had the branches in place of the choices."""
@@ -97,23 +97,23 @@ def _make_plan(
     if config.prunes and graph.traits.choices:
         # Prune before choices are made: afterwards it is unknown which nodes with effects belong to a branch.
         bound = drop_unneeded(bound, roots, effects=not only and graph.traits.effects)
-    settled = make_choices(bound, roots, branches) if graph.traits.choices else RegionAfterChoices(dict(bound))
-    outputs = {name: (settled.source(source), kind) for name, (source, kind) in output_sources.items()}
+    after_choices = make_choices(bound, roots, branches) if graph.traits.choices else BlockAfterChoices(dict(bound))
+    outputs = {name: (after_choices.source(source), kind) for name, (source, kind) in output_sources.items()}
     digests = Digests(config.device_key)
-    digests.add(settled.ops)
-    optimised = optimise(settled.ops, outputs, digests, config.passes, graph.traits, only=only)
+    digests.add(after_choices.ops)
+    optimised = optimise(after_choices.ops, outputs, digests, config.passes, graph.traits, only=only)
     if graph.traits.checks:
         check_wiring(optimised.ops.values(), {})
     return Plan(
         graph,
         config,
-        settled.ops,
+        after_choices.ops,
         optimised.ops,
         optimised.outputs,
         digests,
         optimised.effects,
         outputs,
-        settled.taken,
+        after_choices.taken,
         given_paths,
     )
 
@@ -124,9 +124,9 @@ def find_needed_ops(graph: Graph, only: Collection[str] | None, values: Mapping[
     values: of the parameters. Of choices made by parameters, only the branches that are taken count.
     """
     roots = [graph.outputs[name].source for name in (graph.outputs if only is None else only)]
-    settled = RegionAfterChoices(dict(graph.ops))
+    after_choices = BlockAfterChoices(dict(graph.ops))
     if graph.traits.choices:
-        settled = make_parameter_choices(graph.ops, roots, values)
+        after_choices = make_parameter_choices(graph.ops, roots, values)
     if only is None:
-        return settled.ops
-    return prune(settled.ops, map(settled.source, roots), effects=False)
+        return after_choices.ops
+    return prune(after_choices.ops, map(after_choices.source, roots), effects=False)

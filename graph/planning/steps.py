@@ -1,6 +1,6 @@
-"""Regions of a graph as steps over numbered slots, without look-ups at run time.
+"""Blocks of a graph as steps over numbered slots, without look-ups at run time.
 
-A region (the top level, or a loop's body) becomes a ``RegionPlan``. A loop's body may need several, one for each set of
+A block (the top level, or a loop's body) becomes a ``BlockPlan``. A loop's body may need several, one for each set of
 ports that ``needs`` drops in some iteration; they are made when first used.
 """
 
@@ -57,8 +57,8 @@ class Step:
 
 
 @dataclass(slots=True)
-class RegionPlan:
-    """Steps over ``size`` slots. inputs: slots that are filled from outside of the region."""
+class BlockPlan:
+    """Steps over ``size`` slots. inputs: slots that are filled from outside of the block."""
 
     size: int
     constants: list[tuple[Slot, Any]]
@@ -68,7 +68,7 @@ class RegionPlan:
 
 
 class Slots:
-    """The slots of a region by source.
+    """The slots of a block by source.
 
     Of each operation's outputs, the first slot is kept by the key, with the positions of the others by name.
     """
@@ -147,13 +147,13 @@ class BodyPlan:
 
     loop: Loop
     passes: frozenset[str]
-    prologue: RegionPlan | None
+    prologue: BlockPlan | None
     main_ops: dict[str, Op]
     roots: tuple[Source, ...]
     calls_with_needs: tuple[Call, ...]
     needs_sources: tuple[Source, ...]
     item_sources: tuple[Source, ...]
-    before: RegionPlan | None = None
+    before: BlockPlan | None = None
     _variants: dict[frozenset[tuple[str, str]], Phase] = field(default_factory=dict)
     _specialised: dict[frozenset[tuple[str, str]], BodyPlan] = field(default_factory=dict)
     _with_choices: dict[tuple[tuple[str, str], ...], BodyPlan] = field(default_factory=dict)
@@ -197,36 +197,36 @@ class BodyPlan:
         )
         plan = self._variants.get(dropped)
         if plan is None:
-            late = _drop_ports(self.main_ops, dropped)
-            plan = self._variants[dropped] = first_phase(late, self.roots, self.passes, self.loop.excluded_passes)
+            main_ops = _drop_ports(self.main_ops, dropped)
+            plan = self._variants[dropped] = first_phase(main_ops, self.roots, self.passes, self.loop.excluded_passes)
         return plan
 
-    def flatten(self) -> RegionPlan:
+    def flatten(self) -> BlockPlan:
         """The plan of an iteration that needs all ports, with the choices as steps."""
-        return flatten_region(self.main_ops, self.roots, self.passes, self.loop.excluded_passes)
+        return flatten_block(self.main_ops, self.roots, self.passes, self.loop.excluded_passes)
 
 
 def _plan_body_after_choices(loop: Loop, branches: Mapping[str, str], passes: frozenset[str]) -> BodyPlan:
     """The plan of a loop's body with these branches taken; operations that are now invariant run before it."""
-    settled = make_choices({loop.key: loop}, [], branches).ops
-    ops = hoist(settled) if "hoist" in passes else settled
+    after_choices = make_choices({loop.key: loop}, [], branches).ops
+    ops = hoist(after_choices) if "hoist" in passes else after_choices
     chosen = ops.pop(loop.key)
     assert isinstance(chosen, Loop)
     plan = plan_body(chosen, passes)
     if ops:
         read = {source for op in chosen.body.values() for source in op.sources()} | {*chosen.roots()}
-        plan.before = flatten_region(ops, [s for s in read if isinstance(s, Output) and s.op in ops], passes)
+        plan.before = flatten_block(ops, [s for s in read if isinstance(s, Output) and s.op in ops], passes)
     return plan
 
 
 @dataclass
 class Phase:
-    """The part of a region that can run before its next choices; all of it if there are none.
+    """The part of a block that can run before its next choices; all of it if there are none.
 
-    roots: the current source of each of the region's original roots.
+    roots: the current source of each of the block's original roots.
     """
 
-    region: RegionPlan
+    block: BlockPlan
     choices: tuple[Choice, ...]
     roots: dict[Source, Source]
     later: dict[str, Op]
@@ -239,16 +239,16 @@ class Phase:
         phase = self._next_phases.get(branches)
         if phase is None:
             taken = {choice.key: branch for choice, branch in zip(self.choices, branches, strict=True)}
-            settled = make_choices(self.later, self.roots.values(), taken)
-            roots = {root: settled.source(source) for root, source in self.roots.items()}
-            phase = self._next_phases[branches] = _phase(settled.ops, roots, self.passes, self.excluded)
+            after_choices = make_choices(self.later, self.roots.values(), taken)
+            roots = {root: after_choices.source(source) for root, source in self.roots.items()}
+            phase = self._next_phases[branches] = _phase(after_choices.ops, roots, self.passes, self.excluded)
         return phase
 
 
 def first_phase(
     ops: Mapping[str, Op], roots: Iterable[Source], passes: frozenset[str], excluded: frozenset[str] = frozenset()
 ) -> Phase:
-    """The first phase of a region, and the only one if it has no choices. excluded: see ``flatten_region``."""
+    """The first phase of a block, and the only one if it has no choices. excluded: see ``flatten_block``."""
     return _phase(ops, {root: root for root in roots}, passes, excluded)
 
 
@@ -257,14 +257,14 @@ def _phase(
 ) -> Phase:
     choices = find_next_choices(ops, roots.values())
     if not choices:
-        return Phase(flatten_region(ops, roots.values(), passes, excluded), (), roots, {}, passes, excluded)
+        return Phase(flatten_block(ops, roots.values(), passes, excluded), (), roots, {}, passes, excluded)
     deciding = [choice.when for choice in choices]
     first_ops = prune(ops, deciding, effects=False)
     later = {key: op for key, op in ops.items() if key not in first_ops}
     read = (*deciding, *roots.values(), *(source for op in later.values() for source in op.sources()))
     results = dict.fromkeys(s for s in read if s in deciding or (isinstance(s, Output) and s.op in first_ops))
     return Phase(
-        flatten_region(first_ops, results, passes, excluded, pruned=True),
+        flatten_block(first_ops, results, passes, excluded, pruned=True),
         choices,
         roots,
         later,
@@ -281,15 +281,15 @@ def _drop_ports(ops: Mapping[str, Op], dropped: Collection[tuple[str, str]]) -> 
     }
 
 
-def flatten_region(
+def flatten_block(
     ops: Mapping[str, Op],
     roots: Iterable[Source],
     passes: frozenset[str],
     excluded: frozenset[str] = frozenset(),
     *,
     pruned: bool = False,
-) -> RegionPlan:
-    """Number the slots of a region and list its steps in order.
+) -> BlockPlan:
+    """Number the slots of a block and list its steps in order.
 
     excluded: passes that are for the loops inside alone. pruned: all operations are known to be needed.
     """
@@ -303,7 +303,7 @@ def flatten_region(
     steps = [_step(op, slots, passes) for op in ordered]
     results = {source: slots.of(source) for source in root_sources}
     free_after_last_use(steps, {*results.values(), *(slot for slot, _ in slots.constants)})
-    return RegionPlan(slots.size, slots.constants, slots.inputs, steps, results)
+    return BlockPlan(slots.size, slots.constants, slots.inputs, steps, results)
 
 
 def _step(op: Op | BatchCall, slots: Slots, passes: frozenset[str]) -> Step:
@@ -346,19 +346,19 @@ def plan_body(loop: Loop, passes: frozenset[str]) -> BodyPlan:
         }
     needed = {s for op in main_ops.values() for s in op.sources()} | set(roots)
     prologue_roots = tuple(s for s in needed if isinstance(s, Output) and s.op in prologue)
-    prologue_plan = flatten_region(prologue, prologue_roots, passes) if prologue else None
-    deciders: tuple[Call, ...] = ()
+    prologue_plan = flatten_block(prologue, prologue_roots, passes) if prologue else None
+    calls_with_needs: tuple[Call, ...] = ()
     if "skip" in passes:
-        deciders = tuple(op for op in main_ops.values() if isinstance(op, Call) and op.spec.needs is not None)
+        calls_with_needs = tuple(op for op in main_ops.values() if isinstance(op, Call) and op.spec.needs is not None)
     needs_sources = tuple(
         source
-        for call in deciders
+        for call in calls_with_needs
         for name in call.spec.needs_arguments
         if not isinstance(source := call.argument(name) or Literal(None), (Literal, Many))
         and not _reads_main(source, loop, main_ops)
     )
     item_sources = tuple(s for s in needed if isinstance(s, (Item, Index)) and s.loop == loop.key)
-    return BodyPlan(loop, passes, prologue_plan, main_ops, roots, deciders, needs_sources, item_sources)
+    return BodyPlan(loop, passes, prologue_plan, main_ops, roots, calls_with_needs, needs_sources, item_sources)
 
 
 def _find_invariant(loop: Loop) -> dict[str, Call]:
@@ -372,7 +372,7 @@ def _find_invariant(loop: Loop) -> dict[str, Call]:
     return invariant
 
 
-def _reads_main(source: Source, loop: Loop, late: Mapping[str, Op]) -> bool:
+def _reads_main(source: Source, loop: Loop, main_ops: Mapping[str, Op]) -> bool:
     if isinstance(source, Carry):
         return source.loop == loop.key
-    return isinstance(source, Output) and source.op in late
+    return isinstance(source, Output) and source.op in main_ops

@@ -9,6 +9,7 @@ from pathlib import Path
 from guidegraph.graph.errors import Mark, Problem, WorkflowError
 from guidegraph.graph.ir import Graph, GraphOutput, Parameter
 from guidegraph.graph.language.bind_parameters import list_misfits
+from guidegraph.graph.language.named_workflows import WORKFLOW_SUFFIXES
 from guidegraph.graph.language.parameters import resolve_parameters
 from guidegraph.graph.language.parse import parse
 from guidegraph.graph.language.path_values import Uses, convert_path_parameters, list_uses
@@ -16,15 +17,15 @@ from guidegraph.graph.language.requirements import find_requirement_problems
 from guidegraph.graph.language.syntax import ParsedWorkflow
 from guidegraph.graph.language.yaml_tree import read_text
 from guidegraph.graph.memory.pause_collector import pause_collector
+from guidegraph.graph.planning.wiring_checks import check_wiring
 from guidegraph.graph.registry import Registry
 from guidegraph.graph.resolution.block_resolver import BlockContext
 from guidegraph.graph.resolution.expansion_limit import find_expansion_problems
 from guidegraph.graph.resolution.path_literals import convert_path_literals
 from guidegraph.graph.resolution.ports import TypeRecord
-from guidegraph.graph.resolution.resolver import WORKFLOW_SUFFIXES, Resolver
+from guidegraph.graph.resolution.resolver import Resolver
 from guidegraph.graph.resolution.scope import Scope, TypedSource
 from guidegraph.graph.resolution.sub_workflows import NOT_EMBEDDED
-from guidegraph.graph.resolution.wiring_checks import check_wiring
 from guidegraph.graph.sources import Param
 from guidegraph.graph.trust.limits import Limits, current_limits, enforce_limits, find_trip_problems, limit_message
 from guidegraph.graph.trust.policy import is_shipped

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
 from typing import Any
 
-from guidegraph.graph.types import ANY, PortType, SequenceOf, Tensor, make_tensor_type, union
+from guidegraph.graph.types import ANY, NEVER_ITERATED, PortType, SequenceOf, Tensor, make_tensor_type, union
 
 
 def item_type(over: PortType) -> PortType:
@@ -55,7 +54,7 @@ def _can_iterate(kind: Any) -> bool:
         return True
     if Tensor in kind.__mro__:
         return kind.axes is None or len(kind.axes) > 0
-    if issubclass(kind, (str, bytes, Mapping)):
+    if issubclass(kind, NEVER_ITERATED):
         return False
     return all(any(name in vars(cls) for cls in kind.__mro__) for name in ("__len__", "__getitem__"))
 

@@ -14,7 +14,7 @@ from guidegraph.graph.sources import Literal, Source
 def convert_path_literals(ops: Mapping[str, Op], uses: Uses, resolver: PortResolver) -> dict[str, Op]:
     """The operations with paths for the texts of constants that feed paths behind a choice, a loop's item or a carry.
 
-    Relative paths are relative to the file that has the constant. A text that is no path is reported.
+    Relative paths are relative to the file that has the constant. A text that is not a path is reported.
     """
     converted: dict[Source, Source] = {}
     for source, ports in uses.items():

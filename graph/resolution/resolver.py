@@ -11,6 +11,7 @@ from pathlib import Path
 
 from guidegraph.graph.errors import closest_match, suggest
 from guidegraph.graph.ir import Call, Op
+from guidegraph.graph.language.named_workflows import WORKFLOW_SUFFIXES
 from guidegraph.graph.language.syntax import (
     ParsedBroken,
     ParsedChoice,
@@ -31,8 +32,6 @@ from guidegraph.graph.resolution.scope import ResolvedNode, Scope, TypedSource, 
 from guidegraph.graph.resolution.sub_workflows import resolve_sub_workflow
 from guidegraph.graph.sources import Output, Sources
 from guidegraph.graph.types import PortType, union
-
-WORKFLOW_SUFFIXES = (".yaml", ".yml")
 
 
 class Resolver(BlockResolver):

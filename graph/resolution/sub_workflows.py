@@ -9,6 +9,7 @@ from pathlib import Path
 
 from guidegraph.graph.errors import WorkflowError, closest_match, suggest
 from guidegraph.graph.ir import Op, Parameter
+from guidegraph.graph.language.named_workflows import WORKFLOW_SUFFIXES
 from guidegraph.graph.language.syntax import ParsedNode, ParsedWorkflow
 from guidegraph.graph.language.yaml_tree import Scalar, shorten
 from guidegraph.graph.literals import to_absolute_path
@@ -89,7 +90,7 @@ def _describe_reason(error: WorkflowError, path: Path) -> str:
 def _suggest_file(path: Path) -> str:
     """The end of a message: the workflow in the same folder with the closest name."""
     try:
-        names = sorted(p.name for p in path.parent.iterdir() if p.suffix in (".yaml", ".yml") and p != path)
+        names = sorted(p.name for p in path.parent.iterdir() if p.suffix in WORKFLOW_SUFFIXES and p != path)
     except (OSError, ValueError):
         return ""
     guess = closest_match(path.name[:60], names)

@@ -20,7 +20,14 @@ from guidegraph.graph.resolution.scope import INT, Scope
 from guidegraph.graph.sources import Carry, Literal, Source
 from guidegraph.graph.training import precision as training_precision
 from guidegraph.graph.training.fit import OptimisedModel, Training
-from guidegraph.graph.training.options import CHECKPOINT, OWN_OPTIONS, linkable_options, make_port, optimiser_ports
+from guidegraph.graph.training.options import (
+    CHECKPOINT,
+    CHECKPOINT_EVERY,
+    OWN_OPTIONS,
+    linkable_options,
+    make_port,
+    optimiser_ports,
+)
 from guidegraph.graph.types import PortType, Tensor
 
 Report: TypeAlias = Callable[[Mark, str, str, str], None]
@@ -138,7 +145,8 @@ def _parse_optimiser_options(entry: ParsedTrain, loss: Source, location: str, re
     allowed_options = [name for name in ports if name not in foreign_options]
     for name in values:
         if name not in allowed_options:
-            message = f"'{name}' is no option of {common_options['optimizer']}; options: {', '.join(allowed_options)}"
+            listing = ", ".join(allowed_options)
+            message = f"'{name}' is not an option of {common_options['optimizer']}; options: {listing}"
             report(entry.options[name][0], "unknown-key", message, f"{location}.{name}")
     return OptimisedModel(entry.model.text, loss, options=values, **common_options)
 
@@ -164,11 +172,14 @@ def _parse_training_options(
         port = make_port("seed", Annotated[int, Ge(0)], 0)
         seed = _check_option(port, loop.seed.mark, loop.seed.value, f"{loop.path}.seed", report)
     location = f"{loop.path}.checkpoint"
-    ports = {"every": make_port("every", Annotated[int, Ge(1)], 500), "check": make_port("check", bool, True)}
-    checkpoint_options = {
+    ports = {
+        "every": make_port("every", Annotated[int, Ge(1)], CHECKPOINT_EVERY),
+        "check": make_port("check", bool, True),
+    }
+    checkpoint_options = {name: port.default for name, port in ports.items()} | {
         name: _check_option(ports[name], mark, to_python(tree), f"{location}.{name}", report)
         for name, (mark, tree) in loop.checkpoint.items()
         if name in ports
     }
-    options = {"seed": seed, "check": checkpoint_options.get("check", True)}
-    return Training(models, steps, precision, checkpoint, checkpoint_options.get("every", 500), options)
+    options = {"seed": seed, "check": checkpoint_options["check"]}
+    return Training(models, steps, precision, checkpoint, checkpoint_options["every"], options)

@@ -43,9 +43,9 @@ def read_state_file(path: Path) -> tuple[LoopState, dict[str, Any]]:
     except (OSError, LimitExceeded) as error:
         raise state_error(path, BAD_STATE, f"it cannot be read: {error}") from error
     except DamagedFile as error:
-        raise state_error(path, BAD_STATE, f"it is no state of a loop, or is damaged: {error}") from error
+        raise state_error(path, BAD_STATE, f"it is not a state of a loop, or is damaged: {error}") from error
     if metadata.get("format") != FORMAT or not is_checked:
-        message = "it is no state of a loop: expected a file that 'guidegraph run --stop-at' wrote with this version"
+        message = "it is not a state of a loop: expected a file that 'guidegraph run --stop-at' wrote with this version"
         raise state_error(path, BAD_STATE, message)
     try:
         host = frozenset(json.loads(metadata["host"]))

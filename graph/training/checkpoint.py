@@ -123,7 +123,7 @@ class Checkpoint:
         if fits_optimisers(t.optimisers, optimisers):
             restore_optimisers(t.optimisers, optimisers)
         else:
-            self._warn(f"{source} is of another optimizer of '{name}': {t.spec.optimizer} starts anew")
+            self._warn(f"{source} is of another optimizer of '{name}': {t.spec.optimizer} starts over")
 
     def _warn_of_differences(self, state: TrainingState, progress: TrainingProgress) -> None:
         source = f"the checkpoint in '{self.folder}'"

@@ -96,7 +96,7 @@ class Fit(Loop):
                 yield description, source, ports[option]
 
     def digest_parts(self) -> Iterator[tuple[str, Source | str]]:
-        # Whether the key is checked is no part of the key. Earlier versions digested it, and its default was true.
+        # Whether the key is checked is not part of the key. Earlier versions digested it, and its default was true.
         yield "options", Literal({**self.training.options, "check": True})
         for model in self.training.models:
             plain = [model.model, model.optimizer, model.lr, model.ema, model.start, dict(model.options)]

@@ -22,6 +22,8 @@ def make_port(name: str, annotation: Any, default: Any = None) -> Port:
     return Port(name, annotation, to_port_type(annotation), default, setting=True)
 
 
+CHECKPOINT_EVERY = 500
+"""Steps between two checkpoints, unless a loop says otherwise."""
 CHECKPOINT = make_port("path", Annotated[Path, Written()])
 PREVIEW_EVERY = make_port("every", Annotated[int, Ge(0)])
 """Steps between two previews; 0 for none."""

@@ -6,7 +6,6 @@ processes.
 
 from __future__ import annotations
 
-import dataclasses
 import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -15,6 +14,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from guidegraph.graph.types import is_tensor
+from guidegraph.graph.values.leaves import list_named_fields
 
 if TYPE_CHECKING:
     import torch
@@ -38,7 +38,7 @@ class Rank:
 
 
 SINGLE_PROCESS = Rank()
-_rank: ContextVar[Rank] = ContextVar("guidegraph_share", default=SINGLE_PROCESS)
+_rank: ContextVar[Rank] = ContextVar("guidegraph_rank", default=SINGLE_PROCESS)
 T = TypeVar("T")
 
 
@@ -55,9 +55,9 @@ def current_rank() -> Rank:
 
 
 @contextmanager
-def use_rank(share: Rank) -> Iterator[None]:
+def use_rank(rank: Rank) -> Iterator[None]:
     """Set the rank for the nodes called in this context: they get only its rows."""
-    token = _rank.set(share)
+    token = _rank.set(rank)
     try:
         yield
     finally:
@@ -71,11 +71,11 @@ def first_row(batch: int) -> int:
 
 def local_rows(batch: int, draw: Callable[[int], T]) -> T:
     """Call `draw` with the size of the global batch and return this rank's `batch` rows."""
-    share = current_rank()
-    if share.count == 1:
+    rank = current_rank()
+    if rank.count == 1:
         return draw(batch)
-    rows: Any = draw(batch * share.count)
-    local: T = rows[share.rows(batch * share.count)]
+    rows: Any = draw(batch * rank.count)
+    local: T = rows[rank.rows(batch * rank.count)]
     return local
 
 
@@ -104,27 +104,18 @@ def sum_over_ranks(tensors: Sequence[torch.Tensor]) -> list[torch.Tensor]:
     return totals
 
 
-def take_rank_rows(item: Any, share: Rank) -> Any:
+def take_rank_rows(item: Any, rank: Rank) -> Any:
     """The rows of a batch that belong to a rank: of tensors, and of lists with one element per row.
 
     item: a tensor (B, …), or a NamedTuple, dataclass, tuple, list or dictionary with some. Raises ``ValueError`` if
     there is none, or B is not a multiple of the number of processes.
     """
-    if share.count == 1:
+    if rank.count == 1:
         return item
     size = _batch_size(item)
     if size is None:
-        raise ValueError("the loop's entries have no tensor with a leading batch axis, so they cannot be shared")
-    return _take_rows(item, size, share.rows(size))
-
-
-def list_named_fields(item: Any) -> dict[str, Any] | None:
-    """The values of a dataclass, NamedTuple or dictionary by name; ``None`` for anything else."""
-    if dataclasses.is_dataclass(item) and not isinstance(item, type):
-        return {field.name: getattr(item, field.name) for field in dataclasses.fields(item)}
-    if isinstance(item, tuple) and hasattr(item, "_fields"):
-        return dict(zip(item._fields, item, strict=True))
-    return dict(item) if isinstance(item, dict) else None
+        raise ValueError("the loop's items have no tensor with a leading batch axis, so they cannot be shared")
+    return _take_rows(item, size, rank.rows(size))
 
 
 def _batch_size(item: Any) -> int | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 from guidegraph.graph.types import fields_of_structure
@@ -46,7 +47,7 @@ def unflatten(leaves: list[Any], structure: Any) -> Any:
 def is_equal_leaf(leaf: Any, other: Any) -> bool:
     """Whether two leaves that are no tensors are the same, or equal values of one type.
 
-    Values whose comparison is no truth value, such as arrays and objects that hold tensors, count as different.
+    Values whose comparison is not a truth value, such as arrays and objects that hold tensors, count as different.
     """
     if leaf is other:
         return True
@@ -56,3 +57,12 @@ def is_equal_leaf(leaf: Any, other: Any) -> bool:
         return bool(leaf == other)
     except Exception:  # of an array, of a tensor inside, or of a class of a plugin
         return False
+
+
+def list_named_fields(item: Any) -> dict[str, Any] | None:
+    """The values of a dataclass, NamedTuple or dictionary by name; ``None`` for anything else."""
+    if dataclasses.is_dataclass(item) and not isinstance(item, type):
+        return {field.name: getattr(item, field.name) for field in dataclasses.fields(item)}
+    if isinstance(item, tuple) and hasattr(item, "_fields"):
+        return dict(zip(item._fields, item, strict=True))
+    return dict(item) if isinstance(item, dict) else None

@@ -72,7 +72,7 @@ def run(
     accelerate: Accelerate = "",
     stop_at: Annotated[
         str,
-        typer.Option(metavar="[LOOP:]K", help="Stop after K iterations of the loop, and write a file to go on from."),
+        typer.Option(metavar="[LOOP:]K", help="Stop after K iterations of the loop, and write a file to resume from."),
     ] = "",
     resume: Annotated[
         Path | None,
@@ -122,7 +122,7 @@ def run(
             opened, _, config = _check_arguments(request, settings, out)
             check_processes(processes, opened.graph, config.device)
             if stop_at or resume is not None:
-                message = "training loops go on from their checkpoints: leave out --stop-at and --resume"
+                message = "training loops resume from their checkpoints: leave out --stop-at and --resume"
                 raise WorkflowError([argument_problem("bad-stop", message, "--devices")])
             launch(processes, sys.argv[1:], prepare_run_folder(out, opened.graph.name))
         else:
@@ -260,7 +260,7 @@ class Display:
                 yield [bars]
 
     def summarise(self, folder: Path, recorded: RecordedRun, resume_command: str) -> None:
-        """Print the tables, and a line with the files that were written, or with the command to go on by."""
+        """Print the tables, and a line with the files that were written, or the command that resumes the run."""
         writer = recorded.writer
         for name, text in writer.tables.items():
             print_text(f"{name}\n\n{text}\n")
@@ -269,4 +269,4 @@ class Display:
         if recorded.stopped:
             state = recorded.stopped.state
             print_text(f"stopped after {state.done} of {state.total} iterations of nodes.{state.loop}")
-            print_text(f"to go on: {resume_command}")
+            print_text(f"resume with: {resume_command}")

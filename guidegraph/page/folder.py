@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from guidegraph.graph.errors import GuidegraphError
+from guidegraph.graph.language.named_workflows import WORKFLOW_SUFFIXES
 from guidegraph.graph.trust.file_checks import RefusedFile, open_regular
 
-SUFFIXES = (".yaml", ".yml")
 MAX_DEPTH = 4
 MAX_FILES = 500
 _VERSION_KEY = re.compile(rb"^guidegraph\s*:", re.MULTILINE)
@@ -37,7 +37,7 @@ class WorkflowFolder:
             return cls(absolute)
         if not absolute.is_file():
             raise GuidegraphError(f"no-file: there is no file or folder '{path}'")
-        if absolute.suffix.lower() not in SUFFIXES:
+        if absolute.suffix.lower() not in WORKFLOW_SUFFIXES:
             raise GuidegraphError(
                 f"not-a-workflow: expected a workflow (.yaml) or a folder of them; found '{path}'"
                 " (a picture is repeated by 'guidegraph run PICTURE')"
@@ -63,7 +63,9 @@ class WorkflowFolder:
         if self.file is not None and path != self.file:
             raise UnknownWorkflow(f"the page shows '{self.file.name}' alone")
         is_plain = Path(name).as_posix() == name and ".." not in Path(name).parts and not Path(name).is_absolute()
-        is_workflow = is_plain and "\0" not in name and path.suffix.lower() in SUFFIXES and os.path.isfile(path)
+        is_workflow = (
+            is_plain and "\0" not in name and path.suffix.lower() in WORKFLOW_SUFFIXES and os.path.isfile(path)
+        )
         if not is_workflow or not (self.file or self._is_inside(path)):
             raise UnknownWorkflow(f"there is no workflow '{name[:100]}' in '{self.root}'")
         return path
@@ -82,7 +84,7 @@ def _iterate_files(root: Path) -> Iterator[Path]:
     for folder, subfolders, files in os.walk(root):
         depth = len(Path(folder).relative_to(root).parts)
         subfolders[:] = sorted(name for name in subfolders if not name.startswith(".")) if depth < MAX_DEPTH else []
-        yield from (Path(folder, name) for name in sorted(files) if Path(name).suffix.lower() in SUFFIXES)
+        yield from (Path(folder, name) for name in sorted(files) if Path(name).suffix.lower() in WORKFLOW_SUFFIXES)
 
 
 def _is_utf8(name: str) -> bool:

@@ -253,7 +253,7 @@ class PageServer:
         key, output = (request.query_params.get(name, "") for name in ("key", "output"))
         if png := await run_in_threadpool(self._make_thumbnail, request.path_params["number"], key, output):
             return Response(png, media_type="image/png")
-        return error_response(HTTPStatus.NOT_FOUND, "this value is no picture, or is not kept")
+        return error_response(HTTPStatus.NOT_FOUND, "this value is not a picture, or is not kept")
 
     def _make_thumbnail(self, number: int, key: str, output: str) -> bytes:
         """The PNG of a value: that of a plugin's preview, or its first picture; empty for any other."""

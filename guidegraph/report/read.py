@@ -79,7 +79,7 @@ def read_csv(path: Path, texts: Collection[str] = ()) -> Table:
     try:
         rows = [row for row in csv.reader(io.StringIO(read_text(path), newline=""), strict=True) if row]
     except csv.Error as error:
-        raise Unreadable(f"is no CSV: {error}") from None
+        raise Unreadable(f"is not a CSV file: {error}") from None
     if not rows or len(set(rows[0])) != len(rows[0]) or any(len(row) != len(rows[0]) for row in rows):
         raise Unreadable("is not a table: expected a line of different names, then lines with as many cells")
     return Table({n: [row[i] if n in texts else parse_cell(row[i]) for row in rows[1:]] for i, n in enumerate(rows[0])})

@@ -18,7 +18,7 @@ EMPTY = "(empty)"
 """Shown for an empty text and for a parameter without a value."""
 
 LARGEST = 1e150
-"""Points beyond it are left out, as infinite ones are: the square of a larger number is no float."""
+"""Points beyond it are left out, as infinite ones are: the square of a larger number is not a float."""
 
 
 @dataclass(frozen=True)

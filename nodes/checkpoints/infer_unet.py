@@ -166,7 +166,7 @@ def _check_head_channels(measured: Structure, heads: Heads) -> None:
     for width, depth in zip((*measured.widths, measured.widths[-1]), depths, strict=True):
         if depth and heads.head_channels is not None and width % heads.head_channels:
             raise ValueError(
-                f"a level with attention has {width} channels, which is no multiple of head_channels = "
+                f"a level with attention has {width} channels, which is not a multiple of head_channels = "
                 f"{heads.head_channels}: set heads or head_channels as it was trained"
             )
 

@@ -28,7 +28,7 @@ def load_parts(path: Path, options: LoadOptions) -> dict[str, Any]:
     """
     if options.transformer is not None and not (path.is_dir() and is_diffusers(path)):
         raise ValueError(
-            f"'{path}' is no diffusers folder of a pipeline, whose transformer may be that of another file: leave "
+            f"'{path}' is not a diffusers folder of a pipeline, whose transformer may be that of another file: leave "
             "transformer out"
         )
     parts = _load_layout(path, options)

@@ -107,7 +107,7 @@ def read_nested(path: Path) -> Mapping[str, Any]:
     elif head[8:9] == b"{":
         content = _read_safetensors(path)
     else:
-        raise ValueError(f"'{path}' is no checkpoint: {_describe_content(head, size)}")
+        raise ValueError(f"'{path}' is not a checkpoint: {_describe_content(head, size)}")
     if not isinstance(content, Mapping):
         raise ValueError(
             f"'{path}' holds no weights: expected a dictionary; found a {type(content).__name__}: save the model's "
@@ -122,7 +122,7 @@ def _read_safetensors(path: Path) -> dict[str, Tensor]:
 
     try:
         with safe_open(path, framework="pt") as file:
-            return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - it is no mapping
+            return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - it is not a mapping
     except Exception as error:
         raise ValueError(
             f"'{path}' is a damaged or truncated safetensors file ({error}): fetch or save it again"
@@ -206,7 +206,7 @@ def _check_sizes(path: Path, tensors: Mapping[str, Tensor], size: int) -> None:
     """Raise ``ValueError`` for tensors larger than the file: copies of them could fill the memory."""
     for name, tensor in tensors.items():
         if tensor.layout != torch.strided or tensor.is_quantized or tensor.device.type != "cpu":
-            raise ValueError(f"'{path}' is refused: '{name}' is no plain tensor; save it dense and unquantised")
+            raise ValueError(f"'{path}' is refused: '{name}' is not a plain tensor; save it dense and unquantised")
     declared = sum(count_stored_bytes(tensor) for tensor in tensors.values())
     if declared > MAX_SHARING * size:
         name = max(tensors, key=lambda name: tensors[name].numel())

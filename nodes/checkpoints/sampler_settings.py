@@ -38,7 +38,7 @@ def checkpoint_flow_shift(*, path: Path) -> FlowShiftSettings:
 
     if not path.is_dir():
         raise ValueError(
-            f"'{path}' is no folder, and only a diffusers folder tells how its levels shift: set the shift"
+            f"'{path}' is not a folder, and only a diffusers folder tells how its levels shift: set the shift"
         )
     config_path = path / "scheduler" / CONFIG
     return FlowShiftSettings(*read_flow_shift(read_json(config_path), config_path))

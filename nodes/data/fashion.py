@@ -53,7 +53,7 @@ def read_idx(path: Path) -> NDArray[np.uint8]:
     except (OSError, EOFError, zlib.error) as error:
         raise ValueError(f"{path} cannot be read: {error}") from error
     if data[:3] != bytes([0, 0, IDX_BYTES]) or len(data) < 4:
-        raise ValueError(f"{path} is no idx file of bytes: expected it to begin with 00 00 08")
+        raise ValueError(f"{path} is not an idx file of bytes: expected it to begin with 00 00 08")
     axes = data[3]
     shape = tuple(int.from_bytes(data[4 + 4 * i : 8 + 4 * i], "big") for i in range(axes))
     actual = len(data) - 4 - 4 * axes

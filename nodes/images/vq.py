@@ -8,7 +8,7 @@ from annotated_types import Ge, Gt, Lt
 
 from guidegraph.graph.node import node
 from guidegraph.graph.types import Tensor
-from guidegraph.nodes.models.model_nodes import Channels, Multipliers, build_untrained
+from guidegraph.nodes.models.model_nodes import Count, Multipliers, build_untrained
 from guidegraph.nodes.shape_checks import check_sides
 from guidegraph.nodes.training.losses import Weight
 from guidegraph.nodes.types import Autoencoder, Image
@@ -18,11 +18,11 @@ from guidegraph.nodes.types import Autoencoder, Image
 def new_vq_autoencoder(
     *,
     seed: int = 0,
-    channels: Channels = 48,
+    channels: Count = 48,
     multipliers: Multipliers = (1, 2),
-    blocks: Channels = 1,
-    patch: Channels = 2,
-    latent_channels: Channels = 4,
+    blocks: Count = 1,
+    patch: Count = 2,
+    latent_channels: Count = 4,
     codes: Annotated[int, Ge(2)] = 1024,
     decay: Annotated[float, Gt(0), Lt(1)] | None = None,
 ) -> Autoencoder:

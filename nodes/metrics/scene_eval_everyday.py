@@ -94,7 +94,7 @@ def read_entries(path: Path) -> list[tuple[int, Any]]:
         entries = [(item.start_mark.line + 1, loader.construct_object(item, deep=True)) for item in items or ()]
     except (yaml.YAMLError, ValueError, RecursionError) as error:  # PyYAML lets int's and date's out
         reason = " ".join(str(error).split())
-        raise ValueError(f"{path}: this is no YAML, or JSON indented by spaces: {reason:.300}") from None
+        raise ValueError(f"{path}: this is not YAML, or JSON indented by spaces: {reason:.300}") from None
     if items is None:
         raise ValueError(f"{path}: expected a list of prompts")
     return entries

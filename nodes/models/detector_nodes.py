@@ -9,11 +9,11 @@ from __future__ import annotations
 from typing import Any
 
 from guidegraph.graph.node import node
-from guidegraph.nodes.models.model_nodes import Channels, build_untrained
+from guidegraph.nodes.models.model_nodes import Count, build_untrained
 
 
 @node("model.detector")
-def new_detector(*, seed: int = 0, channels: Channels = 32) -> Any:
+def new_detector(*, seed: int = 0, channels: Count = 32) -> Any:
     """An untrained detector of the objects, skies and grounds of scenes."""
     from guidegraph.nodes.models.own.detector import Detector, DetectorConfig
 
@@ -21,7 +21,7 @@ def new_detector(*, seed: int = 0, channels: Channels = 32) -> Any:
 
 
 @node("model.box_detector")
-def new_box_detector(*, seed: int = 0, channels: Channels = 32) -> Any:
+def new_box_detector(*, seed: int = 0, channels: Count = 32) -> Any:
     """An untrained detector of the objects of scenes of 128 pixels, with their boxes and colours."""
     from guidegraph.nodes.models.own.box_detector import BoxDetector, BoxDetectorConfig
 

@@ -179,7 +179,7 @@ def save_model(
     return str(path)
 
 
-Channels = Annotated[int, Ge(1)]
+Count = Annotated[int, Ge(1)]
 Multipliers = Annotated[tuple[Annotated[int, Ge(1)], ...], MinLen(1)]
 
 
@@ -187,11 +187,11 @@ Multipliers = Annotated[tuple[Annotated[int, Ge(1)], ...], MinLen(1)]
 def new_autoencoder(
     *,
     seed: int = 0,
-    channels: Channels = 48,
+    channels: Count = 48,
     multipliers: Multipliers = (1, 2),
-    blocks: Channels = 1,
-    patch: Channels = 2,
-    latent_channels: Channels = 4,
+    blocks: Count = 1,
+    patch: Count = 2,
+    latent_channels: Count = 4,
     detail: Annotated[int, Ge(0)] = 0,
 ) -> Autoencoder:
     """An untrained KL autoencoder with f = patch · 2^(levels − 1), one level for each of `multipliers`.
@@ -215,7 +215,7 @@ def new_autoencoder(
 
 
 @node("model.pixels")
-def new_pixel_space(*, channels: Channels = 3) -> Autoencoder:
+def new_pixel_space(*, channels: Count = 3) -> Autoencoder:
     """Pixels as their own latents, f = 1: nothing to train; autoencoder.measure_scale can measure the scale."""
     from guidegraph.nodes.models.own.pixel_space import PixelSpace, PixelSpaceConfig
 
@@ -226,16 +226,16 @@ def new_pixel_space(*, channels: Channels = 3) -> Autoencoder:
 def new_unet(
     *,
     seed: int = 0,
-    in_channels: Channels = 4,
-    channels: Channels = 64,
+    in_channels: Count = 4,
+    channels: Count = 64,
     multipliers: Multipliers = (1, 2, 3),
-    blocks: Channels = 1,
+    blocks: Count = 1,
     attention: tuple[Annotated[int, Ge(0)], ...] = (1, 2),
-    heads: Channels = 4,
-    context_dim: Channels | None = 128,
-    vector_dim: Channels | None = 128,
+    heads: Count = 4,
+    context_dim: Count | None = 128,
+    vector_dim: Count | None = 128,
     spatial_channels: Annotated[int, Ge(0)] = 0,
-    patch: Channels = 1,
+    patch: Count = 1,
     learned_variance: bool = False,
     kind: PredictionKind = "v",
 ) -> Denoiser:
@@ -270,9 +270,9 @@ def new_text_transformer(
     *,
     seed: int = 0,
     words: list[str] | None = None,
-    width: Channels = 128,
-    layers: Channels = 3,
-    heads: Channels = 4,
+    width: Count = 128,
+    layers: Count = 3,
+    heads: Count = 4,
     length: Annotated[int, Ge(2)] = 24,
 ) -> TextEmbedder:
     """An untrained text encoder with a vocabulary of `words`, by default those of the scene captions.
@@ -288,7 +288,7 @@ def new_text_transformer(
 
 
 @node("model.label_embedder")
-def new_label_embedder(*, seed: int = 0, classes: Channels = 10, width: Channels = 128) -> LabelEmbedder:
+def new_label_embedder(*, seed: int = 0, classes: Count = 10, width: Count = 128) -> LabelEmbedder:
     """An untrained embedder of class labels, and of the null class, as a condition's vector."""
     from guidegraph.nodes.models.own.label_embedder import LabelConfig, LabelModel
 
@@ -299,15 +299,15 @@ def new_label_embedder(*, seed: int = 0, classes: Channels = 10, width: Channels
 def new_classifier(
     *,
     seed: int = 0,
-    classes: Channels = 10,
-    size: Channels = 32,
-    in_channels: Channels = 1,
-    channels: Channels = 32,
+    classes: Count = 10,
+    size: Count = 32,
+    in_channels: Count = 1,
+    channels: Count = 32,
     multipliers: Multipliers = (1, 2, 2),
-    blocks: Channels = 1,
+    blocks: Count = 1,
     attention: tuple[Annotated[int, Ge(0)], ...] = (2,),
-    heads: Channels = 4,
-    patch: Channels = 1,
+    heads: Count = 4,
+    patch: Count = 1,
 ) -> Classifier:
     """An untrained classifier of samples (B, in_channels, size, size) at any noise level."""
     from guidegraph.nodes.models.own.classifier import ClassifierConfig, NoisyClassifier
@@ -318,7 +318,7 @@ def new_classifier(
 
 @node("model.segmenter")
 def new_segmenter(
-    *, seed: int = 0, classes: Channels = 23, channels: Channels = 24, multipliers: Multipliers = (1, 2, 3)
+    *, seed: int = 0, classes: Count = 23, channels: Count = 24, multipliers: Multipliers = (1, 2, 3)
 ) -> Segmenter:
     """An untrained segmenter, by default for the classes of scenes."""
     from guidegraph.nodes.models.own.segmenter import SegmentationNet, SegmenterConfig
@@ -331,9 +331,9 @@ def new_segmenter(
 def new_image_embedder(
     *,
     seed: int = 0,
-    width: Channels = 128,
+    width: Count = 128,
     tokens: Annotated[int, Ge(0)] = 0,
-    channels: Channels = 32,
+    channels: Count = 32,
     multipliers: Multipliers = (1, 2, 3),
 ) -> ImageEmbedder:
     """An untrained embedder of pictures as a condition's vector and tokens.
@@ -350,11 +350,11 @@ def new_image_embedder(
 def new_condition_adapter(
     *,
     seed: int = 0,
-    tokens: Channels = 384,
-    vector: Channels = 384,
-    width: Channels = 128,
-    layers: Channels = 1,
-    heads: Channels = 4,
+    tokens: Count = 384,
+    vector: Count = 384,
+    width: Count = 128,
+    layers: Count = 1,
+    heads: Count = 4,
 ) -> ConditionAdapter:
     """An untrained adapter of conditions; the default widths are those of MiniLM and of `pkg:scenes`.
 

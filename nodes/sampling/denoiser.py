@@ -115,7 +115,7 @@ class DistilledDenoiser(Denoiser, Protocol):
 def set_distilled_guidance(denoiser: DistilledDenoiser, *, scale: Scale = 3.5) -> Denoiser:
     """A denoiser that tells its guidance-distilled network the scale, as Flux.1 dev needs (Meng et al. 2023).
 
-    The network draws in one call what it learned from classifier-free guidance; this scale is no factor of any
+    The network draws in one call what it learned from classifier-free guidance; this scale multiplies no
     difference, and `guidance.cfg` may be used as well. A denoiser that takes no scale, as Flux.1 schnell, is returned
     unchanged. This is for nodes that take a denoiser, and a bundle keeps the scale of its export;
     `denoiser.predict_distilled` has it as an input.

@@ -105,8 +105,8 @@ def check_raw_kind(kind: PredictionKind) -> None:
     """Raise ``ValueError`` for the kinds x0 and flow, which a raw network cannot predict."""
     if kind in ("x0", "flow"):
         raise ValueError(
-            f"this denoiser predicts {kind}, which is no raw network's output: a network that is D(x; σ) by itself is "
-            "said with `network: preconditioned`, and one that takes x and t as they are needs no preconditioning"
+            f"this denoiser predicts {kind}, which a raw network cannot: set `network: preconditioned` if the network "
+            "is D(x; σ) itself; one that takes x and t as they are needs no preconditioning"
         )
 
 

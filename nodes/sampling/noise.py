@@ -51,12 +51,12 @@ def gaussian(
 
 
 @node("noise.seed", host=True)
-def seed_of_turn(index: int, *, seed: Seed = 0, stride: Side = 1) -> int:
-    """seed + index · stride: a seed for each turn of a loop, with loop.index wired to `index`.
+def seed_of_iteration(index: int, *, seed: Seed = 0, stride: Side = 1) -> int:
+    """seed + index · stride: a seed for each iteration of a loop, with loop.index wired to `index`.
 
-    If each turn draws a batch, set the stride to the batch size: then no two samples share their noise, and sample i
-    over all batches has that of seed + i. Raises an error for an index below 0.
-    seed: of the first turn. stride: difference between the seeds of two turns.
+    If each iteration draws a batch, set the stride to the batch size: then no two samples share their noise, and sample
+    i over all batches has that of seed + i. Raises an error for an index below 0.
+    seed: of the first iteration. stride: difference between the seeds of consecutive iterations.
     """
     if index < 0:
         raise ValueError(f"an index counts from 0: found {index}")

@@ -9,7 +9,7 @@ from annotated_types import Ge, Gt
 
 from guidegraph.graph.node import node
 from guidegraph.graph.types import Tensor
-from guidegraph.nodes.models.model_nodes import Channels, build_untrained
+from guidegraph.nodes.models.model_nodes import Count, build_untrained
 from guidegraph.nodes.training.losses import Weight
 from guidegraph.nodes.types import Autoencoder, Discriminator, Image
 
@@ -18,7 +18,7 @@ StepIndex = Annotated[int, Ge(0)]
 
 
 @node("model.discriminator")
-def new_discriminator(*, seed: int = 0, channels: Channels = 32, layers: Channels = 2) -> Discriminator:
+def new_discriminator(*, seed: int = 0, channels: Count = 32, layers: Count = 2) -> Discriminator:
     """An untrained patch discriminator (Isola et al. 2017); 2 layers judge patches of 34 pixels, 3 of 70.
 
     seed: of the initial weights. channels: width of the first layer.

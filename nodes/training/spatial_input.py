@@ -21,7 +21,7 @@ def add_spatial_channels(denoiser: Denoiser, *, channels: Annotated[int, Ge(1)])
     The weights of the new channels are zero, so that predictions are unchanged at first, whatever the condition (Brooks
     et al. 2023, section 3.2). All other tensors are shared, and the input does not change.
     denoiser: of `model.load` or `model.unet`; its own spatial condition, if it has one, comes first.
-    Raises an error for a denoiser that is no U-Net of `model.unet`, or has a LoRA that is not merged.
+    Raises an error for a denoiser that is not a U-Net of `model.unet`, or has a LoRA that is not merged.
     """
     from guidegraph.nodes.models.networks.low_rank import low_rank_layers
     from guidegraph.nodes.models.networks.shared_tensors import copy_sharing_tensors

@@ -29,7 +29,7 @@ def import_diffusers() -> Any:
 def check_folder(path: Path) -> Path:
     """Return the folder. Raises ``ValueError`` if it is not a folder."""
     if not path.is_dir():
-        raise ValueError(f"'{path}' is no folder: give the folder of a diffusers pipeline, or of one part of it")
+        raise ValueError(f"'{path}' is not a folder: give the folder of a diffusers pipeline, or of one part of it")
     return path
 
 

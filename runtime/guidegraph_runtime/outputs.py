@@ -32,7 +32,7 @@ def pixels(picture: NDArray[Any]) -> NDArray[np.uint8]:
     if bad_count := int((~np.isfinite(exact)).sum()):
         kind = "NaN" if np.isnan(exact).any() else "infinite"
         raise ValueError(
-            f"is no picture: {bad_count} of {exact.size} values are {kind}; look at the scale and the steps"
+            f"is not a picture: {bad_count} of {exact.size} values are {kind}; look at the scale and the steps"
         )
     scaled: NDArray[np.uint8] = ((exact + 1) * 127.5).round().clip(0, 255).astype(np.uint8)
     return np.ascontiguousarray(scaled.transpose(1, 2, 0))

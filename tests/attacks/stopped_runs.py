@@ -47,7 +47,7 @@ def state_is_a_pickle(arena: Arena) -> Outcome:
     return arena.run("run", workflow, "--resume", file, "--out", "out")
 
 
-@attack("a stopped run whose values name a class that is no port type", "bad-state")
+@attack("a stopped run whose values name a class that is not a port type", "bad-state")
 def state_names_a_class(arena: Arena) -> Outcome:
     workflow, file = stop(arena)
     metadata, tensors, _ = read_checked(file)

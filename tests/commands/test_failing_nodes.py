@@ -65,7 +65,7 @@ def test_the_data_of_a_loop_may_raise_anything(cli: Command, how: str) -> None:
     workflow = cli.workflow("rows.yaml", ROWS)
     result = cli("run", workflow, "--plugin", NODES, "--set", f"how={how}", "--out", "out")
     assert result.code == 1
-    assert result.err.startswith(f"{workflow}:7:3: node-failed: nodes.sum (loop): entry 0 cannot be had: ")
+    assert result.err.startswith(f"{workflow}:7:3: node-failed: nodes.sum (loop): item 0 cannot be read: ")
     assert MESSAGES[how] in result.err
 
 

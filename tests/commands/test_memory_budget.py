@@ -61,7 +61,7 @@ def test_a_budget_in_python_is_bytes_or_text(tmp_path: Path) -> None:
     path.write_text("guidegraph: 1\nnodes: {n: {use: noise.gaussian, with: {shape: [1]}}}\noutputs: {n: n}\n")
     assert load_workflow(path, device="cuda", memory_budget="6GB").config.memory_budget == 6 * 10**9
     assert load_workflow(path, device="cuda", memory_budget=1000).config.memory_budget == 1000
-    with pytest.raises(ValueError, match="'6G' is no size"):
+    with pytest.raises(ValueError, match="'6G' is not a size"):
         load_workflow(path, device="cuda", memory_budget="6G")
     with pytest.raises(ValueError, match="this run is on the CPU"):
         load_workflow(path, memory_budget="6GB")

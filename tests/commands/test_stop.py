@@ -31,7 +31,7 @@ def test_the_command_to_go_on_by_does_what_the_run_would_have_done(cli: Command)
     settings = ("--set", "path=a.txt", "--set", "step=2")
     stopped = cli("run", workflow, *settings, *options, "--no-plugins", "--stop-at", "2", "--out", "part")
     assert stopped.code == 0
-    command = stopped.out.splitlines()[-1].removeprefix("to go on: ")
+    command = stopped.out.splitlines()[-1].removeprefix("resume with: ")
     words = shlex.split(command)
     assert words[:3] == ["guidegraph", "run", str(workflow)]
     assert "path=a.txt" in words

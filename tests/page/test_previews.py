@@ -55,7 +55,7 @@ def test_a_plugin_may_show_nothing(site: Site) -> None:
 @pytest.mark.parametrize(
     ("shows", "words"),
     [
-        ("number", "returned int, which is no preview"),
+        ("number", "returned int, which is not a preview"),
         ("long", "returned str of length 5000"),
         ("no picture", "returned bytes of length 6"),
         ("a failure", "RuntimeError: no way to show a failure"),

@@ -310,7 +310,7 @@ def test_unsuitable_folders_are_refused_with_one_error(tmp_path: Path) -> None:
         with pytest.raises(ValueError, match=match):
             load_denoiser(linear(), **{"path": path, "kind": "eps"} | settings)
 
-    expect_error("'.*nowhere' is no folder", path=tmp_path / "nowhere")
+    expect_error("'.*nowhere' is not a folder", path=tmp_path / "nowhere")
     expect_error("holds no part 'prior' with a config.json; it has unet", path=tmp_path, part="prior")
     expect_error("nothing in '.*' says what this UNet2DConditionModel predicts", kind="auto")
     tensors = load_file(weights)

@@ -273,7 +273,7 @@ def test_problems_of_a_scheduler_folder_are_named(tmp_path: Path) -> None:
         (tmp_path / "scheduler_config.json").write_text(config if isinstance(config, str) else json.dumps(config))
         return tmp_path
 
-    with pytest.raises(ValueError, match=r"'.*nowhere' is no folder"):
+    with pytest.raises(ValueError, match=r"'.*nowhere' is not a folder"):
         read_schedule(path=tmp_path / "nowhere")
     with pytest.raises(ValueError, match=r"holds no part 'scheduler' with a scheduler_config.json; it has nothing"):
         read_schedule(path=tmp_path)

@@ -106,7 +106,7 @@ def sweep_folder(folder: Path, seeds: int = 3, scales: tuple[float, ...] = (1.0,
         shift = 0.4 * (kind == "apg") + 0.15 * ((seed * 7 + i) % 3 - 1)
         fid = None if failed else round(8 / scale + 0.6 * scale + shift, 4)
         accuracy = None if failed else round(1 - 0.5 / scale + shift / 20, 4)
-        status = ("failed", f"nodes.sample.step (toy.add): {HOSTILE} is no number") if failed else ("done", "")
+        status = ("failed", f"nodes.sample.step (toy.add): {HOSTILE} is not a number") if failed else ("done", "")
         rows.append(
             {"cell": key, **swept, "status": status[0], "message": status[1], "seconds": 1.2}
             | {"fid": fid, "accuracy": accuracy, "image": None if failed else f"cells/{key}/image.png"}

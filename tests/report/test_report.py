@@ -101,7 +101,7 @@ def test_the_page_of_a_sweep_has_curves_a_contact_sheet_and_failures(cli: Comman
     page = make_report(cli, folder)
     assert headings(folder)[:4] == ["Failed cells", "Curves", "Contact sheet", "Cells"]
     assert "30 cells over scale (5) × kind (2) × seed (3)" in page.text
-    assert f"nodes.sample.step (toy.add): {HOSTILE} is no number" in page.text
+    assert f"nodes.sample.step (toy.add): {HOSTILE} is not a number" in page.text
     assert "Mean over up to 3 seeds, with its 95 % interval (Student's t)." in page.text
     labels = [attributes["alt"] or "" for attributes in page.attributes_of("img")]
     assert len(labels) == len(set(labels)) == 29

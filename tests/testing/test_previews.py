@@ -29,7 +29,7 @@ def test_the_check_applies_to_nodes_that_give_a_type_of_the_plugin(palettes: Mod
 @pytest.mark.parametrize(
     ("shows", "words"),
     [
-        ("number", "returned int, which is no preview"),
+        ("number", "returned int, which is not a preview"),
         ("long", "of length 5000"),
         ("a failure", "RuntimeError: no way to show a failure"),
     ],

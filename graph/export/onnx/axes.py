@@ -53,7 +53,7 @@ def check_axes(inputs: Sequence[Tensor], names: Sequence[str], axes: Sequence[Ma
             if sizes.setdefault(axis.name, size) != size:
                 raise ValueError(f"axis '{axis.name}' has size {sizes[axis.name]} and, in input '{name}', {size}")
             if size % axis.multiple_of or not axis.min <= size <= axis.max:
-                raise ValueError(f"input '{name}' has size {size} along axis {index}, which is no size of {axis}")
+                raise ValueError(f"input '{name}' has size {size} along axis {index}, which is not a size of {axis}")
     return sizes
 
 

@@ -19,7 +19,7 @@ from guidegraph.graph.planning.choice_branches import choose_branch, find_next_c
 from guidegraph.graph.planning.make_choices import make_choices
 from guidegraph.graph.planning.passes import follow_aliases, prune
 from guidegraph.graph.planning.plan import Plan
-from guidegraph.graph.planning.steps import Step, flatten_region
+from guidegraph.graph.planning.steps import Step, flatten_block
 from guidegraph.graph.sources import Output, Source
 from guidegraph.graph.training.run_training import run_training
 
@@ -37,8 +37,8 @@ class ExampleRun:
 
     def evaluate(self, op: Op) -> None:
         """Compute an operation with the engine."""
-        region = flatten_region({op.key: op}, [Output(op.key, name) for name in op.outputs], frozenset())
-        self.examples.values.update(interpret(region, self.examples.values, self._execute))
+        block = flatten_block({op.key: op}, [Output(op.key, name) for name in op.outputs], frozenset())
+        self.examples.values.update(interpret(block, self.examples.values, self._execute))
 
     def _execute(self, step: Step, slots: list[Any]) -> None:
         run_step(step, slots, LoopContext(CancelToken(), run_training), self.plan)
@@ -46,7 +46,7 @@ class ExampleRun:
             freeze(slots[slot])
 
     def evaluate_constants(self, ops: Mapping[str, Op], roots: Sequence[Source]) -> None:
-        """Compute the operations of a region that are the same in every run; of choices, only the branches taken."""
+        """Compute the operations of a block that are the same in every run; of choices, only the branches taken."""
         dynamic = self.examples.dynamic
         constant = {key: op for key, op in ops.items() if key not in dynamic}
         required = [*roots, *(source for op in ops.values() if op.key in dynamic for source in op.sources())]

@@ -39,7 +39,7 @@ class Structure:
 
 @dataclass
 class HostPlanner:
-    """Plans the regions of a workflow, the top level first, and computes their examples on the way.
+    """Plans the blocks of a workflow, the top level first, and computes their examples on the way.
 
     hosted: the keys of the dynamic operations that the runtime does. one_graph: all parts will form one graph, whose
     numbers are for all samples. parts: the parts planned so far.
@@ -54,8 +54,8 @@ class HostPlanner:
     def examples(self) -> ExampleValues:
         return self.run.examples
 
-    def plan_region(self, ops: Mapping[str, Op], roots: Sequence[Source], loop_key: str = "") -> tuple[Operation, ...]:
-        """Run a region once and return its host plan. loop_key: of the loop whose body it is; "" for the top level."""
+    def plan_block(self, ops: Mapping[str, Op], roots: Sequence[Source], loop_key: str = "") -> tuple[Operation, ...]:
+        """Run a block once and return its host plan. loop_key: of the loop whose body it is; "" for the top level."""
         self.run.evaluate_constants(ops, roots)
         dynamic_ops = self._split({key: op for key, op in ops.items() if key in self.examples.dynamic})
         for op in dynamic_ops.values():
@@ -97,7 +97,7 @@ class HostPlanner:
     def _plan_part(
         self, name: str, stage: Stage, ops: Sequence[Op], required: Sequence[Source], *, in_loop: bool
     ) -> Operation:
-        """The operation of a part, which is added to ``parts``. ops: of the region. required: its roots."""
+        """The operation of a part, which is added to ``parts``. ops: of the block. required: its roots."""
         examples, keys = self.examples, [op.key for op in stage.ops]
         reads = [s for op in stage.ops for s in op.sources() if not (isinstance(s, Output) and s.op in keys)]
         inputs = [examples.example(s) for s in dict.fromkeys(s for s in reads if examples.is_dynamic(s))]
@@ -183,7 +183,7 @@ class HostPlanner:
         examples.values.update({Carry(loop.key, name): examples.value(source) for name, source in loop.next.items()})
         examples.enter_iteration(loop, items, min(1, len(items) - 1))
         try:
-            return self.plan_region(loop.body, loop.roots(), loop.key)
+            return self.plan_block(loop.body, loop.roots(), loop.key)
         except NodeError as error:
             if len(items) > 1:
                 raise

@@ -1,4 +1,4 @@
-"""Grouping a region into host operations and traced parts, as few and as large as possible."""
+"""Grouping a block into host operations and traced parts, as few and as large as possible."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ class Stage:
 
 
 def group_stages(ops: Mapping[str, Op], traced: Callable[[Call], bool], roots: Iterable[Source] = ()) -> list[Stage]:
-    """Group the operations of a region, which are in topological order and all left for the run.
+    """Group the operations of a block, which are in topological order and all left for the run.
 
     The depth of an operation is the largest number of changes from traced to host on a path to it. Traced operations of
     one depth are one part, and host operations run as early as possible. Operations that are needed for different
-    branches of choices are separate parts. roots: the sources needed from the region.
+    branches of choices are separate parts. roots: the sources needed from the block.
     """
     depth: dict[str, int] = {}
     is_traced = {key: isinstance(op, Call) and traced(op) for key, op in ops.items()}

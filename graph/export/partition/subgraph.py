@@ -11,7 +11,7 @@ from guidegraph.graph.export.partition.precision import cast_models
 from guidegraph.graph.export.partition.traced_run import run_traced
 from guidegraph.graph.ir import Call, Op
 from guidegraph.graph.memory.weights import find_models
-from guidegraph.graph.planning.steps import flatten_region
+from guidegraph.graph.planning.steps import flatten_block
 from guidegraph.graph.sources import Output, Source
 from guidegraph.graph.types import PortType
 
@@ -87,7 +87,7 @@ def plan_part(
 
     def function_of(bound_values: Mapping[Any, Any]) -> Callable[..., tuple[Any, ...]]:
         calls = {op.key: _with_function(op, bound_values[op.key]) if isinstance(op, Call) else op for op in ops}
-        region = flatten_region(calls, sources, frozenset({"batch"}))
+        block = flatten_block(calls, sources, frozenset({"batch"}))
         constant_values = {source: bound_values[source] for source in constants}
 
         def function(*tensors: Any) -> tuple[Any, ...]:
@@ -96,7 +96,7 @@ def plan_part(
                 flat = tensors[offset : offset + count]
                 values[example.source] = flat[0] if is_number(example.value) else rebuild(example.value, flat)
                 offset += count
-            results_by_source = run_traced(region, values)
+            results_by_source = run_traced(block, values)
             return tuple(leaf.tensor for source in sources for leaf in tensor_leaves(results_by_source[source]))
 
         return function

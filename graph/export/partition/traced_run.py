@@ -1,4 +1,4 @@
-"""Running a region's steps on traced values, whose sizes may be symbols of the graph."""
+"""Running a block's steps on traced values, whose sizes may be symbols of the graph."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from guidegraph.graph.errors import NodeError
 from guidegraph.graph.execution.call import invoke_batch, invoke_call, node_error
 from guidegraph.graph.execution.interpreter import interpret
 from guidegraph.graph.execution.join_calls import Sizes
-from guidegraph.graph.planning.steps import RegionPlan, Step
+from guidegraph.graph.planning.steps import BlockPlan, Step
 from guidegraph.graph.sources import Source
 from guidegraph.graph.values.leaves import flatten
 
@@ -49,9 +49,9 @@ def keep_results() -> Iterator[None]:
         _kept_results.reset(token)
 
 
-def run_traced(region: RegionPlan, values: Mapping[Source, Any]) -> dict[Source, Any]:
-    """The results of a region for traced values: siblings are joined without inspecting sizes. Raises ``NodeError``."""
-    return interpret(region, values, _execute if _kept_results.get() is None else _execute_once)
+def run_traced(block: BlockPlan, values: Mapping[Source, Any]) -> dict[Source, Any]:
+    """The results of a block for traced values: siblings are joined without inspecting sizes. Raises ``NodeError``."""
+    return interpret(block, values, _execute if _kept_results.get() is None else _execute_once)
 
 
 def _execute_once(step: Step, slots: list[Any]) -> None:

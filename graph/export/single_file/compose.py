@@ -54,26 +54,26 @@ def compose_graph(
     return SingleGraph(model, inputs.described, output_names)
 
 
-def _add_operations(parts: PartComposer, plan: Sequence[Operation], region: GraphBuilder) -> None:
+def _add_operations(parts: PartComposer, plan: Sequence[Operation], block: GraphBuilder) -> None:
     """Add the traced parts and loops of a plan to a graph; its host operations run before the graph."""
     for operation in plan:
         if operation.op == "part":
-            parts.add(operation, region)
+            parts.add(operation, block)
         elif operation.op == "loop":
-            _add_loop(parts, operation, region)
+            _add_loop(parts, operation, block)
 
 
-def _add_loop(parts: PartComposer, operation: Operation, region: GraphBuilder) -> None:
+def _add_loop(parts: PartComposer, operation: Operation, block: GraphBuilder) -> None:
     """Add a loop as a Scan. Its state has the shape and dtype that its first reader in the body takes."""
     loop = Loop.of(operation)
-    body = GraphBuilder(operation.node, region)
-    body.starts = {name: parts.inputs.read(source, region)[1] for name, source in loop.start.items()}
-    _scan_items(parts, loop, region, body)
+    body = GraphBuilder(operation.node, block)
+    body.starts = {name: parts.inputs.read(source, block)[1] for name, source in loop.start.items()}
+    _scan_items(parts, loop, block, body)
     states = {}
     for name, start in body.starts.items():
         reader = parts.inputs.readers.get(name)
         if reader is not None and reader.part in (operation.body or ()):
-            start = parts.spread(reader.part, reader.port, start, region, body)
+            start = parts.spread(reader.part, reader.port, start, block, body)
         states[name] = start
         body.values[name] = onnx_ir.val(f"{body.prefix}/{name}", dtype=start.dtype, shape=start.shape)
     carried = [body.values[name] for name in states]
@@ -90,7 +90,7 @@ def _add_loop(parts: PartComposer, operation: Operation, region: GraphBuilder) -
         num_outputs=len(following) + len(collected),
         name=body.prefix,
     )
-    region.nodes.append(node)
+    block.nodes.append(node)
     for i, (value, inner) in enumerate(zip(node.outputs, [*following, *collected], strict=True)):
         value.name = f"{body.prefix}/out_{i}"
         if inner.dtype is not None:
@@ -98,25 +98,25 @@ def _add_loop(parts: PartComposer, operation: Operation, region: GraphBuilder) -
         shape = list(inner.shape or ())
         value.shape = onnx_ir.Shape(shape if i < len(following) else [None, *shape])
     order = {name: i for i, name in enumerate(states)}
-    region.values |= {name: node.outputs[order[carry]] for name, carry in loop.result.items()}
-    region.values |= {name: node.outputs[len(order) + i] for i, name in enumerate(loop.collect)}
+    block.values |= {name: node.outputs[order[carry]] for name, carry in loop.result.items()}
+    block.values |= {name: node.outputs[len(order) + i] for i, name in enumerate(loop.collect)}
 
 
-def _scan_items(parts: PartComposer, loop: Loop, region: GraphBuilder, body: GraphBuilder) -> None:
+def _scan_items(parts: PartComposer, loop: Loop, block: GraphBuilder, body: GraphBuilder) -> None:
     """Add the sequences that a loop scans: its items, the index of each iteration if it is used, and draws."""
     inputs = parts.inputs
-    over = region.constant(loop.over, loop.item) if isinstance(loop.over, int) else inputs.read(loop.over, region)[1]
+    over = block.constant(loop.over, loop.item) if isinstance(loop.over, int) else inputs.read(loop.over, block)[1]
     assert over.shape is not None
     if len(over.shape) == 0:
-        body.scan(loop.item, region.numbers(region.cast(over, onnx_ir.DataType.INT64)))
+        body.scan(loop.item, block.numbers(block.cast(over, onnx_ir.DataType.INT64)))
     else:
         item = body.scan(loop.item, over)
         if len(over.shape) == 1:  # a number becomes an axis of 1, for the whole batch
             body.values[loop.item] = body.add("Unsqueeze", item, body.integers(0))
             body.values[loop.item].shape = onnx_ir.Shape([1])
     if loop.index in inputs.readers or loop.index in (*loop.next.values(), *loop.collect.values()):
-        count = over if len(over.shape) == 0 else region.add("Squeeze", region.size(over, 0))
-        body.scan(loop.index, region.numbers(region.cast(count, onnx_ir.DataType.INT64)))
+        count = over if len(over.shape) == 0 else block.add("Squeeze", block.size(over, 0))
+        body.scan(loop.index, block.numbers(block.cast(count, onnx_ir.DataType.INT64)))
     for draw in inputs.prelude.drawn_inputs.values():
         if draw.loop is not None and draw.loop.index == loop.index:
             body.scan(draw.name, inputs.add(draw.name))

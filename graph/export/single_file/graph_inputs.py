@@ -42,9 +42,9 @@ class GraphInputs:
         loops = (operation for operation in walk_operations(exported.plan) if operation.op == "loop")
         self.loop_sources = {Loop.of(operation).over for operation in loops}
 
-    def read(self, name: str, region: GraphBuilder) -> tuple[GraphBuilder, onnx_ir.Value]:
+    def read(self, name: str, block: GraphBuilder) -> tuple[GraphBuilder, onnx_ir.Value]:
         """The value with a name, and its graph; an unknown name becomes a table or an input of the main graph."""
-        if graph_and_value := region.find(name):
+        if graph_and_value := block.find(name):
             return graph_and_value
         table = self.tables.get(name)
         value = self.add(name) if table is None else self.main.constant(table.detach().cpu().numpy(), name)

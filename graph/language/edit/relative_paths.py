@@ -12,7 +12,7 @@ from guidegraph.graph.language.edit.links import list_links
 from guidegraph.graph.language.edit.nodes import list_nodes
 from guidegraph.graph.language.edit.paths import locate_value
 from guidegraph.graph.language.edit.values import iterate_scalars, render_value
-from guidegraph.graph.language.named_workflows import NAMED, SUFFIXES
+from guidegraph.graph.language.named_workflows import NAMED, WORKFLOW_SUFFIXES
 from guidegraph.graph.language.yaml_tree import Scalar, Tree, YamlMapping
 
 
@@ -59,7 +59,7 @@ def _list_paths(document: Document, is_path: Callable[[Mark], bool]) -> Iterator
 
 def _list_node_paths(node: Tree | None, is_path: Callable[[Mark], bool]) -> Iterator[Scalar]:
     use = find_value(node, "use")
-    if isinstance(use, Scalar) and use.text.endswith(SUFFIXES[:2]):
+    if isinstance(use, Scalar) and use.text.endswith(WORKFLOW_SUFFIXES):
         yield use
     settings = find_value(node, "with")
     for _, value in settings.items if isinstance(settings, YamlMapping) else ():

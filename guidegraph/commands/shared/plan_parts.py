@@ -12,7 +12,7 @@ from guidegraph.graph.acceleration.single_steps import list_single_steps
 from guidegraph.graph.acceleration.store import store_folder
 from guidegraph.graph.ir import Loop, Op, node_id
 from guidegraph.graph.planning.plan import Plan
-from guidegraph.graph.planning.steps import BodyPlan, RegionPlan
+from guidegraph.graph.planning.steps import BlockPlan, BodyPlan
 from guidegraph.graph.run_config import ACCELERATORS
 from guidegraph.graph.sources import Output
 from guidegraph.graph.training.fit import Fit
@@ -24,25 +24,25 @@ NO_MODEL = "no model is called with it"
 
 def parts_json(plan: Plan) -> Row:
     """The parts of each loop, the nodes of its body that run in torch, with the reasons, and parts outside of loops."""
-    region = plan.flatten_rest(plan.ops)
+    block = plan.flatten_rest(plan.ops)
     return {
         "with": ACCELERATORS[plan.config.accelerate],
-        "loops": list(_loop_rows(region, plan)),
-        "outside": list(_single_paths(region, plan)),
+        "loops": list(_loop_rows(block, plan)),
+        "outside": list(_single_paths(block, plan)),
     }
 
 
-def _single_paths(region: RegionPlan, plan: Plan) -> Iterator[list[str]]:
+def _single_paths(block: BlockPlan, plan: Plan) -> Iterator[list[str]]:
     """The paths of the operations of each step outside of loops that would run as a graph."""
     if plan.config.accelerate != "onnx" or store_folder(plan.config) is None:
         return
-    for step in list_single_steps(region):
+    for step in list_single_steps(block):
         if not _explain_models(StepGroup((step,), True), plan):
             yield [f"nodes.{op.key}" for op in step.ops]
 
 
-def _loop_rows(region: RegionPlan, plan: Plan) -> Iterator[Row]:
-    for step in region.steps:
+def _loop_rows(block: BlockPlan, plan: Plan) -> Iterator[Row]:
+    for step in block.steps:
         if step.body is None:
             continue
         loop = step.op
@@ -50,21 +50,21 @@ def _loop_rows(region: RegionPlan, plan: Plan) -> Iterator[Row]:
         if isinstance(loop, Fit):
             yield {"loop": f"nodes.{loop.key}", "parts": [], "torch": [_torch_row(loop, "it trains")]}
             continue
-        for body in _regions(step.body):
+        for body in _blocks(step.body):
             yield _loop_row(loop, body, plan)
             yield from _loop_rows(body, plan)
 
 
-def _regions(body: BodyPlan) -> Iterator[RegionPlan]:
+def _blocks(body: BodyPlan) -> Iterator[BlockPlan]:
     if body.prologue is not None:
         yield body.prologue
     yield body.flatten()
 
 
-def _loop_row(loop: Loop, region: RegionPlan, plan: Plan) -> Row:
+def _loop_row(loop: Loop, block: BlockPlan, plan: Plan) -> Row:
     parts: list[list[str]] = []
     torch: list[Row] = []
-    for group in group_steps(region):
+    for group in group_steps(block):
         if group.is_part and not (reason := _explain_models(group, plan)):
             parts.append([f"nodes.{op.key}" for op in group.ops])
         elif group.is_part:

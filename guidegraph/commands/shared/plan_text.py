@@ -12,7 +12,7 @@ from guidegraph.graph.planning.batch import BatchCall
 from guidegraph.graph.planning.choice_branches import find_branch_conditions
 from guidegraph.graph.planning.passes import PASSES
 from guidegraph.graph.planning.plan import Plan
-from guidegraph.graph.planning.steps import RegionPlan, Step, flatten_region
+from guidegraph.graph.planning.steps import BlockPlan, Step, flatten_block
 from guidegraph.graph.run_config import RunConfig
 from guidegraph.graph.sources import Carry, Index, Item, Literal, Many, Output, Param, Source, Sources
 from guidegraph.graph.training.fit import Fit
@@ -39,9 +39,9 @@ def plan_json(plan: Plan, effects: Iterable[Effect] = ()) -> Row:
     ]
     items = {op.key: op.item for op in walk(plan.ops) if isinstance(op, Loop)}
     roots = [source for source, _ in plan.outputs.values()]
-    region = flatten_region(plan.ops, roots, plan.config.passes)
+    block = flatten_block(plan.ops, roots, plan.config.passes)
     outputs = {n: {"from": _link(source, items), "type": str(kind)} for n, (source, kind) in plan.outputs.items()}
-    steps = _conditional(_rows(region, items), plan.ops, roots)
+    steps = _conditional(_rows(block, items), plan.ops, roots)
     return {
         "workflow": str(plan.graph.file),
         "computes": _describe_device(plan.config),
@@ -70,8 +70,8 @@ def _file(effect: Effect) -> Row:
     }
 
 
-def _rows(region: RegionPlan, items: Items) -> list[Row]:
-    return [_row(step, items) for step in region.steps]
+def _rows(block: BlockPlan, items: Items) -> list[Row]:
+    return [_row(step, items) for step in block.steps]
 
 
 def _conditional(rows: list[Row], ops: Mapping[str, Op], roots: Iterable[Source]) -> list[Row]:
@@ -117,7 +117,7 @@ def _loop(loop: Loop, step: Step, items: Items) -> Row:
     if isinstance(loop, Fit):
         row["trains"] = {m.model: _link(m.loss, items) for m in loop.training.models}
         if preview := loop.preview:
-            steps = _rows(flatten_region(*preview.block, body.passes), items)
+            steps = _rows(flatten_block(*preview.block, body.passes), items)
             row["preview"] = {"every": _link(preview.every, items), "steps": steps}
     return row
 

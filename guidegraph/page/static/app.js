@@ -20,7 +20,7 @@ function readName() {
   try {
     return decodeURIComponent(location.hash.slice(1));
   } catch {
-    return ""; // a lone % is no name
+    return ""; // a lone % is not a name
   }
 }
 

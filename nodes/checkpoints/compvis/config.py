@@ -125,7 +125,7 @@ def read_config(path: Path) -> ModelConfig:
 
 def _parse(path: Path, content: Any) -> ModelConfig:
     if not is_compvis_config(content):
-        raise ValueError(f"'{path}' is no config.yaml of CompVis': expected model: {{target: …, params: …}}")
+        raise ValueError(f"'{path}' is not a config.yaml of CompVis': expected model: {{target: …, params: …}}")
     params: Mapping[str, Any] = content["model"]["params"]
     network = _params(params, "unet_config") or _params(params, "network_config")
     first = _params(params, "first_stage_config")

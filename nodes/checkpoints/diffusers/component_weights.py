@@ -49,7 +49,7 @@ def _read_shards(index: Path) -> dict[str, Tensor]:
     """Read the tensors of all shards that an index names, which must lie beside it."""
     shard_names = read_json(index).get("weight_map")
     if not isinstance(shard_names, dict) or not all(isinstance(name, str) for name in shard_names.values()):
-        raise ValueError(f"'{index}' is no index of weights: expected a 'weight_map' from names to files")
+        raise ValueError(f"'{index}' is not an index of weights: expected a 'weight_map' from names to files")
     tensors: dict[str, Tensor] = {}
     for name in sorted(set(shard_names.values())):
         if name != Path(name).name:

@@ -116,7 +116,7 @@ def _refuse_pipeline_settings(folder: Path, transformer: str | None, options: Lo
         options.refuse_t5(str(folder))
     if options.transformer is not None and transformer not in REPLACEABLE:
         raise ValueError(
-            f"'{folder}' is no pipeline of Flux.1 or Z-Image, whose transformer may be another file's: leave "
+            f"'{folder}' is not a pipeline of Flux.1 or Z-Image, whose transformer may be another file's: leave "
             "transformer out"
         )
 
@@ -135,7 +135,7 @@ def _load_replacement(path: Path, name: str, options: LoadOptions) -> dict[str, 
     tensors = read_tensors(path, averages=options.ema)
     if not is_family(tensors):
         listing = ", ".join(sorted(tensors)[:4])
-        raise ValueError(f"'{path}' is no transformer of {family}: found {len(tensors)} tensors, {listing}")
+        raise ValueError(f"'{path}' is not a transformer of {family}: found {len(tensors)} tensors, {listing}")
     return {"denoiser": load_file(tensors, path, options)["denoiser"]}
 
 

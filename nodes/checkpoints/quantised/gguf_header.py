@@ -130,7 +130,7 @@ class _Reader:
         try:
             return str(self.take(self.scalar("Q")), "utf-8")
         except UnicodeDecodeError:
-            raise DamagedHeader("a name in it is no UTF-8") from None
+            raise DamagedHeader("a name in it is not UTF-8") from None
 
     def value(self, kind: int) -> Any:
         """The next value of metadata; None for a list of texts, or of more numbers than a shape has."""

@@ -80,7 +80,7 @@ def _check_format(tensor: Tensor, name: str, path: Path) -> None:
         mark = json.loads(bytes(tensor.flatten().to(torch.uint8).tolist()).decode())
         layout = mark["format"]
     except (ValueError, TypeError, KeyError, RecursionError):
-        raise ValueError(f"'{path}': {name} is no JSON that names a format: the file is damaged") from None
+        raise ValueError(f"'{path}': {name} is not JSON that names a format: the file is damaged") from None
     if layout not in FORMATS:
         raise ValueError(
             f"'{path}': {name} names the format {layout!r:.40}; take the file in {' or '.join(FORMATS)}, GGUF, or half "

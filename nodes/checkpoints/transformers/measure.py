@@ -75,7 +75,7 @@ def read_heads(source: str, width: int, options: LoadOptions) -> int | None:
     for name, number in (("heads", options.heads), ("head_channels", options.head_channels)):
         if number is not None and width % number:
             raise ValueError(
-                f"'{source}' has tokens of width {width}, which is no multiple of {name} = {number}: set heads or "
+                f"'{source}' has tokens of width {width}, which is not a multiple of {name} = {number}: set heads or "
                 "head_channels as it was trained"
             )
     return options.heads if options.head_channels is None else width // options.head_channels

@@ -127,5 +127,5 @@ def _describe_bundle(bundle: Bundle) -> tuple[str, PredictionKind, bool]:
     kind: Any = fixed.get("kind") if isinstance(fixed, dict) else None
     fits = {*PORTS} <= names <= {*PORTS, *FIELDS} and {"value"} <= results <= {*OUTPUTS}
     if not fits or kind not in KINDS:
-        raise ValueError(f"'{bundle.where}' is no bundle of a denoiser that is whole: export it again")
+        raise ValueError(f"'{bundle.where}' is not a bundle of a denoiser that is whole: export it again")
     return plan[0].node, kind, plan[0].settings.get(MASKS) is True

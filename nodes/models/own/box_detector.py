@@ -140,7 +140,7 @@ def box_detector_loss(maps: ObjectMaps, targets: Targets) -> Tensor:
 class FoundObjects(NamedTuple):
     """Objects found in each picture, best first; rows without one have kind −1 and score 0.
 
-    object (B, N) and colour (B, N), int64; colour −1 is no single colour; box (B, N, 4): left, top, right and lower
+    object (B, N) and colour (B, N), int64; colour −1 is not a single colour; box (B, N, 4): left, top, right and lower
     edge in units of the picture's sides; score (B, N) in [0, 1].
     """
 

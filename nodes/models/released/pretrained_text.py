@@ -24,7 +24,7 @@ Hidden = Literal["last", "penultimate"]
 def from_folder(kind: Any, folder: Path) -> Any:
     """Load a model or tokenizer of transformers from a folder, never from the network. Raises ``ValueError``."""
     if not folder.is_dir():
-        raise ValueError(f"'{folder}' is no folder: give one that transformers' save_pretrained wrote")
+        raise ValueError(f"'{folder}' is not a folder: give one that transformers' save_pretrained wrote")
     require_regular_files(folder)
     try:
         with hide_progress_bar():

@@ -37,7 +37,7 @@ def read_loras(loras: Any, location: str) -> tuple[Lora, ...]:
     """Read one LoRA or a list: a path, ``path:strength`` or (path, strength). The default strength is 1.
 
     LoRAs that were read before stay as they are. Raises ``BundleError`` for a file that is not a LoRA, and for a
-    strength that is no finite number.
+    strength that is not a finite number.
     """
     single = isinstance(loras, (str, os.PathLike, Lora)) or (
         isinstance(loras, tuple) and len(loras) == 2 and isinstance(loras[1], Real)
@@ -51,7 +51,7 @@ def read_loras(loras: Any, location: str) -> tuple[Lora, ...]:
 def _split_strength(lora: Any, location: str) -> tuple[Path, float]:
     """The path and the strength of a LoRA.
 
-    Raises ``BundleError`` for a strength that is no finite number.
+    Raises ``BundleError`` for a strength that is not a finite number.
     """
     if isinstance(lora, tuple):
         path, strength = lora

@@ -19,7 +19,7 @@ def parse_size(value: int | str) -> int:
     match = re.fullmatch(r"(\d{1,15}(?:\.\d{1,15})?)\s*([A-Za-z]*)", text, re.ASCII)
     unit = UNITS.get(match[2].upper()) if match else None
     if match is None or unit is None or isinstance(value, bool):
-        raise ValueError(f"'{text}' is no size: write 6GB, 800MB, 1.5GiB, or a number of bytes")
+        raise ValueError(f"'{text}' is not a size: write 6GB, 800MB, 1.5GiB, or a number of bytes")
     count = int(match[1]) if unit == 1 and "." not in match[1] else round(float(match[1]) * unit)
     if count < 1:
         raise ValueError(f"'{text}' is less than one byte")

@@ -313,14 +313,15 @@ class Bundle:
         plan, targets = self.manifest.plan, [spec.source for spec in self.manifest.outputs.values()]
         start_values = {**dict.fromkeys(self.manifest.inputs, UNKNOWN), **values}
 
-        def takes(nodes: Mapping[str, Any]) -> bool:
+        def is_admitted(nodes: Mapping[str, Any]) -> bool:
             try:
                 self._rehearse(override_settings(plan, nodes, self.where), start_values, targets)
             except BundleError:
                 return False
             return True
 
-        return list(find_overrides(plan, {f"params.{name}": spec.default for name, spec in inputs.items()}, takes))
+        defaults = {f"params.{name}": spec.default for name, spec in inputs.items()}
+        return list(find_overrides(plan, defaults, is_admitted))
 
     def _rehearse(self, plan: Sequence[Operation], values: Mapping[str, Any], targets: Sequence[str]) -> DryRun:
         rehearsal = DryRun(self.where, refuse_part, self._verified.data, self._start(values), parts=self.manifest.parts)

@@ -33,32 +33,33 @@ class NodeOverrides:
 
 
 def find_overrides(
-    plan: Sequence[Operation], defaults: Mapping[str, Any], takes: IsAdmitted
+    plan: Sequence[Operation], defaults: Mapping[str, Any], is_admitted: IsAdmitted
 ) -> Iterator[NodeOverrides]:
     """Yield the nodes with something to override. defaults: of the bundle's inputs, by the names of their values."""
     for operation in host_operations(plan):
         linked = {port.partition(".")[0]: source for port, source in operation.inputs.items()}
         current = {name: operation.settings.get(name, value) for name, value in settings_of(operation.op).items()}
+        defaulted = {name: defaults.get(linked.get(name, ""), value) for name, value in current.items()}
         settings = {
             name: value
             for name, value in current.items()
             if not _is_idle(operation, name)
             and not _is_file(value)
-            and _may_change(f"{operation.node}.{name}", defaults.get(linked.get(name, ""), value), operation.op, takes)
+            and _may_change(f"{operation.node}.{name}", defaulted[name], operation.op, is_admitted)
         }
         alternatives = [
             name
             for name in find_alternatives(operation.op)
-            if name != operation.op and takes({f"{operation.node}.use": name})
+            if name != operation.op and is_admitted({f"{operation.node}.use": name})
         ]
         if settings or alternatives:
             yield NodeOverrides(operation.node, operation.op, settings, linked, alternatives)
 
 
-def _may_change(name: str, value: Any, op: str, takes: IsAdmitted) -> bool:
+def _may_change(name: str, value: Any, op: str, is_admitted: IsAdmitted) -> bool:
     """Whether another value is admitted; if no other is known, whether the current one is."""
     alternatives = [candidate for candidate in other_values(op, name.rpartition(".")[2], value) if candidate != value]
-    return any(takes({name: candidate}) for candidate in alternatives or [value])
+    return any(is_admitted({name: candidate}) for candidate in alternatives or [value])
 
 
 def other_values(op: str, setting: str, value: Any) -> list[Any]:

@@ -49,7 +49,7 @@ def evaluate_size(text: str, names: Mapping[str, int]) -> int:
     try:
         value = _value(ast.parse(text, mode="eval").body, names)
     except (SyntaxError, KeyError, ZeroDivisionError, RecursionError) as error:
-        raise ValueError(f"'{text}' is no size ({error})") from None
+        raise ValueError(f"'{text}' is not a size ({error})") from None
     if value != int(value) or value < 1:
         raise ValueError(f"'{text}' is {value} for these inputs, where a whole size is due")
     return int(value)

@@ -62,7 +62,7 @@ def _read(name: str, value: Any) -> Array:
         except LimitExceeded:
             raise
         except (ValueError, EOFError, OSError) as error:
-            raise ValueError(f"'{name}': {source} is no array that can be read: {error}") from None
+            raise ValueError(f"'{name}': {source} is not an array that can be read: {error}") from None
     try:
         tensors = read_safetensors(data)
     except ValueError as error:

@@ -58,7 +58,7 @@ def make_tables(source: PlanSource, plan: Sequence[Operation], outputs: Sequence
     """Tabulate the operations of a plan, outside its loops, that the page does not compute.
 
     outputs: the names of the values that the page shows. Raises ``PageError`` for an operation that depends on several
-    inputs or on one that is no integer, and for one that is left and that the page lacks.
+    inputs or on one that is not an integer, and for one that is left and that the page lacks.
     """
     tabulated, kept = _split(source, plan)
     check_operations(kept, source.read_file)

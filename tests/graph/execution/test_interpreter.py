@@ -20,7 +20,7 @@ from guidegraph.graph.export.partition.traced_run import run_traced
 from guidegraph.graph.ir import Graph
 from guidegraph.graph.node import get_spec
 from guidegraph.graph.planning.plan import Plan, compile_plan
-from guidegraph.graph.planning.steps import RegionPlan, Step, flatten_region
+from guidegraph.graph.planning.steps import BlockPlan, Step, flatten_block
 from guidegraph.graph.registry import Registry
 from guidegraph.graph.resolution.load import build
 from guidegraph.graph.sources import Output
@@ -90,20 +90,20 @@ def load(text: str, folder: Path) -> Graph:
     return build(path, REGISTRY)
 
 
-def region_of(plan: Plan, *roots: Output) -> RegionPlan:
-    return flatten_region(plan.ops, roots, plan.config.passes)
+def block_of(plan: Plan, *roots: Output) -> BlockPlan:
+    return flatten_block(plan.ops, roots, plan.config.passes)
 
 
 def test_a_value_leaves_its_slot_after_the_last_step_that_uses_it(tmp_path: Path) -> None:
     plan = compile_plan(load(CHAIN, tmp_path), {"add": 2.0})
-    region = region_of(plan, Output("c", "out"))
+    block = block_of(plan, Output("c", "out"))
     tensors_before: list[int] = []
 
     def execute(step: Step, slots: list[Any]) -> None:
         tensors_before.append(sum(isinstance(value, torch.Tensor) for value in slots))
         invoke(step, slots)
 
-    results = interpret(region, {}, execute)
+    results = interpret(block, {}, execute)
     assert tensors_before == [0, 1, 1]
     assert {source: value.tolist() for source, value in results.items()} == {Output("c", "out"): [[3.0] * 3] * 2}
 
@@ -111,13 +111,13 @@ def test_a_value_leaves_its_slot_after_the_last_step_that_uses_it(tmp_path: Path
 def test_a_list_literal_is_new_in_each_execution(tmp_path: Path) -> None:
     text = "guidegraph: 1\nparams: {values: [1, 2]}\nnodes: {a: {use: frame.append, in: {values: params.values}}}\n"
     plan = compile_plan(load(text + "outputs: {out: a}\n", tmp_path), {"values": [1.0, 2.0]})
-    region = region_of(plan, Output("a", "out"))
-    assert [slot for slot, _ in region.constants]
-    results = [interpret(region, {}, invoke)[Output("a", "out")] for _ in range(2)]
+    block = block_of(plan, Output("a", "out"))
+    assert [slot for slot, _ in block.constants]
+    results = [interpret(block, {}, invoke)[Output("a", "out")] for _ in range(2)]
     assert results == [3.0, 3.0]
-    first, second = fill_slots(region, {}), fill_slots(region, {})
+    first, second = fill_slots(block, {}), fill_slots(block, {})
     assert first == second
-    assert first[region.constants[0][0]] is not second[region.constants[0][0]]
+    assert first[block.constants[0][0]] is not second[block.constants[0][0]]
 
 
 def test_a_value_from_a_cache_is_freed_after_its_last_reader(tmp_path: Path) -> None:
@@ -141,7 +141,7 @@ nodes:
 outputs: {u: u, v: v}
 """
     plan = compile_plan(load(text, tmp_path), {"columns": 4})
-    region = region_of(plan, Output("u", "out"), Output("v", "out"))
-    assert any(len(step.members) == 2 for step in region.steps)
+    block = block_of(plan, Output("u", "out"), Output("v", "out"))
+    assert any(len(step.members) == 2 for step in block.steps)
     with pytest.raises(NodeError, match=r"nodes\.v "):
-        run_traced(region, {}) if execute == "traced" else interpret(region, {}, invoke)
+        run_traced(block, {}) if execute == "traced" else interpret(block, {}, invoke)

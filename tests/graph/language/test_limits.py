@@ -263,7 +263,7 @@ class TestParsing:
             ("trips=-1", "expected a number such as 20000, 20k or 2M, or off; found '-1'"),
             ("trips=0", "expected a number above 0"),
             ("trips=nan", "expected a number such as"),
-            ("file_bytes=many", "'many' is no size"),
+            ("file_bytes=many", "'many' is not a size"),
             ("seconds=5 years", "expected a number such as 90, 5min or 2h"),
         ],
     )

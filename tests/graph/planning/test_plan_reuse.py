@@ -44,10 +44,10 @@ def test_only_calls_that_read_a_parameter_are_made_again(tmp_path: Path) -> None
 
 def test_a_plan_numbers_its_slots_once_and_its_runs_are_equal(tmp_path: Path) -> None:
     plan = compile_plan(make_graph(tmp_path), {"x": 2.0})
-    region = plan.flatten_rest(plan.ops)
+    block = plan.flatten_rest(plan.ops)
     first, second = (run_plan(plan, Attachments()).outputs for _ in range(2))
     assert first == second == {"sum": 5.0}
-    assert plan.flatten_rest(dict(plan.ops)) is region
+    assert plan.flatten_rest(dict(plan.ops)) is block
 
 
 def test_steps_of_fewer_operations_are_not_kept(tmp_path: Path) -> None:

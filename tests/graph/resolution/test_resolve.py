@@ -159,7 +159,7 @@ outputs: {out: sum}
         ("{use: toy.play}", "{use: toy.blur, in: {x: source}}", True),  # to an ancestor
         ("{use: toy.same, in: {x: tensor}}", "{use: toy.hear, in: {sound: source}}", True),  # Any to anything
         ("{use: toy.judge}", "{use: toy.loss, in: {model: source, x: tensor}}", False),  # another protocol
-        ("{use: toy.shout, with: {text: a}}", "{use: toy.read, in: {path: source}}", False),  # text is no path
+        ("{use: toy.shout, with: {text: a}}", "{use: toy.read, in: {path: source}}", False),  # text is not a path
         ("{use: toy.batches}", "{use: toy.total, in: {values: source}}", False),  # a list of something else
     ],
 )

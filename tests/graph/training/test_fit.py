@@ -380,7 +380,7 @@ def test_a_loss_that_does_not_depend_on_its_model_is_an_error(tmp_path: Path) ->
 
 def test_a_batch_that_cannot_be_had_names_the_loop(tmp_path: Path) -> None:
     broken = text(10).replace("use: toy.batches", "use: toy.batches, with: {broken: 3}")
-    with pytest.raises(NodeError, match=r"nodes\.fit \(loop\)(.*)entry 3 cannot be had: OSError: disk gone"):
+    with pytest.raises(NodeError, match=r"nodes\.fit \(loop\)(.*)item 3 cannot be read: OSError: disk gone"):
         run_text(broken, tmp_path)
 
 

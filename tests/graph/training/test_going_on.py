@@ -115,7 +115,7 @@ MOMENTUM = text(4, checkpoint=True, extra=", momentum: 0.9").replace("adamw", "s
 @pytest.mark.parametrize(("before", "after"), [(MOMENTUM, text(8, True)), (text(4, True), MOMENTUM)])
 def test_another_optimizer_starts_anew(tmp_path: Path, before: str, after: str) -> None:
     run_text(before, tmp_path)
-    with pytest.warns(UserWarning, match=r"of another optimizer of 'net': (adamw|sgd) starts anew"):
+    with pytest.warns(UserWarning, match=r"of another optimizer of 'net': (adamw|sgd) starts over"):
         resumed = resume_unchecked(after.replace("steps: 4", "steps: 8"), tmp_path)
     assert resumed["loss"].shape == (8,)
 

@@ -101,7 +101,7 @@ def test_text_of_a_single_file_without_a_tokenizer_raises_an_error(stable: Saved
     loaded = load_checkpoint(path=stable.file)
     with pytest.raises(MissingPart, match=r"model\.safetensors' holds a text encoder and no vocabulary.*`tokenizer`"):
         encode_text(loaded.text, "a")
-    with pytest.raises(ValueError, match="'there' is no folder"):
+    with pytest.raises(ValueError, match="'there' is not a folder"):
         load_checkpoint(path=stable.file, tokenizer=Path("there"))
 
 

@@ -22,7 +22,7 @@ pytest.importorskip("transformers")
 pytest.importorskip("diffusers")
 
 TABLE = 8000
-"""Bytes of a schedule, which is no model and so not in the budget."""
+"""Bytes of a schedule, which is not a model and so not in the budget."""
 
 LORA = "  lora: {use: lora.apply, in: {denoiser: model.denoiser, text: model.text, path: params.lora}}\n"
 

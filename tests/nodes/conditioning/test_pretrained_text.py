@@ -121,7 +121,7 @@ def test_clip_reads_a_diffusers_folder(folder: Path, tmp_path: Path) -> None:
 
 
 def test_folders_without_a_model_raise(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="is no folder: give one that"):
+    with pytest.raises(ValueError, match="is not a folder: give one that"):
         clip(path=tmp_path / "none")
     with pytest.raises(ValueError, match="holds no CLIPTextModel that transformers can read"):
         clip(path=tmp_path)

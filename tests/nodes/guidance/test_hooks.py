@@ -400,7 +400,7 @@ def plain() -> Denoiser:
 
 @node("inside.module")
 def module() -> Any:
-    """A network that is no denoiser."""
+    """A network that is not a denoiser."""
     return own().network.stem
 
 

@@ -112,10 +112,10 @@ def test_all_wrong_entries_are_listed_at_once(tmp_path: Path) -> None:
     [
         ("{prompt: a}", "expected a list of prompts"),
         ("[]", "there is no prompt"),
-        ("[{", "prompts.yaml: this is no YAML"),
-        ("- !!python/object:os.system {}", "prompts.yaml: this is no YAML"),
-        ("- prompt: 2001-99-99", "prompts.yaml: this is no YAML, .*month must be in 1..12"),
-        ("[\n\t{}\n]", "prompts.yaml: this is no YAML, or JSON indented by spaces"),
+        ("[{", "prompts.yaml: this is not YAML"),
+        ("- !!python/object:os.system {}", "prompts.yaml: this is not YAML"),
+        ("- prompt: 2001-99-99", "prompts.yaml: this is not YAML, .*month must be in 1..12"),
+        ("[\n\t{}\n]", "prompts.yaml: this is not YAML, or JSON indented by spaces"),
     ],
 )
 def test_a_file_of_another_kind_is_refused(tmp_path: Path, text: str, message: str) -> None:

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from guidegraph.graph.device_context import use_device
-from guidegraph.nodes.sampling.noise import gaussian, seed_of_turn
+from guidegraph.nodes.sampling.noise import gaussian, seed_of_iteration
 
 SHAPE = [4, 6, 6]
 
@@ -28,10 +28,10 @@ def test_draws_of_a_loop_differ_from_the_start_and_from_each_other() -> None:
 
 
 def test_batches_of_a_loop_have_the_noise_of_one_large_batch() -> None:
-    parts = [gaussian(index=4, seed=seed_of_turn(i, seed=7, stride=3), shape=SHAPE, batch=3) for i in range(2)]
+    parts = [gaussian(index=4, seed=seed_of_iteration(i, seed=7, stride=3), shape=SHAPE, batch=3) for i in range(2)]
     assert torch.equal(torch.cat(parts), gaussian(index=4, seed=7, shape=SHAPE, batch=6))
     with pytest.raises(ValueError, match="found -1"):
-        seed_of_turn(-1)
+        seed_of_iteration(-1)
 
 
 @pytest.mark.parametrize("rng", ["philox", "torch"])

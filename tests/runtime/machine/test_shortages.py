@@ -71,7 +71,7 @@ def test_a_shortage_is_a_sentence_with_a_remedy(error: Exception, texts: list[st
     [
         ValueError("no"),
         ValueError("the word list ran out of memory words"),
-        ValueError("'not enough memory' is no class of the data set"),
+        ValueError("'not enough memory' is not a class of the data set"),
         RuntimeError("the camera is out of memory: empty its card"),
         RuntimeError("shapes differ"),
         PermissionError(errno.EACCES, "denied", "x"),

@@ -32,7 +32,7 @@ sys.meta_path.insert(0, Absent())
 import guidegraph_runtime
 names = [module.name for module in pkgutil.walk_packages(guidegraph_runtime.__path__, "guidegraph_runtime.")]
 for name in names:
-    if not name.endswith(("__main__", ".ray_serve")):  # Ray is no part of an extra
+    if not name.endswith(("__main__", ".ray_serve")):  # Ray is not part of an extra
         importlib.import_module(name)
 from guidegraph_runtime.operations import OPERATIONS
 schedule = OPERATIONS["schedule.cosine"]()["out"]

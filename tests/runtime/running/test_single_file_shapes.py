@@ -37,7 +37,7 @@ def test_of_several_axes_the_largest_counts() -> None:
     ],
 )
 def test_anything_else_is_no_size(text: str) -> None:
-    with pytest.raises(ValueError, match=r"is no size|whole size"):
+    with pytest.raises(ValueError, match=r"is not a size|whole size"):
         Size(text, HEIGHT).value(SHAPES)
 
 

@@ -17,7 +17,7 @@ from guidegraph_runtime.serve.encode_outputs import encode_outputs
     [
         (np.zeros((0, 3, 2, 2), np.float32), "output 'image' is an empty batch"),
         (np.zeros((1, 4, 2, 2), np.float32), r"output 'image' is declared as an image \(B, 3, H, W\)"),
-        (np.full((1, 3, 2, 2), np.nan, np.float32), "output 'image' is no picture: 12 of 12 values are NaN"),
+        (np.full((1, 3, 2, 2), np.nan, np.float32), "output 'image' is not a picture: 12 of 12 values are NaN"),
     ],
 )
 def test_values_that_are_no_pictures_are_named(alone: Bundle, value: NDArray[Any], message: str) -> None:

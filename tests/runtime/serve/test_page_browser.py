@@ -180,7 +180,7 @@ def test_errors_are_shown_as_text(page: Browser, service: Service) -> None:
     with started(service):
         fill(page, steps=3, scale=1e38)
         click(page, "draw")
-        assert "is no picture" in wait_for(page, STATUS, "output 'image'")
+        assert "is not a picture" in wait_for(page, STATUS, "output 'image'")
     fill(page, token="wrong")
     wait_for(page, STATUS, NEEDS_TOKEN)
 

@@ -312,7 +312,7 @@ def test_a_picture_that_is_none_is_an_error(make_client: MakeClient) -> None:
     client = make_client()
     answer = client.post(IMAGES, json={"model": "pictures", "scale": 1e38})
     assert (answer.status_code, answer.json()["error"]["code"]) == (422, "output-failed")
-    assert "'image' is no picture" in answer.json()["error"]["message"]
+    assert "'image' is not a picture" in answer.json()["error"]["message"]
 
 
 def test_metrics_count_jobs_steps_and_refusals(make_client: MakeClient) -> None:

@@ -30,7 +30,7 @@ def apply(
     text has a disc instead of this square.
     The authors' second version; diffusers has the first, in which α = b everywhere. In an exported graph the filter is
     products with two small matrices.
-    Raises an error for a site that is no skip, and for one that has a rule already.
+    Raises an error for a site that is not a skip, and for one that has a rule already.
     """
     chosen = select_sites(denoiser, sites)
     if wrong := [site.name for site in chosen if site.kind != "skip"]:

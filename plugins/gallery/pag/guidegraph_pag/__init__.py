@@ -20,7 +20,7 @@ def perturb(denoiser: HookedDenoiser, *, sites: str | list[str] = "self.middle")
     PSA(Q, K, V) = V replaces SA(Q, K, V) = softmax(QKᵀ/√d) V: the prediction loses its structure and keeps
     its appearance. Wire it outside of the loop.
     sites: beginnings of the names of "self" sites, as denoiser.sites lists them; the paper takes the middle of Stable
-    Diffusion. Raises an error for a site that is no self-attention, and for one that has a rule already.
+    Diffusion. Raises an error for a site that is not a self-attention, and for one that has a rule already.
     """
     chosen = select_sites(denoiser, sites)
     if wrong := [site.name for site in chosen if site.kind != "self"]:

@@ -20,8 +20,8 @@ def perturb(
     softmax(G(Q) Kᵀ/√d) V: the blur G over the map of queries is one of the attention's logits G(QKᵀ) along the queries,
     since QKᵀ is linear in Q; it lowers the curvature of the attention's energy. Wire it outside of the loop.
     sigma: of the blur, in pixels of the map; infinite, all queries are their mean. sites: beginnings of the names of
-    "self" sites, as denoiser.sites lists them. Raises an error for a site that is no self-attention, and for one that
-    has a rule already.
+    "self" sites, as denoiser.sites lists them. Raises an error for a site without self-attention, or with a rule
+    already.
     """
     chosen = select_sites(denoiser, sites)
     if wrong := [site.name for site in chosen if site.kind != "self"]:

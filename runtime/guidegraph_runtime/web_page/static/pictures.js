@@ -7,7 +7,7 @@ export function toPictures(name, { dtype, dims, data }) {
   const [channels, height, width] = dims.slice(-3);
   if (channels !== 3) throw new PageError(`${name}: a picture is (B, 3, H, W), found (${dims})`);
   const bad = data.reduce((count, value) => count + !Number.isFinite(value), 0);
-  if (bad) throw new PageError(`${name} is no picture: ${bad} of ${data.length} values are not finite; look at the scale and the steps`);
+  if (bad) throw new PageError(`${name} is not a picture: ${bad} of ${data.length} values are not finite; look at the scale and the steps`);
   const size = height * width;
   const round = dtype === "float64" ? (value) => value : Math.fround;
   return Array.from({ length: countElements(dims.slice(0, -3)) }, (_, i) => {

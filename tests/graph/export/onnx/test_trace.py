@@ -555,7 +555,7 @@ def test_a_plugin_adds_a_decomposition(with_gradient: bool, monkeypatch: pytest.
         ({"axes": [{2: BATCH}]}, "has no axis 2"),
         ({"axes": [{0: BATCH, 1: BATCH}]}, "axis 'batch' has size 3 and, in input 'x', 4"),
         ({"axes": [{0: BATCH, 1: Axis("batch", max=8)}]}, "declared twice"),
-        ({"axes": [{0: Axis("batch", multiple_of=2)}]}, "size 3 along axis 0, which is no size of"),
+        ({"axes": [{0: Axis("batch", multiple_of=2)}]}, "size 3 along axis 0, which is not a size of"),
         ({"output_names": ["x"]}, "need different names"),
         ({"output_names": ["y", "z"]}, "gives 1 tensors and 2 names"),
     ],

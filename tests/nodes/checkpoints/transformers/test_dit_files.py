@@ -179,10 +179,10 @@ def test_what_a_file_does_not_tell_is_asked_for(model: Any, tmp_path: Path) -> N
     for settings, match in (
         (
             {"heads": 3},
-            r"model\.pt' has tokens of width 32, which is no multiple of heads = 3: set heads or",
+            r"model\.pt' has tokens of width 32, which is not a multiple of heads = 3: set heads or",
         ),
-        ({"head_channels": 12}, "width 32, which is no multiple of head_channels = 12"),
-        ({"head_channels": 64}, "width 32, which is no multiple of head_channels = 64"),
+        ({"head_channels": 12}, "width 32, which is not a multiple of head_channels = 12"),
+        ({"head_channels": 64}, "width 32, which is not a multiple of head_channels = 64"),
     ):
         with pytest.raises(ValueError, match=match):
             load_checkpoint(path=path, noise_schedule="linear", **settings)  # type: ignore[arg-type]

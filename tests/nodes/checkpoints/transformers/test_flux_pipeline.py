@@ -106,9 +106,9 @@ def test_a_folder_without_a_transformer_needs_another(saved: Saved, tmp_path: Pa
         load_checkpoint(path=saved.rest)
     alone = saved.folder / "transformer"
     assert load_checkpoint(path=saved.rest, transformer=alone).denoiser.config.heads == 1  # type: ignore[attr-defined]
-    with pytest.raises(ValueError, match=r"is no transformer of Flux\.1: found \d+ tensors"):
+    with pytest.raises(ValueError, match=r"is not a transformer of Flux\.1: found \d+ tensors"):
         load_checkpoint(path=saved.rest, transformer=saved.folder / "vae" / "diffusion_pytorch_model.safetensors")
-    with pytest.raises(ValueError, match=r"is no diffusers folder of a pipeline, .*: leave transformer out"):
+    with pytest.raises(ValueError, match=r"is not a diffusers folder of a pipeline, .*: leave transformer out"):
         load_checkpoint(path=saved.file, transformer=saved.file)
     with pytest.raises(ValueError, match="has a schedule of β, and a flow has none"):
         load_checkpoint(path=saved.folder, noise_schedule="linear")

@@ -145,7 +145,7 @@ def test_what_a_file_does_not_tell_is_asked_for(model: Any, tmp_path: Path) -> N
         load_checkpoint(path=path)
     with pytest.raises(ValueError, match="do not tell noise_schedule: set"):
         load_checkpoint(path=path, head_channels=16)
-    with pytest.raises(ValueError, match="which is no multiple of heads = 3"):
+    with pytest.raises(ValueError, match="which is not a multiple of heads = 3"):
         load_checkpoint(path=path, heads=3, noise_schedule="linear")
     with pytest.raises(ValueError, match="is a PixArt, which has no use for scale"):
         load_checkpoint(path=path, scale=1.0, **SETTINGS)

@@ -136,7 +136,7 @@ def test_what_a_file_does_not_tell_is_asked_for(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"width 32 with 3 blocks, which was not released, .* heads or head_channels"):
         load_checkpoint(path=path)
     assert load_checkpoint(path=path, heads=2).denoiser.config.heads == 2  # type: ignore[attr-defined]
-    with pytest.raises(ValueError, match=r"model\.safetensors' has .* width 32, which is no multiple of heads = 3"):
+    with pytest.raises(ValueError, match=r"model\.safetensors' has .* width 32, which is not a multiple of heads = 3"):
         load_checkpoint(path=path, heads=3)
     with pytest.raises(ValueError, match="has no use for scale"):
         load_checkpoint(path=path, heads=2, scale=1.5)
