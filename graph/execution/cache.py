@@ -82,7 +82,7 @@ def _count_tensor(tensor: Any, seen: set[int]) -> int:
 
 
 class MemoryCache:
-    """The most recently used values, up to ``limit`` bytes. Values that were altered since are dropped (``Seal``)."""
+    """The most recently used values, up to ``limit`` bytes. Values changed in place since are dropped (``Seal``)."""
 
     def __init__(self, limit: int = 2 << 30):
         self.limit = limit
@@ -90,7 +90,7 @@ class MemoryCache:
         self._entries: OrderedDict[str, tuple[Values, Seal, int]] = OrderedDict()
 
     def begin(self, plan: Plan) -> None:
-        """Called at the start of each run with its plan."""
+        """Called at the start of each run with its plan. Does nothing here; subclasses override it."""
 
     def get(self, digest: str) -> Values | None:
         entry = self._entries.get(digest)

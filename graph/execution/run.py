@@ -45,8 +45,8 @@ def run(
     """Run a validated graph with checked parameter values: the one way from settings to results.
 
     Raises ``NodeError`` if a node fails and ``Cancelled`` if the token was set; outputs that were complete by then have
-    been passed to ``on_output``. Raises ``GuidegraphError`` for a memory budget on a device that cannot have one, and
-    ``OutOfTime`` if the run takes longer than its limit in seconds, and ``LoopStopped`` where it is to stop.
+    been passed to ``on_output``. Raises ``GuidegraphError`` for a memory budget on a device that cannot have one,
+    ``OutOfTime`` if the run exceeds its limit in seconds, and ``LoopStopped`` at the requested stop.
     """
     config, attachments = config or RunConfig(), attachments or Attachments()
     if attachments.resume is not None:

@@ -90,7 +90,7 @@ def find_count_problem(value: object, *, steps: bool = False) -> str | None:
         return f"expected a number of steps; found {describe_value(value)}"
     if is_iterable(value):
         return None
-    return f"expected a sequence, a tensor with an axis or a number of iterations; found {describe_value(value)}"
+    return f"expected a sequence, a tensor or a number of iterations; found {describe_value(value)}"
 
 
 def _parse_text(text: str, port: Port) -> object:

@@ -1,4 +1,4 @@
-"""Which operations of a block some sources need: the one walk backwards that all passes use."""
+"""The operations that some sources depend on: one backward walk, used by all passes."""
 
 from __future__ import annotations
 

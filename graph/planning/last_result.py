@@ -14,7 +14,7 @@ from guidegraph.graph.ir import Call
 def cache_last_result(call: Call) -> Call:
     """The call of a pure node that computes again only if its arguments differ from those of the last call.
 
-    A loop-invariant value that only some iterations need is so computed in the first of them.
+    A loop-invariant value that only some iterations need is therefore computed in the first of them.
     """
     function = call.spec.function
     last: tuple[list[Any], Any] | None = None  # the arguments and the result, set at once: threads may run one plan

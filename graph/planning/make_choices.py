@@ -94,7 +94,7 @@ def _replace_sources(op: AnyOp, result: BlockAfterChoices) -> AnyOp:
     try:
         return cast(AnyOp, bind_sources(op, values))
     except ValueError as error:
-        message = f"what a choice gives does not fit {error}"
+        message = f"the value of a choice does not fit {error}"
         raise WorkflowError([Problem(op.mark, "bad-value", message, f"nodes.{op.key}")]) from error
 
 

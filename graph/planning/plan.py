@@ -44,7 +44,7 @@ class Plan:
     _block: BlockPlan | None = field(default=None, init=False, repr=False, compare=False)
 
     def flatten(self, ops: Mapping[str, Op], roots: Sequence[Source]) -> BlockPlan:
-        """The steps of operations that these sources need, with those first whose values checks of the wiring need."""
+        """The steps that these sources need; operations whose values a wiring check needs come first."""
         ordered = order_for_checks(ops) if self.graph.traits.checks else ops
         return flatten_block(ordered, roots, self.config.passes, pruned=True)
 

@@ -58,7 +58,11 @@ class Step:
 
 @dataclass(slots=True)
 class BlockPlan:
-    """Steps over ``size`` slots. inputs: slots that are filled from outside of the block."""
+    """Steps over ``size`` slots.
+
+    constants: slots with literals. inputs: slots that are filled from outside of the block. results: the slot of each
+    source that the block computes for others.
+    """
 
     size: int
     constants: list[tuple[Slot, Any]]
@@ -141,8 +145,10 @@ def free_after_last_use(steps: list[Step], kept: set[Slot]) -> None:
 class BodyPlan:
     """The plan of a loop's body: a prologue that depends on the loop's item alone, and variants of the main part.
 
-    The variants differ in the ports that are dropped. before: computed once, after choices whose value comes from
-    outside of the loop.
+    The variants differ in the ports that are dropped. main_ops: the operations of the main part. roots: the sources
+    that each iteration computes. calls_with_needs: calls whose ports may be dropped. needs_sources: the sources that
+    decide this. item_sources: the loop's item and index, where the main part reads them. before: computed once, after
+    choices whose value comes from outside of the loop.
     """
 
     loop: Loop

@@ -42,7 +42,10 @@ class ProcessGroup:
         return self.rank.index == 0
 
     def mean(self, tensors: Sequence[torch.Tensor | None]) -> list[torch.Tensor | None]:
-        """The mean of each tensor over the processes; one all-reduce per dtype. An entry that is None, is so in all."""
+        """The mean of each tensor over the processes, with one all-reduce per dtype.
+
+        An entry that is None in one process is None in all.
+        """
         import torch
 
         means = list(tensors)

@@ -132,7 +132,10 @@ def run(
 def _check_arguments(
     request: WorkflowRequest, settings: RunSettings, out: Path | None
 ) -> tuple[OpenedWorkflow, dict[str, Any], RunConfig]:
-    """Check everything before the run. Raises ``WorkflowError`` that lists all problems."""
+    """Check everything before the run. Returns the opened workflow, the parameters' values and the completed config.
+
+    Raises ``WorkflowError`` that lists all problems.
+    """
     from guidegraph.commands.shared.run_settings import check_folder
     from guidegraph.graph.planning.admission import admission_problems
     from guidegraph.graph.planning.plan import find_needed_ops
@@ -242,7 +245,7 @@ class Display:
 
     @contextmanager
     def observe(self, writer: OutputWriter) -> Iterator[list[Observer]]:
-        """Context manager: observers that show progress; off a terminal by a line a minute in place of bars."""
+        """Context manager: observers that show progress, by a line a minute where stderr is not a terminal."""
         from guidegraph.runs.observers import Bars, JsonLog, PlainLog
 
         if self.json:

@@ -89,8 +89,8 @@ class HookedPreconditionedDenoiser(HookedWrapper, PreconditionedDenoiser):
         self, x: Tensor, t: Tensor, condition: Condition, memory: RuleMemory
     ) -> tuple[Prediction, RuleMemory]:
         """The prediction of x0, and the network's next memory."""
-        prediction, following = self._with_memory.predict_with_memory(*self._input(x, t), condition, memory)
-        return self._output(x, t, prediction), following
+        prediction, next_memory = self._with_memory.predict_with_memory(*self._input(x, t), condition, memory)
+        return self._output(x, t, prediction), next_memory
 
     @property
     def _with_memory(self) -> MemoryDenoiser:
