@@ -21,7 +21,7 @@ from guidegraph.nodes.data.folders.batches import (
     read_folder,
 )
 from guidegraph.nodes.data.folders.latents import FolderLatentBatch, FolderLatents
-from guidegraph.nodes.data.folders.layout import LayoutKind
+from guidegraph.nodes.data.folders.layout import FolderRow, LayoutKind
 from guidegraph.nodes.types import Autoencoder
 
 Seed: TypeAlias = Annotated[int, Ge(0)]
@@ -89,16 +89,18 @@ def folder_sample(
     map_classes: Classes | None = None,
     part: Subset = "all",
 ) -> FolderBatch:
-    """Up to `count` rows of a folder in an order set by `seed`, from row `start` on, for example as a reference set.
+    """Up to `count` pictures of a folder in an order set by `seed`, from number `start` on, such as a reference set.
 
-    Pictures are not mirrored, and no row occurs twice. path, kind, size, map_classes and part: as for `data.folder`.
-    Raises an error if the folder has no row `start`.
+    Pictures are not mirrored, and no picture occurs twice: of several captions, one is drawn by `seed`.
+    path, kind, size, map_classes and part: as for `data.folder`. Raises an error if the folder has no picture `start`.
     """
     data = read_folder(path, kind, size, map_classes, part)
-    if start >= len(data.rows):
-        raise ValueError(f"there is no entry {start}: '{path}' has {len(data.rows)}, counted from 0")
-    order = epoch_order(seed, 0, len(data.rows))[start : start + count]
-    sample = build_batch(data, [(data.rows[int(i)], False) for i in order], current_device())
+    rows: dict[int, FolderRow] = {}
+    for i in epoch_order(seed, 0, len(data.rows)):
+        rows.setdefault(data.rows[int(i)].picture, data.rows[int(i)])
+    if start >= len(rows):
+        raise ValueError(f"there is no picture {start}: '{path}' has {len(rows)}, counted from 0")
+    sample = build_batch(data, [(row, False) for row in list(rows.values())[start : start + count]], current_device())
     semantic = sample.semantic.to(current_dtype()) if is_tensor(sample.semantic) else sample.semantic
     return sample._replace(image=sample.image.to(current_dtype()), semantic=semantic)
 

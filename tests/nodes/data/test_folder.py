@@ -210,8 +210,17 @@ def test_a_sample_has_no_picture_twice_and_no_mirror(classes: Path) -> None:
     assert folder_sample(path=classes, count=100).image.shape == (5, 3, 64, 64)
     parts = [folder_sample(path=classes, size=4, count=2, start=start).image for start in (0, 2, 4)]
     assert torch.equal(torch.cat(parts), folder_sample(path=classes, size=4).image)
-    with pytest.raises(ValueError, match=r"there is no entry 5: .* has 5, counted from 0"):
+    with pytest.raises(ValueError, match=r"there is no picture 5: .* has 5, counted from 0"):
         folder_sample(path=classes, start=5)
+
+
+def test_a_sample_has_a_picture_with_several_captions_once(captions: Path) -> None:
+    samples = [folder_sample(path=captions, kind="captions", size=4, seed=seed) for seed in range(8)]
+    for sample in samples:
+        assert sorted(sample.image[:, 0, 0, 0].tolist()) == [-1, 1]
+    assert {"A red, plain square.", "red square"} < {caption for sample in samples for caption in sample.caption}
+    with pytest.raises(ValueError, match=r"there is no picture 2: .* has 2"):
+        folder_sample(path=captions, kind="captions", start=2)
 
 
 def test_latents_are_encoded_once_and_alone(maps: Path) -> None:
@@ -479,7 +488,9 @@ def test_all_captions_of_a_picture_are_in_one_split(tmp_path: Path) -> None:
     for i in range(40):
         picture(tmp_path / f"{i}.png", (i, 0, 0))
     table(tmp_path, "file,caption\n" + "".join(f"{i}.png,a{k} {i}\n" for k in range(2) for i in range(40)))
-    parts = [folder_sample(path=tmp_path, size=8, count=80, part=part).caption for part in ("train", "held_out")]
+    parts: list[set[str]] = [
+        set(folder(path=tmp_path, size=8, batch=80, part=part).batches[0].caption) for part in ("train", "held_out")
+    ]
     train, held_out = ({caption.split()[1] for caption in captions} for captions in parts)
     assert held_out
     assert not train & held_out
