@@ -11,6 +11,7 @@ from guidegraph.graph.node import node
 from guidegraph.graph.training.ranks import local_rows
 from guidegraph.nodes.data.scenes import TIMES, uniforms
 from guidegraph.nodes.types import Sample, Schedule, Timesteps
+from guidegraph_runtime.tables.noise_levels import unshift_time
 
 if TYPE_CHECKING:
     import numpy as np
@@ -24,7 +25,7 @@ def uniform_timesteps(
     """A timestep (B) for each sample of `like`, uniform over the schedule, one from each of B equal strata.
 
     If the schedule has a trained range of timesteps, they are uniform over that range. They are whole, but those of a
-    flow are real numbers, moved by its shift.
+    flow are real numbers, moved by its shift within the range.
 
     The strata are in random order, so that a position in the batch has no fixed noise level. The result depends on
     (seed, index) and B alone; `index` is the loop's.
@@ -109,11 +110,14 @@ def draw_positions(like: Sample, index: int, seed: int) -> NDArray[np.float64]:
 
 
 def to_timesteps(positions: NDArray[np.float64], like: Sample, schedule: Schedule) -> Timesteps:
-    """The timesteps (B), float32, at positions from 0 to 1 of the trained range, moved by the shift of a flow."""
+    """The timesteps (B), float32, at positions from 0 to 1 of the trained range, moved within it by a flow's shift."""
     import torch
 
-    first = schedule.first if schedule.trained_from is None else schedule.trained_from
-    last = schedule.last if schedule.trained_to is None else schedule.trained_to
+    ends = (
+        schedule.first if schedule.trained_from is None else schedule.trained_from,
+        schedule.last if schedule.trained_to is None else schedule.trained_to,
+    )
+    first, last = (unshift_time(t, schedule.first, schedule.last, schedule.shift) for t in ends)
     t = first + positions * (last - first)
     sigma = t / schedule.last
     moved = schedule.last * schedule.shift * sigma / (1 + (schedule.shift - 1) * sigma)

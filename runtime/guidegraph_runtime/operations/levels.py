@@ -93,7 +93,7 @@ def linspace(
 @operation("levels.simple", shape=table_shape)
 def simple(schedule: Schedule, *, steps: Steps = 30, final: Final = "one") -> Levels:
     """Whole timesteps from the last one down, T / steps apart, rounded up: ComfyUI's `simple`."""
-    noise, steps = parse_schedule(schedule), _count_steps(steps)
+    noise, steps = parse_schedule(schedule).before_shift(), _count_steps(steps)
     if steps > noise.whole_times:
         message = f"{steps} steps do not fit into the {noise.whole_times} timesteps that the model knows"
         raise SettingError("steps", message)
@@ -103,7 +103,7 @@ def simple(schedule: Schedule, *, steps: Steps = 30, final: Final = "one") -> Le
 @operation("levels.sgm_uniform", shape=table_shape)
 def sgm_uniform(schedule: Schedule, *, steps: Steps = 30, final: Final = "one") -> Levels:
     """Evenly spaced timesteps from the last to the first, without the first: ComfyUI's `sgm_uniform`."""
-    noise, steps = parse_schedule(schedule), _count_steps(steps)
+    noise, steps = parse_schedule(schedule).before_shift(), _count_steps(steps)
     return _at_times(noise, spacings.sgm_uniform(noise.low, noise.high, steps), final)
 
 
@@ -116,7 +116,7 @@ def beta(
     a, b: shape parameters; values below 1 make the ends dense. Timesteps that round to the same one are visited once;
     those of a flow schedule are not rounded.
     """
-    noise, steps = parse_schedule(schedule), _count_steps(steps)
+    noise, steps = parse_schedule(schedule).before_shift(), _count_steps(steps)
     rounds = noise.form != "flow"
     return _at_times(noise, spacings.beta(math.ceil(noise.low), math.floor(noise.high), steps, a, b, rounds), final)
 

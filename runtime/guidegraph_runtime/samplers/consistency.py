@@ -57,7 +57,7 @@ def choose_distilled_levels(
         fallback = "trailing" if spacing == "distilled" else spacing
         return noise_levels.levels(noise, rule, steps, fallback, offset, final, sigmas, strength)
     times = np.array(distillation_timesteps(noise.train_steps, original_steps, steps), dtype=np.float64) + noise.first
-    in_range = noise_levels.fit_times(times, noise, rounds=noise.form != "flow")
+    in_range = noise_levels.fit_times(times, noise.before_shift(), rounds=noise.form != "flow")
     remaining = in_range[steps - noise_levels.count_kept_steps(steps, strength) :]
     return [*(noise.at_unshifted(float(t)) for t in remaining), noise_levels.landing(noise, final)]
 

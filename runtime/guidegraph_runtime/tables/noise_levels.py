@@ -162,6 +162,11 @@ class NoiseSchedule:
         """The level at the time that the shift moves t to."""
         return self.at(t if self.shift == 1 else float(self.last * self.shift_sigma(np.array(t / self.last))))
 
+    def before_shift(self) -> NoiseSchedule:
+        """The schedule with its range in times before the shift, which `at_unshifted` moves into the range."""
+        low, high = (unshift_time(t, self.first, self.last, self.shift) for t in (self.low, self.high))
+        return NoiseSchedule(self.log_ratio, low, high, self.form, self.shift)
+
     def shift_sigma(self, sigma: Array) -> Array:
         """σ′ = sσ/(1 + (s − 1)σ) with the shift s of a flow (Esser et al. 2024, section 5.3.2); exactly 1 at 1."""
         return self.shift * sigma / (self.shift * sigma + (1 - sigma))
@@ -297,8 +302,10 @@ def timesteps(noise: NoiseSchedule, rule: Rule, steps: int, spacing: Spacing, of
 
     They are spaced over the full schedule; if they would leave the trained range, the schedule is mapped onto it. As
     many steps as the trained range has whole timesteps are exactly those timesteps. Those of a flow are real numbers,
-    and count down from T, where σ is 1; leading and trailing ones are T / steps apart, down to the landing at 0.
+    and count down from T, where σ is 1; leading and trailing ones are T / steps apart, down to the landing at 0. They
+    are times before the shift, for `at_unshifted`.
     """
+    noise = noise.before_shift()
     train_steps, is_flow = noise.train_steps, noise.form == "flow"
     rounds = rule.rounds and not is_flow
     points = steps + (rule.lands and (spacing == "linspace" or (spacing == "leading" and not is_flow)))
@@ -323,6 +330,11 @@ def timesteps(noise: NoiseSchedule, rule: Rule, steps: int, spacing: Spacing, of
             f"offset {offset} moves the first timestep to {spaced[0]:g}, past the schedule's last, {noise.last:g}",
         )
     return fit_times(spaced, noise, rounds)[:steps]
+
+
+def unshift_time(t: float, first: float, last: float, shift: float) -> float:
+    """The time that a flow's shift moves to t. The ends of the whole schedule, first and last, stay."""
+    return t if shift == 1 or t in (first, last) else last * t / (t + shift * (last - t))
 
 
 def fit_times(t: Array, noise: NoiseSchedule, rounds: bool) -> Array:

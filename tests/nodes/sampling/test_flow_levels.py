@@ -95,6 +95,27 @@ def test_levels_of_a_flow_that_was_trained_from_0_have_noise() -> None:
         assert float(build(schedule, steps=5).steps.min()) >= 1
 
 
+GRIDS = (grids.leading, grids.trailing, grids.linspace, grids.simple, grids.sgm_uniform, grids.beta)
+
+
+@pytest.mark.parametrize("build", [*GRIDS, samplers.ddim, samplers.lcm, samplers.euler], ids=lambda b: b.__name__)
+@pytest.mark.parametrize("shift", [0.4, 3.0])
+def test_levels_of_a_shifted_flow_stay_in_its_trained_range(build: Any, shift: float) -> None:
+    schedule = schedules.trained(schedules.flow(shift=shift), first=200, last=800)
+    visited = build(schedule, steps=10)
+    t = visited.t[:-1] if build in GRIDS else visited.steps
+    assert float(t[0]) == pytest.approx(800, abs=2)
+    assert 200 <= float(t.min()) < float(t.max()) <= 800
+
+
+@pytest.mark.parametrize("first", [None, 0.0])
+def test_the_ends_of_a_whole_schedule_stay_where_the_shift_moves_them(first: float | None) -> None:
+    schedule = schedules.flow(shift=3.0)
+    trained = schedules.trained(schedule, first=first)
+    for build in (grids.simple, grids.sgm_uniform, grids.linspace):
+        assert build(trained, steps=9).t.tolist() == build(schedule, steps=9).t.tolist()
+
+
 def test_levels_that_fall_together_are_an_error() -> None:
     with pytest.raises(ValueError, match="the σ/α of levels fall, or rise, from one to the next"):
         samplers.ddim(schedules.flow(shift=1e9), steps=5)

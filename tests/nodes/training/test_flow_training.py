@@ -76,6 +76,7 @@ def test_a_shift_moves_training_as_it_moves_levels(node: Callable[..., Tensor]) 
 def test_timesteps_stay_in_the_trained_range_and_follow_seed_and_index(node: Callable[..., Tensor]) -> None:
     for schedule in (
         schedules.trained(schedules.flow(), first=200, last=700),
+        schedules.trained(schedules.flow(shift=3.0), first=200, last=700),
         schedules.trained(scaled_linear(), last=700),
     ):
         t = node(LIKE, schedule, 3, seed=5)
