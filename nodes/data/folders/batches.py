@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple, NoReturn, TypeAlias
+from unicodedata import normalize
 from zlib import crc32
 
 import numpy as np
@@ -94,8 +95,11 @@ def read_folder(path: Path, kind: LayoutKind, size: int, map_classes: int | None
 
 
 def is_in_subset(name: str, part: Subset) -> bool:
-    """Whether a picture is in a part. This depends on its name in the folder alone, not on the other pictures."""
-    number = crc32(Path(name).as_posix().encode("utf-8", "surrogateescape"))
+    """Whether a picture is in a part. This depends on its name in the folder alone, not on the other pictures.
+
+    Names count in Unicode's form NFC, however the file system stores them.
+    """
+    number = crc32(normalize("NFC", Path(name).as_posix()).encode("utf-8", "surrogateescape"))
     return part == "all" or (number % 10 == 0) == (part == "held_out")
 
 

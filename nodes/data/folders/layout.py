@@ -97,13 +97,17 @@ def detect_layouts(folder: Path) -> dict[LayoutKind, str]:
 
 
 def read_class_layout(folder: Path) -> FolderLayout:
-    """Read one class per folder, in the order of their names. Raises ``ValueError`` for pictures outside them."""
+    """Read one class per folder, in the order of their names, which are given in Unicode's form NFC.
+
+    Raises ``ValueError`` for pictures outside them, and for two folders whose names look the same.
+    """
     names = list_subfolders(folder)
     stray = [] if find_tables(folder) else list_pictures(folder)
     if stray:
         raise ValueError(f"'{folder}' mixes layouts: {join_names(stray)} beside the folders of classes have no class")
     pictures: list[str] = []
     rows: list[FolderRow] = []
+    raise_problems(folder, list_lookalikes(names))
     for label, name in enumerate(names):
         files = list_pictures(folder / name)
         nested = [f"{name}/{sub}" for sub in list_subfolders(folder / name)]
@@ -115,7 +119,7 @@ def read_class_layout(folder: Path) -> FolderLayout:
             raise ValueError(f"'{folder}': the folder of class '{name}' holds no picture: fill it or take it away")
         rows += [FolderRow(len(pictures) + i, label=label) for i in range(len(files))]
         pictures += [f"{name}/{file}" for file in files]
-    return FolderLayout("classes", tuple(pictures), (), tuple(names), tuple(rows))
+    return FolderLayout("classes", tuple(pictures), (), tuple(normalize("NFC", name) for name in names), tuple(rows))
 
 
 def read_caption_layout(folder: Path) -> FolderLayout:
@@ -167,20 +171,27 @@ def read_map_layout(folder: Path) -> FolderLayout:
     """Read pictures with a map of the same name for each. Raises ``ValueError`` for one without the other."""
     pictures = list_pictures(folder / "images")
     maps = [name for name in list_pictures(folder / "maps") if Path(name).suffix.lower() == ".png"]
-    by_stem = {Path(name).stem: name for name in maps}
-    stems = [Path(name).stem for name in pictures]
+    by_stem = {normalize("NFC", Path(name).stem): name for name in maps}
+    stems = [normalize("NFC", Path(name).stem) for name in pictures]
     count = Counter(stems)
     duplicates = sorted(stem for stem in count if count[stem] > 1)
     problems = [
         f"images/: several pictures are called '{stem}', and their map is maps/{stem}.png" for stem in duplicates
     ]
     problems += [
-        f"images/{name}: there is no maps/{Path(name).stem}.png" for name in pictures if Path(name).stem not in by_stem
+        f"images/{name}: there is no maps/{Path(name).stem}.png"
+        for name, stem in zip(pictures, stems, strict=True)
+        if stem not in by_stem
     ]
     problems += [
         f"maps/{name}: there is no picture of that name in images/"
         for stem, name in by_stem.items()
         if stem not in count
+    ]
+    problems += [
+        f"maps/{name}: {other} has the same name"
+        for name in maps
+        if (other := by_stem[normalize("NFC", Path(name).stem)]) != name
     ]
     raise_problems(folder, problems)
     if not pictures:
@@ -198,7 +209,7 @@ def read_picture_layout(folder: Path) -> FolderLayout:
 
 def list_subfolders(folder: Path) -> list[str]:
     """The names of the folders in a folder, without hidden ones. Raises ``ValueError`` for a link to a folder."""
-    names = sorted(entry.name for entry in folder.iterdir() if entry.is_dir() and not is_hidden(entry))
+    names = sort_names(entry.name for entry in folder.iterdir() if entry.is_dir() and not is_hidden(entry))
     links = [name for name in names if (folder / name).is_symlink()]
     if links:
         raise ValueError(
@@ -209,11 +220,24 @@ def list_subfolders(folder: Path) -> list[str]:
 
 def list_pictures(folder: Path) -> list[str]:
     """The names of picture files directly in a folder, by extension and without hidden ones, sorted."""
-    return sorted(
+    return sort_names(
         entry.name
         for entry in folder.iterdir()
         if entry.suffix.lower() in PICTURES and not entry.is_dir() and not is_hidden(entry)
     )
+
+
+def sort_names(names: Iterable[str]) -> list[str]:
+    """Sort names by their form NFC, so that the order does not depend on how a file system stores accented letters."""
+    return sorted(names, key=lambda name: (normalize("NFC", name), name))
+
+
+def list_lookalikes(names: Iterable[str]) -> list[str]:
+    """A problem for each group of names that differ in their Unicode form alone."""
+    count = Counter(normalize("NFC", name) for name in names)
+    return [
+        f"{name}/: {count[name]} folders have this name in different Unicode forms" for name in count if count[name] > 1
+    ]
 
 
 def is_hidden(entry: Path) -> bool:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
+from unicodedata import normalize
 
 import numpy as np
 import pytest
@@ -18,13 +19,14 @@ from guidegraph.nodes.conditioning.label import labels_by_name
 from guidegraph.nodes.conditioning.semantic import hues_of_map
 from guidegraph.nodes.conditioning.text import prompts_of_batch
 from guidegraph.nodes.data.folders import files as folder_files
-from guidegraph.nodes.data.folders.batches import MissingField
+from guidegraph.nodes.data.folders.batches import MissingField, is_in_subset
 from guidegraph.nodes.data.folders.files import crop_map
 from guidegraph.nodes.data.folders.folder import folder, folder_latents, folder_sample
 from guidegraph.nodes.data.folders.latents import FolderLatents
 from guidegraph.nodes.data.folders.layout import find_layout
 from tests.work_counter import growth
 
+Form = Literal["NFC", "NFD"]
 RED, GREEN = (255, 0, 0), (0, 255, 0)
 
 
@@ -374,6 +376,42 @@ def test_a_table_finds_files_whose_accents_are_stored_otherwise(tmp_path: Path) 
     layout = find_layout(tmp_path, "captions")
     assert layout.pictures == ("u\u0308.png", "\u00f6.png", "o\u0308.png")
     assert [row.picture for row in layout.rows] == [0, 0, 1, 2]
+
+
+@pytest.mark.parametrize("form", ["NFC", "NFD"])
+def test_classes_do_not_depend_on_the_unicode_form_of_their_names(tmp_path: Path, form: Form) -> None:
+    for name in ("\u00e9l\u00e9phant", "zebra", "\ufb01sh"):
+        picture(tmp_path / normalize(form, name) / normalize(form, "\u00fc.png"))
+        picture(tmp_path / normalize(form, name) / "z.png")
+    data = folder(path=tmp_path, size=4, batch=6)
+    assert list(data.names) == ["zebra", "\u00e9l\u00e9phant", "\ufb01sh"]
+    layout = find_layout(tmp_path, "classes")
+    assert [normalize("NFC", path) for path in layout.pictures[2:4]] == [
+        "\u00e9l\u00e9phant/z.png",
+        "\u00e9l\u00e9phant/\u00fc.png",
+    ]
+
+
+def test_classes_whose_names_look_the_same_are_refused(tmp_path: Path) -> None:
+    picture(tmp_path / "caf\u00e9" / "a.png")
+    picture(tmp_path / "cafe\u0301" / "b.png")
+    with pytest.raises(ValueError, match="caf\u00e9/: 2 folders have this name in different Unicode forms"):
+        find_layout(tmp_path, "classes")
+
+
+def test_a_map_belongs_to_the_picture_whose_name_looks_the_same(tmp_path: Path) -> None:
+    picture(tmp_path / "images" / "cafe\u0301.jpg")
+    indices(tmp_path / "maps" / "caf\u00e9.png", np.zeros((8, 8), np.uint8))
+    assert find_layout(tmp_path, "auto").maps == ("maps/caf\u00e9.png",)
+    indices(tmp_path / "maps" / "cafe\u0301.png", np.zeros((8, 8), np.uint8))
+    with pytest.raises(ValueError, match=r"maps/cafe\u0301\.png: caf\u00e9\.png has the same name"):
+        find_layout(tmp_path, "auto")
+
+
+def test_the_part_of_a_picture_does_not_depend_on_the_unicode_form_of_its_name() -> None:
+    names = [f"cafe\u0301/u\u0308{i}.png" for i in range(60)]
+    held_out = [name for name in names if is_in_subset(name, "held_out")]
+    assert held_out == [name for name in names if is_in_subset(normalize("NFC", name), "held_out")] != []
 
 
 def test_two_tables_and_unnamed_class_folders_mix_layouts(captions: Path) -> None:
