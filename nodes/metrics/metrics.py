@@ -119,7 +119,7 @@ def gain(values: Tensor, baseline: Tensor) -> Mean:
     """The mean difference of values (N) and a baseline's (N) on the same samples, with its standard error."""
     if values.shape != baseline.shape:
         raise ValueError(f"values of shapes {tuple(values.shape)} and {tuple(baseline.shape)} are of other samples")
-    return mean(values - baseline.to(values.device))
+    return mean(values.double() - baseline.to(values.device).double())
 
 
 @node("metric.psnr")

@@ -78,6 +78,12 @@ def test_a_gain_is_paired() -> None:
         metrics.gain(hard, hard[:10])
 
 
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.bool, torch.int64, torch.float16])
+def test_a_gain_of_any_dtype_is_the_difference_of_its_numbers(dtype: torch.dtype) -> None:
+    gain = metrics.gain(torch.tensor([0, 1, 0]).to(dtype), torch.tensor([1, 1, 1]).to(dtype))
+    assert gain.values.tolist() == [-1, 0, -1]
+
+
 def test_psnr_of_a_constant_difference_is_closed() -> None:
     image = torch.zeros(2, 3, 4, 4)
     image[0] += 0.2
