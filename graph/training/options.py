@@ -41,7 +41,7 @@ def optimiser_ports() -> dict[str, Port]:
         "betas": make_port("betas", Annotated[list[fraction], Len(2, 2)]),
         "eps": make_port("eps", Annotated[float, Ge(0)]),
         "weight_decay": make_port("weight_decay", Annotated[float, Ge(0)]),
-        "momentum": make_port("momentum", Annotated[float, Ge(0)]),
+        "momentum": make_port("momentum", fraction),
         "warmup": make_port("warmup", Annotated[int, Ge(0)]),
         "schedule": make_port("schedule", Literal["constant", "cosine", "linear"]),
         "clip": make_port("clip", positive),

@@ -154,6 +154,14 @@ def test_a_training_option_that_takes_no_link_is_reported(tmp_path: Path, option
     assert message in str(caught.value)
 
 
+@pytest.mark.parametrize("optimizer", ["sgd", "muon"])
+def test_a_momentum_of_1_is_refused(tmp_path: Path, optimizer: str) -> None:
+    path = tmp_path / "w.yaml"
+    path.write_text(LINKED.replace("OPTION", f"optimizer: {optimizer}, momentum: 1.0"))
+    with pytest.raises(WorkflowError, match=r"bad-value: .*less than 1.*momentum"):
+        build(path, REGISTRY)
+
+
 def test_the_value_of_a_linked_training_option_is_checked_before_anything_runs(tmp_path: Path) -> None:
     path = tmp_path / "w.yaml"
     path.write_text(LINKED.replace("OPTION", "lr: params.rate, warmup: params.warmup"))
