@@ -8,6 +8,8 @@ from pathlib import Path
 from threading import Lock
 from typing import IO, TYPE_CHECKING, Literal, TypeAlias, TypeVar
 
+import numpy as np
+
 from guidegraph_runtime.files.regular_files import open_regular
 from guidegraph_runtime.limits import LimitExceeded, check_limit
 from guidegraph_runtime.machine.optional_packages import import_optional
@@ -101,13 +103,24 @@ def resize_picture(picture: PIL.Image.Image, size: tuple[int, int], how: Resize)
     return picture.resize(target, Image.Resampling.LANCZOS)
 
 
-def _over_white(picture: PIL.Image.Image) -> PIL.Image.Image:
+def _to_8_bits(picture: PIL.Image.Image) -> PIL.Image.Image:
+    """16 bits of grey scaled to 8, with an alpha channel if a value of grey is transparent."""
     from PIL import Image
 
     if picture.mode == "I;16B":  # big-endian, which point() refuses
         picture = picture.convert("I")
-    if picture.mode.startswith("I"):  # 16 bits of grey, which convert() would clip to 255
-        picture = picture.point(lambda grey: grey / 257).convert("L")
+    scaled = picture.point(lambda grey: grey / 257).convert("L")  # convert() alone would clip to 255
+    transparent_grey = scaled.info.pop("transparency", None)
+    if transparent_grey is not None:
+        scaled.putalpha(Image.fromarray(np.where(np.asarray(picture) == transparent_grey, 0, 255).astype(np.uint8)))
+    return scaled
+
+
+def _over_white(picture: PIL.Image.Image) -> PIL.Image.Image:
+    from PIL import Image
+
+    if picture.mode.startswith("I"):
+        picture = _to_8_bits(picture)
     if not picture.has_transparency_data:
         return picture.convert("RGB")
     picture = picture.convert("RGBA")

@@ -72,6 +72,15 @@ def test_big_endian_sixteen_bit_grey_is_scaled_too(tmp_path: Path) -> None:
     torch.testing.assert_close(load_image(path=path)[0, 0, 0], torch.tensor([-1, 100 / 127.5 - 1, 1]))
 
 
+def test_only_the_transparent_value_of_sixteen_bit_grey_is_white(tmp_path: Path) -> None:
+    values = np.array([[1000, 1001, 232, 65535]], dtype=np.uint16)  # 1000 and 232 have the same last byte
+    path = save_picture(tmp_path / "a.png", Image.fromarray(values), transparency=1000)
+    with Image.open(path) as saved:
+        assert saved.info["transparency"] == 1000
+    expected = torch.tensor([255, 4, 1, 255]) / 127.5 - 1
+    torch.testing.assert_close(load_image(path=path)[0, 0, 0], expected, rtol=0, atol=1 / 127)
+
+
 def test_the_cameras_rotation_is_applied(tmp_path: Path, pixels: np.ndarray) -> None:
     exif = Image.Exif()
     exif[0x0112] = 6
