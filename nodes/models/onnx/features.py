@@ -53,8 +53,11 @@ class OnnxFeatures:
         device = torch.device("cpu") if provider.device == "cpu" else torch.device(provider.device, provider.device_id)
         pictures = to_picture_range(image.detach(), self.range, self.size).to(device, getattr(torch, self.input.dtype))
         batch = self.input.dims[0]
-        chunks = pictures.split(batch) if isinstance(batch, int) else (pictures,)
-        return (torch.cat([self._features(chunk.contiguous()) for chunk in chunks]).to(image.device),)
+        if not isinstance(batch, int):
+            return (self._features(pictures.contiguous()).to(image.device),)
+        chunks = pad_to_multiple(pictures, batch).split(batch)
+        features = torch.cat([self._features(chunk.contiguous()) for chunk in chunks])
+        return (features[: len(pictures)].to(image.device),)
 
     def _features(self, pictures: Tensor) -> Tensor:
         run = run_arrays if pictures.device.type == "cpu" else run_on_device
@@ -73,3 +76,9 @@ class OnnxFeatures:
                 f"'{self.output}' has the shape {tuple(features.shape)}"
             )
         return features.float()
+
+
+def pad_to_multiple(pictures: Tensor, batch: int) -> Tensor:
+    """The pictures (B, …), followed by as many repeats of the last as fill the last batch of a graph."""
+    missing = -len(pictures) % batch
+    return torch.cat([pictures, pictures[-1:].expand(missing, *pictures.shape[1:])]) if missing else pictures

@@ -138,6 +138,14 @@ def test_features_of_an_onnx_file_are_taken_by_name(tmp_path: Path) -> None:
     torch.testing.assert_close(alone(image)[0], whole_numbers(3, 8).mean((2, 3)))
 
 
+@pytest.mark.parametrize("count", [1, 3, 4])
+def test_a_graph_of_two_pictures_gives_one_row_for_each_of_any_number(tmp_path: Path, count: int) -> None:
+    file = write_onnx(tmp_path / "two.onnx", ONE_BY_ONE.replace("[1, 3", "[2, 3"))
+    pairs = onnx_features(path=file, range="uint8", threads=1)
+    pictures = whole_numbers(count, 8)
+    torch.testing.assert_close(pairs(to_image(pictures))[0], pictures.mean((2, 3)))
+
+
 def test_an_onnx_file_that_gives_no_features_is_refused(tmp_path: Path) -> None:
     file = write_onnx(tmp_path / "means.onnx", MEANS)
     image = to_image(whole_numbers(2, 8))
