@@ -6,6 +6,7 @@ import csv
 import io
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from errno import ENAMETOOLONG
 from pathlib import Path
 from typing import Literal, NamedTuple
 from unicodedata import normalize
@@ -134,7 +135,7 @@ def read_caption_layout(folder: Path) -> FolderLayout:
             problems.append(f"{table}:{line}: '{file}' names no file inside of the folder")
         elif file not in paths:
             remedy = ": write / for \\" if "\\" in file else ""
-            problems.append(f"{table}:{line}: there is no file '{file}'{remedy}")
+            problems.append(f"{table}:{line}: there is no file '{file:.200}'{remedy}")
         elif not caption:
             problems.append(f"{table}:{line}: the caption of '{file}' is empty")
         else:
@@ -157,7 +158,7 @@ def find_listed_files(folder: Path, files: Iterable[str]) -> dict[str, str]:
     a file of exactly that name, the one counts whose name looks the same (Unicode's form NFC).
     """
     names = [file for file in files if names_file_inside(file)]
-    paths = {file: str(Path(file)) for file in names if (folder / file).is_file()}
+    paths = {file: str(Path(file)) for file in names if is_present_file(folder / file)}
     missing = [file for file in names if file not in paths]
     if missing:
         present = (path.relative_to(folder) for path in folder.rglob("*") if path.is_file())
@@ -165,6 +166,16 @@ def find_listed_files(folder: Path, files: Iterable[str]) -> dict[str, str]:
         forms = {file: normalize("NFC", Path(file).as_posix()) for file in missing}
         paths |= {file: by_form[form] for file, form in forms.items() if form in by_form}
     return paths
+
+
+def is_present_file(path: Path) -> bool:
+    """Whether a file is there. No file has a name that is too long for the file system."""
+    try:
+        return path.is_file()
+    except OSError as error:
+        if error.errno == ENAMETOOLONG:
+            return False
+        raise
 
 
 def read_map_layout(folder: Path) -> FolderLayout:

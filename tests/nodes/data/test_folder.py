@@ -340,6 +340,7 @@ def test_all_damaged_pictures_are_named_at_once(classes: Path) -> None:
         ("", "csv:1: expected the header"),
         ("file,caption\na.png,red, square\n", "csv:2: expected 2 cells, found 3: put a caption with a comma"),
         ("file,caption\n", "names no picture"),
+        (f"file,caption\na.png,red\n{'a red cat ' * 50},x\n", r"csv:3: there is no file 'a red cat .*"),
         (b"file,caption\na.png,caf\xe9\n", "is not UTF-8 .byte 22 is 0xe9."),
         ('file,caption\na.png,"open\n', "csv:2: unexpected end of data"),
     ],
