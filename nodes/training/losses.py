@@ -9,7 +9,7 @@ from annotated_types import Ge
 from guidegraph.graph.node import node
 from guidegraph.graph.training.ranks import first_row
 from guidegraph.graph.types import Tensor
-from guidegraph.nodes.shape_checks import check_compatible, check_sides
+from guidegraph.nodes.shape_checks import check_compatible, check_sides, expand_to_batch
 from guidegraph.nodes.types import (
     Autoencoder,
     Condition,
@@ -91,10 +91,11 @@ def denoising_loss(
     signal-to-noise ratio. `timesteps.logit_normal` and others weight by how often they draw a level.
     focus: where the error counts more, (B, 1, H, W) in [0, 1]: by 1 + focus_weight · α_t · focus. The factor α_t is for
     high noise, where the place is unknown: errors that count more where x0 has an object would make objects likelier.
-    Raises an error unless the shapes of prediction, x0 and noise match, and that of focus.
+    Raises an error unless the shapes of prediction, x0 and noise match, and those of t and focus.
     """
     check_compatible("the prediction, x0 and noise", prediction.value, x0, noise)
-    alpha, sigma = schedule.along(x0, t)
+    batch = max(value.shape[0] for value in (prediction.value, x0, noise))
+    alpha, sigma = schedule.along(x0, expand_to_batch(t, batch, "t"))
     targets = {"eps": noise, "x0": x0, "v": alpha * noise - sigma * x0, "flow": noise - x0}
     weight = None if focus is None else focus_weights(focus, x0, alpha, focus_weight)
     return mean_error(prediction, targets[prediction.kind], (alpha, sigma), weighting, gamma, schedule.form, weight)
@@ -126,7 +127,8 @@ def distillation_loss(
     if prediction.kind != teacher.kind:
         raise ValueError(f"expected predictions of one kind; found '{prediction.kind}' and teacher '{teacher.kind}'")
     check_compatible("the prediction and the teacher's", prediction.value, teacher.value)
-    level = schedule.along(prediction.value, t)
+    batch = max(prediction.value.shape[0], teacher.value.shape[0])
+    level = schedule.along(prediction.value, expand_to_batch(t, batch, "t"))
     return mean_error(prediction, teacher.value.detach().float(), level, weighting, gamma, schedule.form)
 
 
@@ -135,6 +137,7 @@ def vector_loss(condition: Condition, target: Condition) -> Tensor:
     """Mean squared difference of the vectors (B, D) of two conditions. No gradient goes to the target."""
     if condition.vector is None or target.vector is None:
         raise ValueError("expected two conditions with a vector (of a text, a label or a picture); one has none")
+    check_compatible("the vectors", condition.vector, target.vector)
     return (condition.vector.float() - target.vector.detach().float()).square().mean()
 
 

@@ -280,6 +280,17 @@ def test_losses_of_other_shapes_are_refused_and_not_spread() -> None:
         losses.distillation_loss(Prediction(small, "v"), Prediction(x0, "v"), t, schedule)
 
 
+def test_timesteps_and_vectors_of_other_batches_are_refused() -> None:
+    schedule, t, x0 = cosine(), torch.tensor([500.0, 300.0]), torch.randn(4, 2, 4, 4)
+    with pytest.raises(ValueError, match=r"t has shape \(2,\) and x has 4 samples"):
+        losses.denoising_loss(Prediction(x0, "eps"), x0, x0, t, schedule)
+    with pytest.raises(ValueError, match=r"t has shape \(2,\) and x has 4 samples"):
+        losses.distillation_loss(Prediction(x0, "v"), Prediction(x0, "v"), t, schedule)
+    for shape in ((3, 1), (2, 4)):
+        with pytest.raises(ValueError, match=r"the vectors must be of one size.*found shapes \(3, 4\) and"):
+            losses.vector_loss(Condition(vector=torch.zeros(3, 4)), Condition(vector=torch.zeros(shape)))
+
+
 def test_invalid_settings_are_refused_when_the_network_is_built() -> None:
     with pytest.raises(ValueError, match="40 channels cannot be shared by 3 heads"):
         model.new_unet(channels=20, multipliers=(1, 2), attention=(1,), heads=3)
