@@ -45,7 +45,7 @@ def resolve_loop(
     inner, body, nexts = _resolve_body(resolver, loop, scope, key, block, starts, over)
     valid_keys = {"body", "next"} - loop.unread
     collects = _find_sources(resolver, loop.collect, inner, f"{loop.path}.collect") if "body" in valid_keys else {}
-    training = resolve_training(resolver, loop, scope, inner, block) if loop.train else None
+    training = resolve_training(resolver, loop, scope, inner, block, body) if loop.train else None
     preview = resolve_preview(resolver, loop, inner, key, block) if loop.train else None
     collected_kinds = {name: collect_type(c.type) if c else ANY for name, c in collects.items()}
     exact_kinds = {name: collect_type(c.actual_type or c.type) if c else ANY for name, c in collects.items()}

@@ -10,6 +10,7 @@ from typing import Annotated, Any, TypeAlias
 from annotated_types import Ge
 
 from guidegraph.graph.errors import Mark, suggest
+from guidegraph.graph.ir import Call, Op, walk
 from guidegraph.graph.language.syntax import ParsedLoop, ParsedTrain
 from guidegraph.graph.language.yaml_tree import Scalar, shorten, to_python
 from guidegraph.graph.literals import convert_literal
@@ -17,7 +18,7 @@ from guidegraph.graph.port import Port
 from guidegraph.graph.resolution.block_resolver import BlockContext, BlockResolver
 from guidegraph.graph.resolution.link_rule import can_link
 from guidegraph.graph.resolution.scope import INT, Scope
-from guidegraph.graph.sources import Carry, Literal, Source
+from guidegraph.graph.sources import Carry, Literal, Param, Source
 from guidegraph.graph.training import precision as training_precision
 from guidegraph.graph.training.fit import OptimisedModel, Training
 from guidegraph.graph.training.options import (
@@ -34,9 +35,15 @@ Report: TypeAlias = Callable[[Mark, str, str, str], None]
 
 
 def resolve_training(
-    resolver: BlockResolver, loop: ParsedLoop, scope: Scope, inner: Scope, block: BlockContext
+    resolver: BlockResolver,
+    loop: ParsedLoop,
+    scope: Scope,
+    inner: Scope,
+    block: BlockContext,
+    body: Mapping[str, Op],
 ) -> Training:
     """Resolve a training loop's options. scope: around the loop; inner: of its body."""
+    _report_equal_draws(resolver, loop, body)
     models: list[OptimisedModel] = []
     seen: set[str] = set()
     for i, entry in enumerate(loop.train):
@@ -61,6 +68,24 @@ def resolve_training(
         models.append(replace(model, linked=_link_options(resolver, model, links, scope, path)))
     steps, checkpoint = _resolve_steps(resolver, loop, scope), _resolve_checkpoint(resolver, loop, scope, block)
     return _parse_training_options(loop, tuple(models), steps, checkpoint, resolver.report)
+
+
+def _report_equal_draws(resolver: BlockResolver, loop: ParsedLoop, body: Mapping[str, Op]) -> None:
+    """Report nodes in a training loop's file that draw by ``seed`` and ``index`` without an index.
+
+    They would draw the same numbers at every step, and a training on those gives no error. Seeds that may differ from
+    step to step are let through.
+    """
+    for op in walk(body, previews=False):
+        if not isinstance(op, Call) or op.mark.file != loop.mark.file or op.argument("index") is not None:
+            continue
+        has_index, seed = "index" in op.spec.inputs, op.argument("seed")
+        if has_index and "seed" in op.spec.settings and (seed is None or isinstance(seed, (Literal, Param))):
+            message = (
+                f"{op.spec.id} draws the same numbers at every step of a training without its port 'index': link it, "
+                "in: {index: loop.index}; or move the node before the loop, to draw once on purpose"
+            )
+            resolver.report(op.mark, "missing-port", message, f"nodes.{op.key}")
 
 
 def _is_link(value: object) -> bool:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Annotated, Any, Literal, NamedTuple
 
 from annotated_types import Ge, Gt
@@ -17,6 +17,13 @@ LossKind = Literal["hinge", "vanilla"]
 StepIndex = Annotated[int, Ge(0)]
 
 
+def _find_missing_index(start: int, wired: Collection[str]) -> dict[str, str]:
+    """A problem of the port ``index`` if it has no link, and so never reaches the start."""
+    if start == 0 or "index" in wired:
+        return {}
+    return {"index": f"without it, step {start} never comes: in: {{index: loop.index}}"}
+
+
 @node("model.discriminator")
 def new_discriminator(*, seed: int = 0, channels: Count = 32, layers: Count = 2) -> Discriminator:
     """An untrained patch discriminator (Isola et al. 2017); 2 layers judge patches of 34 pixels, 3 of 70.
@@ -29,7 +36,7 @@ def new_discriminator(*, seed: int = 0, channels: Count = 32, layers: Count = 2)
     return build_untrained(lambda: PatchDiscriminator(config), seed)
 
 
-@node("loss.discriminator")
+@node("loss.discriminator", check=_find_missing_index)
 def discriminator_loss(
     discriminator: Discriminator,
     real: Image,
@@ -55,7 +62,7 @@ def discriminator_loss(
     return 0.5 * (functional.softplus(-of_real).mean() + functional.softplus(of_fake).mean())
 
 
-@node("loss.generator")
+@node("loss.generator", check=_find_missing_index)
 def generator_loss(
     discriminator: Discriminator, image: Image, index: int = 0, *, kind: LossKind = "hinge", start: StepIndex = 0
 ) -> Tensor:
@@ -79,7 +86,7 @@ class Balanced(NamedTuple):
     weight: Tensor
 
 
-@node("loss.adaptive_weight")
+@node("loss.adaptive_weight", check=_find_missing_index)
 def adaptive_weight(
     reconstruction: Tensor,
     generator: Tensor,

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from guidegraph import Cancelled, load_workflow
+from guidegraph import Cancelled, WorkflowError, load_workflow
 from guidegraph.graph.cancellation import CancelToken
 from guidegraph.graph.events import Event, LoopProgress
 
@@ -23,7 +23,7 @@ nodes:
     loop: {over: data.batches, as: batch}
     carry: {autoencoder: start, discriminator: opponent}
     body:
-      coded:  {use: loss.KIND_autoencoder, in: {autoencoder: carry.autoencoder, image: loop.batch.image}}
+      coded:  {use: loss.KIND_autoencoder, in: {autoencoder: carry.autoencoder, image: loop.batch.imageINDEX}}
       fooled:
         use: loss.generator
         in: {discriminator: carry.discriminator, image: coded.image, index: loop.index}
@@ -47,13 +47,17 @@ outputs:
   {autoencoder: fit.autoencoder, discriminator: fit.discriminator, opponent: opponent, total: fit.total,
    judged: fit.judged, weight: fit.weight}
 """
-KINDS = {"kl": ("model.autoencoder", ""), "vq": ("model.vq_autoencoder", ", codes: 16, decay: 0.9")}
+KINDS = {
+    "kl": ("model.autoencoder", "", ", index: loop.index"),
+    "vq": ("model.vq_autoencoder", ", codes: 16, decay: 0.9", ""),
+}
 
 
 def write_workflow(folder: Path, kind: str) -> Path:
     folder.mkdir(exist_ok=True)
-    name, more = KINDS[kind]
-    text = WORKFLOW.replace("model.KIND_autoencoder", name).replace("MORE", more).replace("KIND", kind)
+    name, more, index = KINDS[kind]
+    text = WORKFLOW.replace("model.KIND_autoencoder", name).replace("MORE", more)
+    text = text.replace("KIND", kind).replace("INDEX", index)
     (folder / "train.yaml").write_text(text)
     return folder / "train.yaml"
 
@@ -89,3 +93,12 @@ def test_a_broken_run_resumes_to_the_same_losses_codes_and_opponent(tmp_path: Pa
     for name in ("autoencoder", "discriminator"):
         for key, value in uninterrupted[name].state_dict().items():
             assert torch.equal(value, again[name].state_dict()[key]), key
+
+
+@pytest.mark.parametrize("id", ["generator", "discriminator", "adaptive_weight"])
+def test_a_start_without_the_loops_index_is_refused_before_the_run(tmp_path: Path, id: str) -> None:
+    path = write_workflow(tmp_path, "kl")
+    head, tail = path.read_text().split(f"use: loss.{id}\n", 1)
+    path.write_text(f"{head}use: loss.{id}\n{tail.replace(', index: loop.index', '', 1)}")
+    with pytest.raises(WorkflowError, match=rf"loss\.{id}: port 'index': without it, step 3 never comes"):
+        load_workflow(path).run()

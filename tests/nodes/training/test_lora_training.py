@@ -174,11 +174,11 @@ nodes:
     with: {channels: 8, multipliers: [1], attention: [0], heads: 2, context_dim: null, vector_dim: null}
   start:    {use: lora.new, in: {denoiser: plain}, with: {rank: 2, targets: all}}
   schedule: {use: schedule.cosine}
+  x0:       {use: noise.gaussian, with: {seed: 1, shape: [4, 4, 4], batch: 2}}
   fit:
     loop: {over: params.steps, as: i}
     carry: {denoiser: start}
     body:
-      x0:        {use: noise.gaussian, with: {seed: 1, shape: [4, 4, 4], batch: 2}}
       noise:     {use: noise.gaussian, in: {index: loop.index}, with: {seed: 2, shape: [4, 4, 4], batch: 2}}
       t:         {use: timesteps.uniform, in: {like: x0, schedule: schedule, index: loop.index}}
       noisy:     {use: schedule.add_noise, in: {x0: x0, noise: noise, t: t, schedule: schedule}}
