@@ -167,10 +167,10 @@ class Resolver(BlockResolver):
         name = id.rpartition(".")[2]
         matches = [node for node in self.registry.nodes if node.rpartition(".")[2] == name]
         hint = f" did you mean '{matches[0]}'?" if matches else ""
-        known = suggest(namespace[:60], namespaces, "namespaces", limit=30)
-        misspelt = hint or known.startswith("did you mean") or "." not in id
+        suggestion = suggest(namespace[:60], namespaces, "namespaces", limit=30)
+        misspelt = hint or suggestion.startswith("did you mean") or "." not in id
         missing = "" if misspelt else "; is its plugin missing? install it, or give --plugin FILE"
-        return f"no node '{shorten(id)}';{hint} {known}{missing}"
+        return f"no node '{shorten(id)}';{hint} {suggestion}{missing}"
 
     def _list_namespaces(self) -> list[str]:
         return list(dict.fromkeys(id.partition(".")[0] for id in self.registry.nodes))

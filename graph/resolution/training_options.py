@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -43,7 +44,7 @@ def resolve_training(
     body: Mapping[str, Op],
 ) -> Training:
     """Resolve a training loop's options. scope: around the loop; inner: of its body."""
-    _report_equal_draws(resolver, loop, body)
+    _warn_of_equal_draws(loop, body)
     models: list[OptimisedModel] = []
     seen: set[str] = set()
     for i, entry in enumerate(loop.train):
@@ -70,22 +71,22 @@ def resolve_training(
     return _parse_training_options(loop, tuple(models), steps, checkpoint, resolver.report)
 
 
-def _report_equal_draws(resolver: BlockResolver, loop: ParsedLoop, body: Mapping[str, Op]) -> None:
-    """Report nodes in a training loop's file that draw by ``seed`` and ``index`` without an index.
+def _warn_of_equal_draws(loop: ParsedLoop, body: Mapping[str, Op]) -> None:
+    """Warn of nodes in a training loop's file that draw by ``seed`` and ``index`` without an index.
 
-    They would draw the same numbers at every step, and a training on those gives no error. Seeds that may differ from
-    step to step are let through.
+    They draw the same numbers at every step, and a training on those gives no error. Seeds that may differ from step to
+    step are let through.
     """
     for op in walk(body, previews=False):
         if not isinstance(op, Call) or op.mark.file != loop.mark.file or op.argument("index") is not None:
             continue
         has_index, seed = "index" in op.spec.inputs, op.argument("seed")
         if has_index and "seed" in op.spec.settings and (seed is None or isinstance(seed, (Literal, Param))):
-            message = (
-                f"{op.spec.id} draws the same numbers at every step of a training without its port 'index': link it, "
-                "in: {index: loop.index}; or move the node before the loop, to draw once on purpose"
+            warnings.warn(
+                f"{op.mark}: {op.spec.id} draws the same numbers at every step of the training: link its port 'index', "
+                f"in: {{index: loop.index}}, or move it before the loop to draw once on purpose [nodes.{op.key}]",
+                stacklevel=2,
             )
-            resolver.report(op.mark, "missing-port", message, f"nodes.{op.key}")
 
 
 def _is_link(value: object) -> bool:
