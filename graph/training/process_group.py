@@ -72,6 +72,16 @@ class ProcessGroup:
         assert mean is not None
         return bool(mean > 0)
 
+    def agree(self, number: int) -> bool:
+        """Whether a number is the same in all of the processes; all get the same answer."""
+        if self.is_alone:
+            return True
+        import torch
+
+        first = torch.tensor(number, device=self.fabric.device)
+        self.broadcast([first])
+        return not self.any(int(first) != number)
+
     def mean_of_numbers(self, value: Any) -> Any:
         """The mean of a one-element floating-point tensor over the processes; any other value unchanged."""
         if self.is_alone or not is_tensor(value) or value.numel() != 1 or not value.is_floating_point():

@@ -17,7 +17,7 @@ from dataclasses import replace
 from itertools import chain
 from typing import Any
 
-from guidegraph.graph.cancellation import is_interrupt
+from guidegraph.graph.cancellation import CancelToken, is_interrupt
 from guidegraph.graph.device_context import current_device
 from guidegraph.graph.errors import Cancelled, NodeError
 from guidegraph.graph.events import TrainingStarted
@@ -38,7 +38,7 @@ from guidegraph.graph.training.live_models import save_buffers
 from guidegraph.graph.training.precision import autocast, resolve_precision
 from guidegraph.graph.training.process_group import ProcessGroup
 from guidegraph.graph.training.ranks import take_rank_rows, use_rank
-from guidegraph.graph.training.resume import lock_state
+from guidegraph.graph.training.resume import CheckpointError, lock_state
 from guidegraph.graph.training.trained_model import (
     TrainedModel,
     apply_links,
@@ -125,7 +125,7 @@ class _TrainingRun:
     def run(self) -> dict[str, Any]:
         """Run all steps that are left, and return the loop's outputs."""
         progress, checkpoint = self.progress, self.checkpoint
-        first_step = done = checkpoint.load(progress, self.device, self.total)
+        first_step = done = self._load()
         started = TrainingStarted(f"nodes.{self.fit.key}", self.precision, self.training.precision, first_step)
         for observer in self.context.observers:
             observer(started)
@@ -153,6 +153,17 @@ class _TrainingRun:
             self._save(done)
         self.context.iterations.pop()
         return self._collect_results()
+
+    def _load(self) -> int:
+        """Load the checkpoint, and return the step to resume from, which all processes must have in common."""
+        step, rank = self.checkpoint.load(self.progress, self.device, self.total), self.processes.rank
+        if not self.processes.agree(step):
+            raise CheckpointError(
+                f"process {rank.index} of {rank.count} would go on from step {step} of the checkpoint in "
+                f"'{self.checkpoint.folder}', and another process from another step: the folder must be readable by "
+                "all machines"
+            )
+        return step
 
     def _save(self, done: int) -> None:
         """Write the checkpoint after ``done`` steps. Raises ``ValueError`` for weights that are not finite."""
@@ -218,8 +229,10 @@ class _TrainingRun:
         rank = self.processes.rank
         set_item(values, self.body_plan.item_sources, self.fit, to_device(take_rank_rows(item, rank), self.device), i)
         self.processes.broadcast(buffer for model in models.values() for buffer in model.buffers())
+        # Of several processes, none may end within a step: the others would wait for it.
+        context = self.context if self.processes.is_alone else replace(self.context, cancel=CancelToken())
         with autocast(self.precision, self.device), use_rank(rank):
-            return run_phases(self.body_plan.variant({}), values, self.context, self.plan)
+            return run_phases(self.body_plan.variant({}), values, context, self.plan)
 
     def _check_losses(self, results: Mapping[Source, Any], i: int) -> None:
         for number, spec in enumerate(self.training.models):
