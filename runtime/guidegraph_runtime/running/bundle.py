@@ -157,9 +157,10 @@ class Bundle:
     def sessions_with_lora(self, loras: Sequence[Lora]) -> Mapping[str, Session]:
         """The sessions of the parts that LoRAs change; the last set is cached. Raises ``BundleError``."""
         key = tuple((lora.digest, lora.strength) for lora in loras)
-        with self._session_lock:
+        with self._turn, self._session_lock:  # in the order of a run, which makes sessions in its turn
             if self._adapted[0] != key:
                 started = time.perf_counter()
+                self._graphs.retire(self._adapted[1].values())
                 self._adapted = (), {}  # keep one set of weights only
                 weights = adapt_weights(self._verified, loras)
                 sessions = {part: make_session(self._verified, part, self.settings, weights[part]) for part in weights}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
@@ -104,12 +104,36 @@ class _FixedTensor:
         self._value = None
 
 
+MAX_SHAPES = 8
+"""The most sets of shapes of a session whose CUDA graphs are kept: each has tensors of its own."""
+
+
 @dataclass
 class CudaGraphs:
-    """The parts with fixed addresses of a bundle, kept from run to run, and the sizes of axes seen so far."""
+    """The parts with fixed addresses of a bundle, kept from run to run, and the sizes of axes seen so far.
+
+    sizes: in the order of their last use. retired: sessions that no new run uses, of which nothing is kept.
+    """
 
     parts: dict[Key, FixedPart] = field(default_factory=dict)
     sizes: dict[Key, dict[str, int]] = field(default_factory=dict)
+    retired: weakref.WeakSet[Session] = field(default_factory=weakref.WeakSet)
+
+    def remember(self, key: Key, sizes: dict[str, int]) -> None:
+        """Note the use of a session at some shapes, and drop its earliest shapes beyond ``MAX_SHAPES``."""
+        self.sizes.pop(key, None)
+        self.sizes[key] = sizes
+        self._drop([other for other in self.sizes if other[0] is key[0]][:-MAX_SHAPES])
+
+    def retire(self, sessions: Iterable[Session]) -> None:
+        """Drop everything of sessions, and keep nothing of the runs that still use them."""
+        self.retired.update(sessions)
+        self._drop([key for key in self.sizes if key[0] in self.retired])
+
+    def _drop(self, keys: Iterable[Key]) -> None:
+        for key in keys:
+            del self.sizes[key]
+            self.parts.pop(key, None)
 
 
 class DeviceRunner:
@@ -133,13 +157,14 @@ class DeviceRunner:
         """
         weights = weights or {}
         inputs = _inputs(session, values, weights)
-        if not session.settings.cuda_graph:
+        if not session.settings.cuda_graph or session in self._graphs.retired:
             return self._part_for(session, weights)(inputs)
         key = session, tuple([(tensor.name, due) for tensor, _, due in inputs])
         if key not in self._graphs.sizes:
             outputs = self._part_for(session, weights)(inputs)
-            self._graphs.sizes[key] = _sizes(session, inputs, outputs)
+            self._graphs.remember(key, _sizes(session, inputs, outputs))
             return outputs
+        self._graphs.remember(key, self._graphs.sizes[key])
         if key not in self._graphs.parts:
             shapes = {tensor.name: due for tensor, _, due in inputs if tensor.name in weights}
             self._graphs.parts[key] = FixedPart(session, self._graphs.sizes[key], shapes)

@@ -127,8 +127,8 @@ class FakeSession:
         raise AssertionError("a run through the host")
 
 
-def fake_session(log: Log, bundle: VerifiedBundle, part: str, settings: SessionSettings) -> Session:
+def fake_session(log: Log, bundle: VerifiedBundle, part: str, settings: SessionSettings, *weights: Any) -> Session:
     """The session of a part on the fake device."""
-    inner = make_session(bundle, part, SessionSettings(intra_threads=1))
+    inner = make_session(bundle, part, SessionSettings(intra_threads=1), *weights)
     fake = FakeSession(log, inner.session)
     return Session(inner.location, inner.part, fake, settings, fake)

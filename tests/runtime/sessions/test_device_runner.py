@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
 from collections.abc import Callable, Mapping
 from functools import partial
 from itertools import pairwise
@@ -17,9 +19,10 @@ from guidegraph_runtime.bundle.opsets import onnxruntime_release
 from guidegraph_runtime.bundle.verify import VerifiedBundle, open_bundle
 from guidegraph_runtime.errors import BundleError
 from guidegraph_runtime.running.bundle import Bundle
-from guidegraph_runtime.sessions.device_runner import CudaGraphs, DeviceRunner
+from guidegraph_runtime.sessions.device_runner import MAX_SHAPES, CudaGraphs, DeviceRunner
 from guidegraph_runtime.sessions.device_values import DeviceValue, to_host, to_placeholder
 from guidegraph_runtime.sessions.sessions import Session, SessionSettings, make_session
+from tests.runtime.lora.adaptable_bundle import write_adaptable_bundle, write_lora
 from tests.runtime.running.bundles import FLOAT, WEIGHTS, inline_tensor, model, step_graph, write_bundle
 from tests.runtime.running.loop_bundle import write_loop_bundle
 from tests.runtime.sessions.fake_device import CUDA, FakeTensor, Log, fake_session
@@ -40,10 +43,10 @@ def log() -> Log:
 
 @pytest.fixture
 def open_on_device(monkeypatch: pytest.MonkeyPatch, log: Log) -> Callable[..., Bundle]:
-    def make(bundle: VerifiedBundle, part: str, settings: SessionSettings) -> Session:
+    def make(bundle: VerifiedBundle, part: str, settings: SessionSettings, *weights: Any) -> Session:
         if settings.providers[0].device == "cpu":
-            return make_session(bundle, part, settings)
-        return fake_session(log, bundle, part, settings)
+            return make_session(bundle, part, settings, *weights)
+        return fake_session(log, bundle, part, settings, *weights)
 
     def open_bundle_on_device(path: Path, **settings: Any) -> Bundle:
         monkeypatch.setattr("guidegraph_runtime.running.bundle.make_session", make)
@@ -302,3 +305,42 @@ def test_a_bundle_on_a_gpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cuda
             np.testing.assert_allclose(actual[name], array, rtol=1e-5, atol=1e-6)
     condition, path_and_image = [(1, 2)] * 2, 3 * (STEPS + 1)
     assert len(downloads) == len(condition) + path_and_image
+
+
+@GRAPHS
+def test_of_many_shapes_the_graphs_of_the_latest_are_kept(step: Callable[..., Session], log: Log) -> None:
+    session, graphs = step(cuda_graph=True), CudaGraphs()
+    parts, scale = DeviceRunner(graphs), np.float32(2)
+    for batch in [*range(1, MAX_SHAPES + 1), 1, MAX_SHAPES + 1]:
+        for _ in range(2):
+            parts(session, {"x": np.zeros((batch, 4), np.float32), "scale": scale})
+    assert len(graphs.parts) == len(graphs.sizes) == MAX_SHAPES
+    log.events.clear()
+    for batch, graph in ((1, "1"), (2, "-1")):
+        parts(session, {"x": np.zeros((batch, 4), np.float32), "scale": scale})
+        assert log.events.pop() == ("run", graph)
+
+
+@GRAPHS
+def test_a_run_that_goes_on_with_earlier_weights_keeps_none_of_their_graphs(step: Callable[..., Session]) -> None:
+    session, graphs = step(cuda_graph=True), CudaGraphs()
+    parts, inputs = DeviceRunner(graphs), {"x": X, "scale": np.float32(2)}
+    values = [parts(session, inputs)["y"] for _ in range(2)]
+    graphs.retire([session])
+    values += [parts(session, inputs)["y"] for _ in range(2)]
+    assert (graphs.parts, graphs.sizes) == ({}, {})
+    for value in values:
+        np.testing.assert_array_equal(value.array(), 2 * X + WEIGHTS)
+
+
+@GRAPHS
+def test_the_weights_of_other_loras_are_released(tmp_path: Path, open_on_device: Callable[..., Bundle]) -> None:
+    bundle = open_on_device(write_adaptable_bundle(tmp_path / "bundle"), cuda_graph=True)
+    path, sessions = write_lora(tmp_path / "lora.safetensors"), []
+    for strength in (1.0, 2.0):
+        loras = bundle.read_loras((path, strength))
+        for _ in range(3):
+            bundle.run_with({}, lora=loras)
+        sessions += [weakref.ref(session) for session in bundle.sessions_with_lora(loras).values()]
+    gc.collect()
+    assert [session() is None for session in sessions] == [True, False]
