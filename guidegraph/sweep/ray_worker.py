@@ -24,6 +24,7 @@ from guidegraph.plugins.selection import PluginSelection
 from guidegraph.runs.record import collect_versions
 from guidegraph.sweep.cells import Cell, cell_key
 from guidegraph.sweep.worker import Outcome, Worker
+from guidegraph_runtime.files.atomic_write import write_bytes
 
 log = logging.getLogger(__name__)
 
@@ -54,8 +55,7 @@ class CellResult:
     def write(self, folder: Path) -> Outcome:
         """Write the files into a folder."""
         for name, data in self.files.items():
-            (folder / name).parent.mkdir(parents=True, exist_ok=True)
-            (folder / name).write_bytes(data)
+            write_bytes(folder / name, data)
         return self.outcome
 
 

@@ -18,7 +18,7 @@ from guidegraph.runs.recipe import portable_params
 from guidegraph.runs.record import collect_versions
 from guidegraph.sweep import ray_worker
 from guidegraph.sweep.cells import Cell, cell_key
-from guidegraph.sweep.worker import Worker
+from guidegraph.sweep.worker import Outcome, Worker
 from tests.commands.command import TOYS
 from tests.sweep.test_sweep import DRAW
 
@@ -67,6 +67,16 @@ def test_an_order_that_was_sent_gives_the_files_of_a_local_run(tmp_path: Path) -
     assert (tmp_path / "sent" / "image.png").read_bytes() == (tmp_path / "local" / "image.png").read_bytes()
     record = json.loads((tmp_path / "sent" / "run.json").read_text())
     assert (record["dtype"], record["only"]) == ("float64", ["image"])
+
+
+def test_the_files_of_a_cell_are_on_the_disk_before_it_counts_as_done(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    written: list[tuple[Path, bytes]] = []
+    monkeypatch.setattr(ray_worker, "write_bytes", lambda *arguments: written.append(arguments))
+    ray_worker.CellResult(Outcome("done", 1.0), {"sub/a.png": b"a", "run.json": b"{}"}).write(tmp_path)
+    assert written == [(tmp_path / "sub/a.png", b"a"), (tmp_path / "run.json", b"{}")]
+    assert [*tmp_path.iterdir()] == []
 
 
 def test_a_worker_with_other_settings_refuses_the_cell(tmp_path: Path) -> None:

@@ -51,6 +51,8 @@ def atomic_path(path: str | os.PathLike[str], durable: bool = True) -> Iterator[
             with suppress(OSError):
                 temporary.unlink(missing_ok=True)
             raise
+        if durable:
+            _flush_folder(target.parent)
 
 
 @contextmanager
@@ -67,8 +69,10 @@ def atomic_files(path: str | os.PathLike[str]) -> Iterator[Path]:
         temporary.mkdir()
         try:
             yield temporary
+            _flush_tree(temporary)
             for made in sorted(temporary.iterdir(), reverse=True):
                 os.replace(made, target.parent / made.name)
+            _flush_folder(target.parent)
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
 
@@ -85,6 +89,7 @@ def atomic_folder(path: Path, backup: Path | None = None) -> Iterator[Path]:
         temporary.mkdir()
         try:
             yield temporary
+            _flush_tree(temporary)
             if path.exists():
                 os.replace(path, replaced)
             try:
@@ -96,6 +101,7 @@ def atomic_folder(path: Path, backup: Path | None = None) -> Iterator[Path]:
         except BaseException:
             shutil.rmtree(temporary, ignore_errors=True)
             raise
+        _flush_folder(path.parent)  # before the earlier folder goes
         shutil.rmtree(replaced, ignore_errors=True)
 
 
@@ -112,5 +118,28 @@ def write_text(path: str | os.PathLike[str], text: str, durable: bool = True) ->
 
 def _flush_to_disk(path: Path) -> None:
     # Without it a power cut may leave an empty file under the new name. "r+b": Windows flushes only writable files.
-    with path.open("r+b") as file:
+    with path.open("r+b" if os.name == "nt" else "rb") as file:
         os.fsync(file.fileno())
+
+
+def _flush_tree(folder: Path) -> None:
+    """Flush all files and folders in a folder, and the folder. A file that this process may not open is left out."""
+    for path in folder.rglob("*"):
+        if path.is_symlink():
+            continue
+        if path.is_dir():
+            _flush_folder(path)
+        elif path.is_file():
+            with suppress(PermissionError):
+                _flush_to_disk(path)
+    _flush_folder(folder)
+
+
+def _flush_folder(folder: Path) -> None:
+    """Flush the names in a folder where the system can: without it a power cut may undo a renaming."""
+    with suppress(OSError):  # Windows opens no folder, and some file systems flush none
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -85,14 +86,59 @@ def test_permissions_equal_those_of_a_plain_write(tmp_path: Path) -> None:
     assert (tmp_path / "atomic").stat().st_mode == (tmp_path / "plain").stat().st_mode
 
 
-def test_only_durable_files_wait_for_the_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    flushed: list[int] = []
-    monkeypatch.setattr(os, "fsync", flushed.append)
-    write_text(tmp_path / "a.txt", "soon written anew", durable=False)
-    assert (tmp_path / "a.txt").read_text() == "soon written anew"
-    assert flushed == []
-    write_text(tmp_path / "a.txt", "to stay")
-    assert len(flushed) == 1
+Steps = list[tuple[str, str]]
+
+
+@pytest.fixture
+def steps(monkeypatch: pytest.MonkeyPatch) -> Steps:
+    """The order in which files and folders are flushed, by the start of their names, and renamed."""
+    order: Steps = []
+    rename, fsync = os.replace, os.fsync
+
+    def flush(descriptor: int) -> None:
+        order.append(("flush", Path(f"/proc/self/fd/{descriptor}").resolve().name.split("-")[0]))
+        fsync(descriptor)
+
+    def replace(source: Path, target: Path) -> None:
+        order.append(("rename", Path(target).name.split("-")[0]))
+        rename(source, target)
+
+    monkeypatch.setattr(os, "fsync", flush)
+    monkeypatch.setattr(os, "replace", replace)
+    return order
+
+
+LINUX = pytest.mark.skipif(sys.platform != "linux", reason="the names of open files are read in /proc")
+
+
+@LINUX
+def test_only_durable_files_wait_for_the_disk(tmp_path: Path, steps: Steps) -> None:
+    write_text(tmp_path / "in" / "a.txt", "soon written anew", durable=False)
+    assert (tmp_path / "in" / "a.txt").read_text() == "soon written anew"
+    assert steps == [("rename", "a.txt")]
+    steps.clear()
+    write_text(tmp_path / "in" / "a.txt", "to stay")
+    assert steps == [("flush", ".a"), ("rename", "a.txt"), ("flush", "in")]
+
+
+@LINUX
+def test_all_files_of_a_folder_are_on_the_disk_before_it_has_its_name(tmp_path: Path, steps: Steps) -> None:
+    with atomic_folder(tmp_path / "in" / "cell") as folder:
+        (folder / "sub").mkdir()
+        (folder / "sub" / "a.txt").write_text("a")
+        (folder / "elsewhere").symlink_to(tmp_path / "nothing")
+    renamed = steps.index(("rename", "cell"))
+    assert sorted(steps[:renamed]) == [("flush", ".cell"), ("flush", "a.txt"), ("flush", "sub")]
+    assert steps[renamed + 1 :] == [("flush", "in")]
+
+
+@LINUX
+def test_all_of_several_files_are_on_the_disk_before_the_first_is_moved(tmp_path: Path, steps: Steps) -> None:
+    with atomic_files(tmp_path / "in" / "a.onnx") as folder:
+        for name in ("a.onnx", "b.json"):
+            (folder / name).write_text("")
+    assert sorted(steps[:3]) == [("flush", ".a"), ("flush", "a.onnx"), ("flush", "b.json")]
+    assert steps[3:] == [("rename", "b.json"), ("rename", "a.onnx"), ("flush", "in")]
 
 
 def test_files_are_moved_together_and_replace_those_of_their_names(tmp_path: Path) -> None:
