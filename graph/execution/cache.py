@@ -156,10 +156,11 @@ class DiskCache:
         return value if isinstance(value, tuple) else None
 
     def put(self, digest: str, values: Values) -> None:
-        if not self._writable or self._path(digest).exists():
+        if not self._writable:
             return
         try:
-            write_value(self._path(digest), values, digest)
+            if not self._path(digest).exists():
+                write_value(self._path(digest), values, digest)
         except NotSerialisable:
             return
         except (OSError, MemoryError, RuntimeError) as error:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import importlib
 import shutil
 import sys
@@ -294,3 +295,18 @@ def test_structured_values_come_back_from_disk(tmp_path: Path) -> None:
     assert torch.equal(back[0].tokens, value[0].tokens)
     assert back[0].mask.dtype == torch.bool
     assert back[1:] == value[1:]
+
+
+def test_a_folder_that_cannot_be_looked_at_ends_no_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def fail(path: Path) -> bool:
+        raise OSError(errno.ESTALE, "stale file handle")
+
+    disk = DiskCache(tmp_path)
+    monkeypatch.setattr(Path, "exists", fail)
+    for digest_start in ("ab", "cd"):
+        disk.put(digest_start * 16, (1.0,))
+    assert [record.message.split(":")[0] for record in caplog.records] == [
+        "the cache keeps nothing more of this run, which goes on without it"
+    ]
