@@ -85,8 +85,8 @@ def before_exit(call: Callable[[], object]) -> Iterator[None]:
 
 
 def end_at_once() -> NoReturn:
-    """Make the calls of ``before_exit``, and end the process whatever its other threads do."""
-    for call in [*_last_calls]:
+    """Make the calls of ``before_exit``, the last one first, and end the process whatever its other threads do."""
+    for call in reversed([*_last_calls]):
         with suppress(Exception):  # the process ends in any case
             call()
     os._exit(CANCELLED)
