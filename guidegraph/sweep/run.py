@@ -120,8 +120,11 @@ def run_sweep(
                     outcomes[cell.key] = outcome
                     finished(cell, outcome, remaining)
                     results.write_if_due()
-            finally:
-                results.write()
+            except BaseException:
+                with suppress(Exception):  # the first error is the one to report
+                    results.write()
+                raise
+            results.write()
     statuses = [outcome.status for outcome in outcomes.values() if outcome is not None]
     return Summary(len(unique), statuses.count("done"), statuses.count("failed"), len(unique) - len(missing))
 
