@@ -57,7 +57,8 @@ class Job:
     first. deadline: the monotonic time by which it must have ended. samples, nbytes: those of its run. step, steps:
     iterations done, of all. warnings: about the request, for its client. waited: rounds in which others were stepped
     and it was not. run: while it is open. result: how it ended. preview: the newest, as the step after which it
-    was made and a PNG, which is empty before the first. ended_at: the monotonic time of its end.
+    was made and a PNG, which is empty before the first. created: the time of day at which it was accepted. began,
+    ended_at: the monotonic times of that and of its end.
     """
 
     bundle: str
@@ -69,6 +70,7 @@ class Job:
     warnings: Sequence[str] = ()
     id: str = field(default_factory=lambda: secrets.token_hex(12))
     created: float = field(default_factory=time.time)
+    began: float = field(default_factory=time.monotonic)
     status: Status = "queued"
     step: int = 0
     steps: int = 0

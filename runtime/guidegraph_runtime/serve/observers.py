@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Sequence
 
 from guidegraph_runtime.serve.jobs import Job, JobEnd
@@ -43,6 +42,5 @@ def end_job(job: Job, end: JobEnd, observers: Sequence[ServeObserver]) -> bool:
     """End a job, and tell the observers unless it had ended before. Returns whether it had not."""
     is_first = job.end(end)
     if is_first:
-        seconds = max(0.0, time.time() - job.created)
-        call_each(observers, lambda observer: observer.on_end(job, seconds))
+        call_each(observers, lambda observer: observer.on_end(job, job.ended_at - job.began))
     return is_first
