@@ -112,16 +112,16 @@ class FrameMaker:
 
     def _make(self, value: Any) -> bytes:
         """The PNG of the first sample; empty if it cannot be shown as a picture."""
-        picture = value[:1]
-        if self._decoder is not None:
-            autoencoder = self._cache.find_value(self._decoder)
-            if autoencoder is None:
-                return b""
-            try:
+        try:
+            picture = value[:1]
+            if self._decoder is not None:
+                autoencoder = self._cache.find_value(self._decoder)
+                if autoencoder is None:
+                    return b""
                 picture = autoencoder.decode(picture.float())
-            except Exception:  # a latent of another autoencoder, or no memory for a preview: the run goes on
-                return b""
-        return encode_first(picture)
+            return encode_first(picture)
+        except Exception:  # a latent of another autoencoder, or no memory for a preview: the run goes on
+            return b""
 
 
 def is_picture(value: Any) -> bool:

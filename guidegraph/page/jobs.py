@@ -211,7 +211,11 @@ class JobQueue:
 
     def _work(self) -> None:
         while (job := self._take()) is not None:
-            status = self._run(job)
+            status: Status = "failed"
+            try:
+                status = self._run(job)
+            except BaseException as error:  # code of a plugin may raise anything, and the next runs need this thread
+                job.error = describe_error(error)
             job.seconds = time.perf_counter() - job.started
             with self._changed:
                 self._running = None

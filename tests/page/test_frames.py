@@ -84,6 +84,21 @@ def test_a_latent_that_the_autoencoder_refuses_is_not_shown(monkeypatch: pytest.
     assert maker.count == 1
 
 
+@pytest.mark.parametrize("function", ["encode_first", "to_pixels", "encode_png"])
+def test_a_preview_that_fails_costs_only_the_preview(monkeypatch: pytest.MonkeyPatch, function: str) -> None:
+    def fail(value: Any) -> bytes:
+        raise MemoryError
+
+    monkeypatch.setattr(frames, "SHARE", 1e9)
+    maker = FrameMaker(EMPTY, RunCache(1 << 20))
+    with monkeypatch.context() as patched:
+        patched.setattr(frames, function, fail)
+        maker(torch.zeros(1, 3, 2, 2))
+    assert maker.count == 0
+    maker(torch.zeros(1, 3, 2, 2))
+    assert maker.count == 1
+
+
 def test_frames_take_their_share_of_the_time_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     clock = Clock(0.0)
     monkeypatch.setattr(frames, "time", clock)
