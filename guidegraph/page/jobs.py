@@ -76,8 +76,8 @@ class JobQueue:
         self._thread = threading.Thread(target=self._work, name="guidegraph-page-runs", daemon=True)
         self._thread.start()
 
-    def stop(self, seconds: float = 5.0) -> None:
-        """Cancel all runs, and wait for the current one to end."""
+    def stop(self, seconds: float = 5.0) -> bool:
+        """Cancel all runs, and wait for the current one to end. Returns whether it has."""
         with self._changed:
             self._is_stopping = True
             for job in self.jobs.values():
@@ -87,6 +87,7 @@ class JobQueue:
             self._report_change()
         if self._thread is not None:
             self._thread.join(seconds)
+        return self._thread is None or not self._thread.is_alive()
 
     def add(
         self, name: str, source: WorkflowSource, texts: Mapping[str, str], earlier: StoppedRun | None = None
@@ -246,6 +247,7 @@ class JobQueue:
         return status
 
     def _execute_grid(self, job: Job, sweep: Sweep) -> None:
+        self.cache.clear()  # a sweep has a cache of its own, with a limit as if there were no other
         job.folder = Path(os.path.abspath(make_run_folder(None, f"{job.graph.name}-sweep")))
 
         def report(done: int, total: int) -> None:

@@ -23,9 +23,10 @@ from guidegraph.plugins.manager import PluginManager
 from guidegraph_runtime.files.run_folders import RUNS
 from guidegraph_runtime.machine.listener import open_listener
 from guidegraph_runtime.machine.memory import available_memory
+from guidegraph_runtime.machine.termination import end_at_once
 
 CACHE_SHARE = 0.5
-"""The cache's limit as a share of the memory that is free at the start."""
+"""The cache's limit as a share of the memory that is free at the start: that of the GPU for runs on one."""
 CACHE_BYTES = 4 << 30
 """The limit where the free memory is unknown."""
 
@@ -42,8 +43,7 @@ def serve(
     """Serve the page, and return when it is ended by Ctrl-C. port: 0 for any. Raises ``GuidegraphError``."""
     with _bind(port) as listener:
         access = Access(listener.getsockname()[1])
-        free = available_memory()
-        jobs = JobQueue(manager, config, RunCache(CACHE_BYTES if free is None else int(free * CACHE_SHARE)))
+        jobs = JobQueue(manager, config, RunCache(measure_cache_limit(config.device)))
         edits = PageEdits(folder, manager.registry, config.policy)
         page = PageServer(folder, Views(folder, manager.registry, config.policy), edits, jobs, Path(RUNS).absolute())
         options = uvicorn.Config(
@@ -66,7 +66,20 @@ def serve(
             with suppress(KeyboardInterrupt):  # Ctrl-C, which the server passes on when it has ended
                 server.run([listener])
         finally:
-            jobs.stop()
+            if not jobs.stop():
+                print_note("the current run is in a long call: the process ends amid it")
+                end_at_once()
+
+
+def measure_cache_limit(device: str) -> int:
+    """The limit of the cache of runs on a device, in bytes."""
+    if device.startswith("cuda"):
+        import torch
+
+        free: int | None = torch.cuda.mem_get_info(torch.device(device))[0]
+    else:
+        free = available_memory()
+    return CACHE_BYTES if free is None else int(free * CACHE_SHARE)
 
 
 def _bind(port: int) -> socket.socket:
