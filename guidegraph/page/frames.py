@@ -9,14 +9,15 @@ from __future__ import annotations
 
 import io
 import time
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Self
 
 from guidegraph.graph.execution.cache import MemoryCache
 from guidegraph.graph.ir import Call, Graph, Loop
 from guidegraph.graph.planning.plan import Plan
 from guidegraph.graph.sources import Output
-from guidegraph.graph.types import is_tensor
+from guidegraph.graph.types import PortType, is_tensor
 from guidegraph.nodes.types import Autoencoder
 from guidegraph.page.values import has_numbers
 from guidegraph.runs.outputs import to_pixels
@@ -31,10 +32,27 @@ LARGEST_SIDE = 512
 CHANNELS = 3
 
 
+@dataclass(frozen=True)
+class ValueKeys:
+    """Where a cache has the values of a run: the digest and the types of outputs of each operation, by its key.
+
+    It holds none of the values, and a plan may: the state that a stopped run goes on from.
+    """
+
+    digests: Mapping[str, str]
+    outputs: Mapping[str, Mapping[str, PortType]]
+
+    @classmethod
+    def of(cls, plan: Plan) -> Self:
+        return cls(
+            {key: plan.digests[key] for key in plan.ops}, {key: dict(op.outputs) for key, op in plan.ops.items()}
+        )
+
+
 class RunCache(MemoryCache):
     """The cache of the page's runs. It knows the digests of the current run, and so finds values by operation.
 
-    plan: that of the current run, or of the last one; ``None`` before a run has one.
+    plan: that of the current run; ``None`` before it has one, and between runs.
     """
 
     def __init__(self, limit: int):
@@ -52,11 +70,11 @@ class RunCache(MemoryCache):
             return None
         return values[[*self.plan.ops[output.op].outputs].index(output.name)]
 
-    def read_values(self, plan: Plan, key: str) -> dict[str, Any]:
+    def read_values(self, keys: ValueKeys, key: str) -> dict[str, Any]:
         """The values of an operation's outputs in a run, by name; empty if not kept. Any thread may call it."""
-        digest = plan.digests.get(key) if key in plan.ops else None
+        digest = keys.digests.get(key)
         entry = self._entries.get(digest) if digest else None
-        return dict(zip(plan.ops[key].outputs, entry[0], strict=True)) if entry else {}
+        return dict(zip(keys.outputs[key], entry[0], strict=True)) if entry else {}
 
 
 def find_decoder(graph: Graph) -> Output | None:

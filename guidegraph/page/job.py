@@ -12,12 +12,11 @@ from typing import Any, Literal
 from guidegraph.graph import events
 from guidegraph.graph.cancellation import CancelToken
 from guidegraph.graph.ir import Graph
-from guidegraph.graph.planning.plan import Plan
 from guidegraph.graph.run_config import RunConfig
 from guidegraph.graph.stopping.choose_loop import list_stoppable_loops
 from guidegraph.graph.stopping.loop_state import StopToken
-from guidegraph.page.frames import FrameMaker
-from guidegraph.runs.run import RecordedRun
+from guidegraph.page.frames import FrameMaker, ValueKeys
+from guidegraph.runs.outputs import OutputWriter
 from guidegraph.runs.stopped_run import StoppedRun
 from guidegraph.sweep.run import Sweep
 
@@ -72,8 +71,9 @@ class JobProgress:
 class Job:
     """One run of a workflow, or a grid of runs. path: of the node that failed, if any.
 
-    config: its settings. earlier: the stopped run that it goes on from. sweep: the grid. cells: how many of it have
-    ended, and all.
+    config: its settings. earlier: the stopped run that it goes on from, until it has ended. sweep: the grid. cells: how
+    many of it have ended, and all. stopped: where it was stopped; its state is in the folder's file alone. keys: of
+    its values in the cache.
     """
 
     number: int
@@ -94,8 +94,9 @@ class Job:
     stop: StopToken = field(default_factory=StopToken)
     progress: JobProgress = field(default_factory=JobProgress)
     frames: FrameMaker | None = None
-    recorded: RecordedRun | None = None
-    plan: Plan | None = None
+    writer: OutputWriter | None = None
+    stopped: dict[str, Any] | None = None
+    keys: ValueKeys | None = None
     ended: threading.Event = field(default_factory=threading.Event)
 
     @cached_property
@@ -108,8 +109,6 @@ class Job:
         status = self.status  # before its outputs and its state to go on from, which are complete when it has ended
         version, nodes = self.progress.changes(since)
         running = status == "running"
-        files = dict(self.recorded.writer.files) if self.recorded else {}
-        stopped = self.recorded.stopped if self.recorded else None
         return {
             "number": self.number,
             "name": self.name,
@@ -121,8 +120,8 @@ class Job:
             "version": version,
             "nodes": nodes,
             "frame": self.frames.count if self.frames else 0,
-            "outputs": files,
-            "stopped": stopped.describe() if stopped else None,
+            "outputs": dict(self.writer.files) if self.writer else {},
+            "stopped": self.stopped,
             "stoppable": self.stoppable,
             "stopping": self.stop.requested,
             "cells": list(self.cells) if self.sweep else None,

@@ -25,7 +25,7 @@ from guidegraph.graph.stopping.loop_state import LoopStopped
 from guidegraph.graph.trust.folder_locks import lock_folder
 from guidegraph.graph.trust.limits import enforce_limits
 from guidegraph.graph.trust.policy import check_effects
-from guidegraph.page.frames import FrameMaker, RunCache
+from guidegraph.page.frames import FrameMaker, RunCache, ValueKeys
 from guidegraph.page.grids import make_sweep, run_grid
 from guidegraph.page.job import Job, Status
 from guidegraph.page.strangers import WorkflowSource
@@ -143,14 +143,14 @@ class JobQueue:
     def read_values(self, number: int, key: str) -> dict[str, Any]:
         """The values of an operation's outputs by name, in a run that has ended; empty if they are not kept."""
         job = self.jobs.get(number)
-        return self.cache.read_values(job.plan, key) if job is not None and job.plan is not None else {}
+        return self.cache.read_values(job.keys, key) if job is not None and job.keys is not None else {}
 
     def make_preview(self, number: int, key: str, output: str, value: Any) -> str | bytes | None:
         """A plugin's preview of a value of its own type: a text or a PNG; ``None`` without one."""
         job = self.jobs.get(number)
-        if job is None or job.plan is None or key not in job.plan.ops:
+        if job is None or job.keys is None or key not in job.keys.outputs:
             return None
-        return self.manager.preview(value, job.plan.ops[key].outputs[output])
+        return self.manager.preview(value, job.keys.outputs[key][output])
 
     def cancel(self, number: int) -> None:
         """Cancel a run that is queued or running; does nothing for any other."""
@@ -192,7 +192,7 @@ class JobQueue:
         self._changed.notify_all()
 
     def _end(self, job: Job, status: Status) -> None:
-        job.status = status
+        job.status, job.earlier = status, None
         job.ended.set()
         for number in [number for number, job in self.jobs.items() if job.ended.is_set()][:-MAX_KEPT]:
             del self.jobs[number]
@@ -244,6 +244,7 @@ class JobQueue:
             status, job.error = "failed", describe_error(error)
         finally:
             job.frames.forget()
+            self.cache.plan = None
         return status
 
     def _execute_grid(self, job: Job, sweep: Sweep) -> None:
@@ -259,14 +260,15 @@ class JobQueue:
 
     def _execute(self, job: Job, frames: FrameMaker) -> None:
         job.folder = Path(os.path.abspath(make_run_folder(None, job.graph.name)))
-        job.recorded = RecordedRun(job.graph, self.manager.registry, job.values, job.config, job.folder, job.earlier)
+        recorded = RecordedRun(job.graph, self.manager.registry, job.values, job.config, job.folder, job.earlier)
+        job.writer = recorded.writer
         info = RunInfo(job.graph, job.values, job.config.device, job.config.dtype)
         with ExitStack() as stack:
             stack.enter_context(lock_folder(job.folder, "guidegraph open"))
             stack.enter_context(use_viewer(frames))
-            self.cache.plan = None  # a run that fails before it has a plan has no values
             try:
                 observers: list[Observer] = [job.progress, *self.manager.observers(info)]
-                job.recorded.run(observers, job.token, self.cache, job.stop)
+                recorded.run(observers, job.token, self.cache, job.stop)
             finally:
-                job.plan = self.cache.plan
+                job.keys = ValueKeys.of(self.cache.plan) if self.cache.plan else None
+                job.stopped = recorded.stopped.describe() if recorded.stopped else None

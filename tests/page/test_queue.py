@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import gc
 from typing import Any
 
 import pytest
 
 from guidegraph.graph.run_config import RunConfig
+from guidegraph.graph.stopping.loop_state import LoopState
 from guidegraph.page import jobs
 from guidegraph.page.folder import WorkflowFolder
 from tests.page.conftest import Site, load_manager
@@ -22,6 +24,21 @@ def test_whatever_a_run_raises_the_next_one_is_run(site: Site, monkeypatch: pyte
         job = site.run_to_end()
     assert (job["status"], job["error"]) == ("failed", "SystemExit: no more")
     assert site.run_to_end()["status"] == "done"
+
+
+def test_runs_that_were_stopped_and_went_on_hold_no_state(site: Site) -> None:
+    params = {"seconds": "0.02", "count": "400"}
+    number = site.post("api/runs", name="draw.yaml", params=params).json()["number"]
+    wait_for(lambda: site.page.jobs.jobs[number].describe(0)["nodes"].get("nodes.sum", {}).get("done"))
+    site.post(f"api/runs/{number}/stop")
+    site.page.jobs.wait(number, timeout=60)
+    stopped = site.page.jobs.jobs[number].describe(0)
+    resumed = site.post("api/runs", name="draw.yaml", params={**params, "seconds": "0"}, resume=stopped["folder"])
+    site.page.jobs.wait(resumed.json()["number"], timeout=60)
+    assert [job.status for job in site.page.jobs.list_jobs()] == ["stopped", "done"]
+    assert stopped["stopped"]["total"] == 400
+    gc.collect()
+    assert [held for held in gc.get_objects() if type(held) is LoopState] == []
 
 
 def test_the_queue_says_whether_the_current_run_has_ended(site: Site) -> None:
