@@ -101,7 +101,7 @@ def test_heads_are_a_number_or_have_a_width() -> None:
 @pytest.mark.parametrize("width", [24, 48, 1000])
 def test_a_width_of_heads_that_shares_no_level_is_refused(width: int) -> None:
     with pytest.raises(
-        ValueError, match=rf"'a\.pt': a level with attention has .*no multiple of head_channels = {width}"
+        ValueError, match=rf"'a\.pt': a level with attention has .*not a multiple of head_channels = {width}"
     ):
         infer_unet_shape(tensors_of(SD1), "a.pt", samples=SD1.in_channels, heads=Heads(head_channels=width))
 

@@ -123,5 +123,5 @@ def test_halves_of_an_output_are_twice_the_channels(tmp_path: Path) -> None:
 
 def test_a_raw_edm_network_of_kind_x0_is_refused_as_it_is_loaded(tmp_path: Path) -> None:
     path = write(tmp_path / "raw.onnx", RAW)
-    with pytest.raises(ValueError, match=r"predicts x0, which is not a raw network.s output"):
+    with pytest.raises(ValueError, match=r"predicts x0, which a raw network cannot"):
         onnx_denoiser(edm(), path=path, edm="raw", kind="x0", inputs=PLAIN, provider="cpu")

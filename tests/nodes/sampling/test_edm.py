@@ -165,7 +165,7 @@ def test_a_preconditioned_network_gets_x_over_alpha_and_sigma() -> None:
 def test_a_raw_network_that_predicts_x0_is_refused() -> None:
     denoiser = precondition(network("x0"), schedules.edm())
     with pytest.raises(
-        ValueError, match=r"predicts x0, which is not a raw network.s output: .* `network: preconditioned`"
+        ValueError, match=r"predicts x0, which a raw network cannot: .* `network: preconditioned`"
     ):
         denoiser(noise(1, 3, 4, 4), torch.zeros(1), Condition())
 
@@ -173,7 +173,7 @@ def test_a_raw_network_that_predicts_x0_is_refused() -> None:
 def test_a_raw_network_of_kind_x0_is_refused_before_any_step() -> None:
     config = UNetConfig(in_channels=3, out_channels=3, channels=16, multipliers=(1,), blocks=1, attention=(), kind="x0")
     learned = UNetDenoiser(UNet(config)).eval()
-    with pytest.raises(ValueError, match=r"predicts x0, which is not a raw network.s output"):
+    with pytest.raises(ValueError, match=r"predicts x0, which a raw network cannot"):
         precondition(learned, schedules.edm())
     assert precondition(learned, schedules.edm(), network="preconditioned")
 
