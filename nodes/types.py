@@ -60,14 +60,21 @@ def per_sample(scale: Any, like: Any) -> Any:
     """
     if isinstance(scale, (int, float)) or not is_tensor(scale) or scale.ndim == 0:
         return scale
-    if any(size != 1 for size in scale.shape[1:]):
-        raise ValueError(
-            f"the scales have shape {tuple(scale.shape)}: give one number, or a tensor (B) with one for each of the "
-            f"{like.shape[0]} samples"
-        )
+    scale = drop_trailing_axes(scale)
     if scale.shape[0] not in (like.shape[0], 1):
         raise ValueError(f"{scale.shape[0]} scales do not fit {like.shape[0]} samples: give one for all or for each")
     return scale.to(device=like.device).reshape(-1, *(1,) * (like.ndim - 1))
+
+
+def drop_trailing_axes(scale: Any) -> Any:
+    """The scales (B) of a tensor (B, 1, …), a number unchanged. Raises ``ValueError`` for axes that are not 1."""
+    if not is_tensor(scale) or scale.ndim < 2:
+        return scale
+    if any(size != 1 for size in scale.shape[1:]):
+        raise ValueError(
+            f"the scales have shape {tuple(scale.shape)}: give one number, or a tensor (B) with one for each sample"
+        )
+    return scale.reshape(-1)
 
 
 @structured

@@ -82,12 +82,16 @@ def argmax_label(scores: Tensor, *, first: Class = 0, count: Count | None = None
 def embed_label(embedder: LabelEmbedder, label: Label | None = None) -> Condition:
     """The condition of class labels (1) or (B); without a label, the null condition with a leading axis of 1.
 
-    Raises an error for a label above the null class, which is `classes`, unless it is traced.
+    Raises an error for labels that are not integers, and for one above the null class, which is `classes`, unless it is
+    traced.
     """
     import torch
 
     if label is None:
         label = torch.full((1,), embedder.classes, dtype=torch.int64, device=current_device())
+    if label.is_floating_point() or label.is_complex() or label.dtype == torch.bool:
+        raise ValueError(f"labels are numbers of classes, of an integer dtype; found {label.dtype}")
+    label = label.long()
     if has_values(label) and (int(label.max()) > embedder.classes or int(label.min()) < 0):
         raise ValueError(
             f"labels are 0 … {embedder.classes - 1}, and {embedder.classes} for none; found {int(label.min())} … "

@@ -23,6 +23,7 @@ from guidegraph.nodes.types import (
     Schedule,
     Score,
     Timesteps,
+    drop_trailing_axes,
     per_sample,
 )
 from guidegraph_runtime.declare.settings import Clip, Fraction, Positive
@@ -176,4 +177,5 @@ def interval(
     inside = (level >= low) & (level <= high)  # in the dtype of the level, so that an end such as 0.3 is included
     if not is_tensor(scale) and t.numel() == 1 and has_values(t):
         return scale if bool(inside) else 1.0
-    return torch.where(inside, torch.as_tensor(scale, device=t.device, dtype=level.dtype), 1.0)
+    scales = torch.as_tensor(drop_trailing_axes(scale), device=t.device, dtype=level.dtype)
+    return torch.where(inside, scales, 1.0)

@@ -58,6 +58,19 @@ def test_a_label_selects_its_embedding_row_and_no_label_the_last() -> None:
             embed_label(embedder, torch.tensor([0, wrong]))
 
 
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.int16, torch.int32])
+def test_labels_of_any_integer_dtype_select_the_same_rows(dtype: torch.dtype) -> None:
+    embedder = new_label_embedder(seed=0, classes=3, width=4)
+    labels = torch.tensor([2, 0])
+    assert torch.equal(embed_label(embedder, labels.to(dtype)).vector, embed_label(embedder, labels).vector)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bool])
+def test_labels_that_are_not_integers_are_refused(dtype: torch.dtype) -> None:
+    with pytest.raises(ValueError, match=rf"of an integer dtype; found {dtype}"):
+        embed_label(new_label_embedder(seed=0, classes=3, width=4), torch.ones(2, dtype=dtype))
+
+
 def test_label_embedders_and_classifiers_are_saved_with_the_model(tmp_path: Path) -> None:
     label = new_label_embedder(classes=4, width=6, seed=1)
     classifier = new_classifier(classes=4, size=8, channels=8, multipliers=(1, 2), attention=(1,), patch=2, heads=2)

@@ -92,7 +92,7 @@ def test_a_scale_for_each_sample_may_have_trailing_axes(axes: tuple[int, ...]) -
 @pytest.mark.parametrize("axes", [(1, 4), (4, 4), (1, 1, 4, 1), (4, 1, 4, 4)])
 def test_a_scale_for_each_pixel_is_refused(axes: tuple[int, ...]) -> None:
     prediction, message = Prediction(normal(4, 1, 4, 4), "eps"), f"the scales have shape {axes}: give one number, or "
-    with pytest.raises(ValueError, match=re.escape(message + "a tensor (B) with one for each of the 4 samples")):
+    with pytest.raises(ValueError, match=re.escape(message + "a tensor (B) with one for each sample")):
         guidance.classifier_free_guidance(prediction, prediction, scale=torch.ones(axes))
 
 
@@ -377,3 +377,13 @@ def test_interval_can_be_traced() -> None:
     program = torch.export.export(Body(), (torch.tensor([500.0]),), strict=False).module()
     assert program(torch.tensor([500.0])).tolist() == [5.0]
     assert program(torch.tensor([50.0])).tolist() == [1.0]
+
+
+@pytest.mark.parametrize("times", [[300.0], [300.0, 900.0]])
+def test_an_interval_takes_scales_with_trailing_axes(times: list[float]) -> None:
+    scales = torch.tensor([2.0, 3.0])
+    expected = guidance.interval(torch.tensor(times), scale=scales, low=100.0, high=600.0)
+    assert expected.tolist() == ([2.0, 3.0] if len(times) == 1 else [2.0, 1.0])
+    for shape in ((2, 1), (2, 1, 1, 1)):
+        actual = guidance.interval(torch.tensor(times), scale=scales.reshape(shape), low=100.0, high=600.0)
+        assert torch.equal(actual, expected)
