@@ -183,7 +183,7 @@ class DryRun(PlanRun):
 
     def _loop(self, operation: Operation) -> None:
         loop, memory, body = Loop.of(operation), self.memory, operation.body or ()
-        sequence = memory.read(loop.over) if isinstance(loop.over, str) else loop.over
+        sequence = self.read_items(loop)
         if self.is_known(sequence):
             length = sequence if isinstance(sequence, int) else len(sequence)
             self.trips.begin(length)

@@ -44,4 +44,9 @@ class Iterations:
         """Set the loop's results after its last iteration."""
         memory, loop = self._memory, self._loop
         memory.update({name: memory.read(link) for name, link in loop.result.items()})
-        memory.update({name: np.stack([*map(to_host, values)]) for name, values in self._collected.items()})
+        memory.update({name: _stack(values) for name, values in self._collected.items()})
+
+
+def _stack(values: Sequence[Any]) -> Any:
+    """Stack collected values; without iterations, an empty array (0), as in the engine."""
+    return np.stack([*map(to_host, values)]) if values else np.empty(0, np.float32)

@@ -177,10 +177,16 @@ class PlanRun:
         check_guards(operation, self.memory)
         return {name: self.memory.read(source) for name, source in operation.inputs.items()}
 
+    def read_items(self, loop: Loop) -> Any:
+        """The number of a loop's iterations, or a sequence with an item for each. Raises ``InputError``."""
+        items = to_host(self.memory.read(loop.over)) if isinstance(loop.over, str) else loop.over
+        check_iterations(loop.over, items)
+        return items
+
     def enter_loop(self, operation: Operation) -> Iterations:
         """Begin a loop: count its iterations, and set the carried values to their start."""
         loop, memory = Loop.of(operation), self.memory
-        items = to_host(memory.read(loop.over)) if isinstance(loop.over, str) else loop.over
+        items = self.read_items(loop)
         self.trips.begin(items if isinstance(items, int) else len(items))
         self.unread |= find_unread(loop, operation.body or ())
         return Iterations(loop, memory, items)
@@ -219,6 +225,13 @@ def _find_param(operation: Operation, error: Exception) -> str | None:
     if source.startswith(PARAMS):
         return source.removeprefix(PARAMS)
     return f"{operation.node}.{error.setting}" if error.setting in operation.settings else None
+
+
+def check_iterations(over: str | int, items: Any) -> None:
+    """Raise ``InputError`` for a negative number of iterations. over: its name in the plan, or the number."""
+    if isinstance(items, int) and items < 0:
+        param = str(over).removeprefix(PARAMS) if str(over).startswith(PARAMS) else ""
+        raise InputError(param, f"expected 0 or more iterations; found {items}")
 
 
 def check_guards(operation: Operation, memory: Values) -> None:

@@ -28,7 +28,7 @@ from guidegraph_runtime.limits import check_limit
 from guidegraph_runtime.running.dry_run import REFUSED, DryRun
 from guidegraph_runtime.running.inputs import resolve_inputs
 from guidegraph_runtime.running.overrides import override_settings
-from guidegraph_runtime.running.plan import PlanRun, check_guards, refuse_part
+from guidegraph_runtime.running.plan import PlanRun, check_guards, check_iterations, refuse_part
 from guidegraph_runtime.running.single_file_shapes import Axis, Size
 from guidegraph_runtime.running.tensor_inputs import read_tables
 from guidegraph_runtime.running.values import Values
@@ -184,6 +184,7 @@ def _draw_noise(
         steps: list[int | None] = [None]
     else:
         over = memory.read(noise.over)
+        check_iterations(noise.over, over)
         trips = over if isinstance(over, int) else len(over)
         check_limit("trips", trips, f"the loop takes {trips:,} trips")
         steps = list(range(trips))

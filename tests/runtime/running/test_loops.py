@@ -1,0 +1,39 @@
+"""The number of a loop's iterations in a bundle's run."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from guidegraph_runtime.bundle.manifest_types import Operation
+from guidegraph_runtime.errors import BundleError
+from guidegraph_runtime.running.dry_run import DryRun
+from guidegraph_runtime.running.plan import PlanRun
+from guidegraph_runtime.running.values import Values
+
+LINKS: dict[str, Any] = {"next": {"x": "y"}, "collect": {"path": "y"}, "result": {"last": "x"}}
+BODY = (Operation("part", "step", {"x": "x"}, {}, ("y",)),)
+KINDS = pytest.mark.parametrize("kind", [PlanRun, DryRun])
+
+
+def run_loop(kind: type[PlanRun], over: str | int, **values: Any) -> Values:
+    """The values after a loop whose part adds one."""
+    memory = Values({"start": np.zeros(2, np.float32)} | {f"params.{name}": value for name, value in values.items()})
+    loop = Operation("loop", "sample", {"x": "start"}, {"over": over, **LINKS}, ("last", "path"), BODY)
+    kind("here", lambda part, inputs: {"y": inputs["x"] + 1}, lambda name: b"", memory).run([loop])
+    return memory
+
+
+@KINDS
+@pytest.mark.parametrize(("over", "param"), [("params.steps", "steps"), (-1, None)])
+def test_a_negative_number_of_iterations_is_refused(kind: type[PlanRun], over: str | int, param: str | None) -> None:
+    with pytest.raises(BundleError, match=r"sample \(loop\): expected 0 or more iterations; found -1") as caught:
+        run_loop(kind, over, steps=-1)
+    assert caught.value.param == param
+
+
+def test_values_collected_over_no_iterations_are_empty() -> None:
+    path = run_loop(PlanRun, 0).read("path")
+    assert (path.shape, path.dtype) == ((0,), np.float32)
