@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
 
 from guidegraph.graph.export.errors import ExportError
 from guidegraph_runtime.bundle.manifest_types import Operation, walk_operations
@@ -64,6 +67,20 @@ def plan_prelude(plan: Sequence[Operation], available: set[str]) -> HostPrelude:
         draw = DrawnInput(operation, loop)
         prelude.drawn_inputs[draw.name] = draw
     return prelude
+
+
+def check_indices(prelude: HostPrelude, host_values: Mapping[str, Any]) -> None:
+    """Raise ``ExportError`` for random numbers whose index is an item, unless their loop runs over a number."""
+    for draw in prelude.drawn_inputs.values():
+        operation, loop = draw.operation, draw.loop
+        if loop is None or operation.inputs.get("index") != loop.item or isinstance(loop.over, int):
+            continue
+        if np.ndim(host_values.get(loop.over, ())):
+            raise ExportError(
+                f"nodes.{operation.node} ({operation.op}) takes '{loop.item}', an item of '{loop.over}', as its index; "
+                "a graph's random numbers take the number of the iteration",
+                "give it the loop's index, or " + BUNDLE_REMEDY,
+            )
 
 
 def _walk_host_operations(

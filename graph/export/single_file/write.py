@@ -16,7 +16,7 @@ from guidegraph.graph.export.onnx.model import EMBEDDED_LIMIT
 from guidegraph.graph.export.onnx.program import OPSET
 from guidegraph.graph.export.single_file.compose import PIXELS, SingleGraph, compose_graph
 from guidegraph.graph.export.single_file.drawn_shapes import DrawnShapes
-from guidegraph.graph.export.single_file.host_prelude import HostPrelude, plan_prelude
+from guidegraph.graph.export.single_file.host_prelude import HostPrelude, check_indices, plan_prelude
 from guidegraph.graph.export.single_file.input_constraints import find_input_multiples, find_starting_values
 from guidegraph.graph.export.single_file.input_help import describe_input
 from guidegraph.graph.export.workflow import Exported
@@ -96,6 +96,7 @@ def write_single(exported: Exported, out: Path, *, kinds: Mapping[str, str], ver
         fields |= part_fields
     preliminary = Description(str(out), {}, drawn, fields, recipe, files)
     host_examples = compute_host_values(preliminary, {}, {})
+    check_indices(before, host_examples)
     single = compose_graph(exported, before, host_examples, {name for name, kind in kinds.items() if has_pixels(kind)})
     drawn = _describe_drawn_inputs(exported, before, host_examples, single)
     described = Description(

@@ -138,6 +138,21 @@ outputs: {{b: b.x}}
     assert made["other"].shape == (1, 2, 20, 3)
 
 
+INDEXED = LOOP.replace("steps: 4", "steps: ITEMS").replace("index: loop.index", "index: loop.i")
+
+
+def test_noise_takes_the_items_of_a_counting_loop_as_its_index(tmp_path: Path) -> None:
+    graph, values = graph_of(INDEXED.replace("ITEMS", "4"), tmp_path), {"seed": 3, "steps": 4, "factor": 0.5}
+    actual = once(written(graph, tmp_path, values))["half"]
+    np.testing.assert_allclose(actual, run(graph, values).outputs["half"].numpy(), rtol=1e-5, atol=1e-6)
+
+
+def test_noise_whose_index_is_an_item_of_a_list_is_refused(tmp_path: Path) -> None:
+    graph = graph_of(INDEXED.replace("ITEMS", "{default: [7, 3], type: list}"), tmp_path)
+    with pytest.raises(ExportError, match=r"nodes.run.body.fresh \(noise.gaussian\).*an item of 'params.steps'"):
+        written(graph, tmp_path, {"seed": 3, "steps": [7, 3], "factor": 0.5})
+
+
 def test_a_host_operation_after_the_graph_is_named_and_nothing_is_written(cli: Command) -> None:
     text = TINY.replace(
         "outputs: {image: image}", "  sheet: {use: image.grid, in: {image: image}}\noutputs: {sheet: sheet}"
