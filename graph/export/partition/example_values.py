@@ -84,7 +84,8 @@ class ExampleValues:
         if not is_number(value):
             reason = f"'{base}' is {value!r:.60}, the same in every run, and a bundle keeps tensors and numbers"
             raise ExportError(reason, "give it as a tensor, or leave it a parameter")
-        return Leaf("", torch.tensor(value, dtype=torch.float32 if isinstance(value, float) else torch.int64), ())
+        integer_dtype = torch.uint64 if value >= 2**63 else torch.int64  # the largest seeds
+        return Leaf("", torch.tensor(value, dtype=torch.float64 if isinstance(value, float) else integer_dtype), ())
 
     def field_names(self, source: Source) -> dict[str, str]:
         """The names in the run of a value's non-tensor fields, by path."""

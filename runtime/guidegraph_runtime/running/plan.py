@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, NoReturn, Protocol
 
+import numpy as np
 from numpy.typing import NDArray
 
 from guidegraph_runtime.bundle.manifest_types import Operation
@@ -180,6 +181,8 @@ class PlanRun:
     def read_items(self, loop: Loop) -> Any:
         """The number of a loop's iterations, or a sequence with an item for each. Raises ``InputError``."""
         items = to_host(self.memory.read(loop.over)) if isinstance(loop.over, str) else loop.over
+        if isinstance(items, np.ndarray) and items.ndim == 0 and items.dtype.kind in "iu":
+            items = int(items)  # a number that is the same in every run is a table
         check_iterations(loop.over, items)
         return items
 

@@ -34,6 +34,13 @@ def test_a_negative_number_of_iterations_is_refused(kind: type[PlanRun], over: s
     assert caught.value.param == param
 
 
+@KINDS
+def test_a_number_without_axes_counts_iterations(kind: type[PlanRun]) -> None:
+    assert "last" in run_loop(kind, "params.steps", steps=np.array(3))
+    with pytest.raises(BundleError, match="expected 0 or more iterations; found -1"):
+        run_loop(kind, "params.steps", steps=np.array(-1))
+
+
 def test_values_collected_over_no_iterations_are_empty() -> None:
     path = run_loop(PlanRun, 0).read("path")
     assert (path.shape, path.dtype) == ((0,), np.float32)
