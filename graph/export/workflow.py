@@ -10,6 +10,7 @@ from guidegraph.graph.device_context import use_device
 from guidegraph.graph.export.bundle_inputs import input_type, make_inputs
 from guidegraph.graph.export.errors import ExportError, NotPassedOn
 from guidegraph.graph.export.onnx.adaptable_weights import ADAPTABLE_METHOD
+from guidegraph.graph.export.parameter_bounds import find_bounds
 from guidegraph.graph.export.partition.assign import find_host_calls, partition_operations
 from guidegraph.graph.export.partition.example_run import ExampleRun
 from guidegraph.graph.export.partition.example_values import ExampleValues, HostPlan
@@ -95,6 +96,11 @@ def export_workflow(
     }
     free_values = {name: value for name, value in values.items() if name in names_read and name not in fixed}
     inputs = make_inputs({name: graph.params[name] for name in free_values}, free_values, plan, host)
+    traced = {key for part in planner.parts for key in part.keys}
+    counts = {name for name in numbers_in(values) if name in inputs and not inputs[name].many}
+    for name, bounds in find_bounds(graph.ops, traced, counts).items():
+        if name in inputs and inputs[name].type in ("int", "float"):
+            inputs[name] = replace(inputs[name], bounds=bounds)
     for name, labels in _find_branches(plan).items():
         if name in inputs and inputs[name].type in ("str", "int"):
             allowed: Any = labels if inputs[name].type == "str" else tuple(map(int, labels))

@@ -24,7 +24,7 @@ def check_int(name: str, value: object, low: int | None = None, high: int | None
     except TypeError:
         integer = None
     if integer is None or (low is not None and integer < low) or (high is not None and integer > high):
-        raise _mismatch(name, f"a whole number{_range(low, None, high, None)}", value)
+        raise _mismatch(name, f"a whole number{describe_range(low, None, high, None)}", value)
     return integer
 
 
@@ -45,7 +45,7 @@ def check_number(
         below_maximum = (high is None or result <= high) and (below is None or result < below)
         if above_minimum and below_maximum and not math.isnan(result):
             return result
-    raise _mismatch(name, f"a number{_range(low, above, high, below)}", value)
+    raise _mismatch(name, f"a number{describe_range(low, above, high, below)}", value)
 
 
 def check_flag(name: str, value: object) -> bool:
@@ -125,7 +125,8 @@ def is_flag(value: object) -> bool:
     )
 
 
-def _range(low: float | None, above: float | None, high: float | None, below: float | None) -> str:
+def describe_range(low: float | None, above: float | None, high: float | None, below: float | None) -> str:
+    """The bounds of a number in words, to follow its type."""
     start = f" of at least {low}" if low is not None else f" above {above}" if above is not None else ""
     return start + (f" and at most {high}" if high is not None else f" and below {below}" if below is not None else "")
 

@@ -8,6 +8,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from guidegraph_runtime.bundle.bounds import plain_bounds, read_bounds
 from guidegraph_runtime.bundle.manifest_types import (
     DTYPES,
     FILE_TYPES,
@@ -171,7 +172,7 @@ def _file_reference(cursor: Cursor, files: Mapping[str, File]) -> str:
 def _input(cursor: Cursor, files: Mapping[str, File]) -> Input:
     kind = cursor.at("type").choice(INPUT_TYPES) if isinstance(cursor.value, dict) and "type" in cursor.value else ""
     tensor = ["dtype", "dims"] if kind == "tensor" else []
-    fields = cursor.fields(["type", *tensor], ["required", "default", "help", "choices", "many", "optional"])
+    fields = cursor.fields(["type", *tensor], ["required", "default", "help", "choices", "many", "optional", "bounds"])
     if ("required" in fields) == ("default" in fields) or ("required" in fields and not fields["required"].boolean()):
         cursor.fail("either a default or required: true")
     optional = "optional" in fields and fields["optional"].boolean()
@@ -187,6 +188,7 @@ def _input(cursor: Cursor, files: Mapping[str, File]) -> Input:
         dtype=fields["dtype"].choice(DTYPES) if tensor else None,
         dims=_dims(fields["dims"]) if tensor else None,
         optional=optional,
+        bounds=read_bounds(fields["bounds"], kind) if "bounds" in fields else None,
     )
     if result.default is not None:
         _check_default(fields["default"], result, files)
@@ -365,6 +367,7 @@ def _plain_input(spec: Input) -> dict[str, Any]:
     fields |= {"choices": list(spec.choices)} if spec.choices is not None else {}
     fields |= {"many": True} if spec.many else {}
     fields |= {"optional": True} if spec.optional else {}
+    fields |= {"bounds": plain_bounds(spec.bounds)} if spec.bounds is not None else {}
     fields |= {"dtype": spec.dtype} if spec.dtype is not None else {}
     return fields | ({"dims": list(spec.dims)} if spec.dims is not None else {})
 

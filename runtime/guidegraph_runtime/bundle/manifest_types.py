@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import TypeAlias
 
 from guidegraph_runtime.bundle.strict_json import Json
+from guidegraph_runtime.declare.settings import Range
 
 INPUT_TYPES = ("str", "int", "float", "bool", "path", "image", "map", "tensor")
 FILE_TYPES = ("path", "image", "map", "tensor")
@@ -57,7 +58,7 @@ class Input:
 
     `default` applies if no value is given, unless `required`; for a path, picture, map or tensor it is a file of the
     bundle. `many`: a list of such values is accepted too. `optional`: null is accepted too, as it always is if the
-    default is null. `dtype` and `dims` belong to tensors.
+    default is null. `dtype` and `dims` belong to tensors, `bounds` to numbers and to each number of a list.
     """
 
     type: str
@@ -69,6 +70,7 @@ class Input:
     dtype: str | None = None
     dims: Dims | None = None
     optional: bool = False
+    bounds: Range | None = None
 
     @property
     def takes_null(self) -> bool:
@@ -92,6 +94,8 @@ class Input:
             return expected
         if self.choices is not None and value not in self.choices:
             return f"one of {', '.join(map(str, self.choices))}"
+        if self.bounds is not None and isinstance(value, (int, float)) and not self.bounds.contains(value):
+            return expected + self.bounds.describe()
         return None
 
 

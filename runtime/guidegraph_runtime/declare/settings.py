@@ -15,7 +15,7 @@ from typing import Annotated, Any, Literal, TypeAlias, Union, get_args, get_orig
 import numpy as np
 from numpy.typing import NDArray
 
-from guidegraph_runtime.checks import check_choice, check_flag, check_int, check_number, is_flag
+from guidegraph_runtime.checks import check_choice, check_flag, check_int, check_number, describe_range, is_flag
 from guidegraph_runtime.errors import SettingError
 
 Check: TypeAlias = Callable[[str, Any], Any]
@@ -52,6 +52,10 @@ class Range:
             and (self.high is None or value <= self.high)
             and (self.below is None or value < self.below)
         )
+
+    def describe(self) -> str:
+        """The bounds in words, to follow the type of a number; "" if there are none."""
+        return describe_range(self.low, self.above, self.high, self.below)
 
     def __get_pydantic_core_schema__(self, source: Any, handler: Callable[[Any], dict[str, Any]]) -> dict[str, Any]:
         bounds = {"ge": self.low, "gt": self.above, "le": self.high, "lt": self.below}

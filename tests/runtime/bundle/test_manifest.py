@@ -11,6 +11,7 @@ import pytest
 
 from guidegraph_runtime.bundle.manifest import Input, Operation, read_manifest, write_manifest
 from guidegraph_runtime.bundle.strict_json import MAX_BYTES
+from guidegraph_runtime.declare.settings import Range
 from guidegraph_runtime.errors import BundleError
 from tests.runtime.running.bundles import manifest_value, seal_manifest
 
@@ -271,6 +272,10 @@ def test_file_names_that_meet(name: str) -> None:
         (("inputs", "scale"), {"type": "bool", "default": True, "choices": [True]}),
         (("inputs", "scale"), {"type": "int", "default": 1, "optional": 1}),
         (("inputs", "scale"), {"type": "int", "required": True, "optional": True}),
+        (("inputs", "scale"), {"type": "int", "default": 1, "bounds": {}}),
+        (("inputs", "scale"), {"type": "int", "default": 1, "bounds": {"low": "0"}}),
+        (("inputs", "scale"), {"type": "int", "default": 1, "bounds": {"low": 2}}),
+        (("inputs", "scale"), {"type": "str", "default": "a", "bounds": {"low": 0}}),
         (("outputs",), {"run": {"type": "table", "source": "out"}}),
         (("files", "parts/step.onnx"), {"sha256": "0" * 64, "size": -1}),
         (("files", "parts/step.onnx"), {"sha256": "0" * 64, "size": 2**41}),
@@ -307,6 +312,16 @@ def test_only_an_input_that_needs_it_says_that_it_takes_null() -> None:
     assert [spec.takes_null for spec in inputs.values()] == [False, True, True]
 
 
+def test_only_an_input_with_bounds_says_so() -> None:
+    manifest = read_manifest(encode(value()))
+    inputs = {"a": Input("int", default=2), "b": Input("float", default=0.5, bounds=Range(low=0, below=1))}
+    content = write_manifest(replace(manifest, inputs=inputs, reference=None))
+    assert json.loads(content)["inputs"] == {
+        "a": {"type": "int", "default": 2},
+        "b": {"type": "float", "default": 0.5, "bounds": {"low": 0, "below": 1}},
+    }
+
+
 def test_bodies_in_bodies() -> None:
     changed = value()
     body: list[Any] = []
@@ -321,4 +336,7 @@ def test_values_for_an_input() -> None:
     assert Input("float").wrong(True) == "a number"
     assert Input("int", many=True).wrong([1, 2]) is None
     assert Input("str", choices=("a", "b")).wrong("c") == "one of a, b"
+    within = Input("float", many=True, bounds=Range(low=0, high=1))
+    assert within.wrong([0, 0.5, 1]) is None
+    assert within.wrong(1.5) == within.wrong([0, 1.5]) == "a number of at least 0 and at most 1"
     assert Input("bool").wrong(0) == "true or false"

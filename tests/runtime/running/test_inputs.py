@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from guidegraph_runtime.bundle.manifest_types import Input
+from guidegraph_runtime.declare.settings import Range
 from guidegraph_runtime.errors import BundleError
 from guidegraph_runtime.running.inputs import check_value, parse_input
 
@@ -31,3 +32,14 @@ def test_null_fits_an_input_that_is_optional_or_null_by_default() -> None:
     for spec in (Input("int", default=2), Input("int", required=True)):
         with pytest.raises(BundleError, match="'k': expected an integer, found None"):
             check_value("k", spec, None, "here")
+
+
+def test_a_number_outside_of_its_bounds_is_refused() -> None:
+    spec = Input("float", default=0.7, many=True, bounds=Range(low=0, high=1))
+    assert check_value("rescale", spec, [0, 1], "here") == [0, 1]
+    for value in (1.5, [0.5, 1.5]):
+        with pytest.raises(
+            BundleError, match="'rescale': expected a number of at least 0 and at most 1, found"
+        ) as caught:
+            check_value("rescale", spec, value, "here")
+        assert (caught.value.code, caught.value.param) == ("bad-value", "rescale")

@@ -240,7 +240,7 @@ def test_an_earlier_export_is_replaced(cli: Command) -> None:
     [
         ({"sed": 3}, "no input 'sed'; did you mean 'seed'?"),
         ({"factor": "much"}, "'factor': expected a number"),
-        ({"steps": -1}, "expected 0 or more iterations; found -1"),
+        ({"steps": -1}, "'steps': expected an integer of at least 0, found -1"),
     ],
 )
 def test_wrong_parameters_are_named(loop: tuple[Graph, Path], params: dict[str, Any], message: str) -> None:
