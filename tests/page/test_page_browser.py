@@ -160,6 +160,22 @@ def test_an_edit_that_ends_late_does_not_bring_its_workflow_back(page: Browser, 
     assert page.evaluate("document.querySelector('.lines').textContent.includes('# another')")
 
 
+def test_what_is_typed_while_an_edit_is_on_its_way_stays(page: Browser, server: Server) -> None:
+    from selenium.webdriver.common.by import By
+    from selenium.webdriver.common.keys import Keys
+
+    page.evaluate(CLICK.format("nodes.start"))
+    wait(page, "document.getElementById('nodes.start-value')")
+    page.driver.execute_script(HOLD, "api/edits")
+    field = page.driver.find_element(By.ID, "nodes.start-value")
+    field.send_keys(Keys.CONTROL, "a")
+    field.send_keys("2.5", Keys.ENTER, "7")
+    wait(page, "!!window.release")
+    page.evaluate("window.release()")
+    wait(page, "document.querySelector('.lines').textContent.includes('value: 2.5')")
+    assert page.evaluate("document.getElementById('nodes.start-value').value") == "2.57"
+
+
 DELAY = """
 window.plainFetch = fetch;
 let isFirst = true;

@@ -12,6 +12,7 @@ from tests.browser import NEEDS_BROWSER, Browser
 from tests.page.conftest import (
     CLICK,
     DRAW,
+    HOLD,
     LAST_RUN,
     NODE,
     Server,
@@ -152,3 +153,28 @@ def test_parameters_of_a_run_are_used_again_as_they_were(page: Browser, server: 
     records = [read_record(path) or {} for path in sorted((server.folder / "runs").glob(f"*/{RECORD}"))[-2:]]
     for record in records:
         assert record["parameters"] | {"seed": 2**53 + 1, "note": None} == record["parameters"]
+
+
+def test_ctrl_enter_in_a_field_whose_edit_is_refused_runs_nothing(page: Browser, server: Server) -> None:
+    from selenium.webdriver.common.by import By
+    from selenium.webdriver.common.keys import Keys
+
+    page.evaluate(CLICK.format("nodes.picture"))
+    wait(page, "document.getElementById('nodes.picture-batch')")
+    field = page.driver.find_element(By.ID, "nodes.picture-batch")
+    field.send_keys(Keys.CONTROL, "a")
+    field.send_keys("0", Keys.CONTROL, Keys.ENTER)
+    wait(page, "document.querySelector('.panel .problem, .job')")
+    assert "greater than or equal to 1" in page.evaluate("document.querySelector('.node-panel .problem')?.textContent")
+
+
+def test_a_refusal_that_comes_after_its_panel_was_left_is_said(page: Browser, server: Server) -> None:
+    page.evaluate(CLICK.format("nodes.picture"))
+    wait(page, "document.getElementById('nodes.picture-batch')")
+    page.driver.execute_script(HOLD, "api/edits")
+    type_into(page, "[id='nodes.picture-batch']", "0")
+    wait(page, "!!window.release")
+    page.evaluate(CLICK.format("nodes.start"))
+    wait(page, "document.getElementById('nodes.start-value')")
+    page.evaluate("window.release()")
+    assert "greater than or equal to 1" in wait(page, "document.querySelector('.banner')?.textContent")

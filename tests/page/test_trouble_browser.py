@@ -65,6 +65,30 @@ def test_a_failed_comparison_and_a_failed_run_are_said(page: Browser, server: Se
     assert "internal error: KeyError" in wait(page, "document.querySelector('.panel .problem')?.textContent")
 
 
+def test_a_text_that_was_refused_is_sent_again_by_enter_and_a_choice_is_as_before(
+    page: Browser, server: Server
+) -> None:
+    from selenium.webdriver.common.by import By
+    from selenium.webdriver.common.keys import Keys
+    from selenium.webdriver.support.ui import Select
+
+    server.write(DRAW.replace("  sum:", "  more:    {use: toy.add, in: {a: start}}\n  sum:"))
+    wait(page, NODE.format("nodes.more"))
+    page.evaluate(CLICK.format("nodes.more"))
+    wait(page, "document.getElementById('use')")
+    page.driver.execute_script(FAIL, "api/edits")
+    Select(page.driver.find_element(By.ID, "use")).select_by_value("toy.divide")
+    wait(page, "document.querySelector('.panel .problem')")
+    wait(page, "document.getElementById('use').value === 'toy.add'")
+    page.evaluate(CLICK.format("nodes.start"))
+    wait(page, "document.getElementById('nodes.start-value')")
+    type_into(page, "[id='nodes.start-value']", "2.5")
+    wait(page, "document.querySelector('.panel .problem')")
+    page.driver.execute_script("window.fetch = plainFetch")
+    page.driver.find_element(By.ID, "nodes.start-value").send_keys(Keys.ENTER)
+    wait(page, "document.querySelector('.lines').textContent.includes('value: 2.5')")
+
+
 def test_the_table_of_a_grid_whose_folder_is_gone_says_so(page: Browser, server: Server) -> None:
     page.evaluate("document.querySelector('.grid-form summary').click()")
     page.evaluate(CHOOSE.format("across", "seed"))

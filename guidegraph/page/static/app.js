@@ -46,6 +46,8 @@ function App() {
   const latest = useRef(0);
   const shown = useRef(""); // an edit that ends after the person has gone elsewhere selects nothing
   shown.current = [name, selected, pane, panel].join("\n");
+  const lastChange = useRef(null); // promises the end of the last change that was sent
+  const refusals = useRef(0); // of changes
 
   useEffect(() => {
     const onHash = () => setName(readName());
@@ -216,14 +218,17 @@ function App() {
     return undefined;
   }
 
-  async function send(address, change) {
-    try {
-      await postInTurn(address, { name, ...change });
-      await load();
-      return [];
-    } catch (error) {
-      return error.problems.length ? error.problems : [{ code: "error", message: error.message, path: "" }];
-    }
+  // Send a change. A refusal is also shown above the graph if the person has left the panel that would show it.
+  function send(address, body) {
+    const before = shown.current;
+    const answer = postInTurn(address, { name, ...body }).then(load).then(() => [], (error) => {
+      const refused = error.problems.length ? error.problems : [{ code: "error", message: error.message, path: "" }];
+      refusals.current += 1;
+      if (shown.current !== before && isHere()) setFailure(refused[0].message);
+      return refused;
+    });
+    lastChange.current = answer;
+    return answer;
   }
 
   async function undo() {
@@ -236,11 +241,13 @@ function App() {
   }
 
   useEffect(() => {
-    const onKey = (event) => {
+    const onKey = async (event) => {
       if ((event.ctrlKey || event.metaKey) && event.key === "Enter" && !event.repeat && view?.drawn) {
         event.preventDefault();
         if (document.activeElement?.closest(".node-panel")) document.activeElement.blur(); // its edit comes before the run
-        run();
+        const before = refusals.current;
+        await lastChange.current;
+        if (refusals.current === before && isHere()) run();
       }
     };
     addEventListener("keydown", onKey);

@@ -5,26 +5,34 @@ import { reportTrouble } from "./api.js";
 import { Choice } from "./choice.js";
 
 // field: {kind, options} from the server. onInput: called while the text changes, onCommit: with the final text.
-// onSuggest: promises texts to choose from, when the field is entered.
+// onCommit may promise the problems for which the text was refused. onSuggest: promises texts to choose from, when the field is entered.
 export function Field({ id, field, value, placeholder = "", disabled = false, onInput, onCommit, onSuggest, described }) {
   const [text, setText] = useState(value);
   const committed = useRef(value); // not the value: an edit on its way has not come back yet
+  const element = useRef(null);
   useLayoutEffect(() => { // at once: later, it would undo what was typed meanwhile
-    setText(value);
+    const isTyping = document.activeElement === element.current && text !== committed.current;
+    if (!isTyping) setText(value);
     committed.current = value;
   }, [value]);
   const [suggestions, setSuggestions] = useState([]);
-  const element = useRef(null);
   const isLong = useRef(false);
   // The element stays the same while it has the focus, or typing would end.
   if (!element.current || document.activeElement !== element.current) {
     isLong.current = (field.kind === "text" && text.length > 32) || text.includes("\n");
   }
   const common = { id, disabled, ref: element, "aria-describedby": described };
-  function commit(next) {
+  async function commit(next) {
     if (next === committed.current) return;
     committed.current = next;
-    onCommit?.(next);
+    const problems = await onCommit?.(next);
+    if (!problems?.length || committed.current !== next) return;
+    if (["choice", "flag"].includes(field.kind)) {
+      setText(value);
+      committed.current = value;
+    } else {
+      committed.current = null; // any text is an edit now, the refused one too
+    }
   }
   function change(next) {
     setText(next);
@@ -47,6 +55,7 @@ export function Field({ id, field, value, placeholder = "", disabled = false, on
     spellcheck: false,
     onInput: (event) => change(event.target.value),
     onChange: (event) => commit(event.target.value),
+    onKeyDown: (event) => event.key === "Enter" && !event.isComposing && (!isLong.current || event.ctrlKey || event.metaKey) && commit(event.target.value),
     onFocus: () => onSuggest?.().then(setSuggestions, (error) => { setSuggestions([]); reportTrouble(error); }),
   };
   if (isLong.current) {

@@ -10,6 +10,13 @@ import { Values } from "./values.js";
 
 const LINK = { kind: "text" };
 
+// Shows the problems for which a change was refused, and passes them on to its field.
+export async function showProblems(change, setProblems) {
+  const problems = await change;
+  setProblems(problems);
+  return problems;
+}
+
 export function NodePanel({ name, path, view, run, state, onSelect, onEdit, onChange, onWire, onOffer }) {
   const node = view.nodes[path];
   if (!path || !node) {
@@ -52,7 +59,7 @@ const LoopValues = ({ run, path }) => run > 0 && html`<h3>Values</h3><${Values} 
 // Rename or remove the node.
 function Change({ path, onChange }) {
   const [problems, setProblems] = useState([]);
-  const change = async (newName) => setProblems(await onChange(path, newName));
+  const change = (newName) => showProblems(onChange(path, newName), setProblems);
   return html`
     <dl class="arguments"><dt><label for="node-name">name</label></dt><dd>
       <span class="with-button"><${Field} id="node-name" field=${LINK} value=${path.slice(path.lastIndexOf(".") + 1)} onCommit=${change} />
@@ -67,7 +74,7 @@ function Use({ path, node, type, view, onEdit }) {
   return html`
     <dl class="arguments"><dt><label for="use">use</label></dt><dd>
       <${Field} id="use" field=${{ kind: "choice", options: type.alternatives }} value=${node.use}
-        onCommit=${async (value) => setProblems(await onEdit({ path: `${path}.use`, value, kind: "text" }))} />
+        onCommit=${(value) => showProblems(onEdit({ path: `${path}.use`, value, kind: "text" }), setProblems)} />
       <${Problems} problems=${problems} /></dd></dl>`;
 }
 
@@ -115,9 +122,9 @@ function Argument({ port, workflow, path, node, view, onSelect, onEdit }) {
   const fallback = port.required ? "required" : formatValue(port.default);
   const editable = node.kind === "node" && !view.readonly;
   const isLink = argument?.link !== undefined || (argument?.literal === undefined && !port.field);
-  async function edit(value) {
+  function edit(value) {
     const target = `${path}.${isLink ? "in" : "with"}.${port.name}`;
-    setProblems(await onEdit({ path: target, value: value || !isLink ? value : null, kind: isLink ? "link" : port.field.kind }));
+    return showProblems(onEdit({ path: target, value: value || !isLink ? value : null, kind: isLink ? "link" : port.field.kind }), setProblems);
   }
   const removable = argument?.literal !== undefined && !port.required && editable;
   return html`

@@ -5,7 +5,7 @@ import { get, reportTrouble } from "./api.js";
 import { Field } from "./field.js";
 import { shortPath } from "./format.js";
 import { findTarget } from "./links.js";
-import { Problems } from "./node.js";
+import { Problems, showProblems } from "./node.js";
 import { Values } from "./values.js";
 
 export function WirePanel({ path, name, view, run, onWire, onRemove, onInsert, onSelect }) {
@@ -21,7 +21,7 @@ export function WirePanel({ path, name, view, run, onWire, onRemove, onInsert, o
     return () => { isCurrent = false; };
   }, [path, view]);
   if (target?.path !== path) return html`<p class="hint">Select a node or a wire in the graph, or a line of the text.</p>`;
-  const change = async (link, old) => setProblems(await onWire({ path, link, old }));
+  const change = (link, old) => showProblems(onWire({ path, link, old }), setProblems);
   return html`
     <div class="node-panel wire-panel" key=${path}>
       <h2>${target.links.join(", ") || "nothing"} → ${shortPath(path).replace(/\.in\.([^.]+)$/, ".$1")}</h2>
