@@ -27,6 +27,7 @@ connect();
 /** Lists the bundles, and shows the parameters of the chosen one with their defaults. */
 async function connect() {
   const connection = (connections += 1);
+  draw.disabled = true; // until the bundle and its parameters are known
   try {
     const { data } = await (await call("/v1/models")).json();
     if (connection !== connections) return;
@@ -45,6 +46,8 @@ async function connect() {
     show("ready", 0);
   } catch (error) {
     if (connection === connections) fail(error);
+  } finally {
+    if (connection === connections) draw.disabled = false;
   }
 }
 
@@ -84,18 +87,23 @@ function readField(name) {
 /** Shows the events of the job, which ends with this page. Throws where it failed, and where the server goes away. */
 async function followJob() {
   const leaving = new AbortController(); // since browsers may keep the connections of a page that was left
-  addEventListener("pagehide", () => leaving.abort(new Error("the page was left, and the job with it")), { once: true });
-  const answer = await call(`${jobPath}/events?cancel=true`, { signal: leaving.signal });
-  for await (const [name, content] of readEvents(answer)) {
-    if (name === "preview") {
-      showPictures([content], "preview");
-    } else if (name === "progress") {
-      const steps = content.steps ? `step ${content.step} of ${content.steps}` : "running"; // a bundle without a loop has none
-      show(content.status === "queued" ? "queued" : steps, content.steps ? content.step / content.steps : 0);
-    } else if (name === "end") {
-      showEnd(content);
-      return;
+  const leave = () => leaving.abort(new Error("the page was left, and the job with it"));
+  addEventListener("pagehide", leave);
+  try {
+    const answer = await call(`${jobPath}/events?cancel=true`, { signal: leaving.signal });
+    for await (const [name, content] of readEvents(answer)) {
+      if (name === "preview") {
+        showPictures([content], "preview");
+      } else if (name === "progress") {
+        const steps = content.steps ? `step ${content.step} of ${content.steps}` : "running"; // a bundle without a loop has none
+        show(content.status === "queued" ? "queued" : steps, content.steps ? content.step / content.steps : 0);
+      } else if (name === "end") {
+        showEnd(content);
+        return;
+      }
     }
+  } finally {
+    removeEventListener("pagehide", leave);
   }
   throw new Error("the connection ended before the job did");
 }

@@ -55,6 +55,27 @@ document.addEventListener('securitypolicyviolation', event => finish(event.viola
 fetch(address, {mode: 'no-cors'}).catch(() => {});
 """
 
+HOLD = """
+const plain = fetch;
+window.fetch = async (...request) => {
+  await new Promise(resolve => { window.release = resolve; });
+  window.fetch = plain;
+  return plain(...request);
+};
+"""
+LISTENERS = """
+window.leaves = new Set();
+const [add, remove] = [addEventListener, removeEventListener];
+window.addEventListener = (name, ...rest) => {
+  if (name === 'pagehide') window.leaves.add(rest[0]);
+  add(name, ...rest);
+};
+window.removeEventListener = (name, ...rest) => {
+  window.leaves.delete(rest[0]);
+  remove(name, ...rest);
+};
+"""
+
 
 @pytest.fixture(scope="module")
 def chromium(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
@@ -162,6 +183,24 @@ def test_the_page_cancels_a_job(page: Browser, service: Service) -> None:
     assert job.status == "cancelled"
     wait_for(page, "document.getElementById('cancel').disabled", "True")
     assert page.evaluate("document.getElementById('draw').disabled") is False
+
+
+def test_nothing_of_a_job_stays_in_the_page(page: Browser, service: Service) -> None:
+    page.driver.execute_script(LISTENERS)
+    click(page, "draw")
+    wait_for(page, STATUS, "queued")
+    assert page.evaluate("window.leaves.size") == 1
+    click(page, "cancel")
+    wait_for(page, "document.getElementById('draw').disabled", "False")
+    assert page.evaluate("window.leaves.size") == 0
+
+
+def test_nothing_is_drawn_before_the_bundles_of_a_server_are_known(page: Browser) -> None:
+    page.driver.execute_script(HOLD)
+    fill(page, token=TOKEN)
+    assert page.evaluate("document.getElementById('draw').disabled")
+    page.evaluate("window.release()")
+    wait_for(page, "document.getElementById('draw').disabled", "False")
 
 
 def test_a_job_ends_with_its_page(page: Browser, service: Service) -> None:
