@@ -72,6 +72,12 @@ def test_axe_finds_nothing_in_a_wire_a_form_a_menu_and_an_error(page: Browser, s
     wait(page, NODE.format("nodes.start") + ".classList.contains('wrong')")
 
 
+def test_placeholders_have_the_contrast_of_their_colour(page: Browser) -> None:
+    page.evaluate(SHOW.format("Add"))
+    wait(page, "document.getElementById('palette-text')")
+    assert page.evaluate("getComputedStyle(document.getElementById('palette-text'), '::placeholder').opacity") == "1"
+
+
 def check_looks(page: Browser, name: str) -> None:
     """Nothing is wider than the page at any width, and axe finds nothing on a dark phone and on a wide screen."""
     for width in (400, 1000, 1600):
