@@ -45,3 +45,15 @@ def test_a_grid_is_chosen_run_and_opened(page: Browser, server: Server) -> None:
         "field.dispatchEvent(new Event('change', {bubbles: true})); return true; })()"
     )
     wait(page, "document.querySelectorAll('.panel .grid .cell img').length === 6")
+
+
+def test_the_values_of_a_grid_stay_while_another_panel_is_shown(page: Browser) -> None:
+    page.evaluate("document.querySelector('.grid-form summary').click()")
+    page.evaluate(CHOOSE.format("across", "seed"))
+    type_into(page, '[aria-label="Values across"]', "1:4")
+    click_text(page, ".tabs button", "Add")
+    wait(page, "!document.querySelector('.grid-form')")
+    click_text(page, ".tabs button", "Run")
+    wait(page, "document.querySelector('.grid-form')?.open")
+    assert page.evaluate("document.querySelector('[aria-label=\"Parameter across\"]').value") == "seed"
+    assert page.evaluate("document.querySelector('[aria-label=\"Values across\"]').value") == "1:4"

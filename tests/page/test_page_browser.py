@@ -160,6 +160,57 @@ def test_an_edit_that_ends_late_does_not_bring_its_workflow_back(page: Browser, 
     assert page.evaluate("document.querySelector('.lines').textContent.includes('# another')")
 
 
+def test_a_refused_default_is_not_explained_in_another_workflow(page: Browser, server: Server) -> None:
+    (server.folder / "other.yaml").write_text("# another\n" + DRAW)
+    type_into(page, "#param-count", "x")
+    page.driver.execute_script(HOLD, "api/edits")
+    click_text(page, ".changed button", "save as default")
+    wait(page, "!!window.release")
+    page.evaluate("location.hash = 'other.yaml'")
+    wait(page, "document.querySelector('.lines')?.textContent.includes('# another')")
+    page.evaluate("window.release()")
+    page.driver.execute_async_script("setTimeout(arguments[0], 500)")
+    assert page.evaluate("document.querySelector('.panel .problem')") is None
+
+
+def test_a_required_flag_is_chosen(page: Browser, server: Server) -> None:
+    from selenium.webdriver.common.by import By
+    from selenium.webdriver.support.ui import Select
+
+    server.write(DRAW.replace("  count: 4", "  count: 4\n  bright: {type: bool}"))
+    wait(page, "document.getElementById('param-bright')")
+    Select(page.driver.find_element(By.ID, "param-bright")).select_by_value("false")
+    run_workflow(page)
+
+
+def open_draft(page: Browser, use: str) -> None:
+    """Open the form that adds a node."""
+    from selenium.webdriver.common.by import By
+
+    click_text(page, ".tabs button", "Add")
+    wait(page, "document.getElementById('palette-text')")
+    page.driver.find_element(By.ID, "palette-text").send_keys(use)
+    click_text(page, ".nodes button", use)
+    wait(page, "document.querySelector('.draft')")
+
+
+def test_what_was_typed_for_a_new_node_stays_while_another_panel_is_shown(page: Browser) -> None:
+    open_draft(page, "toy.divide")
+    type_into(page, "#draft-name", "half")
+    type_into(page, "#draft-b", "2")
+    click_text(page, ".tabs button", "Run")
+    wait(page, "!document.querySelector('.draft')")
+    click_text(page, ".tabs button", "Add")
+    wait(page, "document.querySelector('.draft')")
+    typed = page.evaluate("['draft-name', 'draft-b'].map(id => document.getElementById(id).value)")
+    assert typed == ["half", "2"]
+
+
+def test_a_box_of_a_new_node_shows_its_default(page: Browser) -> None:
+    open_draft(page, "coding.step")
+    assert page.evaluate("document.getElementById('draft-clip').checked")
+
+
 def test_what_is_typed_while_an_edit_is_on_its_way_stays(page: Browser, server: Server) -> None:
     from selenium.webdriver.common.by import By
     from selenium.webdriver.common.keys import Keys

@@ -241,6 +241,34 @@ def test_the_keyboard_wires_inserts_and_removes(wired: Browser, server: Server) 
     wait(wired, "document.querySelector('.lines').textContent.includes('in: {x: carry.x}}')")
 
 
+def test_all_nodes_are_shown_after_a_wire_has_been_chosen(wired: Browser, server: Server) -> None:
+    wired.evaluate(CLICK.format(BODY))
+    wait(wired, "document.querySelector('[aria-label=\"Show the wire of seconds\"]')")
+    wired.evaluate("document.querySelector('[aria-label=\"Show the wire of seconds\"]').click()")
+    click_text(wired, ".wire-panel button", "Insert a node")
+    click_text(wired, ".filter button", "show all")
+    assert wait(wired, "document.getElementById('palette-block')?.value") == "nodes.sum.body"
+    wait(wired, "document.querySelector('.palette .hint').textContent.includes('more: type a word')")
+    assert wired.evaluate("document.querySelector('.panel .problem')") is None
+
+
+def test_nodes_are_added_to_the_workflow_after_the_chosen_loop_is_gone(wired: Browser, server: Server) -> None:
+    from selenium.webdriver.common.by import By
+    from selenium.webdriver.support.ui import Select
+
+    click_text(wired, ".tabs button", "Add")
+    wait(wired, "document.getElementById('palette-block')")
+    Select(wired.driver.find_element(By.ID, "palette-block")).select_by_value("nodes.sum.body")
+    wait(wired, "performance.getEntriesByType('resource').some(e => e.name.endsWith('block=nodes.sum.body'))")
+    server.write(WIRED.replace("  sum:", "  all:").replace("sum.x", "all.x"))
+    wait(wired, NODE.format("nodes.all"))
+    assert wired.evaluate("document.getElementById('palette-block').value") == "nodes"
+    assert wired.evaluate("document.querySelector('.panel .problem')") is None
+    wired.driver.find_element(By.ID, "palette-text").send_keys("toy.add")
+    click_text(wired, ".nodes button", "toy.add")
+    wait(wired, "document.querySelector('.draft .filter')?.textContent.includes('the workflow')")
+
+
 def test_an_edit_that_ends_late_selects_nothing_after_another_selection(wired: Browser, server: Server) -> None:
     wired.evaluate(CLICK.format("nodes.rest"))
     wait(wired, "document.getElementById('node-name')")

@@ -16,6 +16,7 @@ import { WirePanel } from "./wire.js";
 const PANES = [["graph", "Graph"], ["text", "Text"], ["run", "Run"], ["node", "Node"], ["add", "Add"], ["runs", "Runs"]];
 const EVERYWHERE = { block: "nodes" };
 const NO_TEXTS = {};
+const NO_AXES = {};
 function readName() {
   try {
     return decodeURIComponent(location.hash.slice(1));
@@ -39,6 +40,7 @@ function App() {
   const [panel, setPanel] = useState("run");
   const [jobs, setJobs] = useState({});
   const [texts, setTexts] = useState({});
+  const [axes, setAxes] = useState({});
   const [problems, setProblems] = useState([]);
   const [place, setPlace] = useState(EVERYWHERE);
   const [draft, setDraft] = useState(null);
@@ -149,6 +151,11 @@ function App() {
 
   // Make an edit; returns the problems for which it was refused.
   const edit = (change) => send("api/edits", change);
+
+  async function saveDefault(change) {
+    const problems = await edit(change);
+    if (isHere()) setProblems(problems);
+  }
 
   // Rename the selected node, or remove it if its new name is null.
   async function changeNode(path, newName) {
@@ -341,10 +348,10 @@ function App() {
           <div class="tabs" role="tablist" aria-label="Panel">${PANES.slice(2).map(([key, title]) => html`
             <button role="tab" aria-selected=${panel === key} onClick=${() => choose(key)}>${title}</button>`)}</div>
           <div class="panel" role="tabpanel" tabindex="0" aria-label=${panel}>
-            ${panel === "run" && html`<${RunPanel} view=${view} texts=${own} onText=${setText} job=${job} jobs=${rows} problems=${problems} name=${name} onRun=${() => run()} onGrid=${runGrid} onUse=${use}
+            ${panel === "run" && html`<${RunPanel} view=${view} texts=${own} onText=${setText} axes=${axes[name] || NO_AXES} onAxes=${(next) => setAxes((old) => ({ ...old, [name]: next }))} job=${job} jobs=${rows} problems=${problems} name=${name} onRun=${() => run()} onGrid=${runGrid} onUse=${use}
               resumable=${resumable || job?.stopped && { folder: job.folder, done: job.stopped.done }} onResume=${run}
               onStop=${(number) => post(`api/runs/${number}/stop`).catch((error) => setFailure(error.message))}
-              onCancel=${(number) => post(`api/runs/${number}/cancel`).catch((error) => setFailure(error.message))} onEdit=${async (change) => setProblems(await edit(change))} />`}
+              onCancel=${(number) => post(`api/runs/${number}/cancel`).catch((error) => setFailure(error.message))} onEdit=${saveDefault} />`}
             ${panel !== "run" && otherPanel}
           </div>
         </aside>

@@ -5,8 +5,8 @@ import { reportTrouble } from "./api.js";
 import { Choice } from "./choice.js";
 
 // field: {kind, options} from the server. onInput: called while the text changes, onCommit: with the final text.
-// onCommit may promise the problems for which the text was refused. onSuggest: promises texts to choose from, when the field is entered.
-export function Field({ id, field, value, placeholder = "", disabled = false, onInput, onCommit, onSuggest, described }) {
+// required: without a default. onCommit may promise the problems for which the text was refused. onSuggest: promises texts to choose from, when the field is entered.
+export function Field({ id, field, value, placeholder = "", required = false, disabled = false, onInput, onCommit, onSuggest, described }) {
   const [text, setText] = useState(value);
   const committed = useRef(value); // not the value: an edit on its way has not come back yet
   const element = useRef(null);
@@ -21,13 +21,15 @@ export function Field({ id, field, value, placeholder = "", disabled = false, on
   if (!element.current || document.activeElement !== element.current) {
     isLong.current = (field.kind === "text" && text.length > 32) || text.includes("\n");
   }
+  const isChoice = field.kind === "choice" || (field.kind === "flag" && required); // a box would show a value that is not there yet
+  const options = field.options || ["true", "false"];
   const common = { id, disabled, ref: element, "aria-describedby": described };
   async function commit(next) {
     if (next === committed.current) return;
     committed.current = next;
     const problems = await onCommit?.(next);
     if (!problems?.length || committed.current !== next) return;
-    if (["choice", "flag"].includes(field.kind)) {
+    if (isChoice || field.kind === "flag") {
       setText(value);
       committed.current = value;
     } else {
@@ -38,11 +40,11 @@ export function Field({ id, field, value, placeholder = "", disabled = false, on
     setText(next);
     onInput?.(next);
   }
-  if (field.kind === "choice") {
+  if (isChoice) {
     return html`
       <${Choice} ...${{ ...common, ref: undefined }} value=${text} onChange=${change} onChoose=${commit}>
-        ${!field.options.includes(text) && html`<option value=${text}>${text || placeholder}</option>`}
-        ${field.options.map((option) => html`<option value=${option}>${option}</option>`)}
+        ${!options.includes(text) && html`<option value=${text}>${text || placeholder}</option>`}
+        ${options.map((option) => html`<option value=${option}>${option}</option>`)}
       <//>`;
   }
   if (field.kind === "flag") {

@@ -7,19 +7,19 @@ import { Problems } from "./node.js";
 
 const AXES = ["across", "down"];
 
-// onGrid runs a grid with {parameter: values} and promises the problems for which it was refused.
-export function GridForm({ view, onGrid }) {
-  const [axes, setAxes] = useState({});
+// axes: the parameter and the values of each axis, as far as they are chosen. onGrid runs a grid with {parameter: values} and promises the problems for which it was refused.
+export function GridForm({ view, axes, onAxes, onGrid }) {
+  const [isOpen] = useState(AXES.some((axis) => axes[axis])); // at first
   const [problems, setProblems] = useState([]);
   const params = view.params.filter((param) => param.field);
-  const change = (axis, fields) => setAxes((old) => ({ ...old, [axis]: { ...old[axis], ...fields } }));
+  const change = (axis, fields) => onAxes({ ...axes, [axis]: { ...axes[axis], ...fields } });
   async function run(event) {
     event.preventDefault();
     const chosen = AXES.map((axis) => axes[axis]).filter((axis) => axis?.param);
     setProblems(await onGrid(Object.fromEntries(chosen.map((axis) => [axis.param, axis.values || ""]))));
   }
   return html`
-    <details class="grid-form"><summary>X/Y grid</summary>
+    <details class="grid-form" open=${isOpen}><summary>X/Y grid</summary>
       <form onSubmit=${run}>
         ${AXES.map((axis) => html`
           <div class="axis" key=${axis}>

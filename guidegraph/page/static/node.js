@@ -139,7 +139,7 @@ function Argument({ port, workflow, path, node, view, onSelect, onEdit }) {
               ${editable && argument?.link !== undefined && html`<button class="quiet" title="Show this wire" aria-label=${`Show the wire of ${port.name}`} onClick=${() => onSelect(`${path}.in.${port.name}`)}>⌁</button>`}
               ${argument?.link !== undefined && splitLinks(argument.link).map((link) => html`<${Go} text=${link} path=${path} view=${view} onSelect=${onSelect} />`)}</span>`
           : html`<span class="with-button">
-              <${Field} id=${id} field=${port.field} value=${argument?.literal ?? ""} placeholder=${fallback} disabled=${!editable} onCommit=${edit} />
+              <${Field} id=${id} field=${port.field} value=${argument?.literal ?? ""} placeholder=${fallback} required=${port.required} disabled=${!editable} onCommit=${edit} />
               ${removable && html`<button class="quiet" title="Back to the default: ${fallback}" aria-label="Back to the default" onClick=${() => edit(null)}>×</button>`}</span>`}
       ${port.doc && html`<p class="help">${port.doc}</p>`}
       <${Problems} problems=${problems} />

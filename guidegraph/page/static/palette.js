@@ -1,6 +1,6 @@
 // The palette: search for a node by words or by what fits, see what it would be wired to, and add it.
 
-import { html, useEffect, useRef, useState } from "./vendor/htm-preact.js";
+import { html, useEffect, useMemo, useRef, useState } from "./vendor/htm-preact.js";
 import { get } from "./api.js";
 import { Field } from "./field.js";
 import { shortPath, withCode } from "./format.js";
@@ -11,22 +11,24 @@ import { startPlacing } from "./placing.js";
 export function Palette({ name, view, place, draft, onPlace, onDraft, onAdd }) {
   if (view.readonly) return html`<p class="hint">Nothing can be added: ${view.readonly}.</p>`;
   if (!view.drawn) return html`<p class="hint">Correct the errors of the workflow first.</p>`;
-  if (draft) return html`<${Draft} key=${draft.use} draft=${draft} view=${view} onBack=${() => onDraft(null)} onAdd=${onAdd} />`;
+  if (draft) return html`<${Draft} key=${draft.use} draft=${draft} view=${view} onDraft=${onDraft} onAdd=${onAdd} />`;
   return html`<${Search} ...${{ name, view, place, onPlace, onDraft }} />`;
 }
 
-function Search({ name, view, place, onPlace, onDraft }) {
+function Search({ name, view, place: chosen, onPlace, onDraft }) {
+  const blocks = ["nodes", ...Object.entries(view.nodes).filter(([, node]) => node.kind === "loop").map(([path]) => `${path}.body`)];
+  const block = blocks.includes(chosen.block) ? chosen.block : "nodes"; // the chosen one may be gone
+  const place = useMemo(() => ({ ...chosen, block }), [chosen, block]);
   const [text, setText] = useState("");
   const [answer, setAnswer] = useState({ nodes: [], more: 0 });
   const [failure, setFailure] = useState("");
   const field = useRef(null);
-  useEffect(() => field.current?.focus({ preventScroll: true }), [place]);
+  useEffect(() => field.current?.focus({ preventScroll: true }), [chosen]);
   useEffect(() => {
     let isCurrent = true;
     get("api/palette", { name, text, ...place }).then((next) => isCurrent && (setAnswer(next), setFailure("")), (error) => isCurrent && setFailure(error.message));
     return () => { isCurrent = false; };
   }, [text, place, view]);
-  const blocks = ["nodes", ...Object.entries(view.nodes).filter(([, node]) => node.kind === "loop").map(([path]) => `${path}.body`)];
   const isShown = useRef(true); // another workflow may be open when the answer comes
   useEffect(() => () => { isShown.current = false; }, []);
   const choose = (use) => get("api/draft", { name, use, ...place }).then((drafted) => isShown.current && onDraft(drafted), (error) => setFailure(error.message));
@@ -48,10 +50,9 @@ function Search({ name, view, place, onPlace, onDraft }) {
     </div>`;
 }
 
-function Draft({ draft, view, onBack, onAdd }) {
-  const [label, setLabel] = useState(draft.name);
-  const [links, setLinks] = useState(Object.fromEntries(draft.ports.map((port) => [port.name, port.link])));
-  const [values, setValues] = useState({});
+function Draft({ draft, view, onDraft, onAdd }) {
+  const { label = draft.name, links = Object.fromEntries(draft.ports.map((port) => [port.name, port.link])), values = {} } = draft.typed || {};
+  const type = (fields) => onDraft({ ...draft, typed: { label, links, values, ...fields } }); // it is kept while another panel is shown
   const [problems, setProblems] = useState([]);
   const first = draft.ports.filter((port) => port.required || port.link);
   const others = draft.ports.filter((port) => !first.includes(port));
@@ -62,28 +63,29 @@ function Draft({ draft, view, onBack, onAdd }) {
     setProblems(await onAdd({ label, use: draft.use, block: draft.block, path: draft.path, old: draft.path ? draft.link : "", output: draft.output, inputs, settings }));
   }
   const row = (port) => html`<${DraftPort} key=${port.name} port=${port} link=${links[port.name]} value=${values[port.name]}
-    onLink=${(link) => setLinks({ ...links, [port.name]: link })} onValue=${(value) => setValues({ ...values, [port.name]: value })} />`;
+    onLink=${(link) => type({ links: { ...links, [port.name]: link } })} onValue=${(value) => type({ values: { ...values, [port.name]: value } })} />`;
   return html`
     <form class="node-panel draft" onSubmit=${submit}>
       <h2>${draft.use}</h2>
       <p class="sub">${withCode(draft.summary)}</p>
       <p class="filter">${draft.path ? html`between <code>${draft.link}</code> and <code>${shortPath(draft.path)}</code>` : html`in ${draft.block === "nodes" ? "the workflow" : shortPath(draft.block.slice(0, -5))}`}</p>
-      <dl class="arguments"><dt><label for="draft-name">name</label></dt><dd><${Field} id="draft-name" field=${{ kind: "text" }} value=${label} onInput=${setLabel} /></dd>
+      <dl class="arguments"><dt><label for="draft-name">name</label></dt><dd><${Field} id="draft-name" field=${{ kind: "text" }} value=${label} onInput=${(text) => type({ label: text })} /></dd>
         ${first.map(row)}</dl>
       ${others.length > 0 && html`<details><summary>${others.length} more with defaults</summary><dl class="arguments">${others.map(row)}</dl></details>`}
       <${Problems} problems=${problems} />
-      <div class="actions"><button class="primary" type="submit">Add</button><button type="button" onClick=${onBack}>Back</button></div>
+      <div class="actions"><button class="primary" type="submit">Add</button><button type="button" onClick=${() => onDraft(null)}>Back</button></div>
     </form>`;
 }
 
 function DraftPort({ port, link, value, onLink, onValue }) {
   const id = `draft-${port.name}`;
   const options = ["", ...port.options];
+  const isFlag = port.field?.kind === "flag";
   const fallback = port.required ? "required" : `default: ${port.default}`;
   return html`
     <dt><label for=${id}>${port.name}</label> <span class="type">${port.type}</span></dt>
     <dd>
-      ${port.field && !link && html`<${Field} id=${id} field=${port.field} value=${value ?? ""} placeholder=${fallback} onInput=${onValue} />`}
+      ${port.field && !link && html`<${Field} id=${id} field=${port.field} value=${value ?? (isFlag && !port.required ? String(port.default) : "")} placeholder=${fallback} required=${port.required} onInput=${onValue} />`}
       ${(port.options.length > 0 || !port.field) && html`<select id=${port.field && !link ? `${id}-link` : id} aria-label=${`Link for ${port.name}`} value=${link} onChange=${(event) => onLink(event.target.value)}>
         ${options.map((option) => html`<option value=${option}>${option || (port.field ? "or a link" : fallback)}</option>`)}</select>`}
       ${port.doc && html`<p class="help">${port.doc}</p>`}

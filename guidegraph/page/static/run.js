@@ -8,7 +8,7 @@ import { Problems } from "./node.js";
 
 const STATUS = { queued: "waiting", running: "running", done: "done", failed: "failed", cancelled: "cancelled", stopped: "stopped" };
 
-export function RunPanel({ view, texts, onText, job, jobs, problems, resumable, name, onRun, onGrid, onUse, onResume, onStop, onCancel, onEdit }) {
+export function RunPanel({ view, texts, axes, onText, onAxes, job, jobs, problems, resumable, name, onRun, onGrid, onUse, onResume, onStop, onCancel, onEdit }) {
   const inLoop = job?.status === "running" && job.stoppable.some((path) => job.nodes[path]?.done < job.nodes[path]?.total);
   const waiting = jobs.filter((other) => other.status === "queued").length;
   const others = problems.filter((problem) => !view.params.some((param) => problem.path === `params.${param.name}`));
@@ -17,7 +17,7 @@ export function RunPanel({ view, texts, onText, job, jobs, problems, resumable, 
     ${view.params.map((param) => html`<${Parameter} key=${param.name} ...${{ param, view, onText, onEdit }} text=${texts[param.name]}
       problems=${problems.filter((problem) => problem.path === `params.${param.name}`)} />`)}
     ${!view.params.length && view.drawn && html`<p class="hint">This workflow has no parameters.</p>`}`, [name, view, texts, problems]);
-  const grid = useMemo(() => view.params.length > 0 && html`<${GridForm} view=${view} onGrid=${onGrid} />`, [name, view, texts]);
+  const grid = useMemo(() => view.params.length > 0 && html`<${GridForm} key=${name} ...${{ view, axes, onAxes, onGrid }} />`, [name, view, texts, axes]);
   return html`
     <form class="parameters" onSubmit=${(event) => { event.preventDefault(); onRun(); }}>
       ${fields}
@@ -45,7 +45,7 @@ function Parameter({ param, view, text, onText, onEdit, problems }) {
     <div class="parameter">
       <label for=${id}>${param.name} <span class="type">${param.type}</span></label>
       ${param.field
-        ? html`<${Field} id=${id} field=${param.field} value=${text ?? param.default} placeholder=${param.required ? "required" : ""}
+        ? html`<${Field} id=${id} field=${param.field} value=${text ?? param.default} placeholder=${param.required ? "required" : ""} required=${param.required}
             onInput=${(value) => onText(param.name, value)} />`
         : html`<span class="faint">cannot be set here</span>`}
       ${changed && html`<span class="changed">

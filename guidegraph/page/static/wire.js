@@ -32,7 +32,7 @@ export function WirePanel({ path, name, view, run, onWire, onRemove, onInsert, o
           <${Field} id=${`wire-${i}`} field=${{ kind: "choice", options: target.options }} value=${link} disabled=${!!view.readonly}
             onCommit=${(next) => change(next, link)} />
           ${!view.readonly && html`<span class="actions-row">
-            <button onClick=${() => onInsert({ path, link })}>Insert a node</button>
+            <button onClick=${() => onInsert({ path, link, block: target.block })}>Insert a node</button>
             <button onClick=${async () => setProblems(await onRemove(path, link, target.node))}>Remove</button></span>`}
         </dd></dl>`)}
       ${target.links.map((link) => findTarget(link, path, view) && html`<${Values} key=${link} run=${run} path=${findTarget(link, path, view)} output=${link.split(".")[1] || ""} />`)}
