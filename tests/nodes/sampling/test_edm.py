@@ -164,9 +164,7 @@ def test_a_preconditioned_network_gets_x_over_alpha_and_sigma() -> None:
 
 def test_a_raw_network_that_predicts_x0_is_refused() -> None:
     denoiser = precondition(network("x0"), schedules.edm())
-    with pytest.raises(
-        ValueError, match=r"predicts x0, which a raw network cannot: .* `network: preconditioned`"
-    ):
+    with pytest.raises(ValueError, match=r"predicts x0, which a raw network cannot: .* `network: preconditioned`"):
         denoiser(noise(1, 3, 4, 4), torch.zeros(1), Condition())
 
 
