@@ -334,7 +334,7 @@ def test_a_literal_from_a_choice_is_checked_at_the_port(tmp_path: Path) -> None:
     assert run_choice(text, tmp_path).outputs == {"end": 2.0}
     with pytest.raises(
         WorkflowError,
-        match=r"choice gives does not fit 'by': .*greater than or equal to 0; found float -1.0 \[nodes\.s/end\]",
+        match=r"value of a choice does not fit 'by': .*greater than or equal to 0; found float -1.0 \[nodes\.s/end\]",
     ):
         run_choice(text, tmp_path, {"mode": "high"})
 

@@ -82,7 +82,7 @@ def test_errors_name_a_bad_folder_and_bad_files(tmp_path: Path) -> None:
         fashion_mnist(folder=tmp_path).batches[0]
     valid = idx(np.zeros((2, 28, 28)))
     for content, message in (
-        (b"PNG", "no idx file of bytes"),
+        (b"PNG", "not an idx file of bytes"),
         (valid[:-1], "is damaged: shape"),
         (gzip.compress(valid)[:40], "cannot be read"),
     ):
