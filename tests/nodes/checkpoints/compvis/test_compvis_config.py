@@ -184,7 +184,7 @@ def test_a_config_of_other_software_beside_the_file_is_ignored(tmp_path: Path, t
     (tmp_path / "config.yaml").write_text(text)
     tensors = on_meta("cin256")
     assert load_on_meta(tensors, tmp_path)["autoencoder"].scale == 1.0
-    with pytest.raises(ValueError, match=r"config\.yaml' is no config\.yaml of CompVis'"):
+    with pytest.raises(ValueError, match=r"config\.yaml' is not a config\.yaml of CompVis'"):
         load_on_meta(tensors, tmp_path, config=tmp_path / "config.yaml")
 
 

@@ -118,8 +118,8 @@ def test_marks_and_scales_of_inputs_are_left_out(tmp_path: Path) -> None:
         ),
         ({"a__weight": torch.ones(6, 4).char(), "a__weight_scale": torch.ones(1)}, "a.weight as int8 with scales"),
         ({"a__weight": torch.ones(6, 4), "a__comfy_quant": format_mark(format="nvfp4")}, "names the format 'nvfp4'"),
-        ({"a__weight": torch.ones(6, 4), "a__comfy_quant": format_mark(kind="?")}, "no JSON that names a format"),
-        ({"a__weight": torch.ones(6, 4), "a__comfy_quant": torch.ones(3).byte()}, "no JSON that names a format"),
+        ({"a__weight": torch.ones(6, 4), "a__comfy_quant": format_mark(kind="?")}, "not JSON that names a format"),
+        ({"a__weight": torch.ones(6, 4), "a__comfy_quant": torch.ones(3).byte()}, "not JSON that names a format"),
     ],
 )
 def test_what_fits_nothing_is_one_line(tmp_path: Path, tensors: dict[str, Tensor], reason: str) -> None:
