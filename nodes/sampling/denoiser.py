@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
-from typing import Protocol, runtime_checkable
+from typing import NamedTuple, Protocol, runtime_checkable
 
 from guidegraph.graph.node import node
 from guidegraph.graph.types import Tensor, capability
@@ -165,11 +165,36 @@ def features(
     site: its name, as denoiser.sites lists it.
     Raises an error for a name that does not match exactly one site.
     """
-    matches = select_sites(denoiser, site)
+    return capture_site(denoiser, x, t, condition, site).features
+
+
+class PredictionWithFeatures(NamedTuple):
+    prediction: Prediction
+    features: Tensor
+
+
+@node("denoiser.predict_with_features")
+def predict_with_features(
+    denoiser: HookedDenoiser, x: Sample, t: Timesteps, condition: Condition | None = None, *, site: str
+) -> PredictionWithFeatures:
+    """The prediction of `denoiser.predict` and the features of `denoiser.features`, of one call of the network.
+
+    A training can add a loss of the features, such as `loss.feature_classes`, to that of the prediction.
+    site: its name, as denoiser.sites lists it.
+    Raises an error for a name that does not match exactly one site.
+    """
+    return capture_site(denoiser, x, t, condition, site)
+
+
+def capture_site(
+    denoiser: HookedDenoiser, x: Sample, t: Timesteps, condition: Condition | None, name: str
+) -> PredictionWithFeatures:
+    """The prediction, and the output of the site of a name. Raises ``ValueError`` unless the name has one site."""
+    matches = select_sites(denoiser, name)
     if len(matches) > 1:
         names = ", ".join(match.name for match in matches)
-        raise ValueError(f"'{site}' names {len(matches)} sites, {names}: give the name of one of them")
+        raise ValueError(f"'{name}' names {len(matches)} sites, {names}: give the name of one of them")
     batch = x.shape[0]
     expanded = expand_condition(condition or Condition(), batch)
-    _, values = denoiser.captured(x, expand_to_batch(t, batch, "t"), expanded, matches)
-    return values[matches[0]]
+    prediction, values = denoiser.captured(x, expand_to_batch(t, batch, "t"), expanded, matches)
+    return PredictionWithFeatures(prediction, values[matches[0]])

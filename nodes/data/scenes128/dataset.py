@@ -17,7 +17,7 @@ from guidegraph.nodes.data.batches import FunctionBatches, SceneBatch128, to_ima
 from guidegraph.nodes.data.scenes128.captions import PARTIAL, Wording, choose_wording
 from guidegraph.nodes.data.scenes128.held_out import Split
 from guidegraph.nodes.data.scenes128.phrases import caption_words
-from guidegraph.nodes.data.scenes128.vocabulary import CLASSES, GROUNDS, NAMES
+from guidegraph.nodes.data.scenes128.vocabulary import CLASSES, COLOURS, GROUNDS, NAMES
 from guidegraph.nodes.types import SemanticMap
 
 if TYPE_CHECKING:
@@ -93,23 +93,48 @@ def scene_map(classes: Tensor, *, size: Count | None = None) -> SemanticMap:
     size: makes a map (B, 76, size, size) with the share of each class in equal rectangles of pixels, the means of the
     one-hot map, which is not made. Raises an error for other classes, and for a size that does not divide H and W.
     """
-    import torch
-
     low, high = (int(classes.min()), int(classes.max())) if classes.numel() else (0, 0)
     if classes.ndim != 3 or low < 0 or high >= len(CLASSES):
         raise ValueError(
             f"expected classes (B, H, W) from 0 to {len(CLASSES) - 1}, as of data.scenes_128; found shape "
             f"{tuple(classes.shape)} and values from {low} to {high}"
         )
-    batch, height, width = classes.shape
+    return measure_shares(classes, len(CLASSES), size)
+
+
+@node("data.colour_map")
+def colour_map(classes: Tensor, object: Tensor, colour: Tensor, *, size: Count = 16) -> SemanticMap:
+    """The share of each colour of objects in each cell of scenes of 128 pixels, (B, 12, size, size) in [0, 1].
+
+    Channels 0 to 10 are the eleven colours, and 11 is all else: grounds, skies, and objects in colours without a name.
+    classes (B, H, W), object (B, R) and colour (B, R): of `data.scenes_128`. Raises an error for a size that does not
+    divide H and W.
+    """
+    import torch
+
+    nothing = len(COLOURS)
+    table = torch.full((classes.shape[0], len(CLASSES) + 1), nothing, device=classes.device)
+    rows = torch.where(object < 0, len(CLASSES), object)  # the last column of the table is for rows without an object
+    table.scatter_(1, rows, torch.where(colour < 0, nothing, colour))
+    return measure_shares(table.gather(1, classes.long().flatten(1)).reshape(classes.shape), nothing + 1, size)
+
+
+def measure_shares(index: Tensor, count: int, size: int | None) -> SemanticMap:
+    """The share (B, count, size, size) of each value of an index (B, H, W) in each of size × size equal rectangles.
+
+    Raises ``ValueError`` for a size that does not divide H and W. None: that of the index.
+    """
+    import torch
+
+    batch, height, width = index.shape
     rows, columns = (height, width) if size is None else (size, size)
     if height % rows or width % columns:
         raise ValueError(f"'size' {size} does not divide the sides of a map of {height} × {width}: set it to a divisor")
-    squares = classes.long().reshape(batch, rows, height // rows, columns, width // columns)
+    squares = index.long().reshape(batch, rows, height // rows, columns, width // columns)
     index = squares.permute(0, 2, 4, 1, 3).flatten(1, 2)  # (B, pixels of a square, rows, columns)
-    share = torch.full((), 1 / index.shape[1], dtype=current_dtype(), device=classes.device).expand(index.shape)
-    shape = (batch, len(CLASSES), rows, columns)
-    return torch.zeros(shape, dtype=current_dtype(), device=classes.device).scatter_add_(1, index, share)
+    share = torch.full((), 1 / index.shape[1], dtype=current_dtype(), device=index.device).expand(index.shape)
+    shape = (batch, count, rows, columns)
+    return torch.zeros(shape, dtype=current_dtype(), device=index.device).scatter_add_(1, index, share)
 
 
 @node("data.object_share")
