@@ -238,12 +238,13 @@ def new_unet(
     patch: Count = 1,
     learned_variance: bool = False,
     kind: PredictionKind = "v",
+    coordinates: bool = False,
 ) -> Denoiser:
     """An untrained U-Net denoiser.
 
     context_dim: width of the condition's tokens; vector_dim: width of its vector; spatial_channels: channels of its
     map; null or 0 for a model without that condition. learned_variance: predict a variance too. kind: of the
-    prediction, ε, x0, v or flow.
+    prediction, ε, x0, v or flow. coordinates: also see where each pixel is, as what lies left and right must.
     """
     from guidegraph.nodes.models.own.denoiser import UNetDenoiser
     from guidegraph.nodes.models.own.unet import UNet, UNetConfig
@@ -261,6 +262,7 @@ def new_unet(
         spatial_channels=spatial_channels,
         patch=patch,
         kind=kind,
+        coordinates=coordinates,
     )
     return build_untrained(lambda: UNetDenoiser(UNet(config)), seed)
 

@@ -1,4 +1,4 @@
-"""A condition that a trained denoiser did not have: more channels of its input, to train."""
+"""Input channels that a trained denoiser did not have, to train: of a condition, or of where each pixel is."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from guidegraph.graph.node import node
 from guidegraph.nodes.types import Denoiser
 
 if TYPE_CHECKING:
+    from guidegraph.nodes.models.own.denoiser import UNetDenoiser
     from guidegraph.nodes.models.own.unet import UNet
 
 
@@ -23,6 +24,34 @@ def add_spatial_channels(denoiser: Denoiser, *, channels: Annotated[int, Ge(1)])
     denoiser: of `model.load` or `model.unet`; its own spatial condition, if it has one, comes first.
     Raises an error for a denoiser that is not a U-Net of `model.unet`, or has a LoRA that is not merged.
     """
+    widened = copy_to_widen(denoiser)
+    network = widened.network
+    widen_stem(network, channels, after=network.stem.in_channels)
+    network.config = replace(network.config, spatial_channels=network.config.spatial_channels + channels)
+    return widened
+
+
+@node("denoiser.add_coordinates")
+def add_coordinates(denoiser: Denoiser) -> Denoiser:
+    """A U-Net that also sees where each pixel is, as `model.unet` with `coordinates` makes it, to train it further.
+
+    The weights of the new channels are zero, so that predictions are unchanged at first. All other tensors are shared,
+    and the input does not change. A U-Net that has coordinates is returned as it is.
+    Raises an error for a denoiser that is not a U-Net of `model.unet`, or has a LoRA that is not merged.
+    """
+    from guidegraph.nodes.models.own.unet import COORDINATES
+
+    widened = copy_to_widen(denoiser)
+    network = widened.network
+    if network.config.coordinates:
+        return denoiser
+    widen_stem(network, COORDINATES, after=network.config.in_channels * network.config.patch**2)
+    network.config = replace(network.config, coordinates=True)
+    return widened
+
+
+def copy_to_widen(denoiser: Denoiser) -> UNetDenoiser:
+    """A copy of a U-Net that shares its tensors. Raises ``ValueError`` for other denoisers, and for one with a LoRA."""
     from guidegraph.nodes.models.networks.low_rank import low_rank_layers
     from guidegraph.nodes.models.networks.shared_tensors import copy_sharing_tensors
     from guidegraph.nodes.models.own.denoiser import UNetDenoiser
@@ -31,15 +60,12 @@ def add_spatial_channels(denoiser: Denoiser, *, channels: Annotated[int, Ge(1)])
         raise ValueError(f"expected a U-Net of model.load or model.unet; found {type(denoiser).__name__}")
     if any(low_rank_layers(denoiser)):
         raise ValueError("this denoiser has a LoRA: wire lora.merge's, or widen its input before lora.new")
-    widened = copy_sharing_tensors(denoiser)
-    widen_stem(widened.network, channels)
-    return widened
+    return copy_sharing_tensors(denoiser)
 
 
-def widen_stem(network: UNet, channels: int) -> None:
-    """Replace the first convolution by one with input channels of weight zero for `channels` more of the condition."""
+def widen_stem(network: UNet, channels: int, after: int) -> None:
+    """Give the first convolution `channels` more channels of x's size, with weights of zero, after so many inputs."""
     import torch
-    from torch.nn import functional
 
     from guidegraph.nodes.models.networks.packed_convolution import PackedConv2d
 
@@ -47,7 +73,8 @@ def widen_stem(network: UNet, channels: int) -> None:
     added = channels * network.config.patch**2
     with torch.device("meta"):  # random weights would be discarded, and take numbers of torch's generator
         stem = PackedConv2d(old.in_channels + added, old.out_channels, 3, padding=1)
-    stem.weight = torch.nn.Parameter(functional.pad(old.weight, (0, 0, 0, 0, 0, added)), requires_grad=False)
+    zeros = old.weight.new_zeros(old.out_channels, added, *old.weight.shape[2:])
+    weight = torch.cat([old.weight[:, :after], zeros, old.weight[:, after:]], dim=1)
+    stem.weight = torch.nn.Parameter(weight, requires_grad=False)
     stem.bias = old.bias
     network.stem = stem.train(network.training)
-    network.config = replace(network.config, spatial_channels=network.config.spatial_channels + channels)

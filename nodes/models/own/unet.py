@@ -23,6 +23,23 @@ from guidegraph.nodes.models.own.layers import (
 from guidegraph.nodes.noise_level import PredictionKind
 
 
+COORDINATES = 6
+"""The number of `coordinate_channels`."""
+
+
+def coordinate_channels(x: Tensor) -> Tensor:
+    """Where each pixel of x (B, C, H, W) is: (B, 6, H, W), in the dtype of x (Liu et al. 2018, CoordConv).
+
+    These are u, sin πu and cos πu of the place u in (−1, 1), from top to bottom and then from left to right.
+    """
+    height, width = x.shape[2:]
+    maps = []
+    for length, shape in ((height, (1, 1, height, 1)), (width, (1, 1, 1, width))):
+        place = ((2 * torch.arange(length, device=x.device) + 1) / length - 1).reshape(shape)
+        maps += [place, torch.sin(torch.pi * place), torch.cos(torch.pi * place)]
+    return torch.cat([values.to(x.dtype).expand(x.shape[0], 1, height, width) for values in maps], dim=1)
+
+
 @dataclass(frozen=True)
 class UNetConfig:
     """Hyper-parameters of a UNet.
@@ -32,6 +49,7 @@ class UNetConfig:
     attention: the levels (0 is the finest) with self- and cross-attention; the middle always has it.
     context_dim: width of the tokens, vector_dim: of the vector, spatial_channels: of the spatial
     condition; None or 0 if the model has no such condition.
+    coordinates: whether the first convolution also sees where it is, by `coordinate_channels`.
     patch: folds patch × patch values of x and of the spatial condition into channels before the first convolution and
     unfolds them after the last, which makes models on pixels cheaper.
     kind: the prediction: ε, x0 or v.
@@ -49,6 +67,7 @@ class UNetConfig:
     spatial_channels: int = 0
     patch: int = 1
     kind: PredictionKind = "eps"
+    coordinates: bool = False
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "multipliers", tuple(self.multipliers))
@@ -93,7 +112,8 @@ class UNetTrunk(nn.Module):
         self.time_embedding = nn.Sequential(nn.Linear(width, embedding), nn.SiLU(), nn.Linear(embedding, embedding))
         self.vector_embedding = None if config.vector_dim is None else nn.Linear(config.vector_dim, embedding)
         self.fold = nn.PixelUnshuffle(config.patch) if config.patch > 1 else nn.Identity()
-        inputs = (config.in_channels + config.spatial_channels) * config.patch**2
+        coordinates = COORDINATES if config.coordinates else 0
+        inputs = (config.in_channels + coordinates + config.spatial_channels) * config.patch**2
         self.stem = PackedConv2d(inputs, width, 3, padding=1)
 
         self.down = nn.ModuleList()
@@ -144,8 +164,13 @@ class UNetTrunk(nn.Module):
         return hooks.feature("middle", 0, self.run_middle(h, embedding, tokens, mask, hooks)), skips
 
     def input(self, x: Tensor, spatial: Tensor | None = None) -> Tensor:
-        """The input of the first convolution: x with the spatial condition, folded."""
-        folded: Tensor = self.fold(x if spatial is None else torch.cat([x, spatial], dim=1))
+        """The input of the first convolution: x with its coordinates and with the spatial condition, folded."""
+        parts = [x]
+        if self.config.coordinates:
+            parts.append(coordinate_channels(x))
+        if spatial is not None:
+            parts.append(spatial)
+        folded: Tensor = self.fold(torch.cat(parts, dim=1) if len(parts) > 1 else x)
         return folded
 
     def run_down(
