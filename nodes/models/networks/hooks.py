@@ -35,7 +35,7 @@ Attend: TypeAlias = Callable[[Tensor, Tensor, Tensor, Tensor | None], Tensor]
 class Hooks:
     """Rules by site, the memory of those that have one, and the sites whose values one forward pass records.
 
-    `recorded` has the values of these sites, and `remembered` the next memory of rules by the names of their sites.
+    `recorded` has the values of these sites, and `remembered` the next memory of rules, both by the names of the sites.
     Without rules and sites to record it does nothing. Copies of a model share it.
     """
 
@@ -48,7 +48,7 @@ class Hooks:
         self.rules: dict[Site, Rule] = dict(rules or {})
         self.record = frozenset(record)
         self.memory = memory
-        self.recorded: dict[Site, Tensor] = {}
+        self.recorded: dict[str, Tensor] = {}
         self.remembered: dict[str, Tensor] = {}
         self.idle = not self.rules and not self.record
 
@@ -188,7 +188,7 @@ class Hooks:
 
     def _keep(self, site: Site, value: Tensor) -> Tensor:
         if site in self.record:
-            self.recorded[site] = value
+            self.recorded[site.name] = value  # torch.compile cannot store a Site that it has made
         return value
 
 
@@ -343,9 +343,9 @@ class HookedModel(nn.Module):
         sites = [self._site(site) for site in sites]
         hooks = Hooks(self.hooks.rules, sites)
         prediction = self(x, t, condition, hooks)
-        if missing := [site.name for site in sites if site not in hooks.recorded]:
+        if missing := [site.name for site in sites if site.name not in hooks.recorded]:
             raise ValueError(f"nothing came through {', '.join(missing)}: this condition has no tokens")
-        return prediction, {site: hooks.recorded[site] for site in sites}
+        return prediction, {site: hooks.recorded[site.name] for site in sites}
 
     def empty_memory(self, x: Tensor, condition: Condition) -> RuleMemory:
         """Zeros (B, …) for each site with a rule that has a memory. The network is called once to find their sizes.
