@@ -13,6 +13,7 @@ BY_SUBJECT = {
     "images.tiling": {"autoencoder"},
     "images.vq": {"autoencoder", "loss", "model"},
     "training.adversarial": {"loss", "model"},
+    "training.feature_classes": {"loss", "model"},
     "training.spatial_input": {"denoiser"},
     "metrics.similarity": {"loss"},
     "metrics.frechet": {"moments"},

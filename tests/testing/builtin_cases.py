@@ -15,6 +15,7 @@ from guidegraph.nodes.models.own.box_detector import BoxDetector, BoxDetectorCon
 from guidegraph.nodes.models.own.detector import Detector, DetectorConfig
 from guidegraph.nodes.sampling.schedule import flow
 from guidegraph.nodes.sampling.scheduler import ddpm
+from guidegraph.nodes.training.feature_classes import new_feature_classifier
 from guidegraph.nodes.types import Classifier, Condition, Prediction, Schedule, Table
 from guidegraph.plugins.manager import PluginManager
 from guidegraph.testing import NodeCase, example
@@ -45,6 +46,7 @@ NOT_BUILT = {
     "lora.apply": "needs a LoRA file for a released U-Net; tests/nodes/checkpoints makes them",
     "lora.merge": "needs a U-Net; tests/nodes/training/test_lora_training.py makes them",
     "lora.new": "needs a U-Net; tests/nodes/training/test_lora_training.py makes them",
+    "denoiser.add_coordinates": "needs a U-Net; tests/nodes/training/test_spatial_input.py makes them",
     "denoiser.add_spatial_channels": "needs a U-Net; tests/nodes/training/test_spatial_input.py makes them",
     "lora.save": "writes a file, of a U-Net; tests/nodes/training/test_lora_training.py reads it back",
     "features.inception": "needs a file of weights; tests/nodes/metrics/test_inception.py makes one",
@@ -204,6 +206,15 @@ def overrides() -> list[NodeCase]:
             settings={"size": 4},
             skip={"ONNX export": "it checks the classes, which are data of a training"},
         ),
+        case(
+            "data.colour_map",
+            inputs={
+                "classes": torch.arange(2 * 16 * 16).reshape(2, 16, 16) % 76,
+                "object": torch.tensor([[3, 7, -1, -1], [3, 3, 9, -1]]),
+                "colour": torch.tensor([[1, -1, -1, -1], [4, 4, 10, -1]]),
+            },
+            settings={"size": 4},
+        ),
         case("data.scenes_128", settings={"batch": 2, "count": 2}),
         case("data.soil", skip=WHOLE_BATCH),
         case(
@@ -221,6 +232,11 @@ def overrides() -> list[NodeCase]:
         case("denoiser.deep_features", settings={"site": "deep.up.3"}),
         case("denoiser.empty_memory", inputs={"condition": example(Condition)}),
         case("denoiser.features", inputs={"condition": example(Condition)}, settings={"site": "self.middle.0"}),
+        case(
+            "denoiser.predict_with_features",
+            inputs={"condition": example(Condition)},
+            settings={"site": "feature.middle.0"},
+        ),
         case("denoiser.predict_with_memory", inputs={"condition": example(Condition)}),
         case("features.classifier", inputs={"classifier": example(Classifier)}),
         case(
@@ -256,6 +272,15 @@ def overrides() -> list[NodeCase]:
             skip={"ONNX export": "the number of objects in its targets depends on values", **BY_SIXTEEN, **IN_FLOAT32},
         ),
         case("loss.cross_entropy", inputs={"logits": logits()}, skip=IN_FLOAT32),
+        case(
+            "loss.feature_classes",
+            inputs={
+                "classifier": new_feature_classifier(channels=8, classes=7, width=8),
+                "features": draw_normal((2, 8, 4, 4), 1),
+                "share": draw_normal((2, 7, 4, 4), 2).softmax(1),
+            },
+            skip=IN_FLOAT32,
+        ),
         case("loss.detector", inputs={"detector": detector(), "image": picture(), "label": present()}),
         case(
             "loss.discriminator",

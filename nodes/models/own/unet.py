@@ -22,7 +22,6 @@ from guidegraph.nodes.models.own.layers import (
 )
 from guidegraph.nodes.noise_level import PredictionKind
 
-
 COORDINATES = 6
 """The number of `coordinate_channels`."""
 

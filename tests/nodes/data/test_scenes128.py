@@ -16,7 +16,7 @@ from guidegraph.nodes.data.scenes128 import vocabulary as words
 from guidegraph.nodes.data.scenes128.artwork import cut_out, load_artwork
 from guidegraph.nodes.data.scenes128.captions import choose_wording
 from guidegraph.nodes.data.scenes128.content import Background, Content, Group, choose_content
-from guidegraph.nodes.data.scenes128.dataset import object_share, scene_128, scene_map, scenes_128
+from guidegraph.nodes.data.scenes128.dataset import colour_map, object_share, scene_128, scene_map, scenes_128
 from guidegraph.nodes.data.scenes128.draws import CONTENT, LAYOUT, Draws
 from guidegraph.nodes.data.scenes128.layout import CELL, SIDES, SIZE, Layout, PlacedObject, lay_out
 from guidegraph.nodes.data.scenes128.recolour import TINTS, to_oklab
@@ -376,6 +376,27 @@ def test_object_shares_are_the_means_of_the_owned_pixels(train: list[Scene128]) 
     owned = torch.from_numpy(np.stack([scene.owner > 0 for scene in train[:8]])).float()
     expected = torch.nn.functional.avg_pool2d(owned[:, None], 8)
     torch.testing.assert_close(object_share(batch.classes, size=16), expected)
+
+
+def test_colour_shares_are_those_of_the_objects_pixels(train: list[Scene128]) -> None:
+    (batch,) = scenes_128(batch=20, count=1).batches
+    colours = colour_map(batch.classes, batch.object, batch.colour, size=128)
+    nothing = len(words.COLOURS)
+    assert colours.shape == (20, nothing + 1, 128, 128)
+    seen = set()
+    for map_, scene, kinds, named in zip(colours.argmax(1), train, batch.object, batch.colour, strict=False):
+        expected = np.full(scene.owner.shape, nothing)
+        for number, _ in enumerate(scene.layout.placements):
+            (colour,) = {int(c) for k, c in zip(kinds, named, strict=True) if k == kinds[number]}
+            expected[scene.owner == number + 1] = nothing if colour < 0 else colour
+        assert np.array_equal(map_.numpy(), expected)
+        seen |= set(expected.flat)
+    assert nothing in seen
+    assert len(seen) > 6
+    coarse = colour_map(batch.classes, batch.object, batch.colour, size=16)
+    torch.testing.assert_close(coarse, torch.nn.functional.avg_pool2d(colours, 8))
+    with pytest.raises(ValueError, match="'size' 24 does not divide the sides of a map of 128 × 128"):
+        colour_map(batch.classes, batch.object, batch.colour, size=24)
 
 
 def test_a_seed_beyond_the_random_stream_is_refused_with_the_range() -> None:

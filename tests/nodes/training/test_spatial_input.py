@@ -1,4 +1,4 @@
-"""denoiser.add_spatial_channels: predictions stay the same until the new channels are trained."""
+"""Added input channels: predictions stay the same until the new channels are trained."""
 
 from __future__ import annotations
 
@@ -12,9 +12,10 @@ from torch import Tensor
 from guidegraph.graph.training.live_models import live_copy
 from guidegraph.nodes.models.model_nodes import load_model, new_unet, save_model
 from guidegraph.nodes.models.model_transformers import new_mmdit
-from guidegraph.nodes.sampling.denoiser import predict
+from guidegraph.nodes.models.own.unet import COORDINATES, coordinate_channels
+from guidegraph.nodes.sampling.denoiser import features, predict
 from guidegraph.nodes.training.lora import apply_lora, new_lora, save_lora
-from guidegraph.nodes.training.spatial_input import add_spatial_channels
+from guidegraph.nodes.training.spatial_input import add_coordinates, add_spatial_channels
 from guidegraph.nodes.types import Condition
 from tests.nodes.guidance.test_hooks import random
 
@@ -57,6 +58,56 @@ def test_the_new_channels_learn() -> None:
         live.network.stem.weight -= live.network.stem.weight.grad
     assert live.network.stem.weight[:, 4:].abs().sum() > 0
     assert not torch.allclose(output(live, MAP), before)
+
+
+@pytest.mark.parametrize(("patch", "spatial"), [(1, 0), (2, 0), (2, 3)])
+def test_a_model_with_added_coordinates_predicts_the_same(patch: int, spatial: int) -> None:
+    before = unet(patch=patch, spatial_channels=spatial)
+    condition = MAP if spatial else None
+    located = add_coordinates(before)
+    torch.testing.assert_close(output(located, condition), output(before, condition))
+    assert add_coordinates(located) is located
+    assert not before.config.coordinates
+    further = add_spatial_channels(located, channels=3)
+    widest = torch.cat([MAP[:, :spatial], MAP], dim=1)
+    torch.testing.assert_close(output(further, widest), output(before, condition))
+
+
+def test_coordinates_tell_equal_pixels_apart(tmp_path: Path) -> None:
+    same = torch.ones(1, 4, 16, 16)
+
+    def middle(denoiser: Any) -> Tensor:
+        """The first features of the pixels that the padding does not reach, (C, N)."""
+        values = features(denoiser, same, torch.tensor([300.0]), site="feature.down.0")
+        return values[0, :, 1:-1, 1:-1].flatten(1)
+
+    blind, located = unet(), unet(coordinates=True)
+    assert (middle(blind) == middle(blind)[:, :1]).all()
+    assert len(middle(located).T.unique(dim=0)) == 14 * 14
+    save_model(denoiser=located, path=tmp_path, dtype="float32")
+    assert torch.equal(output(load_model(path=tmp_path).denoiser), output(located))
+
+
+def test_coordinates_are_those_of_pixel_centres() -> None:
+    x = torch.zeros(2, 4, 4, 2, dtype=torch.float64)
+    maps = coordinate_channels(x)
+    assert maps.shape == (2, COORDINATES, 4, 2)
+    rows, columns = torch.tensor([-0.75, -0.25, 0.25, 0.75]).double(), torch.tensor([-0.5, 0.5]).double()
+    expected = [rows, (torch.pi * rows).sin(), (torch.pi * rows).cos()]
+    for channel, values in enumerate(expected):
+        torch.testing.assert_close(maps[1, channel], values[:, None].expand(4, 2), atol=1e-6, rtol=0)
+    torch.testing.assert_close(maps[0, 3], columns.expand(4, 2))
+    assert maps.dtype == x.dtype
+
+
+def test_coordinates_learn() -> None:
+    live: Any = live_copy(add_coordinates(unet()), CPU).requires_grad_(True)
+    before = output(live).detach()
+    output(live).square().mean().backward()
+    with torch.no_grad():
+        live.network.stem.weight -= live.network.stem.weight.grad
+    assert live.network.stem.weight[:, 4:].abs().sum() > 0
+    assert not torch.allclose(output(live), before)
 
 
 def test_other_tensors_are_shared_and_the_model_is_saved_and_loaded(tmp_path: Path) -> None:
