@@ -51,3 +51,17 @@ def autocast(precision: str, device: torch.device) -> AbstractContextManager[Any
     if precision == "fp32":
         return nullcontext()
     return torch.autocast(device.type, dtype=torch.bfloat16)
+
+
+def without_autocast(device: torch.device) -> AbstractContextManager[Any]:
+    """The context in which operators keep the dtypes of their inputs, also inside ``autocast``.
+
+    Where autocast is off nothing is entered. Leaving a context of autocast empties its cache, which all threads share,
+    behind a lock. A thread that prepares batches would wait for the interpreter in there, and the training, which has
+    the interpreter, for that lock: both for good.
+    """
+    import torch
+
+    if not torch.is_autocast_enabled(device.type):
+        return nullcontext()
+    return torch.autocast(device.type, enabled=False)

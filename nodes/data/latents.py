@@ -11,6 +11,7 @@ from annotated_types import Ge
 
 from guidegraph.graph.device_context import current_device
 from guidegraph.graph.node import node
+from guidegraph.graph.training.precision import without_autocast
 from guidegraph.graph.types import Tensor
 from guidegraph.nodes.data.batches import Batches, SceneBatch, SceneBatch128, one_hot
 from guidegraph.nodes.types import Autoencoder, Image, Latent, SemanticMap
@@ -83,7 +84,7 @@ def encode_batch(image: Tensor, autoencoder: Autoencoder, device: torch.device) 
     """The latents of pictures, computed in full precision on a device, as float16 on the CPU."""
     import torch
 
-    with torch.no_grad(), torch.autocast(device.type, enabled=False):
+    with torch.no_grad(), without_autocast(device):
         latent: Tensor = autoencoder.encode(image.to(device)).half().cpu()
     return latent
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
+from guidegraph.graph.training.precision import without_autocast
 from guidegraph.graph.types import Tensor
 from guidegraph.nodes.data.batches import Batches, to_image
 from guidegraph.nodes.data.folders.batches import FolderBatches, build_conditions
@@ -65,7 +66,7 @@ class FolderLatents(Batches[FolderLatentBatch]):
             return self.cache[key]
         image = self.batches.folder.files[picture].image
         pixels = to_image((image[:, ::-1] if mirrored else image)[None]).to(self.device)
-        with torch.no_grad(), torch.autocast(self.device.type, enabled=False):
+        with torch.no_grad(), without_autocast(self.device):
             latent = self.autoencoder.encode(pixels).half().cpu()
         if latent.nbytes <= self.free_bytes:
             self.cache[key] = latent

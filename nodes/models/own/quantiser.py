@@ -7,6 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from guidegraph.graph.training.precision import without_autocast
 from guidegraph.graph.training.ranks import current_rank, sum_over_ranks
 
 DEAD = 0.1
@@ -54,7 +55,7 @@ class VectorQuantiser(nn.Module):
 
     def nearest(self, z: Tensor) -> Tensor:
         """The index (B, h, w) of the code nearest to each vector of z (B, D, h, w), in float32 at least."""
-        with torch.no_grad(), torch.autocast(z.device.type, enabled=False):
+        with torch.no_grad(), without_autocast(z.device):
             wide = torch.promote_types(z.dtype, torch.float32)
             vectors, codes = flatten_vectors(z).to(wide), self.codebook.to(wide)
             distance = codes.square().sum(1) - 2 * vectors @ codes.T  # without ‖z‖², which is the same for all codes
