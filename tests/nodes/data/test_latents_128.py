@@ -102,3 +102,26 @@ def test_a_resumed_training_encodes_whole_batches_until_the_scenes_come_again() 
 def test_a_data_set_shorter_than_the_reuse_starts_over(times: int) -> None:
     numbers = reuse(Encoder(), times=times, spread=1)[0].latent[:, 0, 0, 0].tolist()
     assert numbers == [number for use in range(times) for number in (2 * (-use % LENGTH), 2 * (-use % LENGTH) + 1)]
+
+
+class Recorder(Encoder):
+    """Encodes as `Encoder`, and records whether autocast is on."""
+
+    def encode(self, image: Tensor) -> Tensor:
+        assert not torch.is_autocast_enabled("cpu")
+        return super().encode(image)
+
+
+def test_scenes_are_encoded_in_full_precision_inside_autocast() -> None:
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert reuse(Recorder(), times=1, spread=1)[0].latent.dtype == torch.float32
+
+
+def test_encoding_leaves_the_cache_of_autocast_alone_which_all_threads_share(monkeypatch: pytest.MonkeyPatch) -> None:
+    cleared = []
+    monkeypatch.setattr(torch, "clear_autocast_cache", lambda: cleared.append(True))
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        pass
+    assert cleared == [True]  # as torch does when a context ends
+    reuse(Recorder(), times=1, spread=1)[0]
+    assert cleared == [True]
