@@ -249,21 +249,10 @@ def new_unet(
     from guidegraph.nodes.models.own.denoiser import UNetDenoiser
     from guidegraph.nodes.models.own.unet import UNet, UNetConfig
 
-    config = UNetConfig(
-        in_channels=in_channels,
-        out_channels=2 * in_channels if learned_variance else in_channels,
-        channels=channels,
-        multipliers=multipliers,
-        blocks=blocks,
-        attention=attention,
-        heads=heads,
-        context_dim=context_dim,
-        vector_dim=vector_dim,
-        spatial_channels=spatial_channels,
-        patch=patch,
-        kind=kind,
-        coordinates=coordinates,
-    )
+    out_channels = 2 * in_channels if learned_variance else in_channels
+    levels = (channels, multipliers, blocks, attention, heads)
+    conditions = (context_dim, vector_dim, spatial_channels)
+    config = UNetConfig(in_channels, out_channels, *levels, *conditions, patch, kind, coordinates)
     return build_untrained(lambda: UNetDenoiser(UNet(config)), seed)
 
 

@@ -1,4 +1,4 @@
-"""Nodes that teach a denoiser's features what a picture shows, beside the loss of its prediction.
+"""Nodes that teach a denoiser's features the classes in a picture, beside the loss of its prediction.
 
 A denoiser learns late that its features have to name objects: most of its error is detail. Features that are aligned
 with those of a network that knows pictures train it many times as fast (Yu et al. 2024, REPA). Drawn scenes come with
