@@ -21,6 +21,7 @@ from guidegraph.graph.port_kinds import port_kinds
 from guidegraph.graph.types import ANY, PortType, namedtuple_fields, to_port_type
 from guidegraph.graph.values.output_check import OutputCheck, make_output_check
 from guidegraph_runtime.admission import is_infinite
+from guidegraph_runtime.declare.settings import Range
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -66,9 +67,11 @@ class NodeSpec:
     shape: Callable[..., Any] | None = None
     extras: Callable[..., Mapping[str, str]] | Mapping[str, str] | None = None
     provides: Callable[..., Collection[str]] | None = None
+    ranges: Callable[..., Mapping[str, Range]] | None = None
     needs_arguments: tuple[str, ...] = ()
     identity_settings: tuple[str, ...] = ()
     check_arguments: tuple[str, ...] = ()
+    ranges_arguments: tuple[str, ...] = ()
     same_type: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     shape_arguments: tuple[str, ...] = ()
     distribution: str = field(default="", compare=False)
@@ -142,6 +145,7 @@ def node(
     shape: Callable[..., Any] | None = None,
     extras: Callable[..., Mapping[str, str]] | Mapping[str, str] | None = None,
     provides: Callable[..., Collection[str]] | None = None,
+    ranges: Callable[..., Mapping[str, Range]] | None = None,
     version: str | int = 1,
 ) -> Callable[[Callable[P, R]], Callable[P, R]]:
     """Register a typed function as the node ``id`` (``namespace.name``).
@@ -172,6 +176,9 @@ def node(
         is refused before it starts if a package is missing.
     provides: takes settings by name; returns the outputs that the node will give, for a node that cannot always give
         all. It may read a file but must not import large packages; raises ``ValueError`` for a file it cannot use.
+    ranges: takes settings and ports by name; returns the ranges of the numbers of other settings and ports, as far as
+        these values determine them. An exported bundle refuses other numbers before it runs. Called at export, if its
+        arguments are the same in every run and none is a tensor.
     version: part of the cache key; increase it when results change.
 
     Raises ``NodeDefinitionError`` for a signature that cannot be a schema.
@@ -187,6 +194,7 @@ def node(
         ("check", check),
         ("shape", shape),
         ("provides", provides),
+        ("ranges", ranges),
         ("split", split),
     ):
         if function is not None and not callable(function):
@@ -197,7 +205,7 @@ def node(
             raise NodeDefinitionError(f"{id}: a node is a plain function, and this one is async")
         traits: dict[str, Any] = {"pure": pure, "io": io, "host": host, "runtime": runtime}
         traits |= {"batchable": tuple(batchable), "version": str(version)}
-        traits |= {"split": split, "shape": shape, "extras": extras, "provides": provides}
+        traits |= {"split": split, "shape": shape, "extras": extras, "provides": provides, "ranges": ranges}
         setattr(function, SPEC_ATTRIBUTE, _make_spec(id, function, needs, identity, check, traits))
         return function
 
@@ -228,7 +236,7 @@ def _make_spec(
         raise NodeDefinitionError(f"{name}: the return annotation gives the outputs; write one (None for no output)")
     outputs, named_outputs = _read_outputs(name, hints["return"])
     trait_functions = {"needs": needs, "identity": identity, "check": check, "shape": traits["shape"]}
-    trait_functions["provides"] = traits["provides"]
+    trait_functions |= {"provides": traits["provides"], "ranges": traits["ranges"]}
     _check_traits(name, traits["batchable"], trait_functions, inputs, settings)
     return NodeSpec(
         id,
@@ -244,6 +252,7 @@ def _make_spec(
         identity_settings=_argument_names(identity),
         same_type=_bind_type_variables(hints["return"], outputs, {name: hints[name] for name in inputs}),
         check_arguments=tuple(name for name in _argument_names(check) if name not in (WIRED, SHAPES)),
+        ranges_arguments=_argument_names(traits["ranges"]),
         shape_arguments=_argument_names(traits["shape"]),
         **traits,
     )

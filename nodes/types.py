@@ -270,7 +270,10 @@ class Denoiser(Protocol):
 
 @runtime_checkable
 class Classifier(Protocol):
-    """log p(y | x_t) up to a constant: x (B, C, H, W) and t (B) give logits (B, K)."""
+    """log p(y | x_t) up to a constant: x (B, C, H, W) and t (B) give logits (B, K).
+
+    If it has an attribute `classes`, K, exported bundles refuse other labels before they run.
+    """
 
     def __call__(self, x: Tensor, t: Tensor) -> Tensor: ...
 
@@ -284,7 +287,10 @@ class TextEmbedder(Protocol):
 
 @runtime_checkable
 class LabelEmbedder(Protocol):
-    """Class labels (B), int64, to a condition. The label `classes` is the null class."""
+    """Class labels (B), int64, to a condition. The label `classes` is the null class.
+
+    An embedder without a null class has an attribute `has_null` that is False.
+    """
 
     @property
     def classes(self) -> int: ...

@@ -1,29 +1,51 @@
-"""The bounds of parameters: the ranges of the traced settings and the loops that read them."""
+"""The bounds of parameters and of parts' inputs: the ranges of the operations and loops that read them."""
 
 from __future__ import annotations
 
 import types
 from collections import defaultdict
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Annotated, Any, Union, get_args, get_origin
 
 from annotated_types import Ge, Gt, Le, Lt
 
-from guidegraph.graph.ir import Loop, Op, walk
-from guidegraph.graph.sources import Param
-from guidegraph_runtime.bundle.bounds import intersect_bounds
+from guidegraph.graph.export.partition.subgraph import ExampleValue
+from guidegraph.graph.ir import Call, Loop, Op, walk
+from guidegraph.graph.planning.passes import call_trait, read_known_arguments
+from guidegraph.graph.sources import Many, Output, Param, Source
+from guidegraph_runtime.bundle.bounds import intersect_bounds, plain_bounds
+from guidegraph_runtime.declare.operation import setting_copied_by
 from guidegraph_runtime.declare.settings import Range
 
 _ITERATIONS = Range(low=0)
 
 
-def find_bounds(ops: Mapping[str, Op], traced: Collection[str], numbers: Collection[str]) -> dict[str, Range]:
+def find_bounds(
+    ops: Mapping[str, Op],
+    traced: Collection[str],
+    numbers: Collection[str],
+    constants: Mapping[Source, Any],
+) -> dict[str, Range]:
     """The bounds of parameters that have some, by name.
 
     traced: the keys of the traced operations; those on the host check their settings themselves. numbers: the
-    parameters that are numbers, and not lists, so that they may count a loop's iterations.
+    parameters that are numbers, and not lists, so that they may count a loop's iterations. constants: the values that
+    are the same in every run.
     """
+    calls = [op for op in walk(ops, previews=False) if isinstance(op, Call)]
+    copied_settings = {
+        Output(call.key, name): call.argument(setting)
+        for call in calls
+        if (setting := setting_copied_by(call.spec.id))
+        for name in call.outputs
+    }
     ranges: dict[str, list[Range]] = defaultdict(list)
+    for call in calls:
+        for port_name, entry in find_port_ranges(call, constants).items():
+            source = call.argument(port_name)
+            parameter = copied_settings.get(source, source) if isinstance(source, Output) else source
+            if isinstance(parameter, Param):
+                ranges[parameter.name].append(entry)
     for op in walk(ops, previews=False):
         if isinstance(op, Loop):
             if isinstance(op.over, Param) and op.over.name in numbers:
@@ -33,6 +55,30 @@ def find_bounds(ops: Mapping[str, Op], traced: Collection[str], numbers: Collect
                 ranges[name].append(range_of(port.annotation))
     bounds = {name: intersect_bounds(entries) for name, entries in ranges.items()}
     return {name: entry for name, entry in bounds.items() if entry != Range()}
+
+
+def find_port_ranges(call: Call, constants: Mapping[Source, Any]) -> Mapping[str, Range]:
+    """The ranges of a call's settings and ports by name, according to its ``ranges`` for the constant values."""
+    if call.spec.ranges is None:
+        return {}
+    arguments = read_known_arguments(call, call.spec.ranges_arguments, constants)
+    ranges: Mapping[str, Range] = {} if arguments is None else call_trait(call, "ranges", call.spec.ranges, arguments)
+    return ranges
+
+
+def find_input_ranges(
+    ops: Iterable[Op], examples: Iterable[ExampleValue], constants: Mapping[Source, Any]
+) -> dict[str, dict[str, float]]:
+    """The bounds of the inputs of a part that have some, by name. ops: of the part. examples: of its inputs."""
+    names = {example.source: example.name for example in examples}
+    ranges: dict[str, list[Range]] = defaultdict(list)
+    for call in ops:
+        if isinstance(call, Call):
+            for port, entry in find_port_ranges(call, constants).items():
+                source = call.argument(port)
+                if not isinstance(source, Many) and source in names:
+                    ranges[names[source]].append(entry)
+    return {name: plain_bounds(intersect_bounds(entries)) for name, entries in ranges.items()}
 
 
 def range_of(annotation: Any) -> Range:

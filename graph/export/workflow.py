@@ -98,7 +98,8 @@ def export_workflow(
     inputs = make_inputs({name: graph.params[name] for name in free_values}, free_values, plan, host)
     traced = {key for part in planner.parts for key in part.keys}
     counts = {name for name in numbers_in(values) if name in inputs and not inputs[name].many}
-    for name, bounds in find_bounds(graph.ops, traced, counts).items():
+    constants = planner.examples.constants() | {Param(name): values[name] for name in fixed}
+    for name, bounds in find_bounds(graph.ops, traced, counts, constants).items():
         if name in inputs and inputs[name].type in ("int", "float"):
             inputs[name] = replace(inputs[name], bounds=bounds)
     for name, labels in _find_branches(plan).items():

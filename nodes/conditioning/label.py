@@ -15,10 +15,22 @@ from guidegraph.nodes import port_shapes
 from guidegraph.nodes.derive import node_from_operation
 from guidegraph.nodes.shape_checks import check_finite, has_values
 from guidegraph.nodes.types import Condition, Label, LabelEmbedder
-from guidegraph_runtime.declare.settings import Count
+from guidegraph_runtime.declare.settings import Count, Range
 from guidegraph_runtime.operations.label import Class
 
-constant_label: Callable[..., Label] = node_from_operation("label.constant", __name__, name="constant_label")
+
+def _class_range(classes: int | None) -> dict[str, Range]:
+    return {} if classes is None else {"label": Range(low=0, high=classes - 1)}
+
+
+def _embedded_range(embedder: LabelEmbedder) -> dict[str, Range]:
+    has_null = getattr(embedder, "has_null", True)
+    return {"label": Range(low=0, high=embedder.classes if has_null else embedder.classes - 1)}
+
+
+constant_label: Callable[..., Label] = node_from_operation(
+    "label.constant", __name__, name="constant_label", ranges=_class_range
+)
 cycle_labels: Callable[..., Label] = node_from_operation("label.cycle", __name__, name="cycle_labels")
 
 
@@ -78,7 +90,7 @@ def argmax_label(scores: Tensor, *, first: Class = 0, count: Count | None = None
     return columns.argmax(1)
 
 
-@node("label.embed", shape=port_shapes.label_rows)
+@node("label.embed", shape=port_shapes.label_rows, ranges=_embedded_range)
 def embed_label(embedder: LabelEmbedder, label: Label | None = None) -> Condition:
     """The condition of class labels (1) or (B); without a label, the null condition with a leading axis of 1.
 

@@ -26,7 +26,7 @@ from guidegraph.nodes.types import (
     drop_trailing_axes,
     per_sample,
 )
-from guidegraph_runtime.declare.settings import Clip, Fraction, Positive
+from guidegraph_runtime.declare.settings import Clip, Fraction, Positive, Range
 
 
 @node(
@@ -43,7 +43,12 @@ def classifier_free_guidance(cond: Prediction, uncond: Prediction, *, scale: Sca
     return uncond + scale * (cond - uncond)
 
 
-@node("guidance.classifier", shape=port_shapes.guidance_shape)
+def _class_range(classifier: Classifier) -> dict[str, Range]:
+    classes = getattr(classifier, "classes", None)
+    return {"label": Range(low=0, high=classes - 1)} if isinstance(classes, int) else {}
+
+
+@node("guidance.classifier", shape=port_shapes.guidance_shape, ranges=_class_range)
 def classifier_guidance(classifier: Classifier, x: Sample, t: Timesteps, label: Label, *, scale: Scale = 1.0) -> Score:
     """scale · ∇ₓ log p(label | x_t) of a classifier of noisy samples (Dhariwal & Nichol 2021, section 4).
 

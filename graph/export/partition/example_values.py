@@ -52,6 +52,10 @@ class ExampleValues:
             return source.op in self.dynamic
         return isinstance(source, (Carry, Item, Index)) or (isinstance(source, Param) and source in self.values)
 
+    def constants(self) -> dict[Source, Any]:
+        """The values that are the same in every run."""
+        return {source: value for source, value in self.values.items() if not self.is_dynamic(source)}
+
     def value(self, source: Source) -> Any:
         """The example of a value."""
         return source.value if isinstance(source, Literal) else self.values[source]

@@ -9,6 +9,7 @@ from typing import Any
 from guidegraph.graph.errors import NodeError
 from guidegraph.graph.execution.loop import stack
 from guidegraph.graph.export.errors import ExportError, NotPassedOn
+from guidegraph.graph.export.parameter_bounds import find_input_ranges
 from guidegraph.graph.export.partition.choices import make_choice_operation
 from guidegraph.graph.export.partition.example_run import ExampleRun
 from guidegraph.graph.export.partition.example_values import ExampleValues
@@ -22,7 +23,7 @@ from guidegraph.graph.export.partition.unread_inputs import find_unread_inputs
 from guidegraph.graph.ir import Call, Choice, Loop, Op
 from guidegraph.graph.sources import Carry, Output, Param, Source
 from guidegraph_runtime.bundle.manifest import Operation
-from guidegraph_runtime.bundle.names import JOINS
+from guidegraph_runtime.bundle.names import JOINS, RANGES
 
 
 @dataclass(frozen=True)
@@ -114,6 +115,8 @@ class HostPlanner:
             return plan_part(name, stage.ops, values, constants, result_examples, in_loop=in_loop)
 
         settings: dict[str, Any] = {}
+        if ranges := find_input_ranges(stage.ops, inputs, constants):
+            settings[RANGES] = ranges
         if in_loop and not self.one_graph:
             joinable = make_joinable(stage.ops, inputs, result_examples, build)
             part, inputs, settings[JOINS] = joinable.part, [*joinable.examples], joinable.joins

@@ -81,6 +81,10 @@ class NoisyClassifier(nn.Module):
         self.pool = AttentionPool(self.trunk.width, config.cells, config.heads)
         self.head = nn.Linear(self.trunk.width, config.classes)
 
+    @property
+    def classes(self) -> int:
+        return self.config.classes
+
     def forward(self, x: Tensor, t: Tensor) -> Tensor:
         """Logits (B, classes) in x's dtype for x (B, C, size, size) at t (B) on the schedule's axis."""
         logits: Tensor = self.head(self.penultimate(x, t))

@@ -46,6 +46,8 @@ class ReleasedLabels(nn.Module):
     The network adds the vector to its embedding of t.
     """
 
+    has_null = False
+
     def __init__(self, classes: int, width: int) -> None:
         super().__init__()
         self.label_emb = nn.Embedding(classes, width)

@@ -16,6 +16,8 @@ CALL, FIELDS, MASKS = "call", "fixed", "honours_mask"
 and whether its model uses masks."""
 MULTIPLES = "multiples"
 """A setting of a part: the factors of which the sizes of its named axes must be multiples."""
+RANGES = "ranges"
+"""A setting of a part: the bounds of the numbers of its inputs, by name."""
 JOINS = "joins"
 """A setting of a part in a loop: how its calls in several runs become one call, or why they do not ("why").
 

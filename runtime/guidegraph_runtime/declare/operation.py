@@ -38,6 +38,7 @@ class HostOperation:
     shapes_read: tuple[str, ...] = ()
     idle: Mapping[str, str | None] = field(default_factory=dict)
     output_help: str | Mapping[str, str] = ""
+    copies: str = ""
 
     @cached_property
     def signature(self) -> inspect.Signature:
@@ -82,6 +83,11 @@ def shapes_read_by(id: str) -> tuple[str, ...]:
     return OPERATIONS[id].shapes_read if id in OPERATIONS else ()
 
 
+def setting_copied_by(id: str) -> str:
+    """The setting whose numbers are those of an operation's result; "" if there is none."""
+    return OPERATIONS[id].copies if id in OPERATIONS else ""
+
+
 def drawing_operations() -> list[str]:
     """The operations that draw random numbers: those that read no values of their ports, but shapes."""
     return [id for id, declared in OPERATIONS.items() if declared.shapes_read]
@@ -94,6 +100,7 @@ def operation(
     shape: ShapeRule | None = None,
     idle: Mapping[str, str | None] | None = None,
     output_help: str | Mapping[str, str] = "",
+    copies: str = "",
 ) -> Callable[[Callable[P, R]], Callable[P, R]]:
     """Register a function as the operation `id`; return it with its settings checked.
 
@@ -106,10 +113,11 @@ def operation(
         name; an unknown size is None. Raises ``ValueError`` like the function; returns None if the shape is unknown.
     idle: settings without effect: the port that overrides the setting when wired, or None for always.
     output_help: describes the result, or by name its outputs and their fields, to a reader of an exported graph.
+    copies: the setting whose numbers are those of the result, so that it has the bounds of the graphs that read these.
     """
 
     def register(function: Callable[P, R]) -> Callable[P, R]:
-        declared = HostOperation(id, function, shape, shapes_read, dict(idle or {}), output_help)
+        declared = HostOperation(id, function, shape, shapes_read, dict(idle or {}), output_help, copies)
         _operations[id] = declared
 
         @functools.wraps(function)

@@ -31,7 +31,7 @@ def constant_shape(label: Any, batch: Any) -> tuple[int, ...]:
     return (len(label),)
 
 
-@operation("label.constant", shape=constant_shape, output_help="class indices")
+@operation("label.constant", shape=constant_shape, output_help="class indices", copies="label")
 def constant(
     *, label: Class | Annotated[list[Class], NotEmpty()], batch: Count | None = None, classes: Count | None = None
 ) -> Label:

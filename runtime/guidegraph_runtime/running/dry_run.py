@@ -23,8 +23,9 @@ from guidegraph_runtime.admission import (
     memory_problem,
     multiple_problem,
 )
+from guidegraph_runtime.bundle.bounds import parse_bounds
 from guidegraph_runtime.bundle.manifest_types import Operation, Part
-from guidegraph_runtime.bundle.names import BATCH, MULTIPLES
+from guidegraph_runtime.bundle.names import BATCH, MULTIPLES, RANGES
 from guidegraph_runtime.errors import SettingError
 from guidegraph_runtime.operations import OPERATIONS
 from guidegraph_runtime.running.choices import Choice, has_choices
@@ -141,6 +142,7 @@ class DryRun(PlanRun):
     def _part(self, operation: Operation) -> None:
         check_guards(operation, Values({name: item for name, item in self.memory.items() if self.is_known(item)}))
         inputs = {name: self.memory.read(source) for name, source in operation.inputs.items()}
+        self._check_ranges(operation, inputs)
         if operation.node not in self.parts or any(isinstance(item, Unknown) for item in inputs.values()):
             self.memory.update(dict.fromkeys(operation.outputs, UNKNOWN))
             return
@@ -166,6 +168,18 @@ class DryRun(PlanRun):
             raise ValueError(reason)
         self._name_sources(operation, outputs)
         self.memory.update(outputs)
+
+    def _check_ranges(self, operation: Operation, inputs: Mapping[str, Any]) -> None:
+        """Raise ``InputError`` for a known input of a part with a number out of its bounds."""
+        ranges: Any = operation.settings.get(RANGES, {})
+        for name, entry in ranges.items():
+            bounds = parse_bounds(name, entry)
+            if name in inputs and self.is_known(inputs[name]):
+                numbers = np.ravel(inputs[name]).tolist()
+                outside = next((number for number in numbers if not bounds.contains(number)), None)
+                if outside is not None:
+                    message = f"'{name}': expected numbers{bounds.describe()}; found {outside}"
+                    raise InputError(self._source(operation.inputs[name]).param, message)
 
     def _check_batch(self, operation: Operation, part: Part, shaped: Mapping[str, Any]) -> None:
         """Check that per-sample inputs agree on the batch, and record the inputs that are broadcast to it."""

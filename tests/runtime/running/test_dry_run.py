@@ -43,6 +43,28 @@ def test_an_axis_that_no_value_has_is_of_size_1_and_must_be_a_multiple_too() -> 
     DryRun("here", refuse_part, lambda name: b"", Values(x=np.zeros((1, 3, 8))), parts={"p": part}).run([operation])
 
 
+def test_a_number_out_of_the_range_of_a_part_s_input_is_refused() -> None:
+    part = Part("p.onnx", (Tensor("label", "int64", ("batch",)),), (), {})
+    operation = Operation("part", "p", {"label": "params.label"}, {"ranges": {"label": {"low": 0, "high": 9}}}, ())
+
+    def prepare(label: object) -> None:
+        values = Values({"params.label": label})
+        DryRun("here", refuse_part, lambda name: b"", values, parts={"p": part}).run([operation])
+
+    prepare(np.array([0, 9]))
+    message = r"p \(part\): 'label': expected numbers of at least 0 and at most 9; found 12"
+    with pytest.raises(BundleError, match=message) as caught:
+        prepare(np.array([3, 12]))
+    assert caught.value.param == "label"
+
+
+@pytest.mark.parametrize("bounds", [{}, {"low": "0"}, {"lowest": 0}, {"low": True}, 3])
+def test_bounds_of_a_part_s_input_that_are_not_numbers_are_refused(bounds: Any) -> None:
+    operation = Operation("part", "p", {"label": "label"}, {"ranges": {"label": bounds}}, ())
+    with pytest.raises(BundleError, match="the bounds of 'label': expected numbers for low, above, high, below; found"):
+        DryRun("here", refuse_part, lambda name: b"", Values(label=np.zeros(1))).run([operation])
+
+
 @pytest.mark.parametrize(
     ("operation", "param"),
     [
