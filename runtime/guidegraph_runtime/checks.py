@@ -128,7 +128,10 @@ def is_flag(value: object) -> bool:
 def describe_range(low: float | None, above: float | None, high: float | None, below: float | None) -> str:
     """The bounds of a number in words, to follow its type."""
     start = f" of at least {low}" if low is not None else f" above {above}" if above is not None else ""
-    return start + (f" and at most {high}" if high is not None else f" and below {below}" if below is not None else "")
+    if high is None and below is None:
+        return start
+    end = f"below {below}" if high is None else f"at most {high}"
+    return f"{start} and {end}" if start else f" {end}" if high is None else f" of {end}"
 
 
 def _mismatch(name: str, expected: str, value: object) -> SettingError:

@@ -215,9 +215,9 @@ def summary(exported: Exported, manifest: Manifest) -> Iterator[str]:
     """Lines that list the bundle's inputs, and the fixed parameters with their reasons."""
     for name, input_ in manifest.inputs.items():
         kind = " or ".join((input_.type, *input_.other_kinds))
-        yield f"input {name}: {kind}, " + (
-            "required" if input_.required else f"default {json.dumps(input_.default, ensure_ascii=False)}"
-        )
+        default = "required" if input_.required else f"default {json.dumps(input_.default, ensure_ascii=False)}"
+        bounds = "" if input_.bounds is None else f",{input_.bounds.describe()}"
+        yield f"input {name}: {kind}, {default}{bounds}"
     values = portable_params(exported.values)
     for name, reason in manifest.fixed.items():
         yield f"fixed {name} = {json.dumps(values.get(name), ensure_ascii=False)}: {reason}"

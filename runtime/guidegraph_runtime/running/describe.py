@@ -57,7 +57,8 @@ def _input(entry: tuple[str, Input]) -> tuple[str, str]:
     else:
         default = f"default {_value(spec.default)}"
     choices = f", one of {', '.join(map(str, spec.choices))}" if spec.choices else ""
-    return name, f"{kind}, {default}{choices}" + (f": {spec.help}" if spec.help else "")
+    bounds = "" if spec.bounds is None else f",{spec.bounds.describe()}"
+    return name, f"{kind}, {default}{bounds}{choices}" + (f": {spec.help}" if spec.help else "")
 
 
 def _nodes(offers: Iterable[NodeOverrides]) -> Iterator[tuple[str, str]]:

@@ -140,6 +140,16 @@ def test_a_bundle_gives_the_engines_numbers_and_says_what_is_fixed(cli: Command)
         assert np.abs((image[0].transpose(1, 2, 0) + 1) * 127.5 - np.array(picture)).max() <= 0.51
 
 
+def test_the_bounds_of_inputs_are_listed(cli: Command) -> None:
+    masked = """
+  mask:   {use: mask.box, with: {size: 8, top: 2, left: 2, height: 4, width: 4}}
+  hidden: {use: mask.apply, in: {image: image, mask: mask, fill: params.by}}
+outputs: {image: hidden}"""
+    text = TINY.replace("\noutputs: {image: image}", masked).replace("2.0", "0.5")
+    result = export(cli, text, "--no-reference")
+    assert "\ninput by: float, default 0.5, of at least -1 and at most 1\n" in result.out, result.err
+
+
 def test_what_was_written_is_run_once(cli: Command) -> None:
     result = export(cli, TINY)
     assert result.code == 0

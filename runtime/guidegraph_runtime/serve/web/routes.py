@@ -17,6 +17,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 from starlette.types import Lifespan
 
+from guidegraph_runtime.bundle.bounds import plain_bounds
 from guidegraph_runtime.bundle.manifest_types import FILE_TYPES, Input
 from guidegraph_runtime.error_text import describe_error
 from guidegraph_runtime.serve.job_service import JobService
@@ -240,4 +241,5 @@ def _describe_input(spec: Input) -> dict[str, Any]:
     fields |= {} if spec.required else {"default": spec.default}
     fields |= {"many": True} if spec.many else {}
     fields |= {"optional": True} if spec.takes_null else {}
+    fields |= {} if spec.bounds is None else {"bounds": plain_bounds(spec.bounds)}
     return fields | ({} if spec.choices is None else {"choices": list(spec.choices)})
