@@ -10,7 +10,7 @@ from guidegraph_runtime.bundle.manifest_types import Input, Operation, Part, wal
 
 PAGE_OPERATIONS = frozenset({"noise.gaussian", "text.tokenize", "label.constant", "image.from_sample", "image.grid"})
 """The operations in static/operations.js."""
-PAGE_DTYPES = frozenset({"bool", "int32", "int64", "float32", "float64"})
+PAGE_DTYPES = frozenset({"bool", "int32", "int64", "uint64", "float32", "float64"})
 """The element types in static/tensors.js."""
 PAGE_INPUTS = frozenset({"str", "int", "float", "bool"})
 """The types of inputs that the form has fields for."""

@@ -11,8 +11,9 @@ from importlib.resources import files as package_files
 from pathlib import Path
 from typing import Any
 
-from guidegraph_runtime.bundle.manifest_types import Manifest, Operation, has_pixels, walk_operations
-from guidegraph_runtime.bundle.names import TABLES
+from guidegraph_runtime.bundle.bounds import plain_bounds
+from guidegraph_runtime.bundle.manifest_types import Input, Manifest, Operation, has_pixels, walk_operations
+from guidegraph_runtime.bundle.names import RANGES, TABLES
 from guidegraph_runtime.bundle.verify import open_bundle
 from guidegraph_runtime.files.atomic_write import atomic_path, write_bytes, write_text
 from guidegraph_runtime.running.loops import Loop
@@ -96,10 +97,7 @@ def _page_json(
         for name, part in manifest.parts.items()
         if f"{BUNDLE}/{part.file}" in listing
     }
-    inputs = {
-        name: {"type": spec.type, "default": spec.default, "help": spec.help, "choices": spec.choices}
-        for name, spec in manifest.inputs.items()
-    }
+    inputs = {name: _describe_input(spec) for name, spec in manifest.inputs.items()}
     return {
         "format": FORMAT,
         "version": VERSION,
@@ -119,6 +117,11 @@ def _page_json(
     }
 
 
+def _describe_input(spec: Input) -> dict[str, Any]:
+    fields = {"type": spec.type, "default": spec.default, "help": spec.help, "choices": spec.choices}
+    return fields if spec.bounds is None else {**fields, "bounds": plain_bounds(spec.bounds)}
+
+
 def _operation_json(operation: Operation, unread: Mapping[str, Any]) -> dict[str, Any]:
     """An operation in page.json. unread: by node, the flags under which no graph reads its result."""
     made: dict[str, Any] = {"op": operation.op, "node": operation.node, "in": dict(operation.inputs)}
@@ -131,6 +134,8 @@ def _operation_json(operation: Operation, unread: Mapping[str, Any]) -> dict[str
         made["body"] = [_operation_json(item, inner) for item in body]
     elif operation.op == "part":
         made["out"] = operation.outputs
+        if RANGES in operation.settings:
+            made["ranges"] = _to_json(operation.settings[RANGES])
     else:
         made["with"] = _to_json(operation.settings)
         if operation.node in unread:

@@ -13,6 +13,7 @@ import pytest
 
 from guidegraph_runtime import pixels
 from guidegraph_runtime.bundle.manifest import Part, Tensor
+from guidegraph_runtime.declare.settings import Range
 from guidegraph_runtime.noise import gaussian, raw_bits
 from guidegraph_runtime.operations import OPERATIONS
 from guidegraph_runtime.sessions.broadcasting import broadcast
@@ -70,8 +71,106 @@ def test_seeds_that_do_not_fit_are_refused_as_in_the_runtime(tmp_path: Path) -> 
     """
     accepted, negative, beyond = run_script(tmp_path, script, [str(2**64 - 2), "-1", str(2**64 - 1)])
     assert accepted == [2, 2]
-    assert negative["message"] == "a seed is from 0 to 2⁶⁴ − 1, found -1"
+    assert negative["message"] == "seed: expected at least 0, found -1"
     assert beyond["message"].endswith(f"found {2**64}")
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ("{ index: -1n }", "index: expected at least 0, found -1"),
+        ("{ shape: [3, 0] }", "shape[1]: expected at least 1, found 0"),
+        ("{ batch: 0n }", "batch: expected at least 1, found 0"),
+        ("{ seed: 1.5 }", "seed: expected a whole number of at least 0, found 1.5"),
+        (
+            "{ seed: { dims: [2], data: BigUint64Array.of(1n, 2n) } }",
+            "seed: expected a whole number of at least 0, found an array (2)",
+        ),
+    ],
+)
+def test_settings_of_noise_are_checked(tmp_path: Path, settings: str, message: str) -> None:
+    script = f"""
+    import {{ OPERATIONS }} from "./operations.js";
+    show(catchMessage(() => OPERATIONS["noise.gaussian"]({{ shape: [2], ...{settings} }})));
+    """
+    assert run_script(tmp_path, script) == {"message": message}
+
+
+def test_a_constant_of_64_bits_is_a_seed_and_a_graph_s_input(tmp_path: Path) -> None:
+    from safetensors.numpy import save_file
+
+    save_file({"seed": np.array(2**64 - 1, np.uint64)}, tmp_path / "tables.safetensors")
+    script = """
+    import { OPERATIONS } from "./operations.js";
+    import { cast, readSafetensors, toTensor } from "./tensors.js";
+    const bytes = readFileSync("tables.safetensors");
+    const { seed } = readSafetensors(bytes.buffer.slice(bytes.byteOffset, bytes.byteOffset + bytes.length));
+    const noise = OPERATIONS["noise.gaussian"]({ seed, shape: [4] });
+    show([seed, toTensor(2n ** 64n - 1n), noise.data, cast(toTensor(2n ** 60n + 1n), "uint64").data]);
+    """
+    seed, parameter, noise, exact = run_script(tmp_path, script)
+    assert seed == parameter == {"dtype": "uint64", "dims": [], "data": [str(2**64 - 1)]}
+    assert np.array_equal(np.array(noise, np.float32), gaussian(2**64 - 1, (4,), 1)[0])
+    assert exact == [str(2**60 + 1)]
+
+
+RANGES = [{}, {"low": 0, "high": 9}, {"above": 0}, {"below": 1.5}, {"high": 3}, {"above": -1, "below": 2}]
+
+
+@pytest.mark.parametrize("bounds", RANGES)
+def test_bounds_are_worded_and_checked_as_in_the_runtime(tmp_path: Path, bounds: dict[str, float]) -> None:
+    script = """
+    import { describeBounds, isWithin } from "./bounds.js";
+    show([describeBounds(given.bounds), given.numbers.map((number) => isWithin(given.bounds, number))]);
+    """
+    numbers = [-1, 0, 1, 1.5, 2, 3, 9, 10]
+    allowed = Range(**bounds)
+    expected = [allowed.describe(), [allowed.contains(number) for number in numbers]]
+    assert run_script(tmp_path, script, {"bounds": bounds, "numbers": numbers}) == expected
+
+
+RUN = """
+import { PlanRun } from "./plan.js";
+const progress = async () => {};
+const call = async (part, inputs) => ({ y: inputs.label });
+const parts = { encode: { inputs: [{ name: "label", dtype: "int64", dims: ["batch"] }] } };
+const loop = (over) => ({ op: "loop", node: "sample", in: {}, body: [],
+  with: { over, item: "t", index: "i", next: {}, collect: { all: "t" }, result: {} } });
+const read = async (plan, values, name) => {
+  const run = new PlanRun({ values, parts, progress, call });
+  return run.run(plan).then(() => run.read(name), ({ message }) => ({ message }));
+};
+"""
+
+
+def test_a_loop_over_a_number_runs_that_often_and_not_less_than_0_times(tmp_path: Path) -> None:
+    script = """
+    const table = { dtype: "int64", dims: [], data: BigInt64Array.of(2n) };
+    const counts = [["params.n", { "params.n": 3n }], ["table", { table }], [0, {}], [-1, {}], ["n", { n: -2n }]];
+    const results = [];
+    for (const [over, values] of counts) results.push(await read([loop(over)], values, "all"));
+    show(results);
+    """
+    assert run_script(tmp_path, RUN + script) == [
+        {"dtype": "int64", "dims": [3], "data": ["0", "1", "2"]},
+        {"dtype": "int64", "dims": [2], "data": ["0", "1"]},
+        {"dtype": "float32", "dims": [0], "data": []},
+        {"message": "sample (loop): expected 0 or more iterations, found -1"},
+        {"message": "sample (loop): expected 0 or more iterations, found -2"},
+    ]
+
+
+def test_a_graph_is_given_no_number_out_of_the_bounds_of_its_input(tmp_path: Path) -> None:
+    script = """
+    const ranges = { label: { low: 0, high: 9 } };
+    const plan = [{ op: "part", node: "encode", in: { label: "label" }, out: ["y"], ranges }];
+    const label = (...data) => ({ dtype: "int64", dims: [data.length], data: BigInt64Array.from(data, BigInt) });
+    show([await read(plan, { label: label(0, 9) }, "y"), await read(plan, { label: label(3, 12) }, "y")]);
+    """
+    accepted, refused = run_script(tmp_path, RUN + script)
+    assert accepted["data"] == ["0", "9"]
+    message = "encode (part): 'label': expected numbers of at least 0 and at most 9, found 12"
+    assert refused == {"message": message}
 
 
 @pytest.mark.parametrize("length", [None, 7])
@@ -255,6 +354,16 @@ def test_inputs_may_have_the_names_of_a_form_s_properties_and_buttons(tmp_path: 
     assert values == {name: str(value) for value, name in enumerate(names)}
     field = [["input", None, None], ["p", None, ""]]
     assert appended == [element for name in names for element in (["label", None, name], *field)]
+
+
+def test_a_field_s_number_is_within_its_bounds(tmp_path: Path) -> None:
+    script = """
+    import { readValue } from "./form.js";
+    const read = (text) => catchMessage(() => readValue("label", { type: "int", bounds: { low: 0, high: 9 } }, text));
+    show(given.map(read));
+    """
+    refused = {"message": "label: expected an integer of at least 0 and at most 9, found 12"}
+    assert run_script(tmp_path, script, ["9", "12"]) == ["9", refused]
 
 
 @pytest.mark.parametrize(

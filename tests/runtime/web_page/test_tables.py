@@ -120,6 +120,13 @@ def test_a_constant_of_a_type_that_the_page_cannot_read_is_refused(dtype: str) -
         make_tables(source, [], ["picture"])
 
 
+def test_a_constant_may_be_an_integer_from_2_to_the_63_on() -> None:
+    table = np.array(2**64 - 1, np.uint64)
+    made = make_tables(replace(source_with(), tables={"seed": table}), [], ["seed"])
+    assert made.arrays["seed"].dtype == np.uint64
+    assert made.arrays["seed"] == table
+
+
 def test_an_input_with_a_default_beyond_all_tables_is_refused() -> None:
     source = source_with(height=Input("int", default=2**40))
     box = Operation("mask.box", "box", {"height": "params.height"}, {"width": 8}, ("box",))

@@ -1,5 +1,6 @@
 // The fields of a run's parameters, and their values.
 
+import { describeBounds, isWithin } from "./bounds.js";
 import { PageError } from "./tensors.js";
 
 /**
@@ -17,7 +18,7 @@ export function buildFields(element, inputs, tables) {
     field.id = label.htmlFor;
     const help = document.createElement("p");
     help.className = "help";
-    help.textContent = [input.help, range && `${range.low} to ${range.high}`].filter(Boolean).join("; ");
+    help.textContent = [input.help, range ? `${range.low} to ${range.high}` : describeBounds(input.bounds ?? {}).trim()].filter(Boolean).join("; ");
     element.append(label, field, help);
     fields.set(name, field);
   }
@@ -45,13 +46,15 @@ export function readFields(fields, inputs) {
   return Object.fromEntries(Object.entries(inputs).map(([name, input]) => [name, readValue(name, input, fields.get(name).value)]));
 }
 
-export function readValue(name, { type, choices }, text) {
+export function readValue(name, { type, choices, bounds = {} }, text) {
   if (type === "str") return text;
   if (type === "bool") return text === "true";
   const trimmed = text.trim();
   const isNumber = type === "int" ? /^[+-]?\d+$/.test(trimmed) : trimmed !== "" && Number.isFinite(Math.fround(Number(trimmed)));
-  if (!isNumber) throw new PageError(`${name}: expected ${type === "int" ? "an integer" : "a number"}, found '${text}'`);
+  const kind = type === "int" ? "an integer" : "a number";
+  if (!isNumber) throw new PageError(`${name}: expected ${kind}, found '${text}'`);
   const value = type === "int" ? BigInt(trimmed.replace("+", "")) : Number(trimmed);
+  if (!isWithin(bounds, value)) throw new PageError(`${name}: expected ${kind}${describeBounds(bounds)}, found ${value}`);
   if (choices && !choices.map(String).includes(String(value))) throw new PageError(`${name}: expected one of ${choices.join(", ")}`);
   return value;
 }

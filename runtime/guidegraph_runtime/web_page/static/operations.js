@@ -1,7 +1,7 @@
 // The operations of a plan that the page computes itself, under their ids in guidegraph_runtime/operations.
 
 import { gaussian, SEED_LIMIT } from "./noise.js";
-import { PageError, countElements, zeros } from "./tensors.js";
+import { PageError, countElements, readInteger, zeros } from "./tensors.js";
 import { Words, unknownWordsMessage } from "./words.js";
 
 const MAX_ELEMENTS = 2 ** 26;
@@ -11,16 +11,16 @@ const MAX_LABEL = 2n ** 63n - 1n;
 export const OPERATIONS = {
   "noise.gaussian": ({ like = null, index = null, seed = 0n, shape = null, batch = 1n }) => {
     const count = like && like.dims[0] !== 1 ? like.dims[0] : readCount("batch", batch);
-    const sizes = like ? like.dims.slice(1) : shape.map(Number);
+    const sizes = like ? like.dims.slice(1) : shape.map((side, i) => readCount(`shape[${i}]`, side));
     const size = countElements(sizes);
     checkElements(count * size);
-    const first = BigInt(seed);
-    if (first < 0n || first + BigInt(count) > SEED_LIMIT) {
-      throw new PageError(`a seed is from 0 to 2⁶⁴ − 1, found ${first < 0n ? first : first + BigInt(count) - 1n}`);
-    }
+    const first = readInteger("seed", seed, 0);
+    const last = first + BigInt(count) - 1n;
+    if (last >= SEED_LIMIT) throw new PageError(`a seed is from 0 to 2⁶⁴ − 1, found ${last}`);
+    const draw = index === null ? null : Number(readInteger("index", index, 0));
     const noise = zeros(like?.dtype === "float64" ? "float64" : "float32", [count, ...sizes]);
     for (let i = 0; i < count; i++) {
-      noise.data.set(gaussian(first + BigInt(i), size, index === null ? null : Number(index)), i * size);
+      noise.data.set(gaussian(first + BigInt(i), size, draw), i * size);
     }
     return noise;
   },
@@ -39,9 +39,9 @@ export const OPERATIONS = {
 
   "label.constant": ({ label, batch = null, classes = null }) => {
     const count = batch === null ? 1 : readCount("batch", batch);
-    const index = BigInt(label);
-    const last = classes === null ? MAX_LABEL : BigInt(classes) - 1n;
-    if (index < 0n || index > last) throw new PageError(`the classes are 0 … ${last}, found label ${index}`);
+    const index = readInteger("label", label, 0);
+    const last = classes === null ? MAX_LABEL : readInteger("classes", classes, 1) - 1n;
+    if (index > last) throw new PageError(`the classes are 0 … ${last}, found label ${index}`);
     checkElements(count);
     return { dtype: "int64", dims: [count], data: new BigInt64Array(count).fill(index) };
   },
@@ -60,9 +60,8 @@ export const OPERATIONS = {
 
   "image.grid": ({ image, columns = null, gap = 2, background = 1 }) => {
     const [batch, channels, height, width] = image.dims;
-    if (gap < 0) throw new PageError(`gap: expected at least 0, found ${gap}`);
     if (background < -1 || background > 1) throw new PageError(`background: expected -1 to 1, found ${background}`);
-    const space = Number(gap);
+    const space = Number(readInteger("gap", gap, 0));
     const across = Math.min(columns === null ? Math.ceil(Math.sqrt(batch)) : readCount("columns", columns), batch);
     const rows = space + Math.ceil(batch / across) * (height + space);
     const row = space + across * (width + space);
@@ -84,8 +83,7 @@ function clamp(value) {
 }
 
 function readCount(name, value) {
-  if (value < 1) throw new PageError(`${name}: expected at least 1, found ${value}`);
-  return Number(value);
+  return Number(readInteger(name, value, 1));
 }
 
 function checkElements(count) {

@@ -1,5 +1,6 @@
 // Run the plan of a page: operations, graphs, and loops around them, as guidegraph_runtime/running does.
 
+import { describeBounds, isWithin } from "./bounds.js";
 import { OPERATIONS } from "./operations.js";
 import { PageError, broadcast, stack, takeItem, toTensor, zeros } from "./tensors.js";
 
@@ -59,8 +60,9 @@ export class PlanRun {
     return value !== null && typeof value === "object" && "file" in value ? this.files[value.file] : value;
   }
 
-  async part({ node, in: inputs, out }) {
+  async part({ node, in: inputs, out, ranges = {} }) {
     const values = Object.fromEntries(Object.entries(inputs).map(([port, name]) => [port, this.read(name)]));
+    for (const [port, bounds] of Object.entries(ranges)) checkBounds(port, bounds, toTensor(values[port]));
     const tensors = broadcast(this.parts[node].inputs, values);
     let results;
     try {
@@ -73,8 +75,9 @@ export class PlanRun {
 
   async loop(operation) {
     const { in: start, with: { over, item, index, next, collect, result }, body } = operation;
-    const items = typeof over === "number" ? null : this.read(over);
-    const total = items ? items.dims[0] : over;
+    const sequence = typeof over === "number" ? over : this.read(over);
+    const items = sequence?.dims?.length ? sequence : null;
+    const total = items ? items.dims[0] : countIterations(sequence);
     const collected = Object.fromEntries(Object.keys(collect).map((name) => [name, []]));
     this.update(start);
     for (let i = 0; i < total; i++) {
@@ -104,6 +107,19 @@ export class PlanRun {
     const values = Object.entries(links).map(([name, source]) => [name, this.read(source)]);
     for (const [name, value] of values) this.values.set(name, value);
   }
+}
+
+function checkBounds(name, bounds, { data }) {
+  const outside = data.find((number) => !isWithin(bounds, number));
+  if (outside === undefined) return;
+  throw new PageError(`'${name}': expected numbers${describeBounds(bounds)}, found ${outside}`);
+}
+
+/** The number of iterations: a BigInt, a number, or a tensor without axes. */
+function countIterations(value) {
+  const count = Number(value?.data ? value.data[0] : value);
+  if (count < 0) throw new PageError(`expected 0 or more iterations, found ${count}`);
+  return count;
 }
 
 /** The item of an iteration; a number keeps an axis of 1, for all samples. */

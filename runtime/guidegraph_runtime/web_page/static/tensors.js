@@ -1,7 +1,7 @@
 // Tensors {dtype, dims, data}: read from safetensors, cast, and broadcast to the inputs of a graph.
 
-const ARRAYS = { bool: Uint8Array, int32: Int32Array, int64: BigInt64Array, float32: Float32Array, float64: Float64Array };
-const STORED = { BOOL: "bool", I32: "int32", I64: "int64", F32: "float32", F64: "float64" };
+const ARRAYS = { bool: Uint8Array, int32: Int32Array, int64: BigInt64Array, uint64: BigUint64Array, float32: Float32Array, float64: Float64Array };
+const STORED = { BOOL: "bool", I32: "int32", I64: "int64", U64: "uint64", F32: "float32", F64: "float64" };
 
 /** An error for the reader of the page. */
 export class PageError extends Error {}
@@ -16,7 +16,8 @@ export function zeros(dtype, dims) {
 
 /** A value of a run as a tensor: BigInt for an integer, number, boolean, or a tensor already. */
 export function toTensor(value) {
-  if (typeof value === "bigint") return { dtype: "int64", dims: [], data: BigInt64Array.of(BigInt.asIntN(64, value)) };
+  if (typeof value === "bigint" && value >= 2n ** 63n) return { dtype: "uint64", dims: [], data: BigUint64Array.of(value) };
+  if (typeof value === "bigint") return { dtype: "int64", dims: [], data: BigInt64Array.of(value) };
   if (typeof value === "number") return { dtype: "float64", dims: [], data: Float64Array.of(value) };
   if (typeof value === "boolean") return { dtype: "bool", dims: [], data: Uint8Array.of(value) };
   return value;
@@ -24,8 +25,22 @@ export function toTensor(value) {
 
 export function cast(tensor, dtype) {
   if (tensor.dtype === dtype) return tensor;
-  const convert = dtype === "int64" ? (x) => BigInt(Math.trunc(Number(x))) : dtype === "bool" ? (x) => Number(x) !== 0 : Number;
+  const toInteger = (x) => (typeof x === "bigint" ? x : BigInt(Math.trunc(Number(x))));
+  const convert = dtype === "int64" || dtype === "uint64" ? toInteger : dtype === "bool" ? (x) => Number(x) !== 0 : Number;
   return { dtype, dims: tensor.dims, data: ARRAYS[dtype].from(tensor.data, convert) };
+}
+
+/** A whole number of at least `low`, as BigInt: a BigInt, a number, the text of one, or a tensor without axes. */
+export function readInteger(name, value, low) {
+  const content = value?.data && !value.dims.length ? value.data[0] : value;
+  const isInteger = typeof content === "bigint" || Number.isInteger(content) || /^-?\d+$/.test(content);
+  if (!isInteger) {
+    const found = content?.dims ? `an array (${content.dims})` : String(content);
+    throw new PageError(`${name}: expected a whole number of at least ${low}, found ${found}`);
+  }
+  const integer = BigInt(content);
+  if (integer < low) throw new PageError(`${name}: expected at least ${low}, found ${integer}`);
+  return integer;
 }
 
 /** Item i along the first axis. */
@@ -34,8 +49,9 @@ export function takeItem({ dtype, dims, data }, i) {
   return { dtype, dims: dims.slice(1), data: data.slice(i * size, (i + 1) * size) };
 }
 
-/** Tensors of one shape along a new first axis. */
+/** Tensors of one shape along a new first axis; without tensors an empty one, as in the runtime. */
 export function stack(tensors) {
+  if (!tensors.length) return zeros("float32", [0]);
   const [{ dtype, dims }] = tensors;
   const size = countElements(dims);
   const result = zeros(dtype, [tensors.length, ...dims]);
