@@ -17,20 +17,19 @@ from guidegraph_runtime.bundle.bounds import intersect_bounds, plain_bounds
 from guidegraph_runtime.declare.operation import setting_copied_by
 from guidegraph_runtime.declare.settings import Range
 
-_ITERATIONS = Range(low=0)
-
 
 def find_bounds(
     ops: Mapping[str, Op],
     traced: Collection[str],
     numbers: Collection[str],
     constants: Mapping[Source, Any],
+    least_iterations: int = 0,
 ) -> dict[str, Range]:
     """The bounds of parameters that have some, by name.
 
     traced: the keys of the traced operations; those on the host check their settings themselves. numbers: the
     parameters that are numbers, and not lists, so that they may count a loop's iterations. constants: the values that
-    are the same in every run.
+    are the same in every run. least_iterations: of a loop.
     """
     calls = [op for op in walk(ops, previews=False) if isinstance(op, Call)]
     copied_settings = {
@@ -49,7 +48,7 @@ def find_bounds(
     for op in walk(ops, previews=False):
         if isinstance(op, Loop):
             if isinstance(op.over, Param) and op.over.name in numbers:
-                ranges[op.over.name].append(_ITERATIONS)
+                ranges[op.over.name].append(Range(low=least_iterations))
         elif op.key in traced:
             for name, port in op.parameters():
                 ranges[name].append(range_of(port.annotation))

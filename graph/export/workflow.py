@@ -99,7 +99,7 @@ def export_workflow(
     traced = {key for part in planner.parts for key in part.keys}
     counts = {name for name in numbers_in(values) if name in inputs and not inputs[name].many}
     constants = planner.examples.constants() | {Param(name): values[name] for name in fixed}
-    for name, bounds in find_bounds(graph.ops, traced, counts, constants).items():
+    for name, bounds in find_bounds(graph.ops, traced, counts, constants, 1 if one_graph else 0).items():
         if name in inputs and inputs[name].type in ("int", "float"):
             inputs[name] = replace(inputs[name], bounds=bounds)
     for name, labels in _find_branches(plan).items():

@@ -15,13 +15,13 @@ from guidegraph.graph.export.single_file.host_prelude import (
     Dims,
     HostPrelude,
     PartReader,
+    count_iterations,
     find_readers,
 )
 from guidegraph.graph.export.workflow import Exported
 from guidegraph_runtime.bundle.manifest_types import Tensor, walk_operations
 from guidegraph_runtime.running.loops import Loop
-
-STEPS = "steps"
+from guidegraph_runtime.running.single_file import STEPS
 
 
 class GraphInputs:
@@ -57,7 +57,8 @@ class GraphInputs:
         if draw is not None:
             if reader is None:
                 raise ExportError(f"nothing in the graph takes the random numbers '{name}'", BUNDLE_REMEDY)
-            dtype, dims = reader.dtype, ((STEPS,) if draw.loop else ()) + reader.dims
+            count: Dims = () if draw.loop is None else (count_iterations(draw.loop, self.tables) or STEPS,)
+            dtype, dims = reader.dtype, count + reader.dims
         else:
             dtype, dims = _input_type(np.asarray(self.examples[name]), reader)
             if reader is None and name in self.loop_sources:

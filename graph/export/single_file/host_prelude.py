@@ -83,6 +83,15 @@ def check_indices(prelude: HostPrelude, host_values: Mapping[str, Any]) -> None:
             )
 
 
+def count_iterations(loop: Loop, tables: Mapping[str, Any]) -> int | None:
+    """The number of a loop's iterations, if it is the same in every run. tables: the values that are."""
+    if isinstance(loop.over, int):
+        return loop.over
+    if loop.over not in tables:
+        return None
+    return len(tables[loop.over]) if np.ndim(tables[loop.over]) else int(tables[loop.over])
+
+
 def _walk_host_operations(
     plan: Sequence[Operation], loops: tuple[Loop, ...]
 ) -> Iterator[tuple[Operation, tuple[Loop, ...]]]:

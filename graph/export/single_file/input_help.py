@@ -18,7 +18,8 @@ def describe_input(name: str, draw: DrawRecipe | None, recipe: Manifest) -> str:
         return f"the value '{name}'"
     text = f"{_look_up_meaning(name, operation)}; node '{operation.node}' ({operation.op})"
     if draw is not None and draw.over is not None:
-        text += ", another for each entry of " + draw.over
+        entries = f"entry of {draw.over}" if isinstance(draw.over, str) else f"of {draw.over} iterations"
+        text += ", another for each " + entries
     files = [
         str(value["file"]) for value in operation.settings.values() if isinstance(value, dict) and [*value] == ["file"]
     ]

@@ -16,7 +16,7 @@ from guidegraph.graph.export.onnx.model import EMBEDDED_LIMIT
 from guidegraph.graph.export.onnx.program import OPSET
 from guidegraph.graph.export.single_file.compose import PIXELS, SingleGraph, compose_graph
 from guidegraph.graph.export.single_file.drawn_shapes import DrawnShapes
-from guidegraph.graph.export.single_file.host_prelude import HostPrelude, check_indices, plan_prelude
+from guidegraph.graph.export.single_file.host_prelude import HostPrelude, check_indices, count_iterations, plan_prelude
 from guidegraph.graph.export.single_file.input_constraints import find_input_multiples, find_starting_values
 from guidegraph.graph.export.single_file.input_help import describe_input
 from guidegraph.graph.export.workflow import Exported
@@ -133,7 +133,7 @@ def _describe_drawn_inputs(
     input_names = {value.name for value in single.inputs}
     recipes = {}
     for name, draw in before.drawn_inputs.items():
-        over = None if draw.loop is None else str(draw.loop.over)
+        over = None if draw.loop is None else count_iterations(draw.loop, exported.host.tables) or draw.loop.over
         if name in input_names:
             recipes[name] = DrawRecipe(draw.operation.node, over, shapes.shape_of(draw))
     return recipes

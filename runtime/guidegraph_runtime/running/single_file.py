@@ -36,6 +36,8 @@ from guidegraph_runtime.running.values import Values
 FORMAT = "guidegraph-single-file"
 VERSION = 1
 DATA = ".bin"
+STEPS = "steps"
+"""The leading axis of inputs that have an entry for each iteration of a loop."""
 _TOP = ("format", "version", "about", "graph", "data", "inputs", "outputs", "files", "fields", "recipe")
 
 Array = NDArray[Any]
@@ -45,12 +47,12 @@ Array = NDArray[Any]
 class DrawRecipe:
     """A noise input of a graph.
 
-    node: the operation that draws it. over: the name of the loop's sequence if each iteration has its own noise. shape:
-    of the sample `like`, as expressions of the sizes of the inputs.
+    node: the operation that draws it. over: the name of the loop's sequence, or the number of its iterations, if each
+    iteration has its own noise. shape: of the sample `like`, as expressions of the sizes of the inputs.
     """
 
     node: str
-    over: str | None
+    over: str | int | None
     shape: tuple[Size, ...] | None
 
     def to_json(self) -> dict[str, Any]:
@@ -130,6 +132,8 @@ def _compute_arrays(description: Description, memory: Values, nodes: Mapping[str
     for name, tensor in description.inputs.items():
         if name not in description.noise:
             arrays[name] = _array(tensor, memory.read(name))
+            if tensor.dims[:1] == (STEPS,):
+                _check_trips(name, len(arrays[name]))
     shapes = {name: np.shape(value) for name, value in memory.items() if isinstance(value, np.ndarray)}
     plan = {
         operation.node: operation
@@ -173,29 +177,41 @@ def _draw_noise(
 ) -> Array:
     links = {port: source for port, source in operation.inputs.items() if port not in ("like", "index")}
     values = Values(memory)
+    trips = None if noise.over is None else _count_trips(noise.over, memory)
     if noise.shape is not None:
         sizes = [size.value(shapes) for size in noise.shape]
-        count = len(memory.read(noise.over)) if noise.over is not None and np.ndim(memory.read(noise.over)) else 1
-        if (reason := memory_problem([ShapeOnly((count, *sizes))])) is not None:
+        if (reason := memory_problem([ShapeOnly((trips or 1, *sizes))])) is not None:
             raise ValueError(f"'{name}': {reason}")
         values["like"] = np.broadcast_to(np.zeros((), description.inputs[name].dtype), sizes)
         links["like"] = "like"
-    if noise.over is None:
-        steps: list[int | None] = [None]
-    else:
-        over = memory.read(noise.over)
-        check_iterations(noise.over, over)
-        trips = over if isinstance(over, int) else len(over)
-        check_limit("trips", trips, f"the loop takes {trips:,} trips")
-        steps = list(range(trips))
+    if trips is not None:
         links["index"] = "index"
     draws = []
-    for step in steps:
+    for step in [None] if trips is None else range(trips):
         values["index"] = step
         draw = replace(operation, inputs=links, outputs=("drawn",), node="drawn")
         PlanRun(description.location, refuse_part, description.file, values).run([draw])
         draws.append(values["drawn"])
-    return np.stack(draws) if noise.over is not None else np.asarray(draws[0])
+    return np.asarray(draws[0]) if trips is None else np.stack(draws)
+
+
+def _count_trips(over: str | int, memory: Values) -> int:
+    """The number of a loop's iterations, at least one."""
+    items = memory.read(over) if isinstance(over, str) else over
+    check_iterations(over, items)
+    trips = items if isinstance(items, int) else len(items)
+    check_limit("trips", trips, f"the loop takes {trips:,} trips")
+    _check_trips(over, trips)
+    return trips
+
+
+def _check_trips(over: str | int, trips: int) -> None:
+    """Raise ``ValueError`` for a loop without iterations, which onnxruntime refuses."""
+    if not trips:
+        raise ValueError(
+            f"'{over}' gives a loop 0 iterations, and one graph runs each loop at least once: give one or more, or "
+            "export a bundle, which leaves the loop out"
+        )
 
 
 def _array(tensor: Tensor, value: Any) -> Array:
@@ -249,7 +265,11 @@ def _multiples(cursor: Cursor, dims: Sequence[int | str]) -> dict[str, int]:
 def _noise(cursor: Cursor) -> DrawRecipe:
     fields = cursor.fields(("node",), ("over", "shape"))
     shape = tuple(_size(size) for size in fields["shape"].items()) if "shape" in fields else None
-    return DrawRecipe(fields["node"].text(), fields["over"].text() if "over" in fields else None, shape)
+    return DrawRecipe(fields["node"].text(), _over(fields["over"]) if "over" in fields else None, shape)
+
+
+def _over(cursor: Cursor) -> str | int:
+    return cursor.text() if isinstance(cursor.value, str) else cursor.integer(1, 2**31 - 1)
 
 
 def _size(cursor: Cursor) -> Size:

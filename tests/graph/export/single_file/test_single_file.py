@@ -138,6 +138,44 @@ outputs: {{b: b.x}}
     assert made["other"].shape == (1, 2, 20, 3)
 
 
+CALLED = """
+params: {seed: 3, factor: 0.5}
+nodes:
+  all: {use: ./inner.yaml, in: {seed: params.seed, factor: params.factor}, with: {steps: 4}}
+outputs: {half: all.half, kept: all.kept}
+"""
+OVER_ITEMS = (
+    LOOP.replace("over: params.steps", "over: items")
+    .replace("steps: 4, ", "")
+    .replace("nodes:\n", "nodes:\n  items: {use: plan.read, with: {word: a}}\n")
+)
+
+
+@pytest.mark.parametrize(("text", "node", "count"), [(CALLED, "all/run", 4), (OVER_ITEMS, "run", 1)])
+def test_a_loop_whose_count_is_the_same_in_every_run_has_fresh_noise(
+    tmp_path: Path, text: str, node: str, count: int
+) -> None:
+    (tmp_path / "inner.yaml").write_text("guidegraph: 1\n" + LOOP)
+    graph = graph_of(text, tmp_path)
+    file = written(graph, tmp_path, {"seed": 3, "factor": 0.5})
+    for change in ({}, {"seed": 11, "factor": 2.0}):
+        actual, expected = once(file, **change), run(graph, {"seed": 3, "factor": 0.5, **change}).outputs
+        for name, tensor in expected.items():
+            np.testing.assert_allclose(actual[name], tensor.numpy(), rtol=1e-5, atol=1e-6)
+    noise = json.loads(file.with_suffix(".json").read_text())["inputs"][f"{node}.body.fresh"]
+    assert noise["dims"] == [count, "batch", 2, "height", "width"]
+    assert noise["noise"]["over"] == count
+    assert noise["about"].endswith(f"another for each of {count} iterations")
+
+
+def test_a_loop_over_an_empty_list_is_refused(tmp_path: Path) -> None:
+    graph = graph_of(LOOP.replace("steps: 4", "steps: {default: [7.0, 3.0], type: list}"), tmp_path)
+    file = written(graph, tmp_path, {"seed": 3, "steps": [7.0, 3.0], "factor": 0.5})
+    message = "'params.steps' gives a loop 0 iterations, and one graph runs each loop at least once: give one or more"
+    with pytest.raises(BundleError, match=message):
+        once(file, steps=[])
+
+
 INDEXED = LOOP.replace("steps: 4", "steps: ITEMS").replace("index: loop.index", "index: loop.i")
 
 
@@ -240,7 +278,7 @@ def test_an_earlier_export_is_replaced(cli: Command) -> None:
     [
         ({"sed": 3}, "no input 'sed'; did you mean 'seed'?"),
         ({"factor": "much"}, "'factor': expected a number"),
-        ({"steps": -1}, "'steps': expected an integer of at least 0, found -1"),
+        ({"steps": 0}, "'steps': expected an integer of at least 1, found 0"),  # onnxruntime has no empty Scan
     ],
 )
 def test_wrong_parameters_are_named(loop: tuple[Graph, Path], params: dict[str, Any], message: str) -> None:
