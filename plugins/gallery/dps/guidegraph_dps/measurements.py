@@ -44,11 +44,15 @@ class Masked:
 
 @node("dps.masked")
 def masked(sample: Sample, mask: Mask) -> Measurement:
-    """Inpainting: a sample (B, C, H, W) that was not observed where the mask (B, 1, H, W) is 1."""
+    """Inpainting: a sample (B, C, H, W) that was not observed where the mask (B, 1, H, W) is 1.
+
+    A leading axis of 1 broadcasts. Raises an error for a mask of another size or batch.
+    """
+    shapes = f"the mask has shape {tuple(mask.shape)} and the sample {tuple(sample.shape)}"
     if sample.shape[2:] != mask.shape[2:]:
-        raise ValueError(
-            f"the mask has shape {tuple(mask.shape)} and the sample {tuple(sample.shape)}: give them one size"
-        )
+        raise ValueError(f"{shapes}: give them one size")
+    if has_values(sample, mask) and len({1, mask.shape[0], sample.shape[0]}) > 2:
+        raise ValueError(f"{shapes}: give one mask for all samples or one for each")
     kept = 1 - mask.to(sample)
     return Masked(kept * sample, kept)
 

@@ -185,6 +185,18 @@ def test_a_mask_of_another_size_is_refused() -> None:
         guidegraph_dps.masked(torch.zeros(1, 1, 8, 8), torch.zeros(1, 1, 4, 4))
 
 
+@pytest.mark.parametrize(("samples", "masks"), [(2, 1), (1, 3), (3, 3)])
+def test_one_mask_is_for_all_samples_and_one_sample_is_seen_through_each_mask(samples: int, masks: int) -> None:
+    sample, mask = draw(samples, 1, 8, 8), (draw(masks, 1, 8, 8, seed=1) > 0).double()
+    residual = guidegraph_dps.masked(sample, mask)(torch.zeros(max(samples, masks), 1, 8, 8, dtype=torch.float64))
+    assert torch.equal(residual, (1 - mask) * sample)
+
+
+def test_a_mask_of_another_batch_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"\(3, 1, 8, 8\) and the sample \(2, 1, 8, 8\): give one mask for all"):
+        guidegraph_dps.masked(torch.zeros(2, 1, 8, 8), torch.zeros(3, 1, 8, 8))
+
+
 @pytest.mark.parametrize("shape", [(2, 3, 16, 16), (2, 1, 8, 8), (2, 4, 8, 8), (3, 3, 8, 8), (1, 3, 8, 8)])
 def test_a_sample_that_was_not_measured_is_refused(shape: tuple[int, ...]) -> None:
     hidden = guidegraph_dps.masked(torch.zeros(2, 3, 8, 8), torch.zeros(1, 1, 8, 8))
