@@ -5,7 +5,8 @@ from __future__ import annotations
 import json as jsonlib
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -18,6 +19,8 @@ from guidegraph.commands.shared.errors import FAILED, argument_problem
 from guidegraph.commands.shared.printing import print_json, print_note, print_text
 from guidegraph.commands.shared.root import app, examples, select_plugins
 from guidegraph.graph.errors import Problem, WorkflowError
+from guidegraph_runtime.files.empty_folders import list_missing_folders, remove_empty_folders
+from guidegraph_runtime.files.run_folders import RUNS
 from guidegraph_runtime.printing import show_count
 
 if TYPE_CHECKING:
@@ -122,7 +125,6 @@ class SweepArguments:
 
 def _sweep(arguments: SweepArguments, json: bool) -> None:
     """Run the missing cells; signals cancel the sweep. Raises ``typer.Exit`` if a cell failed."""
-    from guidegraph.commands.shared.run_settings import prepare_run_folder
     from guidegraph.commands.shared.signals import cancel_on_signals
     from guidegraph.graph.cancellation import CancelToken
     from guidegraph.sweep.run import run_sweep
@@ -132,12 +134,25 @@ def _sweep(arguments: SweepArguments, json: bool) -> None:
         manager = arguments.request.load_plugins()
         sweep = _check_arguments(arguments, manager.registry)
         token.check()
-        folder = prepare_run_folder(arguments.out, f"{sweep.graph.name}-sweep")
-        progress = _Progress(folder, json)
-        summary = run_sweep(sweep, folder, manager, token, progress.on_start, progress.on_cell, print_note)
+        with _make_folder(arguments.out, f"{sweep.graph.name}-sweep") as folder:
+            progress = _Progress(folder, json)
+            summary = run_sweep(sweep, folder, manager, token, progress.on_start, progress.on_cell, print_note)
         progress.on_end(summary)
     if summary.failed:
         raise typer.Exit(FAILED)
+
+
+@contextmanager
+def _make_folder(out: Path | None, name: str) -> Iterator[Path]:
+    """Make the folder of a sweep, and remove what is new and empty at the end, as after an error before the start."""
+    from guidegraph.commands.shared.run_settings import prepare_run_folder
+
+    new_folders = list_missing_folders(out or RUNS)
+    folder = prepare_run_folder(out, name)
+    try:
+        yield folder
+    finally:
+        remove_empty_folders(new_folders if out is not None else [folder, *new_folders])
 
 
 def _check_arguments(arguments: SweepArguments, registry: Registry) -> Sweep:

@@ -49,7 +49,6 @@ class Store:
         process holds it.
         """
         with lock_folder(self.folder, "guidegraph sweep"):
-            self._cells.mkdir(parents=True, exist_ok=True)
             for path in self._cells.glob(".*/"):
                 shutil.rmtree(path)
             yield

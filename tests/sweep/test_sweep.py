@@ -5,7 +5,10 @@ from __future__ import annotations
 import csv
 import json
 import signal
+import sys
+from collections.abc import Sequence
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
@@ -347,6 +350,33 @@ def test_results_are_written_periodically(monkeypatch: pytest.MonkeyPatch) -> No
         clock[0] = max(clock[0], now)
         results.write_if_due()
     assert written == [60, 260, 460]
+
+
+@pytest.fixture
+def no_ray(monkeypatch: pytest.MonkeyPatch) -> Sequence[str]:
+    """The options of a sweep on a cluster that does not answer; Ray itself is not needed for that."""
+    monkeypatch.setattr("guidegraph.sweep.ray_cluster.is_ray_installed", lambda: True)
+    monkeypatch.setitem(sys.modules, "ray", ModuleType("ray"))
+    return ("--seeds", "0:2", "--ray", "127.0.0.1:1")
+
+
+@pytest.mark.parametrize("out", [(), ("--out", "new/out")])
+def test_a_cluster_that_does_not_answer_leaves_no_folder(
+    cli: Command, no_ray: Sequence[str], out: Sequence[str]
+) -> None:
+    workflow = cli.workflow("draw.yaml", DRAW)
+    result = cli("sweep", workflow, *no_ray, *out)
+    assert result.code == 2
+    assert "--ray: no-ray: no Ray answers at '127.0.0.1:1'" in result.err
+    assert list(cli.folder.iterdir()) == [workflow]
+
+
+def test_a_cluster_that_does_not_answer_leaves_an_empty_folder_of_the_user_as_it_is(
+    cli: Command, no_ray: Sequence[str]
+) -> None:
+    Path("out").mkdir()
+    assert sweep(cli, cli.workflow("draw.yaml", DRAW), *no_ray).code == 2
+    assert list(Path("out").iterdir()) == []
 
 
 @pytest.mark.slow

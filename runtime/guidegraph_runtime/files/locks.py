@@ -17,6 +17,7 @@ from contextlib import contextmanager, suppress
 from datetime import datetime
 from pathlib import Path
 
+from guidegraph_runtime.files.empty_folders import list_missing_folders, remove_empty_folders
 from guidegraph_runtime.files.temporary_names import remove_stale
 from guidegraph_runtime.machine.shortages import WriteError
 from guidegraph_runtime.machine.termination import before_exit
@@ -50,14 +51,12 @@ def hold_lock(file: Path, path: Path, activity: str, *, must_write: bool = False
     messages, such as "guidegraph run". must_write: whether a lack of write permission is an error; otherwise nothing is
     locked then. Raises ``FolderBusy``, and ``WriteError`` for a full disk.
     """
-    new_folders = [folder for folder in file.absolute().parents if not folder.exists()]
+    new_folders = list_missing_folders(file.parent)
     try:
         with _hold_lock(file, path, activity, must_write):
             yield
     finally:
-        with suppress(OSError):  # a folder that is not empty stays, and so do its parents
-            for folder in new_folders:
-                folder.rmdir()
+        remove_empty_folders(new_folders)
 
 
 @contextmanager
