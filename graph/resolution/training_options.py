@@ -174,7 +174,7 @@ def _parse_optimiser_options(entry: ParsedTrain, loss: Source, location: str, re
             listing = ", ".join(allowed_options)
             message = f"'{name}' is not an option of {common_options['optimizer']}; options: {listing}"
             report(entry.options[name][0], "unknown-key", message, f"{location}.{name}")
-    return OptimisedModel(entry.model.text, loss, options=values, **common_options)
+    return OptimisedModel(entry.model.text, loss, entry.loss.text, options=values, **common_options)
 
 
 def _parse_steps(steps: Scalar, location: str, report: Report) -> int:

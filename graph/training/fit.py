@@ -16,11 +16,13 @@ from guidegraph.graph.training.options import CHECKPOINT, PREVIEW_EVERY, linkabl
 class OptimisedModel:
     """One model trained by a training loop (an entry of ``train``).
 
-    ``linked``: sources of the numeric fields that are set by parameters; their values replace the fields in the run.
+    ``loss_name``: the link to the loss, as the workflow writes it. ``linked``: sources of the numeric fields that are
+    set by parameters; their values replace the fields in the run.
     """
 
     model: str
     loss: Source
+    loss_name: str
     optimizer: str
     lr: float
     ema: float | None

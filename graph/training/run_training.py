@@ -258,17 +258,14 @@ class _TrainingRun:
         """
         fit, progress = self.fit, self.progress
         untrained = {name: source for name, source in fit.next.items() if name not in progress.models}
-        losses = {model.loss: model.model for model in self.training.models}
+        losses = {model.loss: model.loss_name for model in self.training.models}
         sources = dict.fromkeys([*untrained.values(), *fit.collect.values(), *losses])
         synchronised = {source: self.processes.mean_of_numbers(_detach(results[source])) for source in sources}
         for name, source in untrained.items():
             progress.carry[name] = synchronised[source]
         for name, source in fit.collect.items():
             progress.history[name].append(synchronised[source])
-        metric_names = {source: name for name, source in fit.collect.items()}
-        return {
-            metric_names.get(source, f"{model} loss"): float(synchronised[source]) for source, model in losses.items()
-        }
+        return {name: float(synchronised[source]) for source, name in losses.items()}
 
     def _collect_results(self) -> dict[str, Any]:
         results = dict(self.progress.carry)

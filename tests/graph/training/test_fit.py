@@ -259,68 +259,11 @@ def test_warm_up_and_decay_follow_the_step(tmp_path: Path) -> None:
     from guidegraph.graph.training.fit import OptimisedModel
     from guidegraph.graph.training.trained_model import learning_rate
 
-    spec = OptimisedModel("m", Literal(None), "adamw", 1.0, None, 10, {"warmup": 10, "schedule": "cosine"})
+    spec = OptimisedModel("m", Literal(None), "loss", "adamw", 1.0, None, 10, {"warmup": 10, "schedule": "cosine"})
     assert learning_rate(spec, 10, 120) == pytest.approx(0.1)
     assert learning_rate(spec, 19, 120) == pytest.approx(1.0)
     assert learning_rate(spec, 70, 120) == pytest.approx(0.5)
     assert learning_rate(spec, 120, 120) == pytest.approx(0.0)
-
-
-ADVERSARIES = """
-nodes:
-  a: {use: toy.line, with: {seed: 1}}
-  b: {use: toy.line, with: {seed: 2}}
-  data: {use: toy.batches}
-  fit:
-    loop: {over: data, as: batch}
-    carry: {one: a, two: b}
-    body:
-      l1: {use: toy.loss, in: {model: carry.one, x: loop.batch.x, y: loop.batch.y}}
-      l2: {use: toy.loss, in: {model: carry.two, x: loop.batch.x, y: loop.batch.y}}
-    train:
-      - {model: one, loss: l1, optimizer: sgd, lr: 0.1}
-      - {model: two, loss: l2, optimizer: sgd, lr: 0.1, start: 3}
-    steps: 3
-outputs: {one: fit.one, two: fit.two, a: a, b: b}
-"""
-
-
-def test_each_loss_moves_its_own_model_from_its_own_start(tmp_path: Path) -> None:
-    out = run_text(ADVERSARIES, tmp_path).outputs
-    assert not torch.equal(out["one"].weight, out["a"].weight)
-    assert torch.equal(out["two"].weight, out["b"].weight)
-    out = run_text(ADVERSARIES.replace("steps: 3", "steps: 4"), tmp_path).outputs
-    assert not torch.equal(out["two"].weight, out["b"].weight)
-
-
-JUDGED = """
-nodes:
-  a: {use: toy.line, with: {seed: 1}}
-  b: {use: toy.line, with: {seed: 2}}
-  data: {use: toy.batches}
-  fit:
-    loop: {over: data, as: batch}
-    carry: {maker: a, judge: b}
-    body:
-      made: {use: toy.loss, in: {model: carry.maker, x: loop.batch.x, y: loop.batch.y}}
-      verdict: {use: toy.judge_value, in: {model: carry.judge, value: made}}
-      judge_loss: {use: toy.loss, in: {model: carry.judge, x: loop.batch.x, y: loop.batch.y}}
-    train: [ENTRIES]
-    steps: 3
-outputs: {maker: fit.maker, judge: fit.judge}
-"""
-
-
-def test_all_gradients_are_of_the_weights_before_any_step(tmp_path: Path) -> None:
-    """The maker's loss goes through the judge, as a generator's goes through its discriminator."""
-    maker = "{model: maker, loss: verdict, optimizer: sgd, lr: 0.01}"
-    judge = "{model: judge, loss: judge_loss, optimizer: sgd, lr: 0.01}"
-    item, other = (
-        run_text(JUDGED.replace("ENTRIES", ", ".join(order)), tmp_path).outputs
-        for order in ((maker, judge), (judge, maker))
-    )
-    assert torch.equal(item["maker"].weight, other["maker"].weight)
-    assert torch.equal(item["judge"].weight, other["judge"].weight)
 
 
 CARRIES = """
@@ -372,12 +315,6 @@ def test_the_moving_average_decays_as_asked(tmp_path: Path) -> None:
     assert (warm - weights[1]).norm() < (average - weights[1]).norm()
 
 
-def test_a_loss_that_does_not_depend_on_its_model_is_an_error(tmp_path: Path) -> None:
-    wrong = ADVERSARIES.replace("{model: two, loss: l2,", "{model: two, loss: l1,").replace("start: 3", "start: 0")
-    with pytest.raises(NodeError, match="the loss of 'two' does not depend on it"):
-        run_text(wrong, tmp_path)
-
-
 def test_a_batch_that_cannot_be_had_names_the_loop(tmp_path: Path) -> None:
     broken = text(10).replace("use: toy.batches", "use: toy.batches, with: {broken: 3}")
     with pytest.raises(NodeError, match=r"nodes\.fit \(loop\)(.*)item 3 cannot be read: OSError: disk gone"):
@@ -398,7 +335,7 @@ class Missing:
     [(Missing(), "the model 'm' has no part 'net'"), (3, "only a torch module can be trained; found int")],
 )
 def test_what_cannot_be_trained_is_refused_with_the_reason(value: object, message: str) -> None:
-    spec = OptimisedModel("net", Literal(None), "adamw", 0.1, None, 0, {})
+    spec = OptimisedModel("net", Literal(None), "loss", "adamw", 0.1, None, 0, {})
     with pytest.raises(PortError, match=message):
         prepare_model(spec, value, torch.device("cpu"))
 

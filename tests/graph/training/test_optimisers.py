@@ -18,7 +18,7 @@ RATE = 0.01
 
 
 def spec(optimizer: str = "muon", **options: Any) -> OptimisedModel:
-    return OptimisedModel("net", Literal(None), optimizer, RATE, None, 0, options)
+    return OptimisedModel("net", Literal(None), "loss", optimizer, RATE, None, 0, options)
 
 
 class Net(nn.Module):
