@@ -75,6 +75,11 @@ def alphas_bar_of(config: Mapping[str, Any], like: Sample | None, source: str) -
     alphas_bar = np.cumprod(1 - _betas(config, source), dtype=np.float64)
     if config.get("rescale_betas_zero_snr"):  # Lin et al. 2023, algorithm 1
         root: Array = np.sqrt(alphas_bar)
+        if root[0] <= root[-1]:
+            raise ValueError(
+                f"{source} has 'rescale_betas_zero_snr', which takes noise that grows with t; found ᾱ from "
+                f"{alphas_bar[0]:g} to {alphas_bar[-1]:g} in {len(alphas_bar)} steps: set it to false"
+            )
         alphas_bar = ((root - root[-1]) * root[0] / (root[0] - root[-1])) ** 2
     return alphas_bar
 

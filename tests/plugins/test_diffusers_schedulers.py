@@ -287,3 +287,6 @@ def test_problems_of_a_scheduler_folder_are_named(tmp_path: Path) -> None:
         read_schedule(path=folder({"_class_name": "DDPMScheduler", "beta_schedule": "laplace"}))
     with pytest.raises(ValueError, match=r"an? EDMEulerScheduler, has neither a β schedule nor flow matching"):
         read_schedule(path=folder({"_class_name": "EDMEulerScheduler"}))
+    one_step = {"_class_name": "DDPMScheduler", "num_train_timesteps": 1, "rescale_betas_zero_snr": True}
+    with pytest.raises(ValueError, match=r"takes noise that grows with t; found ᾱ from 0\.9999 to 0\.9999 in 1 steps"):
+        read_schedule(path=folder(one_step))

@@ -113,9 +113,9 @@ def build_noise_schedule(config: Mapping[str, Any], path: Path) -> Schedule:
         else:
             supported = "linear, scaled_linear, sigmoid and squaredcos_cap_v2"
             raise ValueError(f"'beta_schedule' is {format_value(name)}; supported are {supported}")
+        return schedules.zero_terminal_snr(schedule) if config.get("rescale_betas_zero_snr") else schedule
     except (ValueError, TypeError, OverflowError, IndexError) as error:
         raise ValueError(f"'{path}' describes no schedule: {error}") from None
-    return schedules.zero_terminal_snr(schedule) if config.get("rescale_betas_zero_snr") else schedule
 
 
 def _read_betas(config: Mapping[str, Any], path: Path) -> NDArray[np.float64]:

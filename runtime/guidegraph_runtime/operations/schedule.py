@@ -141,12 +141,18 @@ def zero_terminal_snr(schedule: Schedule) -> Schedule:
     """The schedule with √ᾱ shifted and scaled so that the last timestep is pure noise (Lin et al. 2023, algorithm 1).
 
     For models that predict v or x0: at α = 0 an ε prediction has no information about x0.
-    Raises an error for a flow schedule, whose last timestep is pure noise already.
+    Raises an error for a flow schedule, whose last timestep is pure noise already, and for one whose noise does not
+    grow, such as that of a single step.
     """
     fields = check_fields("schedule", schedule, "alphas_bar")
     if parse_form("schedule", fields) == "flow":
         raise ValueError("schedule: a flow schedule ends in pure noise already: leave this node out")
     root = np.sqrt(check_array("schedule.alphas_bar", fields["alphas_bar"], "(T)", "f"))
+    if root[0] <= root[-1]:
+        raise ValueError(
+            f"schedule: expected noise that grows with t; found ᾱ from {root[0] ** 2:g} to {root[-1] ** 2:g} in "
+            f"{len(root)} steps: take a schedule of several steps whose ᾱ falls"
+        )
     root = (root - root[-1]) * root[0] / (root[0] - root[-1])
     return _to_fields((root**2).astype(np.float64), None, float(len(root) - 1))
 

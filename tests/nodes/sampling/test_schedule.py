@@ -110,6 +110,13 @@ def test_nodes_agree_with_the_methods() -> None:
     torch.testing.assert_close(converted.value, x0)
 
 
+@pytest.mark.parametrize("alphas_bar", [[0.9], [0.9, 0.9], [0.5, 0.9]])
+def test_zero_terminal_snr_takes_noise_that_grows(alphas_bar: list[float]) -> None:
+    schedule = Schedule(torch.tensor(alphas_bar, dtype=torch.float64))
+    with pytest.raises(ValueError, match=rf"noise that grows with t; found ᾱ from .* in {len(alphas_bar)} steps"):
+        schedules.zero_terminal_snr(schedule)
+
+
 def test_betas_that_fall_are_refused() -> None:
     with pytest.raises(ValueError, match="must not be above beta_end"):
         schedules.linear(beta_start=0.02, beta_end=0.01)

@@ -73,6 +73,8 @@ def test_a_class_that_is_no_name(name: Any, tmp_path: Path) -> None:
         {"beta_schedule": []},
         {"trained_betas": [], "rescale_betas_zero_snr": True},
         {"trained_betas": 0.1, "rescale_betas_zero_snr": True},
+        {"trained_betas": [0.1], "rescale_betas_zero_snr": True},
+        {"trained_betas": [0.1, 0], "rescale_betas_zero_snr": True},
         {"trained_betas": [[0.1]]},
         {"trained_betas": {}},
         {"trained_betas": [10**400]},
