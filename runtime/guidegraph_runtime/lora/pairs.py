@@ -91,16 +91,15 @@ def _check_scales(scales: Mapping[str, float], file: Path) -> None:
 
 def _read_alpha(tensor: Any, key: str, file: Path) -> float:
     """The value of an α. Raises ``ValueError`` unless it is one finite number."""
-    is_complex = "complex" in str(tensor.dtype)
-    value = float(tensor.reshape(-1)[0]) if math.prod(tensor.shape) == 1 and not is_complex else math.nan
+    value = float(tensor.reshape(-1)[0]) if math.prod(tensor.shape) == 1 and not _is_complex(tensor) else math.nan
     if not math.isfinite(value):
-        kind = f"{'complex ' if is_complex else ''}{key} of shape {tuple(tensor.shape)}"
+        kind = f"{'complex ' if _is_complex(tensor) else ''}{key} of shape {tuple(tensor.shape)}"
         raise ValueError(f"'{file}' is damaged: {kind} is not one finite number")
     return value
 
 
 def _check_factors(down: Mapping[str, Any], up: Mapping[str, Any], file: Path) -> None:
-    """Raise ``ValueError`` for factors that are no matrices or kernels, or have no rank."""
+    """Raise ``ValueError`` for factors that are no matrices or kernels, have no rank, or are complex."""
     for layer in down:
         shapes = tuple(down[layer].shape), tuple(up[layer].shape)
         if any(len(shape) < 2 or 0 in shape for shape in shapes):
@@ -108,6 +107,17 @@ def _check_factors(down: Mapping[str, Any], up: Mapping[str, Any], file: Path) -
                 f"'{file}' is damaged: the factors of {layer} have the shapes {shapes[0]} and {shapes[1]}, and a LoRA "
                 "has those of two matrices, or of two kernels"
             )
+        for factor in (down[layer], up[layer]):
+            if _is_complex(factor):
+                raise ValueError(
+                    f"'{file}' is damaged: expected real factors of {layer}; found {factor.dtype}: fetch or save it "
+                    "again"
+                )
+
+
+def _is_complex(tensor: Any) -> bool:
+    """Whether an array of NumPy or torch has complex numbers."""
+    return "complex" in str(tensor.dtype)
 
 
 def _split_key(key: str) -> tuple[str, str]:

@@ -24,6 +24,8 @@ DOWN, UP = torch.ones(2, 4), torch.ones(4, 2)
         (DOWN, UP, torch.ones(2), r"a\.alpha of shape \(2,\) is not one finite number"),
         (DOWN, UP, torch.ones(0), r"a\.alpha of shape \(0,\) is not one finite number"),
         (DOWN, UP, torch.tensor(1 + 1j), r"complex a\.alpha of shape \(\) is not one finite number"),
+        (DOWN * 1j, UP, torch.tensor(1.0), r"real factors of a; found torch\.complex64"),
+        (DOWN, UP * 1j, torch.tensor(1.0), r"real factors of a; found torch\.complex64"),
         (DOWN, UP, torch.tensor(torch.inf), r"a\.alpha of shape \(\) is not one finite number"),
     ],
 )
