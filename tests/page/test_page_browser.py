@@ -206,6 +206,28 @@ def test_what_was_typed_for_a_new_node_stays_while_another_panel_is_shown(page: 
     assert typed == ["half", "2"]
 
 
+SEARCH = "document.getElementById('palette-text')?.value === '{}'"
+
+
+def test_the_words_of_a_search_stay_after_it_and_while_another_panel_is_shown(page: Browser) -> None:
+    open_draft(page, "toy.add")
+    click_text(page, ".draft button", "Back")
+    wait(page, SEARCH.format("toy.add"))
+    click_text(page, ".tabs button", "Run")
+    wait(page, "!document.querySelector('.palette')")
+    click_text(page, ".tabs button", "Add")
+    wait(page, SEARCH.format("toy.add"))
+    wait(page, "document.querySelectorAll('.nodes button').length === 1")
+
+
+def test_a_search_for_what_takes_an_output_begins_without_words(page: Browser) -> None:
+    open_draft(page, "toy.divide")
+    page.evaluate(CLICK.format("nodes.start"))
+    click_text(page, ".node-panel button", "add")
+    wait(page, SEARCH.format(""))
+    assert page.evaluate("document.querySelector('.palette .filter').textContent.includes('that take start')")
+
+
 def test_a_box_of_a_new_node_shows_its_default(page: Browser) -> None:
     open_draft(page, "coding.step")
     assert page.evaluate("document.getElementById('draft-clip').checked")

@@ -43,6 +43,7 @@ function App() {
   const [axes, setAxes] = useState({});
   const [problems, setProblems] = useState([]);
   const [place, setPlace] = useState(EVERYWHERE);
+  const [search, setSearch] = useState(""); // kept while the palette is not shown
   const [draft, setDraft] = useState(null);
   const [resumable, setResumable] = useState(null);
   const latest = useRef(0);
@@ -90,6 +91,7 @@ function App() {
     setProblems([]);
     setView(null);
     setPlace(EVERYWHERE);
+    setSearch("");
     setDraft(null);
     setResumable(null);
     return listen(name, {
@@ -210,6 +212,7 @@ function App() {
   function openPalette(next) {
     setDraft(null);
     setPlace(next);
+    setSearch("");
     choose("add");
   }
 
@@ -313,10 +316,10 @@ function App() {
     ${panel === "node" && (!isWire(view, selected)
       ? html`<${NodePanel} name=${name} path=${selected} view=${view} run=${ended} state=${state} onSelect=${select} onEdit=${edit} onChange=${changeNode} onWire=${wire} onOffer=${openPalette} />`
       : html`<${WirePanel} name=${name} path=${selected} view=${view} run=${ended} onSelect=${select} onWire=${wire} onRemove=${removeLink} onInsert=${openPalette} />`)}
-    ${panel === "add" && html`<${Palette} ...${{ name, view, place, draft }} onDraft=${setDraft} onAdd=${addNode}
+    ${panel === "add" && html`<${Palette} ...${{ name, view, place, search, draft }} onSearch=${setSearch} onDraft=${setDraft} onAdd=${addNode}
       onPlace=${(next, use) => (use ? dropNode(next, use) : setPlace(next))} />`}
     ${panel === "runs" && html`<${Gallery} finished=${finished} onUse=${use} name=${name}
-      onPicture=${open} onResume=${(row) => { use(row.params); setResumable({ folder: row.folder }); }} />`}`, [name, view, panel, selected, ended, state, place, draft, finished]);
+      onPicture=${open} onResume=${(row) => { use(row.params); setResumable({ folder: row.folder }); }} />`}`, [name, view, panel, selected, ended, state, place, search, draft, finished]);
 
   return html`
     <header>

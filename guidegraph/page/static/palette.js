@@ -8,18 +8,17 @@ import { Problems } from "./node.js";
 import { startPlacing } from "./placing.js";
 
 // place: {block, link, path}: the block to add to, a link that the node should take, the place that should take its output.
-export function Palette({ name, view, place, draft, onPlace, onDraft, onAdd }) {
+export function Palette({ name, view, place, search, draft, onPlace, onSearch, onDraft, onAdd }) {
   if (view.readonly) return html`<p class="hint">Nothing can be added: ${view.readonly}.</p>`;
   if (!view.drawn) return html`<p class="hint">Correct the errors of the workflow first.</p>`;
   if (draft) return html`<${Draft} key=${draft.use} draft=${draft} view=${view} onDraft=${onDraft} onAdd=${onAdd} />`;
-  return html`<${Search} ...${{ name, view, place, onPlace, onDraft }} />`;
+  return html`<${Search} ...${{ name, view, place, text: search, onPlace, onText: onSearch, onDraft }} />`;
 }
 
-function Search({ name, view, place: chosen, onPlace, onDraft }) {
+function Search({ name, view, place: chosen, text, onPlace, onText, onDraft }) {
   const blocks = ["nodes", ...Object.entries(view.nodes).filter(([, node]) => node.kind === "loop").map(([path]) => `${path}.body`)];
   const block = blocks.includes(chosen.block) ? chosen.block : "nodes"; // the chosen one may be gone
   const place = useMemo(() => ({ ...chosen, block }), [chosen, block]);
-  const [text, setText] = useState("");
   const [answer, setAnswer] = useState({ nodes: [], more: 0 });
   const [failure, setFailure] = useState("");
   const field = useRef(null);
@@ -35,7 +34,7 @@ function Search({ name, view, place: chosen, onPlace, onDraft }) {
   return html`
     <div class="palette">
       <label class="visually-hidden" for="palette-text">Search nodes</label>
-      <input id="palette-text" type="text" ref=${field} value=${text} placeholder="Search nodes by name or by what they do" onInput=${(event) => setText(event.target.value)} />
+      <input id="palette-text" type="text" ref=${field} value=${text} placeholder="Search nodes by name or by what they do" onInput=${(event) => onText(event.target.value)} />
       ${place.path || place.link
         ? html`<p class="filter"><span>${place.path ? html`that fit between <code>${place.link}</code> and <code>${shortPath(place.path)}</code>` : html`that take <code>${place.link}</code>`}</span>
             <button class="quiet" onClick=${() => onPlace({ block: place.block })}>show all</button></p>`
