@@ -92,14 +92,14 @@ TEXTURE = ((7.0, 1.3, 0.9), (6.0, 0.25, 0.8), (3.0, 0.15, 0.2), (9.0, 0.12, 1.1)
 DATA, TIMES, DROPS, MOVES = range(4)
 
 
-def uniforms(seed: int, index: int, count: int, draw: int = DATA) -> NDArray[np.float64]:
-    """Numbers (count) in [0, 1), float64, from the raw Philox stream of (seed, index) and a purpose, `draw`.
+def uniforms(seed: int, index: int, count: int, purpose: int = DATA) -> NDArray[np.float64]:
+    """Numbers (count) in [0, 1), float64, from the raw Philox stream of (seed, index) and a purpose.
 
     Raises ``ValueError`` for a seed that is not in [0, 2⁶⁴).
     """
     if not 0 <= seed < 1 << 64:
         raise ValueError(f"the seed of a data set is a number from 0 to 2^64 - 1; found {seed}")
-    bits = np.random.Philox(key=np.array([seed, index], dtype=np.uint64), counter=draw << 192)
+    bits = np.random.Philox(key=np.array([seed, index], dtype=np.uint64), counter=purpose << 192)
     values: NDArray[np.float64] = (bits.random_raw(count) >> np.uint64(11)) * np.float64(2.0**-53)
     return values
 
