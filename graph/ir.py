@@ -34,6 +34,7 @@ from guidegraph.graph.sources import (
 from guidegraph.graph.types import PortType, make_fit
 from guidegraph.graph.values.output_check import OutputCheck
 from guidegraph.graph.values.ownership import is_mutable
+from guidegraph_runtime.declare.choice_words import WHEN
 
 if TYPE_CHECKING:
     from guidegraph.graph.stopping.loop_state import LoopState
@@ -169,10 +170,6 @@ class Call:
             if isinstance(source, Param) and (port := self.spec.port(name)) is not None:
                 sequence = port.type.sequence if isinstance(self.argument(name), Many) else None
                 yield source.name, Port(name, None, sequence.element) if sequence else port
-
-
-WHEN = "when"
-OTHERWISE = "otherwise"
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from typing import NamedTuple, TypeAlias
 
-from guidegraph.graph.ir import WHEN, Call, Choice, Loop, Op, walk
+from guidegraph.graph.ir import Call, Choice, Loop, Op, walk
 from guidegraph.graph.port import Port
 from guidegraph.graph.sources import Carry, Item, Many, Output, Param, Source
+from guidegraph_runtime.declare.choice_words import WHEN
 
 
 class Origin(NamedTuple):

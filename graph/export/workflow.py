@@ -29,7 +29,7 @@ from guidegraph.graph.trust.policy import OWN_WORKFLOW, Policy
 from guidegraph.graph.types import register_structured
 from guidegraph_runtime.bundle.manifest import Input, Operation
 from guidegraph_runtime.bundle.names import MULTIPLES
-from guidegraph_runtime.running.choices import CHOOSE, OTHERWISE, WHEN
+from guidegraph_runtime.declare.choice_words import CHOOSE, OTHERWISE, WHEN
 
 
 @dataclass(frozen=True)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from guidegraph.graph.language.parse_choice import CHOOSE, read_choice
+from guidegraph.graph.language.parse_choice import read_choice
 from guidegraph.graph.language.parse_node import NODE_KEYS, read_links, read_node
 from guidegraph.graph.language.parse_training import TRAINING_KEYS, read_trained_models, read_training_options
 from guidegraph.graph.language.syntax import ParsedBroken, ParsedLoop, ParsedOp
 from guidegraph.graph.language.tree_reader import Entries, TreeReader, get_tree
 from guidegraph.graph.language.yaml_tree import Scalar, Tree, YamlMapping, shorten
+from guidegraph_runtime.declare.choice_words import CHOOSE
 
 RESERVED = ("params", "carry", "loop")
 MAX_NESTING = 8

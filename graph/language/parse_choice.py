@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from guidegraph.graph.ir import OTHERWISE, WHEN
 from guidegraph.graph.language.syntax import ParsedChoice
 from guidegraph.graph.language.tree_reader import Entries, TreeReader
 from guidegraph.graph.language.yaml_tree import Scalar, Tree, shorten
+from guidegraph_runtime.declare.choice_words import CHOOSE, OF, OTHERWISE, WHEN
 
-CHOOSE = "choose"
-OF = "of"
 FORM = "{when: LINK, of: {VALUE: LINK, …}}"
 
 

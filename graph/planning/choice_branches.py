@@ -10,11 +10,12 @@ from dataclasses import replace
 from typing import Any
 
 from guidegraph.graph.errors import NodeError, suggest
-from guidegraph.graph.ir import OTHERWISE, WHEN, Choice, Loop, Op
+from guidegraph.graph.ir import Choice, Loop, Op
 from guidegraph.graph.planning.dependencies import find_dependencies
 from guidegraph.graph.planning.digest import is_pure
 from guidegraph.graph.sources import Output, Source
 from guidegraph.graph.types import describe_value, is_tensor
+from guidegraph_runtime.declare.choice_words import OTHERWISE, WHEN
 
 Ops = Mapping[str, Op]
 

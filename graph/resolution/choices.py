@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Literal
 
-from guidegraph.graph.ir import OTHERWISE, WHEN, Choice, Op
+from guidegraph.graph.ir import Choice, Op
 from guidegraph.graph.language.syntax import ParsedChoice
 from guidegraph.graph.language.yaml_tree import Scalar, shorten
 from guidegraph.graph.node import NodeSpec
@@ -16,6 +16,7 @@ from guidegraph.graph.resolution.ports import PortResolver
 from guidegraph.graph.resolution.scope import ResolvedNode, Scope, TypedSource
 from guidegraph.graph.sources import Output, Source
 from guidegraph.graph.types import PortType, SequenceOf, Tensor
+from guidegraph_runtime.declare.choice_words import CHOOSE, OTHERWISE, WHEN
 
 VALUES = (bool, int, str)
 TAKES = PortType((*VALUES, Tensor))
@@ -79,7 +80,7 @@ def make_choice_spec(kinds: Mapping[str, PortType], when: Port, kind: PortType) 
         return branches[labels.index(label if label in labels else OTHERWISE)]
 
     ports = {label: Port(label, Any, branch) for label, branch in kinds.items()}
-    return NodeSpec("choose", choose, ports, {WHEN: when}, {"out": kind}, False, host=True, runtime=True)
+    return NodeSpec(CHOOSE, choose, ports, {WHEN: when}, {"out": kind}, False, host=True, runtime=True)
 
 
 def _list_links(choice: ParsedChoice, path: str) -> list[tuple[str, Scalar, str]]:

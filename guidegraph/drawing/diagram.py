@@ -11,11 +11,12 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from guidegraph.drawing.layout import Key, Wire
-from guidegraph.graph.ir import OTHERWISE, WHEN, Call, Choice, Graph, Loop, Op, walk
+from guidegraph.graph.ir import Call, Choice, Graph, Loop, Op, walk
 from guidegraph.graph.resolution.loop_types import item_type
 from guidegraph.graph.sources import Carry, Index, Item, Literal, Output, Param, Source, Sources, list_sources
 from guidegraph.graph.training.fit import Fit, OptimisedModel
 from guidegraph.graph.types import ANY, PortType, namedtuple_fields
+from guidegraph_runtime.declare.choice_words import CHOOSE, OF, OTHERWISE, WHEN
 
 LEFT, RIGHT = "<", ">"
 
@@ -287,7 +288,7 @@ def _find_group(op: Op, port: str) -> str:
     """The part of a node's text that holds the link of a port."""
     if not isinstance(op, Choice):
         return "in"
-    return "choose" if port in (WHEN, OTHERWISE) else "choose.of"
+    return CHOOSE if port in (WHEN, OTHERWISE) else f"{CHOOSE}.{OF}"
 
 
 def _list_free_ports(op: Call) -> Iterator[Dot]:

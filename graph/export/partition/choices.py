@@ -8,10 +8,10 @@ from guidegraph.graph.export.errors import ExportError, NotPassedOn
 from guidegraph.graph.export.partition.example_values import ExampleValues
 from guidegraph.graph.export.partition.leaves import plain_fields, tensor_leaves
 from guidegraph.graph.export.partition.subgraph import is_number
-from guidegraph.graph.ir import WHEN, Choice
+from guidegraph.graph.ir import Choice
 from guidegraph.graph.sources import Output, Source
 from guidegraph_runtime.bundle.manifest import Operation
-from guidegraph_runtime.running.choices import CHOOSE
+from guidegraph_runtime.declare.choice_words import CHOOSE, WHEN
 
 
 def make_choice_operation(choice: Choice, examples: ExampleValues) -> Operation:

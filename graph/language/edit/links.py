@@ -9,8 +9,8 @@ from typing import TypeAlias
 from guidegraph.graph.language.edit.document import Document, Replacement, find_value
 from guidegraph.graph.language.edit.paths import LINK_GROUPS
 from guidegraph.graph.language.edit.render import render
-from guidegraph.graph.language.parse_choice import CHOOSE, OF
 from guidegraph.graph.language.yaml_tree import Scalar, Tree, YamlMapping, YamlSequence
+from guidegraph_runtime.declare.choice_words import CHOOSE, OF, OTHERWISE, WHEN
 
 Block: TypeAlias = tuple[str, ...]
 """A block by the loops around it: ``()`` for the top level, ``("sample",)`` for the body of the loop ``sample``."""
@@ -72,7 +72,7 @@ def _links_in_node(node: YamlMapping, block: Block, path: str, name: str) -> Ite
         elif group == "loop":
             yield from _links_under(value, ("over",), block, group_path)
         elif group == CHOOSE:
-            yield from _links_under(value, ("when", "otherwise"), block, group_path)
+            yield from _links_under(value, (WHEN, OTHERWISE), block, group_path)
             yield from _links_by_name(find_value(value, OF), block, f"{group_path}.{OF}")
         elif group == "body":
             yield from _links_in_block(value, inner, group_path)

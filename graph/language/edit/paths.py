@@ -10,9 +10,9 @@ from guidegraph.graph.errors import Mark, suggest
 from guidegraph.graph.language.edit.document import Document, find_value, is_empty, refuse
 from guidegraph.graph.language.parse import WORKFLOW_KEYS
 from guidegraph.graph.language.parse_block import LOOP_KEYS
-from guidegraph.graph.language.parse_choice import CHOOSE, OF
 from guidegraph.graph.language.parse_node import NODE_KEYS
 from guidegraph.graph.language.yaml_tree import Scalar, Tree, YamlMapping, YamlSequence, shorten
+from guidegraph_runtime.declare.choice_words import CHOOSE, OF
 
 Kind: TypeAlias = Literal["link", "name", "text", "literal", "option", "parameter", "node", "group", "entry"]
 """What a path leads to.

@@ -28,8 +28,9 @@ from guidegraph_runtime.bundle.manifest_types import (
 )
 from guidegraph_runtime.bundle.names import MANIFEST, file_name_problem, identifier_problem, label_problem
 from guidegraph_runtime.bundle.strict_json import Cursor, parse_json
+from guidegraph_runtime.declare.choice_words import CHOOSE
 from guidegraph_runtime.run_json import RECORD
-from guidegraph_runtime.running.choices import CHOOSE, Choice
+from guidegraph_runtime.running.choices import Choice
 from guidegraph_runtime.running.loops import Loop
 
 __all__ = [

@@ -7,11 +7,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from guidegraph_runtime.bundle.manifest_types import Operation
+from guidegraph_runtime.declare.choice_words import CHOOSE, OF, OTHERWISE, WHEN
 from guidegraph_runtime.errors import suggest_name
-
-CHOOSE = "choose"
-WHEN = "when"
-OTHERWISE = "otherwise"
 
 
 def has_choices(plan: Iterable[Operation]) -> bool:
@@ -47,7 +44,7 @@ class Choice:
     @classmethod
     def _of(cls, operation: Operation) -> Choice:
         settings, when = operation.settings, operation.inputs.get(WHEN)
-        if unknown := settings.keys() - {WHEN, "of"}:
+        if unknown := settings.keys() - {WHEN, OF}:
             raise ValueError(f"a choice has no setting '{min(unknown)}'")
         if (when is None) != (WHEN in settings):
             raise ValueError(f"a choice needs one value, '{WHEN}': a link or a setting")

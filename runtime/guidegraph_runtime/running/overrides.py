@@ -9,10 +9,11 @@ from typing import Any
 from guidegraph_runtime.admission import is_infinite, number_problem
 from guidegraph_runtime.allowed_files import as_path, takes_file
 from guidegraph_runtime.bundle.manifest_types import Operation, walk_operations
+from guidegraph_runtime.declare.choice_words import CHOOSE
 from guidegraph_runtime.errors import BundleError, suggest_name
 from guidegraph_runtime.operations import OPERATIONS
 
-CONTROL_OPERATIONS = ("loop", "part", "choose")
+CONTROL_OPERATIONS = ("loop", "part", CHOOSE)
 
 
 def override_settings(plan: Sequence[Operation], changes: Mapping[str, Any], location: str) -> tuple[Operation, ...]:

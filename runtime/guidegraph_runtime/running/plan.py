@@ -12,12 +12,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from guidegraph_runtime.bundle.manifest_types import Operation
+from guidegraph_runtime.declare.choice_words import CHOOSE
 from guidegraph_runtime.error_text import error_text
 from guidegraph_runtime.errors import BundleError, SettingError
 from guidegraph_runtime.limits import LimitExceeded, TripCount, current_limits, show_limit
 from guidegraph_runtime.machine.shortages import with_shortage
 from guidegraph_runtime.operations import OPERATIONS
-from guidegraph_runtime.running.choices import CHOOSE, Choice, has_choices
+from guidegraph_runtime.running.choices import Choice, has_choices
 from guidegraph_runtime.running.iterations import Iterations
 from guidegraph_runtime.running.loops import Loop
 from guidegraph_runtime.running.operation_order import schedule_operations

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from guidegraph_runtime.bundle.manifest_types import Operation
+from guidegraph_runtime.declare.choice_words import CHOOSE
 from guidegraph_runtime.errors import BundleError
-from guidegraph_runtime.running.choices import CHOOSE
 from guidegraph_runtime.running.dry_run import UNKNOWN, DryRun
 from guidegraph_runtime.running.operation_order import schedule_operations
 from guidegraph_runtime.running.plan import PlanRun
