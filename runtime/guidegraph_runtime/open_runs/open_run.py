@@ -74,8 +74,8 @@ class OpenRun:
         with self._turn, self.lock:
             if self._loop is None:
                 return {}
-            memory = self._plan_run.memory
-            return {name: np.array(to_host(memory.read(name))) for name in Loop.of(self._loop).start}
+            values = self._plan_run.values
+            return {name: np.array(to_host(values.read(name))) for name in Loop.of(self._loop).start}
 
     def finish(self) -> dict[str, Array]:
         """Run what follows the loops, and return the outputs by name; they belong to the caller.
@@ -137,7 +137,7 @@ class OpenRun:
     def set_results(self, part: Operation, results: Mapping[str, Any], seconds: float) -> None:
         """Set the results of a part that was run for several runs at once; its time counts as that of each."""
         self._elapsed += seconds
-        self._plan_run.memory.update({name: results[name] for name in part.outputs})
+        self._plan_run.values.update({name: results[name] for name in part.outputs})
 
     def end_iteration(self) -> None:
         """End the iteration; after the last one, run on to the next loop, if there is one."""
@@ -186,10 +186,10 @@ class OpenRun:
         self._next = next(self._scheduled, None)
 
     def _keep_outputs(self, operation: Operation) -> None:
-        memory = self._plan_run.memory
+        values = self._plan_run.values
         for name, source in self._sources.items():
             if source in operation.outputs:
-                self._outputs[name] = np.array(to_host(memory.read(source)))
+                self._outputs[name] = np.array(to_host(values.read(source)))
 
     @contextmanager
     def _count_time(self) -> Iterator[None]:

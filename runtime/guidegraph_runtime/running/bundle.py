@@ -203,7 +203,7 @@ class Bundle:
         run_plan = prepared or self.prepare(params, nodes, only)
         sources, plan = run_plan.sources, run_plan.plan
         lora_sessions = self.sessions_with_lora(read_loras(lora, self.where)) if lora else {}
-        memory, call = self._start(run_plan.values), self.part_caller(lora_sessions)
+        plan_values, call = self._start(run_plan.values), self.part_caller(lora_sessions)
 
         def run_part(part: str, values: Mapping[str, Any]) -> Mapping[str, Array | DeviceValue]:
             results = call(part, values)
@@ -212,7 +212,7 @@ class Bundle:
                 observer(part, _copies(inputs), _copies(results))
             return results
 
-        run = PlanRun(self.where, run_part, self._verified.data, memory, progress, ready=run_plan.ready)
+        run = PlanRun(self.where, run_part, self._verified.data, plan_values, progress, ready=run_plan.ready)
         outputs: dict[str, Array] = {}
         with self._turn:
             for operation in run.schedule(plan, [*sources.values()]):
@@ -222,7 +222,7 @@ class Bundle:
                     finished(operation, time.perf_counter() - started)
                 for name in [name for name, source in sources.items() if source in operation.outputs]:
                     # A copy: the value may be a table of the bundle, and later operations may read it.
-                    outputs[name] = np.array(to_host(memory.read(sources[name])))
+                    outputs[name] = np.array(to_host(plan_values.read(sources[name])))
                     if on_output is not None:
                         on_output(name, outputs[name])
         if missing := [name for name in sources if name not in outputs]:
@@ -267,8 +267,8 @@ class Bundle:
         """
         run_plan = prepared or self.prepare(params, nodes, only)
         lora_sessions = self.sessions_with_lora(read_loras(lora, self.where)) if lora else {}
-        call, memory = self.part_caller(lora_sessions), self._start(run_plan.values)
-        plan_run = PlanRun(self.where, call, self._verified.data, memory, ready=run_plan.ready)
+        call, plan_values = self.part_caller(lora_sessions), self._start(run_plan.values)
+        plan_run = PlanRun(self.where, call, self._verified.data, plan_values, ready=run_plan.ready)
         return OpenRun(self, plan_run, run_plan.plan, run_plan.sources, lora_sessions, self._turn)
 
     def step(self, runs: Sequence[OpenRun]) -> None:

@@ -88,12 +88,12 @@ class DryRun(PlanRun):
 
     def measure(self, earlier: Iterable[str]) -> Demand:
         """The resources of the run. earlier: the names of values that were there before it."""
-        names = self.memory.keys() - set(earlier)
-        return Demand(self.steps, self.samples, sum(getattr(self.memory[name], "nbytes", 0) for name in names))
+        names = self.values.keys() - set(earlier)
+        return Demand(self.steps, self.samples, sum(getattr(self.values[name], "nbytes", 0) for name in names))
 
     def _host(self, operation: Operation) -> None:
         OPERATIONS[operation.op].check_settings(operation.settings)  # it may not be called in a dry run
-        inputs = {port: self.memory.read(name) for port, name in operation.inputs.items()}
+        inputs = {port: self.values.read(name) for port, name in operation.inputs.items()}
         rule_arguments = self._read_rule_arguments(operation, inputs)
         shape = self._shape(operation, rule_arguments)
         if shape is not None and (reason := memory_problem([ShapeOnly(shape)], self.limit)) is not None:
@@ -107,7 +107,7 @@ class DryRun(PlanRun):
         else:
             results = Values(dict.fromkeys(operation.outputs, UNKNOWN))
         self._name_sources(operation, results)
-        self.memory.update(results)
+        self.values.update(results)
 
     def _read_rule_arguments(self, operation: Operation, inputs: Mapping[str, Any]) -> dict[str, Any]:
         """The values that the rule for the shape of an operation's result reads; {} without a rule."""
@@ -134,17 +134,17 @@ class DryRun(PlanRun):
 
     def _choose(self, operation: Operation) -> None:
         when = Choice.of(operation).when
-        if when is None or self.is_known(self.memory.read(when)):
+        if when is None or self.is_known(self.values.read(when)):
             super()._choose(operation)
         else:
-            self.memory.update(dict.fromkeys(operation.outputs, UNKNOWN))
+            self.values.update(dict.fromkeys(operation.outputs, UNKNOWN))
 
     def _part(self, operation: Operation) -> None:
-        check_guards(operation, Values({name: item for name, item in self.memory.items() if self.is_known(item)}))
-        inputs = {name: self.memory.read(source) for name, source in operation.inputs.items()}
+        check_guards(operation, Values({name: item for name, item in self.values.items() if self.is_known(item)}))
+        inputs = {name: self.values.read(source) for name, source in operation.inputs.items()}
         self._check_ranges(operation, inputs)
         if operation.node not in self.parts or any(isinstance(item, Unknown) for item in inputs.values()):
-            self.memory.update(dict.fromkeys(operation.outputs, UNKNOWN))
+            self.values.update(dict.fromkeys(operation.outputs, UNKNOWN))
             return
         part = self.parts[operation.node]
         shaped = {name: item if isinstance(item, ShapeOnly) else np.asarray(item) for name, item in inputs.items()}
@@ -167,7 +167,7 @@ class DryRun(PlanRun):
         if (reason := memory_problem([*map(ShapeOnly, due), *results], self.limit)) is not None:
             raise ValueError(reason)
         self._name_sources(operation, outputs)
-        self.memory.update(outputs)
+        self.values.update(outputs)
 
     def _check_ranges(self, operation: Operation, inputs: Mapping[str, Any]) -> None:
         """Raise ``InputError`` for a known input of a part with a number out of its bounds."""
@@ -196,31 +196,31 @@ class DryRun(PlanRun):
             self.repeated |= {operation.inputs[name]: rows[many[0]] for name, item in rows.items() if item.count == 1}
 
     def _loop(self, operation: Operation) -> None:
-        loop, memory, body = Loop.of(operation), self.memory, operation.body or ()
+        loop, values, body = Loop.of(operation), self.values, operation.body or ()
         sequence = self.read_items(loop)
         if self.is_known(sequence):
             length = sequence if isinstance(sequence, int) else len(sequence)
             self.trips.begin(length)
             self.steps += 0 if self.depth else length
         rows = range(sequence) if isinstance(sequence, int) else sequence
-        starts = {link: memory.read(start) for link, start in loop.start.items()}
+        starts = {link: values.read(start) for link, start in loop.start.items()}
         self.sources |= {link: self._source(start) for link, start in loop.start.items()}
-        memory.update(starts)
+        values.update(starts)
         is_known = self.is_known(rows)
         if not is_known or len(rows):
-            memory[loop.index] = 0
+            values[loop.index] = 0
             row = UNKNOWN if not is_known else rows[:1] if isinstance(rows, np.ndarray) and rows.ndim == 1 else rows[0]
-            memory[loop.item] = row
+            values[loop.item] = row
             outer, self._carried = self._carried, self._carried | starts.keys()
             self.depth += 1
             self.run(self.schedule(body, [*loop.next.values(), *loop.collect.values()]) if has_choices(body) else body)
             self.depth -= 1
             self._carried = outer
             for link, after in loop.next.items():
-                self._check_growth(link, starts[link], memory.read(after))
-            memory.update({link: memory.read(after) for link, after in loop.next.items()})
-        memory.update({name: memory.read(link) for name, link in loop.result.items()})
-        memory.update(dict.fromkeys(loop.collect, UNKNOWN))
+                self._check_growth(link, starts[link], values.read(after))
+            values.update({link: values.read(after) for link, after in loop.next.items()})
+        values.update({name: values.read(link) for name, link in loop.result.items()})
+        values.update(dict.fromkeys(loop.collect, UNKNOWN))
 
     def _check_growth(self, link: str, start: Any, after: Any) -> None:
         """Check that a carried value does not grow: a loop keeps its initial number of samples.
@@ -242,7 +242,7 @@ class DryRun(PlanRun):
 
     def _source(self, name: str) -> ValueSource:
         if name.startswith(PARAMS):
-            value, param = self.memory.get(name), name.removeprefix(PARAMS)
+            value, param = self.values.get(name), name.removeprefix(PARAMS)
             many = f" ({len(value)} values)" if isinstance(value, (list, tuple)) else ""
             return ValueSource(f"'{param}'{many}", param)
         return self.sources.get(name, ValueSource(f"'{name}'"))
@@ -254,7 +254,7 @@ class DryRun(PlanRun):
             candidates = [
                 source
                 for source in operation.inputs.values()
-                if rows != 1 and count_rows(self.memory.get(source)) == rows
+                if rows != 1 and count_rows(self.values.get(source)) == rows
             ]
             # Prefer a parameter, which the user has set.
             candidates.sort(key=lambda source: not source.startswith(PARAMS) and source not in self.sources)

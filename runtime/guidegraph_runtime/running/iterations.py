@@ -18,11 +18,11 @@ class Iterations:
     items: the number of iterations, or a sequence with an item for each.
     """
 
-    def __init__(self, loop: Loop, memory: Values, items: Any) -> None:
-        self._loop, self._memory = loop, memory
+    def __init__(self, loop: Loop, values: Values, items: Any) -> None:
+        self._loop, self._values = loop, values
         self._items: Sequence[Any] = range(items) if isinstance(items, int) else items
         self._collected: dict[str, list[Any]] = {name: [] for name in loop.collect}
-        memory.update({link: memory.read(start) for link, start in loop.start.items()})
+        values.update({link: values.read(start) for link, start in loop.start.items()})
 
     def __len__(self) -> int:
         return len(self._items)
@@ -30,21 +30,21 @@ class Iterations:
     def begin(self, i: int) -> None:
         """Set the index and the item of iteration i; a number keeps an axis of 1, for all samples."""
         items, loop = self._items, self._loop
-        self._memory[loop.index] = i
-        self._memory[loop.item] = items[i : i + 1] if isinstance(items, np.ndarray) and items.ndim == 1 else items[i]
+        self._values[loop.index] = i
+        self._values[loop.item] = items[i : i + 1] if isinstance(items, np.ndarray) and items.ndim == 1 else items[i]
 
     def end(self) -> None:
         """Collect values, and carry others to the next iteration."""
-        memory, loop = self._memory, self._loop
+        values, loop = self._values, self._loop
         for name, link in loop.collect.items():
-            self._collected[name].append(memory.read(link))
-        memory.update({link: memory.read(after) for link, after in loop.next.items()})
+            self._collected[name].append(values.read(link))
+        values.update({link: values.read(after) for link, after in loop.next.items()})
 
     def leave(self) -> None:
         """Set the loop's results after its last iteration."""
-        memory, loop = self._memory, self._loop
-        memory.update({name: memory.read(link) for name, link in loop.result.items()})
-        memory.update({name: _stack(values) for name, values in self._collected.items()})
+        values, loop = self._values, self._loop
+        values.update({name: values.read(link) for name, link in loop.result.items()})
+        values.update({name: _stack(collected) for name, collected in self._collected.items()})
 
 
 def _stack(values: Sequence[Any]) -> Any:

@@ -46,7 +46,7 @@ def _choice_reads(choice: Choice, taken: Mapping[str, str]) -> set[str]:
 
 
 def schedule_operations(
-    plan: Sequence[Operation], targets: Sequence[str], memory: Values, is_known: Callable[[Any], bool] = lambda _: True
+    plan: Sequence[Operation], targets: Sequence[str], values: Values, is_known: Callable[[Any], bool] = lambda _: True
 ) -> Iterator[Operation]:
     """Yield the operations to run for some values, in a valid order; of choices, only the branches that are taken.
 
@@ -57,7 +57,7 @@ def schedule_operations(
     done: set[int] = set()
 
     def read(name: str) -> Any:
-        return to_host(memory.read(name))
+        return to_host(values.read(name))
 
     choices = {id(operation): Choice.of(operation) for operation in plan if operation.op == CHOOSE}
     while True:
@@ -68,7 +68,7 @@ def schedule_operations(
                 continue
             choice = choices.get(id(operation))
             if choice is not None and choice.node not in taken:
-                if choice.when is not None and choice.when not in pending and not is_known(memory.read(choice.when)):
+                if choice.when is not None and choice.when not in pending and not is_known(values.read(choice.when)):
                     yield operation
                     done.add(id(operation))
                     continue

@@ -65,7 +65,7 @@ class PlanRun:
     location: str
     run_part: PartRunner
     files: Callable[[str], bytes]
-    memory: Values = field(default_factory=Values)
+    values: Values = field(default_factory=Values)
     progress: Progress | None = None
     unread: dict[str, Flags] = field(default_factory=dict)
     trips: TripCount = field(default_factory=TripCount)
@@ -106,7 +106,7 @@ class PlanRun:
     def schedule(self, plan: Sequence[Operation], targets: Sequence[str]) -> Iterator[Operation]:
         """Yield the operations to run for some values; each must be run before the next. Raises ``BundleError``."""
         try:
-            yield from schedule_operations(plan, targets, self.memory, self.is_known)
+            yield from schedule_operations(plan, targets, self.values, self.is_known)
         except ValueError as error:
             raise BundleError(self.location, self.code, str(error)) from error
 
@@ -123,20 +123,20 @@ class PlanRun:
         elif operation.op == "part":
             self._part(operation)
         elif operation.node in self.ready:
-            self.memory.update(self.ready[operation.node])
+            self.values.update(self.ready[operation.node])
         elif operation.op in OPERATIONS:
             self._host(operation)
         else:
             raise ValueError("this runtime has no such operation: install the guidegraph-runtime of the export")
-        if missing := [name for name in operation.outputs if name not in self.memory]:
+        if missing := [name for name in operation.outputs if name not in self.values]:
             raise ValueError(f"it did not return '{missing[0]}', which bundle.json declares; export again")
 
     def _host(self, operation: Operation) -> None:
         flags = self.unread.get(operation.node)
-        if flags is not None and is_unread(flags, self.memory):
-            self.memory[operation.outputs[0]] = zeros_like(operation, self.memory)
+        if flags is not None and is_unread(flags, self.values):
+            self.values[operation.outputs[0]] = zeros_like(operation, self.values)
             return
-        self.memory.update(self._compute(operation, self._inputs(operation)))
+        self.values.update(self._compute(operation, self._inputs(operation)))
 
     def _compute(self, operation: Operation, inputs: Mapping[str, Any]) -> Values:
         """Compute a host operation; return its results by the names of the values."""
@@ -152,7 +152,7 @@ class PlanRun:
         """Copy an operation's inputs to the host; if it reads only a shape, use a placeholder instead."""
         shapes = OPERATIONS[operation.op].shapes_read
         return {
-            port: (to_placeholder if port in shapes else to_host)(self.memory.read(name))
+            port: (to_placeholder if port in shapes else to_host)(self.values.read(name))
             for port, name in operation.inputs.items()
         }
 
@@ -168,20 +168,20 @@ class PlanRun:
 
     def _choose(self, operation: Operation) -> None:
         choice = Choice.of(operation)
-        branch = choice.select_branch(lambda name: to_host(self.memory.read(name)))
-        self.memory.update(choice.values(branch, self.memory.read))
+        branch = choice.select_branch(lambda name: to_host(self.values.read(name)))
+        self.values.update(choice.values(branch, self.values.read))
 
     def _part(self, operation: Operation) -> None:
-        self.memory.update(self.run_part(operation.node, self.read_part_inputs(operation)))
+        self.values.update(self.run_part(operation.node, self.read_part_inputs(operation)))
 
     def read_part_inputs(self, operation: Operation) -> dict[str, Any]:
         """The inputs of a part by name. Raises ``ValueError`` if a plain field differs from its value at export."""
-        check_guards(operation, self.memory)
-        return {name: self.memory.read(source) for name, source in operation.inputs.items()}
+        check_guards(operation, self.values)
+        return {name: self.values.read(source) for name, source in operation.inputs.items()}
 
     def read_items(self, loop: Loop) -> Any:
         """The number of a loop's iterations, or a sequence with an item for each. Raises ``InputError``."""
-        items = to_host(self.memory.read(loop.over)) if isinstance(loop.over, str) else loop.over
+        items = to_host(self.values.read(loop.over)) if isinstance(loop.over, str) else loop.over
         if isinstance(items, np.ndarray) and items.ndim == 0 and items.dtype.kind in "iu":
             items = int(items)  # a number that is the same in every run is a table
         check_iterations(loop.over, items)
@@ -189,11 +189,11 @@ class PlanRun:
 
     def enter_loop(self, operation: Operation) -> Iterations:
         """Begin a loop: count its iterations, and set the carried values to their start."""
-        loop, memory = Loop.of(operation), self.memory
+        loop, values = Loop.of(operation), self.values
         items = self.read_items(loop)
         self.trips.begin(items if isinstance(items, int) else len(items))
         self.unread |= find_unread(loop, operation.body or ())
-        return Iterations(loop, memory, items)
+        return Iterations(loop, values, items)
 
     def list_body(self, operation: Operation) -> Iterable[Operation]:
         """The operations of one iteration of a loop, each to be run before the next is requested."""
@@ -238,14 +238,14 @@ def check_iterations(over: str | int, items: Any) -> None:
         raise InputError(param, f"expected 0 or more iterations; found {items}")
 
 
-def check_guards(operation: Operation, memory: Values) -> None:
+def check_guards(operation: Operation, values: Values) -> None:
     """Check a part's guards. Raises ``GuardError`` if a plain field differs from its value when the part was traced."""
     expected: Any = operation.settings.get("fields", {})
     for name, guard in expected.items():
-        if name in memory and to_host(memory[name]) != guard["is"]:
+        if name in values and to_host(values[name]) != guard["is"]:
             why = f": {guard['why']}" if "why" in guard else ""
             raise GuardError(
                 name.removeprefix(PARAMS) if name.startswith(PARAMS) else "",
-                f"'{name}' is {memory[name]!r} and the graph was traced with {guard['is']!r}{why}; give settings that "
+                f"'{name}' is {values[name]!r} and the graph was traced with {guard['is']!r}{why}; give settings that "
                 "keep it, or export the workflow with these",
             )

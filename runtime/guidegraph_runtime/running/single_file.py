@@ -114,34 +114,34 @@ def inputs_with(
 def compute_host_values(description: Description, params: Mapping[str, Any], nodes: Mapping[str, Any]) -> Values:
     """Compute the values of the prelude, except the noise that the graph takes."""
     recipe, location = description.recipe, description.location
-    values = resolve_inputs(recipe, params, location, description.file)
+    param_values = resolve_inputs(recipe, params, location, description.file)
     tables = read_tables(description.files[TABLES], f"{location}: {TABLES}") if TABLES in description.files else {}
-    memory = Values(tables | {f"params.{name}": value for name, value in values.items()})
+    values = Values(tables | {f"params.{name}": value for name, value in param_values.items()})
     noise_nodes = {operation.node for operation in description.noise.values()}
     plan = override_settings(recipe.plan, nodes, location)
     prelude = [operation for operation in plan if operation.node not in noise_nodes]
-    rehearsal = DryRun(location, refuse_part, description.file, Values(memory))
+    rehearsal = DryRun(location, refuse_part, description.file, Values(values))
     rehearsal.run(prelude)
-    PlanRun(location, refuse_part, description.file, memory, ready=rehearsal.made).run(prelude)
-    return memory
+    PlanRun(location, refuse_part, description.file, values, ready=rehearsal.made).run(prelude)
+    return values
 
 
-def _compute_arrays(description: Description, memory: Values, nodes: Mapping[str, Any]) -> dict[str, Array]:
-    check_guards(Operation("part", settings={"fields": dict(description.fields)}), memory)
+def _compute_arrays(description: Description, values: Values, nodes: Mapping[str, Any]) -> dict[str, Array]:
+    check_guards(Operation("part", settings={"fields": dict(description.fields)}), values)
     arrays: dict[str, Array] = {}
     for name, tensor in description.inputs.items():
         if name not in description.noise:
-            arrays[name] = _array(tensor, memory.read(name))
+            arrays[name] = _array(tensor, values.read(name))
             if tensor.dims[:1] == (STEPS,):
                 _check_trips(name, len(arrays[name]))
-    shapes = {name: np.shape(value) for name, value in memory.items() if isinstance(value, np.ndarray)}
+    shapes = {name: np.shape(value) for name, value in values.items() if isinstance(value, np.ndarray)}
     plan = {
         operation.node: operation
         for operation in override_settings(description.recipe.plan, nodes, description.location)
     }
     for name, noise in description.noise.items():
         arrays[name] = _array(
-            description.inputs[name], _draw_noise(description, plan[noise.node], name, noise, memory, shapes)
+            description.inputs[name], _draw_noise(description, plan[noise.node], name, noise, values, shapes)
         )
     _check_sizes(description, arrays)
     return {name: arrays[name] for name in description.inputs}
@@ -172,32 +172,32 @@ def _draw_noise(
     operation: Operation,
     name: str,
     noise: DrawRecipe,
-    memory: Values,
+    values: Values,
     shapes: Mapping[str, tuple[int, ...]],
 ) -> Array:
     links = {port: source for port, source in operation.inputs.items() if port not in ("like", "index")}
-    values = Values(memory)
-    trips = None if noise.over is None else _count_trips(noise.over, memory)
+    draw_values = Values(values)
+    trips = None if noise.over is None else _count_trips(noise.over, values)
     if noise.shape is not None:
         sizes = [size.value(shapes) for size in noise.shape]
         if (reason := memory_problem([ShapeOnly((trips or 1, *sizes))])) is not None:
             raise ValueError(f"'{name}': {reason}")
-        values["like"] = np.broadcast_to(np.zeros((), description.inputs[name].dtype), sizes)
+        draw_values["like"] = np.broadcast_to(np.zeros((), description.inputs[name].dtype), sizes)
         links["like"] = "like"
     if trips is not None:
         links["index"] = "index"
     draws = []
     for step in [None] if trips is None else range(trips):
-        values["index"] = step
+        draw_values["index"] = step
         draw = replace(operation, inputs=links, outputs=("drawn",), node="drawn")
-        PlanRun(description.location, refuse_part, description.file, values).run([draw])
-        draws.append(values["drawn"])
+        PlanRun(description.location, refuse_part, description.file, draw_values).run([draw])
+        draws.append(draw_values["drawn"])
     return np.asarray(draws[0]) if trips is None else np.stack(draws)
 
 
-def _count_trips(over: str | int, memory: Values) -> int:
+def _count_trips(over: str | int, values: Values) -> int:
     """The number of a loop's iterations, at least one."""
-    items = memory.read(over) if isinstance(over, str) else over
+    items = values.read(over) if isinstance(over, str) else over
     check_iterations(over, items)
     trips = items if isinstance(items, int) else len(items)
     check_limit("trips", trips, f"the loop takes {trips:,} trips")

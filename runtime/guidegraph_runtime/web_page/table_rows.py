@@ -141,13 +141,13 @@ def _compute(
     source: PlanSource, values: Mapping[str, int], operations: Sequence[Operation], kept: Sequence[Operation]
 ) -> Values:
     """The results of operations with a value of an input. Raises ``GuardError`` if a part was traced with others."""
-    memory = Values(source.tables)
-    memory.update({PARAMS + name: value for name, value in values.items()})
-    PlanRun(source.location, refuse_part, source.read_file, memory).run(operations)
+    plan_values = Values(source.tables)
+    plan_values.update({PARAMS + name: value for name, value in values.items()})
+    PlanRun(source.location, refuse_part, source.read_file, plan_values).run(operations)
     for operation in walk_operations(kept):
         if operation.op == "part":
-            check_guards(operation, memory)
-    return memory
+            check_guards(operation, plan_values)
+    return plan_values
 
 
 def _reads_with_flags(operation: Operation) -> set[str]:

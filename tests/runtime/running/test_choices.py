@@ -41,7 +41,7 @@ class Run(PlanRun):
 
     def take(self, plan: list[Operation], *targets: str) -> list[Any]:
         self.run(self.schedule(plan, targets))
-        return [self.memory.read(name) for name in targets]
+        return [self.values.read(name) for name in targets]
 
 
 gives = {"first": "a", "second": "b", "third": "c", "last": "d", "flag": "flag"}
@@ -127,7 +127,7 @@ def test_a_rehearsal_looks_at_the_branch_that_is_taken() -> None:
     def rehearse(mode: Any) -> Any:
         rehearsal = DryRun("here", gives.__getitem__, lambda name: b"", Values(mode=mode), limit=10**6)  # type: ignore[arg-type]
         rehearsal.run(rehearsal.schedule(plan, ["either"]))
-        return rehearsal.memory.read("either")
+        return rehearsal.values.read("either")
 
     assert rehearse("small").shape == (1, 4, 16, 16)
     with pytest.raises(BundleError, match=r"refused: b \(noise\.gaussian\)"):

@@ -83,4 +83,4 @@ def test_the_setting_that_is_wrong_is_named(operation: Operation, param: str) ->
 def test_a_sampler_with_a_step_for_each_timestep_is_admitted() -> None:
     schedule = {"schedule.alphas_bar": "alphas_bar"}
     run = rehearse(Operation("scheduler.ddpm", "s", schedule, {}, ("s.steps",)), alphas_bar=np.array([0.9, 0.6, 0.3]))
-    assert len(run.memory.read("s.steps")) == 3
+    assert len(run.values.read("s.steps")) == 3

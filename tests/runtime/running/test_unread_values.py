@@ -41,7 +41,7 @@ def draw_noise(operations: list[Operation], **flags: Any) -> list[np.ndarray[Any
         return {"step.x": inputs["x"]}
 
     run = PlanRun("here", part, lambda name: b"")
-    run.memory.update({"start": np.ones((2, 3, 4, 5), np.float32), **flags})
+    run.values.update({"start": np.ones((2, 3, 4, 5), np.float32), **flags})
     run.run(operations)
     return taken
 
