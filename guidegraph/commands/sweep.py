@@ -144,7 +144,7 @@ def _sweep(arguments: SweepArguments, json: bool) -> None:
 
 @contextmanager
 def _make_folder(out: Path | None, name: str) -> Iterator[Path]:
-    """Make the folder of a sweep, and remove what is new and empty at the end, as after an error before the start."""
+    """Make the folder of a sweep. New folders that are empty at the end, as after an early error, are removed."""
     from guidegraph.commands.shared.run_settings import prepare_run_folder
 
     new_folders = list_missing_folders(out or RUNS)
