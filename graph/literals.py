@@ -8,7 +8,7 @@ from typing import Any
 from guidegraph.graph.paths import resolve_path
 from guidegraph.graph.port import Port
 from guidegraph.graph.types import PortType, takes_literal
-from guidegraph_runtime.admission import number_problem
+from guidegraph_runtime.admission import find_number_problem
 
 STR = PortType((str,))
 
@@ -20,7 +20,7 @@ def convert_literal(port: Port, value: object, base: Path) -> Any:
         return None
     if not takes_literal(kind):
         raise ValueError(f"expected {kind}, which only a node can make; found {type(value).__name__} {value!r:.80}")
-    if (reason := number_problem(value, infinite=port.infinite)) is not None:
+    if (reason := find_number_problem(value, infinite=port.infinite)) is not None:
         raise ValueError(reason)
     return _make_absolute(port.literal(value), base)
 

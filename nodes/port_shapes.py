@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from guidegraph_runtime.admission import SampleCount, Shape, batch_problem, common_batch
+from guidegraph_runtime.admission import SampleCount, Shape, find_batch_problem, find_common_batch
 from guidegraph_runtime.operations.label import constant_shape
 
 
@@ -78,7 +78,7 @@ def batch_of_labels(label: Any, batch: Any) -> Shape:
 
 def image_and_mask_shape(image: Any, mask: Any) -> Shape:
     """Pictures under masks: the larger batch of both, which must agree or be 1."""
-    return (common_batch("pictures and masks", image.shape[0], mask.shape[0]), *image.shape[1:])
+    return (find_common_batch("pictures and masks", image.shape[0], mask.shape[0]), *image.shape[1:])
 
 
 def guidance_shape(x: Any, label: Any) -> Shape:
@@ -94,10 +94,10 @@ def step_shape(context: Any, **values: Any) -> Shape:
     if context is None:
         return ()
     rows = [SampleCount(value.shape[0], f"the {name}") for name, value in values.items() if getattr(value, "shape", ())]
-    if (reason := batch_problem(SampleCount(context.shape[0], "x"), rows)) is not None:
+    if (reason := find_batch_problem(SampleCount(context.shape[0], "x"), rows)) is not None:
         raise ValueError(reason)
     return tuple(context.shape)
 
 
 def _common_rows(label: str, values: Sequence[Any]) -> Shape:
-    return (common_batch(label, *(value.shape[0] for value in values)),) if values else (1,)
+    return (find_common_batch(label, *(value.shape[0] for value in values)),) if values else (1,)

@@ -23,7 +23,7 @@ from guidegraph.graph.planning.passes import prune
 from guidegraph.graph.port import Port
 from guidegraph.graph.sources import Carry, Literal, Many, Output, Param, Source, Sources
 from guidegraph.graph.types import is_tensor, takes_literal
-from guidegraph_runtime.admission import SampleCount, Shape, ShapeOnly, batch_problem, memory_problem
+from guidegraph_runtime.admission import SampleCount, Shape, ShapeOnly, find_batch_problem, find_memory_problem
 
 REFUSED = "refused"
 MACHINE_CODES = frozenset({"missing-extra", "missing-file", "missing-part"})
@@ -54,10 +54,10 @@ class Extents:
         """Infer the shapes of a block's operations, in order, and record the mismatches in ``problems``."""
         for op in ops:
             if isinstance(op, Loop):
-                self._loop(op)
+                self._follow_loop(op)
             elif op.spec.shape is not None or op.spec.batchable:
                 try:
-                    self._call(op)
+                    self._follow_call(op)
                 except ValueError as error:
                     self.problems.append(Problem(op.mark, REFUSED, f"{op.spec.id}: {error}", f"nodes.{op.key}"))
 
@@ -71,32 +71,34 @@ class Extents:
         value = _find_value(source, self.values)
         return tuple(value.shape) if is_tensor(value) else self.shapes.get(source)
 
-    def _loop(self, loop: Loop) -> None:
+    def _follow_loop(self, loop: Loop) -> None:
         for name, start in loop.carry.items():
-            self._alias(Carry(loop.key, name), start)
+            self._add_alias(Carry(loop.key, name), start)
         self.follow(loop.body.values())
         for name, after in loop.next.items():
-            self._alias(Output(loop.key, name), after if self.shape_of(after) is not None else Carry(loop.key, name))
+            self._add_alias(
+                Output(loop.key, name), after if self.shape_of(after) is not None else Carry(loop.key, name)
+            )
 
-    def _alias(self, name: Source, source: Source) -> None:
+    def _add_alias(self, name: Source, source: Source) -> None:
         if (shape := self.shape_of(source)) is not None:
             self.shapes[name], self.sources[name] = shape, self._format_source(source)
 
-    def _call(self, call: Call) -> None:
+    def _follow_call(self, call: Call) -> None:
         self._check_batch(call)
-        for name, shape in self._output_shapes(call).items():
-            if (reason := memory_problem([ShapeOnly(tuple(shape))], self.limit)) is not None:
+        for name, shape in self._infer_output_shapes(call).items():
+            if (reason := find_memory_problem([ShapeOnly(tuple(shape))], self.limit)) is not None:
                 raise ValueError(reason)
             self.shapes[Output(call.key, name)] = tuple(shape)
-            self.sources[Output(call.key, name)] = self._source(call, tuple(shape[:1]))
+            self.sources[Output(call.key, name)] = self._describe_sample_source(call, tuple(shape[:1]))
 
-    def _output_shapes(self, call: Call) -> Mapping[str, Shape]:
+    def _infer_output_shapes(self, call: Call) -> Mapping[str, Shape]:
         """The known shapes of a call's outputs."""
         spec = call.spec
         if spec.shape is None:
             rows = self.port_shapes(call).get(spec.batchable[0], ())[:1]
             return dict.fromkeys(call.outputs, rows) if rows and len(call.outputs) == 1 else {}
-        arguments = {name: self._argument(call, name) for name in spec.shape_arguments}
+        arguments = {name: self._read_argument(call, name) for name in spec.shape_arguments}
         if any(isinstance(value, _Unknown) for value in arguments.values()):
             return {}
         shapes = spec.shape(**arguments)
@@ -117,21 +119,21 @@ class Extents:
         first, *remaining = call.spec.batchable
         if first not in rows:
             return
-        if (reason := batch_problem(rows[first], [rows[name] for name in remaining if name in rows])) is not None:
+        if (reason := find_batch_problem(rows[first], [rows[name] for name in remaining if name in rows])) is not None:
             raise ValueError(reason)
 
-    def _argument(self, call: Call, name: str) -> Any:
+    def _read_argument(self, call: Call, name: str) -> Any:
         """The argument that the trait ``shape`` gets for a port or setting."""
         source, port = call.argument(name), call.spec.port(name)
         assert port is not None
         if source is None:
             return UNKNOWN if port.required else port.default
         if isinstance(source, Many):
-            values = [self._value(item, port) for item in source.sources]
+            values = [self._read_value(item, port) for item in source.sources]
             return UNKNOWN if any(isinstance(item, _Unknown) for item in values) else values
-        return self._value(source, port)
+        return self._read_value(source, port)
 
-    def _value(self, source: Source, port: Port) -> Any:
+    def _read_value(self, source: Source, port: Port) -> Any:
         if isinstance(source, (Literal, Param)):
             value = _find_value(source, self.values)
             if isinstance(value, str) and port.type.takes_enum:
@@ -139,7 +141,7 @@ class Extents:
             return value if is_tensor(value) or takes_literal(port.type) or value is None else UNKNOWN
         return ShapeOnly(self.shapes[source]) if source in self.shapes else UNKNOWN
 
-    def _source(self, call: Call, rows: Shape) -> str:
+    def _describe_sample_source(self, call: Call, rows: Shape) -> str:
         """The source that sets the number of samples: a parameter's list, a port's value, or the node, as text."""
         for name, port in call.parameters():
             value = self.values.get(name)
@@ -167,14 +169,14 @@ def _find_value(source: Sources, values: Mapping[str, Any]) -> Any:
     return values.get(source.name, UNKNOWN) if isinstance(source, Param) else UNKNOWN
 
 
-def _shape_problems(ops: Mapping[str, Op], values: Mapping[str, Any], limit: int | None = None) -> list[Problem]:
+def _list_shape_problems(ops: Mapping[str, Op], values: Mapping[str, Any], limit: int | None = None) -> list[Problem]:
     """Shapes that do not fit together or are too large. A parameter without a value is unknown."""
     extents = Extents(values, limit)
     extents.follow(ops.values())
     return extents.problems
 
 
-def _machine_problems(ops: Mapping[str, Op], values: Mapping[str, Any]) -> list[Problem]:
+def _list_machine_problems(ops: Mapping[str, Op], values: Mapping[str, Any]) -> list[Problem]:
     """Optional packages, input files and model parts that a run needs and this machine lacks."""
     checked = [op for op in walk(ops) if isinstance(op, Call) and op.spec.has_requirements]
     if not checked:
@@ -188,7 +190,7 @@ def _machine_problems(ops: Mapping[str, Op], values: Mapping[str, Any]) -> list[
             *_check_extras(call, values, {output for _, _, output in read}),
             *_check_files(call, values, written),
         ]
-        if not call_problems and written.isdisjoint(_paths(call, values)):
+        if not call_problems and written.isdisjoint(_list_paths(call, values)):
             call_problems = list(_check_parts(call, values, read))
         problems += call_problems
     return problems
@@ -204,27 +206,29 @@ def _find_readers(calls: Iterable[Call]) -> dict[str, list[tuple[Call, str, str]
     return readers
 
 
-def admission_problems(graph: Graph, values: Mapping[str, Any], only: Collection[str] | None = None) -> list[Problem]:
+def list_admission_problems(
+    graph: Graph, values: Mapping[str, Any], only: Collection[str] | None = None
+) -> list[Problem]:
     """All problems of a run of some outputs (by default all) with these values of parameters."""
-    ops = _certain_ops(graph, values, only)
-    return [*_shape_problems(ops, values), *_machine_problems(ops, values)]
+    ops = _select_certain_ops(graph, values, only)
+    return [*_list_shape_problems(ops, values), *_list_machine_problems(ops, values)]
 
 
 def check_shapes(graph: Graph, values: Mapping[str, Any], only: Collection[str] | None = None) -> None:
     """Raise ``WorkflowError`` for values that do not fit together or are too large."""
     if not graph.traits.shapes:
         return
-    if problems := _shape_problems(_certain_ops(graph, values, only), values):
+    if problems := _list_shape_problems(_select_certain_ops(graph, values, only), values):
         raise WorkflowError(problems)
 
 
 def check_machine(ops: Mapping[str, Op]) -> None:
     """Raise ``WorkflowError`` for operations that this machine cannot run."""
-    if problems := _machine_problems(ops, {}):
+    if problems := _list_machine_problems(ops, {}):
         raise WorkflowError(problems)
 
 
-def _certain_ops(graph: Graph, values: Mapping[str, Any], only: Collection[str] | None) -> dict[str, Op]:
+def _select_certain_ops(graph: Graph, values: Mapping[str, Any], only: Collection[str] | None) -> dict[str, Op]:
     """The operations that a run of some outputs needs whichever branches it takes later."""
     roots = [output.source for name, output in graph.outputs.items() if only is None or name in only]
     after_choices = make_parameter_choices(graph.ops, roots, values)
@@ -235,7 +239,7 @@ def _certain_ops(graph: Graph, values: Mapping[str, Any], only: Collection[str] 
 def _check_extras(call: Call, values: Mapping[str, Any], read: Collection[str]) -> Iterator[Problem]:
     extras = call.spec.extras
     if callable(extras):
-        arguments = _arguments(call, signature(extras).parameters, values, read)
+        arguments = _read_arguments(call, signature(extras).parameters, values, read)
         extras = None if arguments is None else extras(**arguments)
     for module, extra in (extras or {}).items():
         if find_spec(module) is None:
@@ -259,7 +263,7 @@ def _check_files(call: Call, values: Mapping[str, Any], written: Collection[Path
 def _check_parts(call: Call, values: Mapping[str, Any], readers: Iterable[tuple[Call, str, str]]) -> Iterator[Problem]:
     """The first output that another call reads but this one does not provide; the message names the others."""
     provides = call.spec.provides
-    arguments = _arguments(call, signature(provides).parameters, values, ()) if provides else None
+    arguments = _read_arguments(call, signature(provides).parameters, values, ()) if provides else None
     if provides is None or arguments is None:
         return
     try:
@@ -282,10 +286,10 @@ def _check_parts(call: Call, values: Mapping[str, Any], readers: Iterable[tuple[
 
 def _find_written_files(calls: Iterable[Call], values: Mapping[str, Any]) -> set[Path]:
     """Files that the same run writes: they may exist by the time they are read."""
-    return {path for call in calls if not call.spec.pure for path in _paths(call, values)}
+    return {path for call in calls if not call.spec.pure for path in _list_paths(call, values)}
 
 
-def _paths(call: Call, values: Mapping[str, Any]) -> Iterator[Path]:
+def _list_paths(call: Call, values: Mapping[str, Any]) -> Iterator[Path]:
     """The files and folders that a call's settings name."""
     for source in call.settings.values():
         value = _find_value(source, values)
@@ -293,7 +297,7 @@ def _paths(call: Call, values: Mapping[str, Any]) -> Iterator[Path]:
             yield value
 
 
-def _arguments(
+def _read_arguments(
     call: Call, names: Iterable[str], values: Mapping[str, Any], read: Collection[str]
 ) -> dict[str, Any] | None:
     """Known settings of a call by name, and ``read`` under the name ``READ``; ``None`` if a setting is unknown."""

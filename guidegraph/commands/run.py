@@ -137,7 +137,7 @@ def _check_arguments(
     Raises ``WorkflowError`` that lists all problems.
     """
     from guidegraph.commands.shared.run_settings import check_folder
-    from guidegraph.graph.planning.admission import admission_problems
+    from guidegraph.graph.planning.admission import list_admission_problems
     from guidegraph.graph.planning.plan import find_needed_ops
     from guidegraph.graph.stopping.choose_loop import check_stop
     from guidegraph.runs.outputs import output_problems
@@ -154,7 +154,7 @@ def _check_arguments(
     problems += output_problems(opened.graph, opened.registry, config.only)
     values = opened.bind(problems)
     check_effects(find_needed_ops(opened.graph, config.only, values), values, config.policy)
-    if admission := admission_problems(opened.graph, values, config.only):
+    if admission := list_admission_problems(opened.graph, values, config.only):
         raise WorkflowError(admission)
     check_repeatable(opened.recipe, opened.stopped, request.workflow)
     if opened.stopped is not None:

@@ -18,7 +18,7 @@ from guidegraph.graph.events import Observer
 from guidegraph.graph.execution.intermediates import use_viewer
 from guidegraph.graph.ir import Graph
 from guidegraph.graph.language.bind_parameters import bind
-from guidegraph.graph.planning.admission import admission_problems
+from guidegraph.graph.planning.admission import list_admission_problems
 from guidegraph.graph.planning.plan import find_needed_ops
 from guidegraph.graph.run_config import RunConfig
 from guidegraph.graph.stopping.loop_state import LoopStopped
@@ -124,7 +124,7 @@ class JobQueue:
         """Raise ``WorkflowError`` if a run with these values cannot begin."""
         problems = output_problems(graph, self.manager.registry, config.only)
         check_effects(find_needed_ops(graph, config.only, values), values, config.policy)
-        if problems := problems or admission_problems(graph, values, config.only):
+        if problems := problems or list_admission_problems(graph, values, config.only):
             raise WorkflowError(problems)
 
     def _enqueue(self, job: Job) -> Job:

@@ -23,14 +23,14 @@ class CheckedWorkflow(NamedTuple):
 
 def check_workflow(graph: Graph, registry: Registry, policy: Policy) -> CheckedWorkflow:
     """Check a workflow with the defaults of its parameters. Raises ``WorkflowError`` for what cannot go together."""
-    from guidegraph.graph.planning.admission import MACHINE_CODES, admission_problems
+    from guidegraph.graph.planning.admission import MACHINE_CODES, list_admission_problems
 
     defaults = {name: parameter.default for name, parameter in graph.params.items() if not parameter.required}
     effects = list_effects(graph.ops, defaults)
     forbidden = _find_unwritable(graph, registry) + find_effect_problems(effects, policy)
     if forbidden := forbidden + find_trip_problems(graph.ops, defaults):
         raise WorkflowError(forbidden)
-    problems = admission_problems(graph, defaults)
+    problems = list_admission_problems(graph, defaults)
     if refused := [problem for problem in problems if problem.code not in MACHINE_CODES]:
         raise WorkflowError(refused)
     return CheckedWorkflow(effects, problems)

@@ -43,7 +43,7 @@ class SampleCount:
     param: str = ""
 
 
-def batch_problem(samples: SampleCount, counts: Iterable[SampleCount]) -> str | None:
+def find_batch_problem(samples: SampleCount, counts: Iterable[SampleCount]) -> str | None:
     """Check that each value has one row for all samples, or one row per sample.
 
     Samples are never repeated to fill a batch: picture i of seed s is the picture of seed s + i, and a repeated sample
@@ -68,7 +68,7 @@ def describe_mismatch(samples: SampleCount, rows: SampleCount) -> str:
     )
 
 
-def common_batch(names: str, *counts: int) -> int:
+def find_common_batch(names: str, *counts: int) -> int:
     """Return the common number of samples of values that each have one row for all samples, or one per sample.
 
     names: the values, for the message ("x0 and noise"). Raises ``ValueError`` if the counts do not agree.
@@ -80,10 +80,10 @@ def common_batch(names: str, *counts: int) -> int:
     return largest
 
 
-def number_problem(value: object, *, infinite: bool = False) -> str | None:
+def find_number_problem(value: object, *, infinite: bool = False) -> str | None:
     """Check that numbers are finite, also in lists, tables and arrays. infinite: allow infinities, but never NaN."""
     if hasattr(value, "dtype"):
-        return _array_problem(value, infinite)
+        return _find_array_problem(value, infinite)
     if isinstance(value, float):
         if math.isnan(value):
             return "expected a number; found nan"
@@ -92,21 +92,21 @@ def number_problem(value: object, *, infinite: bool = False) -> str | None:
         value = list(value.values())
     if isinstance(value, (list, tuple)):
         try:
-            problems = (number_problem(item, infinite=infinite) for item in value)
+            problems = (find_number_problem(item, infinite=infinite) for item in value)
             return next((problem for problem in problems if problem is not None), None)
         except RecursionError:
             return "its lists have too many levels"
     return None
 
 
-def _array_problem(value: Any, infinite: bool) -> str | None:
+def _find_array_problem(value: Any, infinite: bool) -> str | None:
     import numpy as np
 
     array = np.asarray(value)
     if array.dtype.kind not in "fc" or np.isfinite(array).all():
         return None
     if array.ndim == 0:
-        return number_problem(float(array.real), infinite=infinite)
+        return find_number_problem(float(array.real), infinite=infinite)
     if nan_count := int(np.isnan(array).sum()):
         return f"expected numbers; found nan in {nan_count} of {array.size} elements"
     return None if infinite else "expected finite numbers; found infinities"
@@ -117,7 +117,7 @@ def is_infinite(value: object) -> bool:
     return isinstance(value, float) and math.isinf(value)
 
 
-def memory_problem(values: Sequence[ShapeOnly], limit: int | None = None) -> str | None:
+def find_memory_problem(values: Sequence[ShapeOnly], limit: int | None = None) -> str | None:
     """Check that values needed at once fit into memory. limit: bytes; by default the memory of the machine."""
     limit = machine_memory() if limit is None else limit
     total = sum(value.nbytes for value in values)
@@ -131,7 +131,7 @@ def memory_problem(values: Sequence[ShapeOnly], limit: int | None = None) -> str
     )
 
 
-def multiple_problem(shape: Shape, axes: Sequence[int], factor: int) -> str | None:
+def find_multiple_problem(shape: Shape, axes: Sequence[int], factor: int) -> str | None:
     """Check that the sides of a sample are multiples of the factor that its network needs."""
     if all(shape[axis] % factor == 0 for axis in axes):
         return None

@@ -12,7 +12,13 @@ import numpy as np
 import pytest
 
 from guidegraph_runtime import admission
-from guidegraph_runtime.admission import SampleCount, ShapeOnly, batch_problem, memory_problem, number_problem
+from guidegraph_runtime.admission import (
+    SampleCount,
+    ShapeOnly,
+    find_batch_problem,
+    find_memory_problem,
+    find_number_problem,
+)
 from guidegraph_runtime.errors import BundleError
 from guidegraph_runtime.running.bundle import Bundle
 from guidegraph_runtime.running.overrides import host_operations
@@ -165,17 +171,17 @@ def test_a_field_that_the_graph_was_traced_with_is_not_offered(tmp_path: Path) -
 
 
 def test_messages_have_the_expected_value_and_a_remedy() -> None:
-    assert batch_problem(SampleCount(2, "'noise'"), [SampleCount(1, "'a'"), SampleCount(2, "'b'")]) is None
-    assert batch_problem(SampleCount(1, "'noise'"), [SampleCount(2, "'prompt' (2 values)")]) == (
+    assert find_batch_problem(SampleCount(2, "'noise'"), [SampleCount(1, "'a'"), SampleCount(2, "'b'")]) is None
+    assert find_batch_problem(SampleCount(1, "'noise'"), [SampleCount(2, "'prompt' (2 values)")]) == (
         "'prompt' (2 values) is for 2 samples and 'noise' makes 1: give one for all samples or one for each, or make "
         "the batch 2"
     )
-    assert memory_problem([ShapeOnly((10, 10))], limit=400) is None
-    assert memory_problem([ShapeOnly((10, 10)), ShapeOnly((1,))], limit=400) == (
+    assert find_memory_problem([ShapeOnly((10, 10))], limit=400) is None
+    assert find_memory_problem([ShapeOnly((10, 10)), ShapeOnly((1,))], limit=400) == (
         "it would take at least 404 bytes (10 × 10 numbers), and this machine has 400 bytes of memory: ask for a "
         "smaller batch or size"
     )
-    assert number_problem([1.0, {"a": (math.nan,)}]) == "expected a number; found nan"
-    assert number_problem(np.array([1.0, np.nan])) == "expected numbers; found nan in 1 of 2 elements"
-    assert number_problem(np.array([1.0, np.inf]), infinite=True) is None
-    assert number_problem(np.array([1, 2])) is None
+    assert find_number_problem([1.0, {"a": (math.nan,)}]) == "expected a number; found nan"
+    assert find_number_problem(np.array([1.0, np.nan])) == "expected numbers; found nan in 1 of 2 elements"
+    assert find_number_problem(np.array([1.0, np.inf]), infinite=True) is None
+    assert find_number_problem(np.array([1, 2])) is None

@@ -11,7 +11,7 @@ import pytest
 import yaml
 
 from guidegraph import WorkflowError, load_workflow
-from guidegraph.graph.planning.admission import MACHINE_CODES, admission_problems
+from guidegraph.graph.planning.admission import MACHINE_CODES, list_admission_problems
 from guidegraph.workflow import Workflow
 from tests.commands.command import Command
 from tests.paths import ROOT
@@ -35,7 +35,7 @@ CASES = {
 def refusals(workflow: Workflow, **params: Any) -> list[str]:
     """The messages of refusals before a run. A parameter that is required and not in ``params`` is unknown."""
     defaults = {name: parameter.default for name, parameter in workflow.graph.params.items() if not parameter.required}
-    problems = admission_problems(workflow.graph, {**defaults, **params})
+    problems = list_admission_problems(workflow.graph, {**defaults, **params})
     return [problem.message for problem in problems if problem.code not in MACHINE_CODES]
 
 

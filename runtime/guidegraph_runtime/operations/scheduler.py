@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from guidegraph_runtime.admission import common_batch
+from guidegraph_runtime.admission import find_common_batch
 from guidegraph_runtime.checks import check_array, check_fields, check_same_axes
 from guidegraph_runtime.declare.operation import operation
 from guidegraph_runtime.declare.settings import Noise, Sample, Scheduler, SchedulerState
@@ -15,7 +15,7 @@ from guidegraph_runtime.declare.settings import Noise, Sample, Scheduler, Schedu
 def noisy_shape(x0: Any, noise: Any) -> tuple[int, ...]:
     """The shape of the result of `scheduler.add_noise`: one picture is broadcast to a batch of noise."""
     longer = noise.shape if len(noise.shape) >= len(x0.shape) else x0.shape
-    return common_batch("x0 and noise", x0.shape[0], noise.shape[0]), *longer[1:]
+    return find_common_batch("x0 and noise", x0.shape[0], noise.shape[0]), *longer[1:]
 
 
 @operation("scheduler.add_noise", shape=noisy_shape)

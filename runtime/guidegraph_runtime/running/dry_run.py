@@ -19,9 +19,9 @@ from guidegraph_runtime.admission import (
     ShapeOnly,
     count_rows,
     describe_mismatch,
+    find_memory_problem,
     find_mismatch,
-    memory_problem,
-    multiple_problem,
+    find_multiple_problem,
 )
 from guidegraph_runtime.bundle.bounds import parse_bounds
 from guidegraph_runtime.bundle.manifest_types import Operation, Part
@@ -96,7 +96,7 @@ class DryRun(PlanRun):
         inputs = {port: self.values.read(name) for port, name in operation.inputs.items()}
         rule_arguments = self._read_rule_arguments(operation, inputs)
         shape = self._shape(operation, rule_arguments)
-        if shape is not None and (reason := memory_problem([ShapeOnly(shape)], self.limit)) is not None:
+        if shape is not None and (reason := find_memory_problem([ShapeOnly(shape)], self.limit)) is not None:
             raise SettingError(_find_largest(rule_arguments), reason)
         if all(map(self.is_known, inputs.values())) and operation.op not in _RANDOM_OPERATIONS:
             results = self._compute(operation, inputs)
@@ -164,7 +164,7 @@ class DryRun(PlanRun):
                 UNKNOWN if shape_out is None else ShapeOnly(shape_out, np.dtype(tensor.dtype).itemsize)
             )
         results = [item for item in outputs.values() if isinstance(item, ShapeOnly)]
-        if (reason := memory_problem([*map(ShapeOnly, due), *results], self.limit)) is not None:
+        if (reason := find_memory_problem([*map(ShapeOnly, due), *results], self.limit)) is not None:
             raise ValueError(reason)
         self._name_sources(operation, outputs)
         self.values.update(outputs)
@@ -285,7 +285,7 @@ def check_multiples(multiples: Any, sizes: Mapping[str, int]) -> None:
     for axis, factor in multiples.items():
         if not isinstance(factor, int) or isinstance(factor, bool) or factor < 1:
             raise ValueError(f"'{MULTIPLES}' of a part has whole numbers; found {factor!r:.80} for '{axis}'")
-        if axis in sizes and (reason := multiple_problem((sizes[axis],), (0,), factor)) is not None:
+        if axis in sizes and (reason := find_multiple_problem((sizes[axis],), (0,), factor)) is not None:
             raise ValueError(f"'{axis}': {reason}")
 
 

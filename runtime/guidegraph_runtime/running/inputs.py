@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from guidegraph_runtime.admission import is_infinite, number_problem
+from guidegraph_runtime.admission import find_number_problem, is_infinite
 from guidegraph_runtime.allowed_files import as_path
 from guidegraph_runtime.bundle.manifest_types import FILE_TYPES, Input, Manifest
 from guidegraph_runtime.errors import BundleError, suggest_name
@@ -78,7 +78,7 @@ def _tensor(name: str, spec: Input, value: Any, location: str) -> Any:
             array = read_tensor_input(name, spec, value)
     except ValueError as error:
         raise BundleError(location, "bad-value", str(error), param=name) from None
-    if (reason := number_problem(array)) is not None:
+    if (reason := find_number_problem(array)) is not None:
         raise BundleError(location, "bad-value", f"'{name}': {reason}", param=name)
     return array
 
@@ -109,7 +109,7 @@ def check_value(name: str, spec: Input, value: Any, location: str) -> Any:
     if (expected := spec.wrong(value)) is not None:
         message = f"'{name}': expected {expected}, found {value!r:.80}"
         raise BundleError(location, "bad-value", message, param=name)
-    if (reason := number_problem(value, infinite=is_infinite(spec.default))) is not None:
+    if (reason := find_number_problem(value, infinite=is_infinite(spec.default))) is not None:
         raise BundleError(location, "bad-value", f"'{name}': {reason}", param=name)
     if spec.type == "float" and (largest := _find_overflow(value)) is not None:
         message = f"'{name}': expected numbers from -{FLOAT_LIMIT:.2g} to {FLOAT_LIMIT:.2g}, found {largest!r}"

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from guidegraph_runtime.admission import is_infinite, number_problem
+from guidegraph_runtime.admission import find_number_problem, is_infinite
 from guidegraph_runtime.allowed_files import as_path, takes_file
 from guidegraph_runtime.bundle.manifest_types import Operation, walk_operations
 from guidegraph_runtime.declare.choice_words import CHOOSE
@@ -80,7 +80,7 @@ def _override(operation: Operation, changes: Mapping[str, Mapping[str, Any]], lo
         message = f"{operation.node} ({use}): no setting '{unknown[0]}'; {suggest_name(unknown[0], parameters)}"
         raise BundleError(location, "unknown-setting", message, param=f"{operation.node}.{unknown[0]}")
     for name, value in settings_to_change.items():
-        if (reason := number_problem(value, infinite=is_infinite(parameters[name].default))) is not None:
+        if (reason := find_number_problem(value, infinite=is_infinite(parameters[name].default))) is not None:
             message = f"{operation.node} ({use}): {name}: {reason}"
             raise BundleError(location, "bad-value", message, param=f"{operation.node}.{name}")
     # Links and settings that the new operation lacks, such as DDIM's eta, are dropped.

@@ -16,7 +16,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from guidegraph_runtime.admission import SampleCount, ShapeOnly, batch_problem, memory_problem, multiple_problem
+from guidegraph_runtime.admission import (
+    SampleCount,
+    ShapeOnly,
+    find_batch_problem,
+    find_memory_problem,
+    find_multiple_problem,
+)
 from guidegraph_runtime.bundle.folder import sha256
 from guidegraph_runtime.bundle.manifest import Manifest, Operation, Tensor, read_manifest
 from guidegraph_runtime.bundle.manifest_types import DTYPES
@@ -156,14 +162,14 @@ def _check_sizes(description: Description, arrays: Mapping[str, Array]) -> None:
             rows[name] = SampleCount(shape[tensor.dims.index(BATCH)], f"'{name}'")
         for axis, factor in description.multiples.get(name, {}).items():
             position = tensor.dims.index(axis)
-            if (reason := multiple_problem(shape, (position,), factor)) is not None:
+            if (reason := find_multiple_problem(shape, (position,), factor)) is not None:
                 raise ValueError(f"'{axis}' of '{name}': {reason}")
     candidates = [name for name in description.samples if name in rows]
     if not candidates:
         return
     # Of those with the most samples, the one with most axes, which is noise or a latent: a person knows it.
     first = max(candidates, key=lambda name: (rows[name].count, arrays[name].ndim, name))
-    if (reason := batch_problem(rows[first], rows.values())) is not None:
+    if (reason := find_batch_problem(rows[first], rows.values())) is not None:
         raise ValueError(reason)
 
 
@@ -180,7 +186,7 @@ def _draw_noise(
     trips = None if noise.over is None else _count_trips(noise.over, values)
     if noise.shape is not None:
         sizes = [size.value(shapes) for size in noise.shape]
-        if (reason := memory_problem([ShapeOnly((trips or 1, *sizes))])) is not None:
+        if (reason := find_memory_problem([ShapeOnly((trips or 1, *sizes))])) is not None:
             raise ValueError(f"'{name}': {reason}")
         draw_values["like"] = np.broadcast_to(np.zeros((), description.inputs[name].dtype), sizes)
         links["like"] = "like"

@@ -18,7 +18,7 @@ from guidegraph import load_workflow
 from guidegraph.graph.errors import WorkflowError
 from guidegraph.graph.node import get_spec, node
 from guidegraph.graph.planning import admission
-from guidegraph.graph.planning.admission import MACHINE_CODES, admission_problems
+from guidegraph.graph.planning.admission import MACHINE_CODES, list_admission_problems
 from guidegraph.graph.registry import Registry
 from guidegraph.nodes.models.own.denoiser import UNetDenoiser
 from guidegraph.nodes.models.own.unet import UNet
@@ -285,10 +285,10 @@ def test_what_a_machine_lacks_is_told_from_what_is_wrong(registry: Registry, tmp
     text = DRAW.replace("SHAPE", "[2, 3, 5]").replace("label: {default: 1", "label: {default: [1, 2, 3]")
     graph = written(text + "\n", registry, tmp_path).graph
     defaults = {name: parameter.default for name, parameter in graph.params.items()}
-    assert [problem.code for problem in admission_problems(graph, defaults)] == ["refused"]
+    assert [problem.code for problem in list_admission_problems(graph, defaults)] == ["refused"]
     assert "refused" not in MACHINE_CODES
-    assert admission_problems(graph, {**defaults, "label": 1}) == []
-    assert admission_problems(graph, {}) == []  # nothing is known, and nothing is refused
+    assert list_admission_problems(graph, {**defaults, "label": 1}) == []
+    assert list_admission_problems(graph, {}) == []  # nothing is known, and nothing is refused
 
 
 GOOD = {

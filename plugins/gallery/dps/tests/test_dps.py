@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from guidegraph import Condition, Prediction, StepContext, load_workflow
-from guidegraph.graph.planning.admission import admission_problems
+from guidegraph.graph.planning.admission import list_admission_problems
 from guidegraph.testing import Check, NodeCase, conformance_cases
 from guidegraph_runtime.noise import gaussian
 from tests.graph.export.exporting import LEVEL, changed, difference, made
@@ -301,9 +301,9 @@ def test_prompts_for_another_batch_are_refused_before_a_run(name: str) -> None:
     workflow = load_workflow(FOLDER / f"{name}.yaml", plugins=("guidegraph_dps",))
     defaults = {key: port.default for key, port in workflow.graph.params.items()}
     three = {**defaults, "prompt": ["a tiger"] * 3}
-    (problem,) = admission_problems(workflow.graph, three)
+    (problem,) = list_admission_problems(workflow.graph, three)
     assert problem.message.startswith("dps.guide: the condition is for 3 samples and x makes 1: give one for all")
-    assert admission_problems(workflow.graph, {**three, "batch": 3}) == []
+    assert list_admission_problems(workflow.graph, {**three, "batch": 3}) == []
 
 
 class Half:

@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from guidegraph import Condition, NodeError, Prediction, StepContext, load_workflow
-from guidegraph.graph.planning.admission import admission_problems
+from guidegraph.graph.planning.admission import list_admission_problems
 from guidegraph.nodes.sampling import schedule as schedules
 from guidegraph.nodes.sampling import scheduler
 from guidegraph.nodes.sampling.scheduler_join import join
@@ -353,9 +353,9 @@ def test_the_workflow_draws_under_its_loss(name: str) -> None:
 def test_prompts_for_another_batch_are_refused_before_a_run(name: str, parameter: str, value: str) -> None:
     workflow = load_workflow(FOLDER / f"{name}.yaml", plugins=("guidegraph_universal",))
     defaults = {key: port.default for key, port in workflow.graph.params.items()}
-    (problem,) = admission_problems(workflow.graph, {**defaults, parameter: ["a tiger"] * 3})
+    (problem,) = list_admission_problems(workflow.graph, {**defaults, parameter: ["a tiger"] * 3})
     assert problem.message.startswith(f"universal.guide: the {value} is for 3 samples and x makes 1: give one for all")
-    assert admission_problems(workflow.graph, {**defaults, parameter: ["a tiger"] * 3, "batch": 3}) == []
+    assert list_admission_problems(workflow.graph, {**defaults, parameter: ["a tiger"] * 3, "batch": 3}) == []
 
 
 LOSS = {"loss": lambda image: (image - 0.1).square().mean((1, 2, 3))}
