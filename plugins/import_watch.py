@@ -12,11 +12,10 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, redirect_stdout, suppress
-from functools import partial
 from typing import Any
 
-from guidegraph.graph.trust.matmul_precision import make_precision_reader, set_precision
 from guidegraph.graph.trust.process_state import current_folder
+from guidegraph.graph.trust.torch_settings import list_torch_settings
 from guidegraph.plugins.process_changes import Changes, compare_snapshots, record_exit_handlers, snapshot
 from guidegraph_runtime.printing import visible
 
@@ -116,28 +115,8 @@ def _torch_state(torch: Any, *, defaults: bool) -> State:
 
     The initial number of threads depends on the machine, so it is left out of the defaults.
     """
-    state: State = {
-        "torch's default dtype": (
-            torch.float32 if defaults else torch.get_default_dtype(),
-            torch.set_default_dtype,
-        ),
-        "torch's default device": (
-            "cpu" if defaults else str(torch.get_default_device()),
-            lambda device: torch.set_default_device(None if device == "cpu" else device),
-        ),
-        "torch's recording of gradients": (
-            True if defaults else torch.is_grad_enabled(),
-            torch.set_grad_enabled,
-        ),
-        "torch's precision of matrix products": (
-            "highest" if defaults else make_precision_reader(torch)(),
-            partial(set_precision, torch),
-        ),
-        "torch's use of deterministic algorithms": (
-            False if defaults else torch.are_deterministic_algorithms_enabled(),
-            torch.use_deterministic_algorithms,
-        ),
-    }
-    if not defaults:
-        state["torch's number of threads"] = (torch.get_num_threads(), torch.set_num_threads)
+    state: State = {}
+    for setting in list_torch_settings(torch):
+        for value in setting.initial if defaults else (setting.read(),):
+            state[f"torch's {setting.name}"] = (value, setting.set)
     return state

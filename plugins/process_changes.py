@@ -22,8 +22,8 @@ from contextlib import contextmanager
 from functools import cache
 from typing import Any, TypeAlias
 
-from guidegraph.graph.trust.matmul_precision import make_precision_reader
 from guidegraph.graph.trust.process_state import current_folder
+from guidegraph.graph.trust.torch_settings import list_torch_settings
 
 Snapshot: TypeAlias = dict[str, dict[str, object]]
 """Values, or identities of objects, by kind and name."""
@@ -198,12 +198,7 @@ def _torch() -> dict[str, object]:
     if torch is None:
         return {}
     return {
-        "the default dtype": str(torch.get_default_dtype()),
-        "the default device": str(torch.get_default_device()),
-        "recording of gradients": torch.is_grad_enabled(),
-        "the number of threads": torch.get_num_threads(),
-        "deterministic algorithms": torch.are_deterministic_algorithms_enabled(),
-        "precision of matrix products": str(make_precision_reader(torch)()),
+        **{f"the {setting.name}": str(setting.read()) for setting in list_torch_settings(torch)},
         "cudnn.benchmark": torch.backends.cudnn.benchmark,
         "cudnn.deterministic": torch.backends.cudnn.deterministic,
         "the seed": torch.initial_seed(),

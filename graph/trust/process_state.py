@@ -18,11 +18,10 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
-from functools import cache, partial
+from functools import cache
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 from guidegraph.graph.trust.environment import make_version_reader, read_variables, restore_variables
-from guidegraph.graph.trust.matmul_precision import make_precision_reader, set_precision
 from guidegraph.graph.trust.seed_detection import (
     GeneratorStates,
     find_numpy_state,
@@ -33,6 +32,7 @@ from guidegraph.graph.trust.seed_detection import (
     restore_seeded,
     restore_seeded_cuda,
 )
+from guidegraph.graph.trust.torch_settings import list_torch_settings
 
 if TYPE_CHECKING:
     from guidegraph.graph.ir import Call
@@ -207,8 +207,10 @@ def _get_readers() -> _Readers:
     """The readers and setters of the state. Imports torch, as the run does anyway."""
     import torch
 
-    dtype, threads, precision = torch.get_default_dtype, torch.get_num_threads, make_precision_reader(torch)
-    gradients, device, folder = torch.is_grad_enabled, _device_reader(torch), current_folder
+    of_torch = list_torch_settings(torch)
+    dtype, precision = of_torch.dtype.read, of_torch.precision.read
+    threads, gradients, device = of_torch.threads.read, of_torch.gradients.read, _device_reader(torch)
+    folder, watched = current_folder, of_torch[:5]
     version = make_version_reader()
     torch_state, (python_state, python) = find_torch_state(), find_python_generator()
 
@@ -231,11 +233,7 @@ def _get_readers() -> _Readers:
         )
 
     settings = (
-        _Value("torch's default dtype", torch.set_default_dtype),
-        _Value("torch's precision of matrix products", partial(set_precision, torch)),
-        _Value("torch's number of threads", torch.set_num_threads),
-        _Value("torch's recording of gradients", torch.set_grad_enabled),
-        _Value("torch's default device", torch.set_default_device),
+        *(_Value(f"torch's {setting.name}", setting.set) for setting in watched),
         _Value("the current directory", os.chdir),
     )
     return _Readers(read_torch, read_everything, settings, torch.cuda.is_initialized)
