@@ -198,13 +198,11 @@ def overrides() -> list[NodeCase]:
         case(
             "data.scene_map",
             inputs={"classes": torch.arange(2 * 8 * 12).reshape(2, 8, 12) % 76},
-            skip={"ONNX export": "it checks the classes, which are data of a training"},
         ),
         case(
             "data.object_share",
             inputs={"classes": torch.arange(2 * 16 * 16).reshape(2, 16, 16) % 76},
             settings={"size": 4},
-            skip={"ONNX export": "it checks the classes, which are data of a training"},
         ),
         case(
             "data.colour_map",

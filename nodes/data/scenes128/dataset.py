@@ -18,6 +18,7 @@ from guidegraph.nodes.data.scenes128.captions import PARTIAL, Wording, choose_wo
 from guidegraph.nodes.data.scenes128.held_out import Split
 from guidegraph.nodes.data.scenes128.phrases import caption_words
 from guidegraph.nodes.data.scenes128.vocabulary import CLASSES, COLOURS, GROUNDS, NAMES
+from guidegraph.nodes.shape_checks import has_values
 from guidegraph.nodes.types import SemanticMap
 
 if TYPE_CHECKING:
@@ -93,12 +94,7 @@ def scene_map(classes: Tensor, *, size: Count | None = None) -> SemanticMap:
     size: makes a map (B, 76, size, size) with the share of each class in equal rectangles of pixels, the means of the
     one-hot map, which is not made. Raises an error for other classes, and for a size that does not divide H and W.
     """
-    low, high = (int(classes.min()), int(classes.max())) if classes.numel() else (0, 0)
-    if classes.ndim != 3 or low < 0 or high >= len(CLASSES):
-        raise ValueError(
-            f"expected classes (B, H, W) from 0 to {len(CLASSES) - 1}, as of data.scenes_128; found shape "
-            f"{tuple(classes.shape)} and values from {low} to {high}"
-        )
+    check_classes(classes)
     return measure_shares(classes, len(CLASSES), size)
 
 
@@ -107,16 +103,47 @@ def colour_map(classes: Tensor, object: Tensor, colour: Tensor, *, size: Count =
     """The share of each colour of objects in each cell of scenes of 128 pixels, (B, 12, size, size) in [0, 1].
 
     Channels 0 to 10 are the eleven colours, and 11 is all else: grounds, skies, and objects in colours without a name.
-    classes (B, H, W), object (B, R) and colour (B, R): of `data.scenes_128`. Raises an error for a size that does not
-    divide H and W.
+    classes (B, H, W), object (B, R) and colour (B, R): of `data.scenes_128`. Raises an error for other shapes and
+    numbers, and for a size that does not divide H and W.
     """
     import torch
 
+    check_classes(classes)
+    if has_values(object, colour) and not (
+        object.ndim == 2 and len(object) == len(classes) and colour.shape == object.shape
+    ):
+        raise ValueError(
+            f"expected 'object' and 'colour' (B, R) for classes {tuple(classes.shape)}, as of data.scenes_128; found "
+            f"{tuple(object.shape)} and {tuple(colour.shape)}"
+        )
+    check_numbers("object", object, -1, len(NAMES) - 1)
+    check_numbers("colour", colour, -1, len(COLOURS) - 1)
     nothing = len(COLOURS)
     table = torch.full((classes.shape[0], len(CLASSES) + 1), nothing, device=classes.device)
-    rows = torch.where(object < 0, len(CLASSES), object)  # the last column of the table is for rows without an object
-    table.scatter_(1, rows, torch.where(colour < 0, nothing, colour))
+    # The last column of the table is for rows without an object.
+    rows = torch.where(object < 0, len(CLASSES), object).long()
+    table.scatter_(1, rows, torch.where(colour < 0, nothing, colour).long())
     return measure_shares(table.gather(1, classes.long().flatten(1)).reshape(classes.shape), nothing + 1, size)
+
+
+def check_classes(classes: Tensor) -> None:
+    """Raise ``ValueError`` unless classes have the shape (B, H, W) and are those of `data.scenes_128`."""
+    if classes.ndim != 3:
+        raise ValueError(f"expected classes (B, H, W), as of data.scenes_128; found shape {tuple(classes.shape)}")
+    check_numbers("classes", classes, 0, len(CLASSES) - 1)
+
+
+def check_numbers(name: str, numbers: Tensor, least: int, most: int) -> None:
+    """Raise ``ValueError`` unless numbers are whole and from `least` to `most`. Traced ones have no values to check."""
+    if numbers.is_floating_point():
+        raise ValueError(f"expected '{name}' of whole numbers, as of data.scenes_128; found {numbers.dtype}")
+    if not has_values(numbers) or not numbers.numel():
+        return
+    low, high = int(numbers.min()), int(numbers.max())
+    if low < least or high > most:
+        raise ValueError(
+            f"expected '{name}' from {least} to {most}, as of data.scenes_128; found values from {low} to {high}"
+        )
 
 
 def measure_shares(index: Tensor, count: int, size: int | None) -> SemanticMap:

@@ -363,7 +363,7 @@ def test_classes_of_pixels_are_those_of_the_scene(train: list[Scene128]) -> None
     torch.testing.assert_close(scene_map(scenes.classes, size=16), torch.nn.functional.avg_pool2d(semantic, 8))
     with pytest.raises(ValueError, match="'size' 24 does not divide the sides of a map of 128 × 128"):
         scene_map(scenes.classes, size=24)
-    with pytest.raises(ValueError, match="expected classes"):
+    with pytest.raises(ValueError, match="expected 'classes' from 0 to 75"):
         scene_map(torch.full((1, 4, 4), 200, dtype=torch.uint8))
     with pytest.raises(ValueError, match="values from -1 to -1"):
         scene_map(torch.full((1, 4, 4), -1))
@@ -397,6 +397,34 @@ def test_colour_shares_are_those_of_the_objects_pixels(train: list[Scene128]) ->
     torch.testing.assert_close(coarse, torch.nn.functional.avg_pool2d(colours, 8))
     with pytest.raises(ValueError, match="'size' 24 does not divide the sides of a map of 128 × 128"):
         colour_map(batch.classes, batch.object, batch.colour, size=24)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"classes": torch.zeros(8, 8)}, r"expected classes \(B, H, W\), as of data.scenes_128; found shape \(8, 8\)"),
+        ({"classes": torch.full((2, 8, 8), 76)}, "expected 'classes' from 0 to 75, .* found values from 76 to 76"),
+        ({"object": torch.full((2, 3), 64)}, "expected 'object' from -1 to 63, .* found values from 64 to 64"),
+        ({"colour": torch.full((2, 3), 11)}, "expected 'colour' from -1 to 10, .* found values from 11 to 11"),
+        ({"colour": torch.zeros(2, 3)}, "expected 'colour' of whole numbers, .* found torch.float32"),
+        ({"colour": torch.zeros(1, 3, dtype=torch.long)}, r"found \(2, 3\) and \(1, 3\)"),
+    ],
+)
+def test_colours_of_another_form_are_refused_with_what_is_expected(
+    changes: dict[str, torch.Tensor], message: str
+) -> None:
+    scenes = {
+        "classes": torch.zeros(2, 8, 8, dtype=torch.long),
+        **dict.fromkeys(("object", "colour"), torch.zeros(2, 3).long()),
+    }
+    with pytest.raises(ValueError, match=message):
+        colour_map(**{**scenes, **changes}, size=4)
+
+
+def test_colours_are_whole_numbers_of_any_width() -> None:
+    (scenes,) = scenes_128(batch=2, count=1).batches
+    narrow = (tensor.to(torch.int32) for tensor in (scenes.classes, scenes.object, scenes.colour))
+    assert torch.equal(colour_map(*narrow), colour_map(scenes.classes, scenes.object, scenes.colour))
 
 
 def test_a_seed_beyond_the_random_stream_is_refused_with_the_range() -> None:
