@@ -33,10 +33,19 @@ def list_frozen_names(module: torch.nn.Module) -> frozenset[str]:
 
 
 def live_copy(module: torch.nn.Module, device: torch.device) -> torch.nn.Module:
-    """A copy on a device for training. Frozen parameters that are on the device already are shared, not copied."""
+    """A copy on a device for training. Frozen parameters that are on the device already are shared, not copied.
+
+    Weights of 16 bits become float32 if all of the module is trained: they would lose small updates.
+    """
     frozen = list_frozen_names(module)
     shared = {id(p): p for name, p in module.named_parameters() if name in frozen and p.device == device}
-    return copy.deepcopy(module, shared).to(device)
+    copied = copy.deepcopy(module, shared).to(device)
+    return copied if frozen else copied._apply(lambda tensor: tensor.float() if is_narrow(tensor) else tensor)
+
+
+def is_narrow(tensor: torch.Tensor) -> bool:
+    """Whether a tensor has floating-point numbers of fewer than 32 bits."""
+    return tensor.is_floating_point() and tensor.dtype.itemsize < 4
 
 
 def list_trained_parameters(module: torch.nn.Module) -> list[torch.nn.Parameter]:

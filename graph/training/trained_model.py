@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -12,7 +13,7 @@ from guidegraph.graph.execution.call import PortError
 from guidegraph.graph.literals import convert_literal
 from guidegraph.graph.sources import Source
 from guidegraph.graph.training.fit import OptimisedModel
-from guidegraph.graph.training.live_models import list_trained_parameters, live_copy, update_average
+from guidegraph.graph.training.live_models import is_narrow, list_trained_parameters, live_copy, update_average
 from guidegraph.graph.training.options import linkable_options
 from guidegraph.graph.training.process_group import ProcessGroup
 from guidegraph.graph.values.output_check import ABSENT
@@ -65,9 +66,22 @@ def prepare_model(spec: OptimisedModel, value: Any, device: torch.device) -> Tra
     model = live_copy(value, device).train()
     average = live_copy(value, device).eval().requires_grad_(False) if spec.ema is not None else None
     parameters = list_trained_parameters(model)
+    _warn_of_narrow_weights(spec, parameters)
     for parameter in parameters:
         parameter.requires_grad_(True)
     return TrainedModel(spec, model, parameters, make_optimisers(spec, model, parameters), average)
+
+
+def _warn_of_narrow_weights(spec: OptimisedModel, parameters: Sequence[torch.nn.Parameter]) -> None:
+    """Warn if weights of 16 bits are trained: those of a model of which other weights are frozen."""
+    if dtypes := sorted(
+        {str(parameter.dtype).removeprefix("torch.") for parameter in parameters if is_narrow(parameter)}
+    ):
+        warnings.warn(
+            f"the trained weights of '{spec.model}' are in {' and '.join(dtypes)}, which loses small updates: leave "
+            "--dtype out to train in float32, and write 'precision: bf16' to compute in bfloat16",
+            stacklevel=2,
+        )
 
 
 def learning_rate(spec: OptimisedModel, step: int, total: int) -> float:

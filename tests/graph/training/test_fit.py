@@ -20,6 +20,7 @@ from guidegraph.graph.sources import Literal
 from guidegraph.graph.training.fit import OptimisedModel
 from guidegraph.graph.training.trained_model import prepare_model
 from tests.graph.engine_nodes import REGISTRY, run_text
+from tests.graph.training.test_live_models import Partly
 
 
 def text(steps: int = 40, checkpoint: bool = False, ema: str = "", dropout: float = 0.0, extra: str = "") -> str:
@@ -338,6 +339,12 @@ def test_what_cannot_be_trained_is_refused_with_the_reason(value: object, messag
     spec = OptimisedModel("net", Literal(None), "loss", "adamw", 0.1, None, 0, {})
     with pytest.raises(PortError, match=message):
         prepare_model(spec, value, torch.device("cpu"))
+
+
+def test_weights_of_16_bits_beside_frozen_ones_are_trained_with_a_warning() -> None:
+    spec = OptimisedModel("net", Literal(None), "adamw", 0.1, None, 0, {})
+    with pytest.warns(UserWarning, match="the trained weights of 'net' are in bfloat16, which loses small updates"):
+        prepare_model(spec, Partly(["second.weight"]).bfloat16(), torch.device("cpu"))
 
 
 def test_a_number_of_steps_below_0_is_refused(tmp_path: Path) -> None:

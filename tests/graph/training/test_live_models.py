@@ -52,6 +52,19 @@ def test_what_is_not_named_is_shared_and_not_in_the_state() -> None:
     assert not torch.equal(other.first.weight, live.get_parameter("first.weight"))
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_weights_of_16_bits_are_trained_in_float32_unless_others_are_frozen(dtype: torch.dtype) -> None:
+    whole = Partly([name for name, _ in Partly([]).named_parameters()]).to(dtype)
+    assert {tensor.dtype for tensor in live_copy(whole, CPU).state_dict().values()} == {torch.float32}
+    assert {tensor.dtype for tensor in whole.state_dict().values()} == {dtype}
+    some = Partly(["second.weight"]).to(dtype)
+    assert {tensor.dtype for tensor in live_copy(some, CPU).state_dict().values()} == {dtype}
+
+
+def test_weights_of_64_bits_are_trained_as_they_are() -> None:
+    assert live_copy(nn.Linear(2, 3).double(), CPU).get_parameter("weight").dtype == torch.float64
+
+
 def test_a_state_of_something_else_is_refused() -> None:
     with pytest.raises(RuntimeError, match=r"missing: second\.weight; unexpected: third"):
         load_trained_state(Partly(["second.weight"]), {"count": torch.zeros(()), "third": torch.zeros(1)})
