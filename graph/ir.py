@@ -353,7 +353,7 @@ class Graph:
     outputs: Mapping[str, GraphOutput]
     sources: Mapping[str, str]
 
-    @property
+    @cached_property
     def name(self) -> str:
         return self.file.stem
 

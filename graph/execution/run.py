@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -58,8 +59,9 @@ def run(
 
 def run_plan(plan: Plan, attachments: Attachments) -> RunResult:
     """Run a compiled plan. Raises the same errors as ``run``."""
-    with pause_for_import():
-        import torch
+    if "torch" not in sys.modules:
+        _import_torch()
+    import torch
 
     config = plan.config
     if attachments.mover is None and (reason := config.budget_problem):
@@ -79,7 +81,7 @@ def run_plan(plan: Plan, attachments: Attachments) -> RunResult:
         use_device(config.device, config.dtype),
         enforce_limits(config.limits),
         restrict_reads(folders, plan.given_paths),
-        torch.no_grad(),
+        torch.set_grad_enabled(False),
         guard_run(),
     ):
         try:
@@ -94,6 +96,12 @@ def run_plan(plan: Plan, attachments: Attachments) -> RunResult:
             raise
     runner.record.emit(events.RunFinished("done", time.perf_counter() - started))
     return runner.record.make_result()
+
+
+def _import_torch() -> None:
+    """Import torch at the first run of the process, without the collector."""
+    with pause_for_import():
+        import torch  # noqa: F401
 
 
 class _Runner:

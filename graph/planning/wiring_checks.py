@@ -52,16 +52,17 @@ class WiringChecks:
 
     def __init__(self, ops: Mapping[str, Op], bound: Mapping[str, Op]):
         self.ops = ops
-        self.extents = Extents()
-        self.pending = [op for op in walk(ops) if isinstance(op, Call) and op.spec.check]
-        self.awaited = _list_checked_sources(self.pending)
+        self.extents: Extents | None = None
+        self.pending = [op for op in walk(ops) if isinstance(op, Call) and op.spec.check] if ops else []
+        self.awaited = _list_checked_sources(self.pending) if self.pending else set()
         if self.awaited:
+            self.extents = Extents()
             self.extents.follow(bound.values())
         self.known: dict[Source, Any] = {}
 
     def check(self, values: Mapping[Source, Any]) -> None:
         """Check the calls, in later loops too, whose arguments are now known. Raises ``WorkflowError``."""
-        if self.awaited.isdisjoint(values):
+        if not self.awaited or self.awaited.isdisjoint(values):
             return
         self.known.update((source, value) for source, value in values.items() if source in self.awaited)
         check_wiring(self.ops.values(), self.known, self.extents)

@@ -31,7 +31,7 @@ def make_version_reader() -> Callable[[], int | None]:
     version = ctypes.c_uint64.from_address(id(variables) + _VERSION_OFFSET)
 
     def read_version() -> int | None:
-        is_same = os.environ is environment and read_variables() is variables
+        is_same = os.environ is environment and getattr(environment, "_data", environment) is variables
         return version.value if is_same else None
 
     return read_version

@@ -11,7 +11,12 @@ import torch
 from guidegraph import Cancelled, NodeError
 from guidegraph.graph.cancellation import CancelToken
 from guidegraph.graph.events import Event, LoopProgress, NodeFinished, NodeTotals, OutputReady, RunFinished, RunStarted
-from tests.graph.engine_nodes import calls, run_text
+from guidegraph.graph.execution.attachments import Attachments
+from guidegraph.graph.execution.run import run_plan
+from guidegraph.graph.planning.plan import compile_plan
+from guidegraph.graph.resolution.load import build
+from tests.graph.engine_nodes import REGISTRY, calls, run_text
+from tests.work_counter import count_calls
 
 LOOP = """
 nodes:
@@ -303,3 +308,25 @@ def test_a_loop_takes_a_computed_number_of_iterations_and_none_below_0(tmp_path:
     with pytest.raises(NodeError, match="a loop takes 0 or more iterations; found -3") as caught:
         run_text(COUNTED.replace("COUNT", "-3"), tmp_path)
     assert (caught.value.path, caught.value.mark.line) == ("nodes.work", 6)
+
+
+CALLS_OF_A_RUN = 290
+"""A bound on the number of calls of a run of two nodes: 259 when this was written."""
+
+
+def test_a_run_of_few_nodes_takes_few_calls(tmp_path: Path) -> None:
+    """Between other work, most of its time is the first call of each function."""
+    path = tmp_path / "workflow.yaml"
+    path.write_text(
+        "guidegraph: 1\nnodes: {n: {use: toy.number}, m: {use: toy.scale, in: {a: n}}}\noutputs: {out: m}\n"
+    )
+    plan = compile_plan(build(path, REGISTRY), {})
+    run_plan(plan, Attachments())  # keeps what every run needs
+    assert count_calls(lambda: run_plan(plan, Attachments())) < CALLS_OF_A_RUN
+
+
+def test_a_run_records_no_gradients_and_leaves_the_callers_setting(tmp_path: Path) -> None:
+    for enabled in (True, False):
+        with torch.set_grad_enabled(enabled):
+            run_text("nodes: {t: {use: toy.tensor}}\noutputs: {t: t}", tmp_path)
+            assert torch.is_grad_enabled() is enabled
