@@ -25,11 +25,11 @@ from guidegraph.graph.planning.admission import check_machine
 from guidegraph.graph.planning.choice_branches import find_next_choices, make_effect_test
 from guidegraph.graph.planning.dependencies import find_dependencies
 from guidegraph.graph.planning.plan import Plan, compile_plan
+from guidegraph.graph.planning.steps import Step
 from guidegraph.graph.planning.wiring_checks import WiringChecks
 from guidegraph.graph.run_config import RunConfig
 from guidegraph.graph.sources import Source
 from guidegraph.graph.stopping.choose_loop import find_stop, resume_loop, stop_loop
-from guidegraph.graph.training.run_training import run_training
 from guidegraph.graph.trust.file_checks import restrict_reads
 from guidegraph.graph.trust.limits import DeadlineToken, enforce_limits
 from guidegraph.graph.trust.policy import list_readable_folders
@@ -104,6 +104,13 @@ def _import_torch() -> None:
         import torch  # noqa: F401
 
 
+def _run_training(step: Step, outside: dict[Source, Any], context: LoopContext, plan: Plan) -> dict[str, Any]:
+    """Run a training loop. Other runs need none of its modules."""
+    from guidegraph.graph.training.run_training import run_training
+
+    return run_training(step, outside, context, plan)
+
+
 class _Runner:
     """One run of the top level, block by block: one for each set of choices, and one for the rest.
 
@@ -116,7 +123,7 @@ class _Runner:
         seconds = self.config.limits.seconds
         cancel = attachments.cancel if seconds is None else DeadlineToken(attachments.cancel, seconds)
         self.record = RunRecord(attachments.observers)
-        context = LoopContext(cancel, run_training, self.record.observers, on_preview=attachments.on_preview)
+        context = LoopContext(cancel, _run_training, self.record.observers, on_preview=attachments.on_preview)
         context.stop = attachments.stop
         if self.config.accelerate:
             from guidegraph.graph.acceleration.accelerator import Accelerator

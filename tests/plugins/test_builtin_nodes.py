@@ -40,12 +40,26 @@ def test_types_are_there_before_any_node_was_looked_up() -> None:
     assert [*registry.types] == [*default_registry(entry_points=False).types]
 
 
-def test_a_workflow_imports_the_modules_of_its_nodes_alone(tmp_path: Path) -> None:
-    path = tmp_path / "w.yaml"
-    nodes = "nodes:\n  noise: {use: noise.gaussian, with: {shape: [4], batch: 1, seed: 0}}"
+RUN_TRAININGS = ("run_training", "checkpoint", "compile_models", "process_group", "resume", "trained_model")
+
+
+def import_modules(folder: Path, then: str) -> set[str]:
+    """The modules that a process imports for a workflow of one node. then: code after loading it."""
+    path = folder / "w.yaml"
+    nodes = "nodes:\n  noise: {use: noise.gaussian, with: {shape: [4, 2, 2], batch: 1, seed: 0}}"
     path.write_text(f"guidegraph: 1\n{nodes}\noutputs: {{noise: noise}}\n")
-    code = f"from guidegraph import load_workflow; load_workflow({str(path)!r}); import sys; print(*sys.modules)"
+    code = f"from guidegraph import load_workflow; load_workflow({str(path)!r}){then}; import sys; print(*sys.modules)"
     output = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
-    modules = set(output.split())
+    return set(output.split())
+
+
+def test_a_workflow_imports_the_modules_of_its_nodes_alone(tmp_path: Path) -> None:
+    modules = import_modules(tmp_path, "")
     assert "guidegraph.nodes.sampling.noise" in modules
     assert not modules & {"guidegraph.nodes.guidance.guidance", "guidegraph.nodes.metrics.metrics", "torch"}
+
+
+def test_a_run_without_a_training_imports_no_modules_that_run_one(tmp_path: Path) -> None:
+    modules = import_modules(tmp_path, ".run()")
+    assert "torch" in modules
+    assert not modules & {f"guidegraph.graph.training.{name}" for name in RUN_TRAININGS}
