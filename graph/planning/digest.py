@@ -16,6 +16,7 @@ import sysconfig
 import uuid
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from functools import cache
+from io import BytesIO
 from pathlib import Path
 from types import FunctionType, ModuleType
 from typing import Any
@@ -55,15 +56,18 @@ def digest_pairs(pairs: Iterable[tuple[str, str]]) -> str:
 
 
 _files: dict[tuple[str, int, int, int], str] = {}
+SMALL_FILE = 1 << 20
+"""The size in bytes up to which a file is read at once: `hashlib.file_digest` sets up a large buffer for each."""
 
 
-def file_digest(path: Path) -> str:
+def file_digest(path: str | Path) -> str:
     """The digest of a regular file's bytes, cached by inode, size and modification time."""
-    stat = path.stat()
+    stat = os.stat(path)
     key = (str(path), stat.st_ino, stat.st_size, stat.st_mtime_ns)
     if key not in _files:
         with open_regular(path) as file:
-            _files[key] = hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16)).hexdigest()
+            content = file if stat.st_size > SMALL_FILE else BytesIO(file.read())
+            _files[key] = hashlib.file_digest(content, lambda: hashlib.blake2b(digest_size=16)).hexdigest()
     return _files[key]
 
 
@@ -158,7 +162,6 @@ def source_digest(module: str) -> str:
 
 def _list_imported_files(module: Any, folder: Path) -> set[Path]:
     """The file of a module, and those in its folder of the modules that it uses, directly or through others."""
-    is_library = any(Path(sysconfig.get_path(name)) == folder for name in ("purelib", "platlib", "stdlib"))
     files: set[Path] = set()
     waiting = [module]
     while waiting:
@@ -168,7 +171,7 @@ def _list_imported_files(module: Any, folder: Path) -> set[Path]:
         if (
             file is None
             or file in files
-            or not (file.parent == folder or (file.is_relative_to(folder) and not is_library))
+            or not (file.parent == folder or (file.is_relative_to(folder) and not _is_library(folder)))
         ):
             continue
         files.add(file)
@@ -179,13 +182,27 @@ def _list_imported_files(module: Any, folder: Path) -> set[Path]:
 
 
 @cache
+def _is_library(folder: Path) -> bool:
+    """Whether a folder is one that libraries are installed in."""
+    return any(Path(sysconfig.get_path(name)) == folder for name in ("purelib", "platlib", "stdlib"))
+
+
+@cache
 def _digest_sources(folder: Path, files: tuple[Path, ...] | None) -> str:
     """The digest of files in a folder, by default of all of its ``.py`` files."""
     try:
-        chosen = sorted(folder.rglob("*.py")) if files is None else files
-        return digest_pairs((f.relative_to(folder).as_posix(), file_digest(f)) for f in chosen)
+        chosen = _list_sources(folder) if files is None else map(str, files)
+        start = len(os.path.join(folder, ""))
+        return digest_pairs((file[start:].replace(os.sep, "/"), file_digest(file)) for file in chosen)
     except OSError:
         return fresh_digest()
+
+
+def _list_sources(folder: Path) -> list[str]:
+    """The paths of all ``.py`` files below a folder, in order. Links to folders are not followed."""
+    return sorted(
+        os.path.join(parent, name) for parent, _, names in os.walk(folder) for name in names if name.endswith(".py")
+    )
 
 
 def spec_digest(spec: NodeSpec, device_key: str) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import hashlib
 import importlib
 import shutil
 import sys
@@ -23,6 +24,7 @@ from guidegraph.graph.resolution.load import build
 from guidegraph.nodes.types import Condition, Prediction
 from tests.graph.engine_nodes import REGISTRY, calls, run_text
 from tests.graph.running import run_graph
+from tests.work_counter import count_calls
 
 TEXT = """
 params: {by: 2.0, rows: 2}
@@ -153,6 +155,27 @@ def test_all_sources_of_a_package_count(tmp_path: Path, monkeypatch: pytest.Monk
     assert [a != b for a, b in zip(before, digests(), strict=True)] == [True, True]
     for name in ("some_nodes", "some_nodes.deep", "some_nodes.deep.nodes"):
         sys.modules.pop(name)
+
+
+CALLS_A_SOURCE = 70
+"""A bound on the number of calls to digest one file of a package: 44 when this was written."""
+
+
+def test_the_sources_of_a_package_are_digested_with_few_calls(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "many_nodes").mkdir()
+    for name in ("__init__", *(f"module_{i}" for i in range(99))):
+        (tmp_path / "many_nodes" / f"{name}.py").write_text("VALUE = 1\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    importlib.import_module("many_nodes")
+    assert count_calls(lambda: read_source_digest("many_nodes")) / 100 < CALLS_A_SOURCE
+    sys.modules.pop("many_nodes")
+
+
+@pytest.mark.parametrize("size", [1, digest.SMALL_FILE + 1])
+def test_the_digest_of_a_file_is_that_of_its_bytes(tmp_path: Path, size: int) -> None:
+    (tmp_path / "file.bin").write_bytes(b"x" * size)
+    expected = hashlib.blake2b(b"x" * size, digest_size=16).hexdigest()
+    assert digest.file_digest(tmp_path / "file.bin") == expected
 
 
 def test_modules_that_a_single_file_imports_from_its_folder_count(
