@@ -87,14 +87,14 @@ def run_plan(plan: Plan, attachments: Attachments) -> RunResult:
         try:
             runner.execute()
         except Cancelled as error:
-            runner.record.emit(events.RunFinished(error.status, time.perf_counter() - started))
+            runner.record.finish_run(error.status, started)
             raise
         except BaseException as error:
-            runner.record.emit(events.RunFinished("failed", time.perf_counter() - started))
+            runner.record.finish_run("failed", started)
             if isinstance(error, SystemExit):  # it would end the process with its own exit code
                 raise GuidegraphError(f"code of a node or a plugin ended the run: {describe_error(error)}") from error
             raise
-    runner.record.emit(events.RunFinished("done", time.perf_counter() - started))
+    runner.record.finish_run("done", started)
     return runner.record.make_result()
 
 
@@ -156,15 +156,12 @@ class _Runner:
 
     def _execute(self, choices: Sequence[Choice]) -> None:
         """Compute the ``when`` values of choices or, without choices, all remaining operations."""
-        with pause_collector():
-            ops, origins = self._split_by_cache([choice.when for choice in choices])
-            if self.plan.graph.traits.requirements:
-                check_machine(ops)
-            outputs = {} if choices else self.plan.outputs
-            if choices:
-                block = self.plan.flatten(ops, list_sources_to_hold(ops, self.plan))
-            else:
-                block = self.plan.flatten_rest(ops)
+        ops, origins = self._split_by_cache([choice.when for choice in choices])
+        if self.plan.graph.traits.requirements:
+            check_machine(ops)
+        outputs = {} if choices else self.plan.outputs
+        plan = self.plan
+        block = plan.flatten(ops, list_sources_to_hold(ops, plan)) if choices else plan.flatten_rest(ops)
         self.record.start_run(self.plan.graph.name, len(self.plan.ops) if choices else len(ops) + len(origins))
         slots = fill_slots(block, {source: self.held.value(source, self.plan) for source, _ in block.inputs})
         for key, origin in origins.items():
@@ -184,6 +181,13 @@ class _Runner:
 
         deciding: compute only these sources, which choices depend on.
         """
+        if not deciding and not self.held and not self.caches.enabled and self.config.prunes:
+            return self.plan.ops, {}  # pruned when the plan was made: all are needed
+        return self._find_needed(deciding)
+
+    @pause_collector()
+    def _find_needed(self, deciding: Sequence[Source]) -> tuple[dict[str, Op], dict[str, events.Origin]]:
+        """As ``_split_by_cache``, where some operations may not be needed."""
         plan = self.plan
         origins: dict[str, events.Origin] = {}
 
@@ -194,8 +198,6 @@ class _Runner:
             self.held[op.key], origins[op.key] = cached
             return ()
 
-        if not deciding and not self.held and not self.caches.enabled and self.config.prunes:
-            return plan.ops, origins  # pruned when the plan was made: all are needed
         effects = not deciding and self.config.only is None and plan.graph.traits.effects
         needed = find_dependencies(
             {key: op for key, op in plan.ops.items() if key not in self.held} if self.held else plan.ops,

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, Literal
 
 from guidegraph.graph import events
 from guidegraph.graph.errors import NodeError
@@ -49,9 +50,14 @@ class RunRecord:
 
     def start_run(self, workflow: str, total: int) -> None:
         """Record the start of the run, at the first call only."""
-        if not self._started:
+        if self.observers and not self._started:
             self.emit(events.RunStarted(workflow, total))
-            self._started = True
+        self._started = True
+
+    def finish_run(self, status: Literal["done", "failed", "cancelled", "stopped"], started: float) -> None:
+        """Record the end of the run. started: the time of its start, by ``perf_counter``."""
+        if self.observers:
+            self.emit(events.RunFinished(status, time.perf_counter() - started))
 
     def start_nodes(self, ops: Sequence[Op]) -> None:
         for op in ops:
@@ -106,7 +112,8 @@ class Delivery:
                 self._record.outputs[name] = value
                 if self._on_output is not None:
                     self._on_output(name, value, self._outputs[name][1])
-                self._record.emit(events.OutputReady(name))
+                if self._record.observers:
+                    self._record.emit(events.OutputReady(name))
 
     def _copy(self, value: Any) -> Any:
         """A copy of an output for the caller. Under a memory budget its weights are on the CPU."""

@@ -43,6 +43,7 @@ class Plan:
     given_paths: tuple[Path, ...]
     _block: BlockPlan | None = field(default=None, init=False, repr=False, compare=False)
 
+    @pause_collector()
     def flatten(self, ops: Mapping[str, Op], roots: Sequence[Source]) -> BlockPlan:
         """The steps that these sources need; operations whose values a wiring check needs come first."""
         ordered = order_for_checks(ops) if self.graph.traits.checks else ops
