@@ -44,9 +44,7 @@ def _encode(value: Any, tensors: dict[str, Any]) -> Any:
             raise NotSerialisable(
                 f"a {'nested' if value.is_nested else 'meta'} tensor cannot be written to safetensors"
             )
-        name = f"t{len(tensors)}"
-        tensors[name] = value.detach().contiguous()
-        return {"tensor": name}
+        return _encode_tensor(value, tensors)
     if isinstance(value, (list, tuple)) and not hasattr(value, "_fields"):
         return {"list" if isinstance(value, list) else "tuple": [_encode(v, tensors) for v in value]}
     if isinstance(value, dict) and all(isinstance(k, str) for k in value):
@@ -61,12 +59,36 @@ def _encode(value: Any, tensors: dict[str, Any]) -> Any:
     raise NotSerialisable(f"{type(value).__name__} cannot be written to safetensors")
 
 
+def _encode_tensor(value: Any, tensors: dict[str, Any]) -> dict[str, Any]:
+    """A tensor, with the order of its axes in memory unless it is contiguous.
+
+    Operators round differently for another order, and a loop that goes on from its state gives the same bits.
+    """
+    name = f"t{len(tensors)}"
+    axes = sorted(range(value.ndim), key=value.stride, reverse=True)
+    in_order = value.detach().permute(axes)
+    if value.is_contiguous() or not in_order.is_contiguous():
+        tensors[name] = value.detach().contiguous()
+        return {"tensor": name}
+    tensors[name] = in_order
+    return {"permuted": name, "axes": axes}
+
+
+def _restore_axes(tensor: Any, axes: Any) -> Any:
+    """A tensor before its axes were put in the order ``axes``. Raises ``ValueError`` for another list."""
+    if not isinstance(axes, list) or sorted(axes) != list(range(tensor.ndim)):
+        raise ValueError(f"expected an order of {tensor.ndim} axes, found {axes}")
+    return tensor.permute([axes.index(axis) for axis in range(tensor.ndim)])
+
+
 def decode(tree: Any, tensors: Mapping[str, Any]) -> Any:
     """The value that ``encode`` encoded. Raises ``ValueError`` for a tree of another origin."""
     if not isinstance(tree, dict):
         return tree
     if "tensor" in tree:
         return tensors[tree["tensor"]]
+    if "permuted" in tree:
+        return _restore_axes(tensors[tree["permuted"]], tree["axes"])
     if "list" in tree:
         return [decode(v, tensors) for v in tree["list"]]
     if "tuple" in tree:
