@@ -15,6 +15,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import replace
 from itertools import chain
+from pathlib import Path
 from typing import Any
 
 from guidegraph.graph.cancellation import CancelToken, is_interrupt
@@ -105,12 +106,24 @@ class _TrainingRun:
         carry = {name: outside[source] for name, source in fit.carry.items() if name not in trained}
         self.progress = TrainingProgress(trained, carry, {name: [] for name in fit.collect})
         self.checkpoint = Checkpoint(
-            None if training.checkpoint is None else outside[training.checkpoint],
+            self._find_folder(),
             resume_key(plan, fit),
             self.precision,
             bool(training.options.get("check", True)),
             self.processes.is_first,
         )
+
+    def _find_folder(self) -> Path | None:
+        """The folder of the checkpoint, if there is one. Raises ``PortError`` in the body of another loop."""
+        checkpoint = self.training.checkpoint
+        folder: Path | None = None if checkpoint is None else self.outside[checkpoint]
+        if folder is not None and self.context.iterations:
+            raise PortError(
+                "checkpoint",
+                f"this training is in the body of another loop, and '{folder}' would be the checkpoint of each of its "
+                "iterations: leave 'checkpoint' out, or train outside of that loop",
+            )
+        return folder
 
     def _choose_precision(self, setting: str) -> str:
         """The precision of all processes. The first one warns if any of them only emulates bf16."""

@@ -47,6 +47,41 @@ def test_a_preview_that_fails_loses_no_steps(tmp_path: Path) -> None:
     assert seen == [*range(9, 17)]
 
 
+REPEATED = """
+nodes:
+  start: {use: toy.line, with: {seed: 3}}
+  data: {use: toy.batches}
+  again: {use: toy.batches, with: {count: 2}}
+  outer:
+    loop: {over: again, as: round}
+    carry: {last: start}
+    body:
+      fit:
+        loop: {over: data, as: batch}
+        carry: {net: FROM}
+        body:
+          loss: {use: toy.loss, in: {model: carry.net, x: loop.batch.x, y: loop.batch.y}}
+        train:
+          - {model: net, loss: loss, optimizer: adamw, lr: 0.05}
+        steps: 4
+        checkpoint: {path: ckpt}
+    next: {last: fit.net}
+outputs: {net: outer.last}
+"""
+
+
+def test_the_iterations_of_another_loop_do_not_share_a_checkpoint(tmp_path: Path) -> None:
+    with pytest.raises(NodeError, match=r"the body of another loop, and '.*ckpt' would be the checkpoint of each"):
+        run_text(REPEATED.replace("FROM", "carry.last"), tmp_path)
+    assert not (tmp_path / "ckpt" / "state.safetensors").exists()
+
+
+def test_a_training_that_needs_nothing_of_the_loop_around_it_runs_once_with_a_checkpoint(tmp_path: Path) -> None:
+    inside = run_text(REPEATED.replace("FROM", "start"), tmp_path).outputs["net"]
+    assert (tmp_path / "ckpt" / "state.safetensors").exists()
+    assert torch.equal(inside.weight, run_text(text(4), tmp_path).outputs["net"].weight)
+
+
 @pytest.mark.filterwarnings("ignore:the checkpoint in .* is of another optimizer")
 def test_weights_that_are_not_finite_do_not_replace_a_checkpoint(tmp_path: Path) -> None:
     unchecked = text(4, checkpoint=True).replace("path: ckpt", "path: ckpt, check: false")
