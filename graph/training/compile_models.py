@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager, nullcontext
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     import torch
@@ -19,7 +20,35 @@ def compile_models(models: Iterable[torch.nn.Module]) -> None:
     """
     for model in models:
         for network in _list_networks(model):
-            network.compile()
+            _compile(network)
+
+
+def _compile(network: torch.nn.Module) -> None:
+    """Compile a network in place. ``Module.compile`` does nothing for containers of torch itself: dynamo skips them."""
+    import torch
+
+    if not type(network).__module__.startswith("torch.nn.") or not any(network.children()):
+        network.compile()
+        return
+    call: Callable[..., Any] = network._call_impl
+
+    def run(*args: Any, **by_name: Any) -> Any:
+        return call(*args, **by_name)
+
+    network._compiled_call_impl = torch.compile(run)
+
+
+def keep_for_several_gradients(accelerate: str) -> AbstractContextManager[Any]:
+    """A context in which compiled networks keep their values for the gradients of several losses.
+
+    By default a compiled backward pass may overwrite them, and torch raises an error if a second one needs them.
+    """
+    if accelerate != COMPILE:
+        return nullcontext()
+    from torch._functorch import config
+
+    patch: AbstractContextManager[Any] = config.patch(donated_buffer=False)
+    return patch
 
 
 def _list_networks(model: torch.nn.Module) -> Iterator[torch.nn.Module]:

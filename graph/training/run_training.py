@@ -33,7 +33,7 @@ from guidegraph.graph.planning.plan import Plan
 from guidegraph.graph.planning.steps import BodyPlan, Step
 from guidegraph.graph.sources import Carry, Source
 from guidegraph.graph.training.checkpoint import Checkpoint, TrainingProgress, resume_key
-from guidegraph.graph.training.compile_models import COMPILE, compile_models, restore_model
+from guidegraph.graph.training.compile_models import COMPILE, compile_models, keep_for_several_gradients, restore_model
 from guidegraph.graph.training.fit import Fit, Training
 from guidegraph.graph.training.live_models import save_buffers
 from guidegraph.graph.training.precision import autocast, resolve_precision
@@ -61,7 +61,8 @@ def run_training(step: Step, outside: dict[Source, Any], context: LoopContext, p
     assert body_plan is not None
     device = current_device()
     try:
-        with preserve_generators(device), torch.enable_grad():
+        several_gradients = keep_for_several_gradients(plan.config.accelerate)
+        with preserve_generators(device), torch.enable_grad(), several_gradients:
             torch.manual_seed(int(fit.training.options.get("seed", 0)))
             run = _TrainingRun(step, fit, body_plan, outside, context, plan)
             with lock_state(run.checkpoint.folder if run.processes.is_first else None):

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from torch import nn
+from torch._functorch import config
 
 from guidegraph import Cancelled, load_workflow
 from guidegraph.graph.acceleration.requirements import acceleration_problem
 from guidegraph.graph.cancellation import CancelToken
 from guidegraph.graph.events import Event, LoopProgress
 from guidegraph.graph.run_config import RunConfig
-from guidegraph.graph.training.compile_models import compile_models
+from guidegraph.graph.training.compile_models import compile_models, restore_model
 from tests.graph.engine_nodes import run_text
 from tests.graph.training.test_fit import text
 
@@ -66,9 +69,43 @@ def test_the_networks_of_a_model_are_compiled_and_the_result_is_not(
     assert [type(module) for module in compiled] == [type(trained)]
     assert not any("_compiled_call_impl" in vars(module) for module in trained.modules())
     compiled.clear()
-    nested = nn.ModuleDict({"list": nn.ModuleList([nn.Linear(1, 1), nn.Sequential(nn.Linear(1, 1))]), "one": nn.SiLU()})
+    nested = nn.ModuleDict({"list": nn.ModuleList([nn.Linear(1, 1), nn.PReLU()]), "one": nn.SiLU()})
     compile_models([nested])
-    assert [type(module) for module in compiled] == [nn.Linear, nn.Sequential, nn.SiLU]
+    assert [type(module) for module in compiled] == [nn.Linear, nn.PReLU, nn.SiLU]
+
+
+def test_a_container_of_torch_is_compiled_as_a_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+    graphs: list[torch.fx.GraphModule] = []
+
+    def keep_graph(graph: torch.fx.GraphModule, inputs: list[torch.Tensor]) -> Callable[..., Any]:
+        graphs.append(graph)
+        return graph.forward
+
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend=keep_graph))
+    network = nn.Sequential(nn.Linear(2, 3), nn.ReLU(), nn.Linear(3, 1))
+    x = torch.ones(4, 2)
+    expected = network(x)
+    model = nn.ModuleDict({"encoder": network})
+    compile_models([model])
+    assert torch.equal(network(x), expected)
+    assert len(graphs) == 1
+    restore_model(model)
+    network(x[:3])
+    assert len(graphs) == 1
+
+
+@pytest.mark.parametrize("accelerate", ["compile", "onnx", ""])
+def test_a_compiled_training_may_have_several_losses(
+    accelerate: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.nn.Module, "compile", lambda module: None)
+    overwrites: list[bool] = []
+    default = config.donated_buffer
+    run_text(
+        text(2), tmp_path, accelerate=accelerate, observers=[lambda event: overwrites.append(config.donated_buffer)]
+    )
+    assert (False in overwrites) == (accelerate == "compile")
+    assert config.donated_buffer == default
 
 
 UNET = """
