@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from guidegraph import Cancelled, NodeError, node
 from guidegraph.graph.cancellation import CancelToken
@@ -153,6 +155,16 @@ def test_another_optimizer_starts_anew(tmp_path: Path, before: str, after: str) 
     with pytest.warns(UserWarning, match=r"of another optimizer of 'net': (adamw|sgd) starts over"):
         resumed = resume_unchecked(after.replace("steps: 4", "steps: 8"), tmp_path)
     assert resumed["loss"].shape == (8,)
+
+
+def test_adam_goes_on_with_the_moments_of_adamw(tmp_path: Path) -> None:
+    unchecked = text(6, checkpoint=True).replace("path: ckpt", "path: ckpt, check: false")
+    run_text(unchecked, tmp_path)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        run_text(unchecked.replace("adamw", "adam").replace("steps: 6", "steps: 8"), tmp_path)
+    tensors = load_file(tmp_path / "ckpt" / "state.safetensors")
+    assert {int(tensor) for name, tensor in tensors.items() if name.endswith(".step")} == {8}
 
 
 def test_another_optimizer_of_tensors_of_the_same_name_is_known_by_their_shapes() -> None:
