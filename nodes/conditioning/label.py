@@ -23,7 +23,7 @@ def _class_range(classes: int | None) -> dict[str, Range]:
     return {} if classes is None else {"label": Range(low=0, high=classes - 1)}
 
 
-def _embedded_range(embedder: LabelEmbedder) -> dict[str, Range]:
+def _find_embedding_range(embedder: LabelEmbedder) -> dict[str, Range]:
     has_null = getattr(embedder, "has_null", True)
     return {"label": Range(low=0, high=embedder.classes if has_null else embedder.classes - 1)}
 
@@ -90,7 +90,7 @@ def argmax_label(scores: Tensor, *, first: Class = 0, count: Count | None = None
     return columns.argmax(1)
 
 
-@node("label.embed", shape=port_shapes.label_rows, ranges=_embedded_range)
+@node("label.embed", shape=port_shapes.label_rows, ranges=_find_embedding_range)
 def embed_label(embedder: LabelEmbedder, label: Label | None = None) -> Condition:
     """The condition of class labels (1) or (B); without a label, the null condition with a leading axis of 1.
 

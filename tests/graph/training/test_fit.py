@@ -342,7 +342,7 @@ def test_what_cannot_be_trained_is_refused_with_the_reason(value: object, messag
 
 
 def test_weights_of_16_bits_beside_frozen_ones_are_trained_with_a_warning() -> None:
-    spec = OptimisedModel("net", Literal(None), "adamw", 0.1, None, 0, {})
+    spec = OptimisedModel("net", Literal(None), "loss", "adamw", 0.1, None, 0, {})
     with pytest.warns(UserWarning, match="the trained weights of 'net' are in bfloat16, which loses small updates"):
         prepare_model(spec, Partly(["second.weight"]).bfloat16(), torch.device("cpu"))
 
