@@ -13,7 +13,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal, ParamSpec, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, ParamSpec, TypeAlias, TypeVar
 
 from guidegraph.graph.errors import suggest
 from guidegraph.graph.port import Port
@@ -21,7 +21,9 @@ from guidegraph.graph.port_kinds import port_kinds
 from guidegraph.graph.types import ANY, PortType, namedtuple_fields, to_port_type
 from guidegraph.graph.values.output_check import OutputCheck, make_output_check
 from guidegraph_runtime.admission import is_infinite
-from guidegraph_runtime.declare.settings import Range
+
+if TYPE_CHECKING:
+    from guidegraph_runtime.declare.settings import Range
 
 P = ParamSpec("P")
 R = TypeVar("R")
