@@ -62,6 +62,6 @@ def without_autocast(device: torch.device) -> AbstractContextManager[Any]:
     """
     import torch
 
-    if not torch.is_autocast_enabled(device.type):
+    if not (torch.amp.is_autocast_available(device.type) and torch.is_autocast_enabled(device.type)):
         return nullcontext()
     return torch.autocast(device.type, enabled=False)
