@@ -33,6 +33,7 @@ TABLES = (Levels, Schedule, Scheduler)
 """Values that are made on the run's device, whatever the device of their inputs."""
 NO_VALUES = (
     "DataDependent",
+    "DynamicOutputShape",
     "_local_scalar_dense",
     ".numpy() is not supported",
     "Cannot copy out of meta",
