@@ -51,16 +51,28 @@ class Scene128(NamedTuple):
     @property
     def objects(self) -> Objects:
         """The kind, colour and box of each object."""
-        kinds = np.full(LARGEST_COUNT, NO_OBJECT)
-        colours, boxes = kinds.copy(), np.full((LARGEST_COUNT, 4), NO_OBJECT, dtype=np.float32)
-        for row, placement in enumerate(self.layout.placements):
-            group = self.content.groups[placement.group]
-            kinds[row] = group.object
-            natural = group.colour == NATURAL
-            colours[row] = natural_colour(group.object, group.artwork) if natural else group.colour
-            right, bottom = placement.left + placement.width, placement.bottom
-            boxes[row] = np.array([placement.left, placement.top, right, bottom]) / SIZE
-        return Objects(kinds, colours, boxes)
+        return list_objects(self.content, self.layout)
+
+
+class DescribedLayout(NamedTuple):
+    """The objects of a scene that is not drawn, and its captions."""
+
+    objects: Objects
+    captions: tuple[str, ...]
+
+
+def list_objects(content: Content, layout: Layout) -> Objects:
+    """The kind, colour and box of each object of a scene."""
+    kinds = np.full(LARGEST_COUNT, NO_OBJECT)
+    colours, boxes = kinds.copy(), np.full((LARGEST_COUNT, 4), NO_OBJECT, dtype=np.float32)
+    for row, placement in enumerate(layout.placements):
+        group = content.groups[placement.group]
+        kinds[row] = group.object
+        natural = group.colour == NATURAL
+        colours[row] = natural_colour(group.object, group.artwork) if natural else group.colour
+        right, bottom = placement.left + placement.width, placement.bottom
+        boxes[row] = np.array([placement.left, placement.top, right, bottom]) / SIZE
+    return Objects(kinds, colours, boxes)
 
 
 def compose_scene(
@@ -84,12 +96,28 @@ def finish_scene(content: Content, seed: int, index: int, wording: Wording, capt
     """Lay out, draw and describe contents, by the choices of (seed, index)."""
     layout = lay_out(content, Draws(seed, index, LAYOUT))
     image, owner = draw_scene(content, layout, Draws(seed, index, LOOK))
+    described = describe_layout(content, layout, seed, index, wording, captions)
+    return Scene128(image, owner, described, content, layout)
+
+
+def compose_layout(
+    seed: int, index: int, *, split: Split = "train", single: float = 0.2, wording: Wording
+) -> DescribedLayout:
+    """The objects and the caption of scene `index` of the data set `seed`, which `compose_scene` draws."""
+    content = choose_content(seed, index, CONTENT, split, single)
+    layout = lay_out(content, Draws(seed, index, LAYOUT))
+    return DescribedLayout(list_objects(content, layout), describe_layout(content, layout, seed, index, wording, 1))
+
+
+def describe_layout(
+    content: Content, layout: Layout, seed: int, index: int, wording: Wording, captions: int
+) -> tuple[str, ...]:
+    """The captions of a scene."""
     flies = [False] * len(content.groups)
     for placement in layout.placements:
         flies[placement.group] = placement.flies
     facts = LayoutFacts(tuple(flies), layout.in_order, layout.is_near)
-    described = tuple(describe_scene(content, facts, seed, index, wording, number) for number in range(captions))
-    return Scene128(image, owner, described, content, layout)
+    return tuple(describe_scene(content, facts, seed, index, wording, number) for number in range(captions))
 
 
 def describe_scene(

@@ -1,0 +1,207 @@
+"""The layout of a scene of 128 pixels as a sample that a denoiser can draw, and as a map that another can be told.
+
+A layout is a sample (B, 81, 1, 4) with a column for each of up to four objects, so that text-to-image has two stages:
+one denoiser draws the layout of a prompt, and another one the picture of a prompt and a layout.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial as bind
+from typing import Annotated, NamedTuple
+
+import numpy as np
+from annotated_types import Ge
+
+from guidegraph.graph.node import node
+from guidegraph.graph.types import Tensor
+from guidegraph.nodes.data.batches import FunctionBatches
+from guidegraph.nodes.data.scenes128.captions import PARTIAL, Wording, choose_wording
+from guidegraph.nodes.data.scenes128.dataset import Count, Probability, Seed, check_numbers
+from guidegraph.nodes.data.scenes128.held_out import Split
+from guidegraph.nodes.data.scenes128.vocabulary import COLOURS, LARGEST_COUNT, NAMES
+from guidegraph.nodes.shape_checks import has_values
+from guidegraph.nodes.types import Latent, SemanticMap
+
+ON = 2.0
+"""The value of the channel of an object or a colour; all others are 0, against noise of unit variance."""
+CENTRE, SIZE = (0.5, 4.0), (0.25, 6.0)
+"""What is subtracted from the centre of a box and from its sides, and what the difference is multiplied by."""
+KINDS, SHADES = len(NAMES) + 1, len(COLOURS) + 1
+"""Channels of an object and of its colour, of which the last are for a column without an object, and for no colour."""
+CHANNELS = KINDS + SHADES + 4
+MAP_CHANNELS = len(NAMES) + SHADES + 5
+"""Channels of `layout.map`: the objects, the colours, and five of the front object's box."""
+VISIBLE = 0.25
+"""The share of a cell that a box covers at least where the map describes it."""
+
+
+class Boxes(NamedTuple):
+    """The objects of layouts, B rows of four: object and colour, int64, −1 for none, and box (B, 4, 4) in [0, 1].
+
+    A box has the left, the top, the right and the lower edge of an object in units of the picture's side.
+    """
+
+    object: Tensor
+    colour: Tensor
+    box: Tensor
+
+
+class LayoutBatch128(NamedTuple):
+    """B captions of scenes, and their objects, as in a `SceneBatch128`."""
+
+    caption: Sequence[str]
+    object: Tensor
+    colour: Tensor
+    box: Tensor
+
+
+class Layouts128(NamedTuple):
+    batches: Sequence[LayoutBatch128]
+
+
+@node("data.layouts_128")
+def layouts_128(
+    *,
+    seed: Seed = 0,
+    batch: Count = 256,
+    count: Count = 100_000,
+    split: Split = "train",
+    single: Probability = 0.2,
+    partial: Probability = PARTIAL,
+    everyday: Probability = 0.0,
+    unknown: Probability = 0.0,
+) -> Layouts128:
+    """The captions and objects of the scenes of `data.scenes_128`, without pictures, which take most of its time.
+
+    Settings are those of `data.scenes_128`; scene i depends on (seed, i) alone, and has the same objects and caption.
+    """
+    wording = choose_wording(split, partial, everyday, unknown)
+    make = bind(make_layouts, seed, batch, split=split, single=single, wording=wording)
+    return Layouts128(FunctionBatches(count, make))
+
+
+def make_layouts(
+    seed: int, batch: int, index: int, *, split: Split, single: float, wording: Wording
+) -> LayoutBatch128:
+    """The `batch` layouts from scene `index · batch` on of the data set `seed`."""
+    import torch
+
+    from guidegraph.nodes.data.scenes128.scene import compose_layout
+
+    first = index * batch
+    described = [compose_layout(seed, first + i, split=split, single=single, wording=wording) for i in range(batch)]
+    fields = ("object", "colour", "box")
+    return LayoutBatch128(
+        tuple(scene.captions[0] for scene in described),
+        *(torch.from_numpy(np.stack([getattr(scene.objects, name) for scene in described])) for name in fields),
+    )
+
+
+@node("layout.encode")
+def encode_layout(object: Tensor, colour: Tensor, box: Tensor) -> Latent:
+    """The layouts (B, 81, 1, 4) of scenes of 128 pixels, as samples for a denoiser to learn and to draw.
+
+    object (B, 4), colour (B, 4) and box (B, 4, 4): of `data.scenes_128`, −1 for none. Channels 0 to 63 say which object
+    a column has and 64 that it has none, 65 to 75 its colour and 76 that it has none, by 2 in one of them and 0 in the
+    others; 77 to 80 are the centre, 4 (x − ½), and the width and height, 6 (w − ¼), of its box. Columns are in the
+    order of the objects' numbers, and those of one object from left to right, so that a prompt leaves little open.
+    Raises an error for other shapes and numbers.
+    """
+    import torch
+    from torch.nn.functional import one_hot
+
+    shape = (object.shape[0], LARGEST_COUNT)
+    if object.shape != shape or colour.shape != shape or box.shape != (*shape, 4):
+        raise ValueError(
+            f"expected 'object' and 'colour' (B, {LARGEST_COUNT}) and 'box' (B, {LARGEST_COUNT}, 4), as of "
+            f"data.scenes_128; found {tuple(object.shape)}, {tuple(colour.shape)} and {tuple(box.shape)}"
+        )
+    check_numbers("object", object, -1, len(NAMES) - 1)
+    check_numbers("colour", colour, -1, len(COLOURS) - 1)
+    is_there = object >= 0
+    if has_values(box) and bool((is_there[..., None] & ((box < 0) | (box > 1))).any()):
+        raise ValueError("expected boxes in units of the picture's side, from 0 to 1; found one beyond them")
+    kind = torch.where(is_there, object, KINDS - 1).long()
+    left = torch.where(is_there, box[..., 0].float(), 0.0).clamp(0, 0.999)
+    order = (kind + left).argsort(dim=1, stable=True)
+    shade = torch.where(is_there & (colour >= 0), colour, SHADES - 1).long()
+    low, high = box[..., :2].float(), box[..., 2:].float()
+    places = torch.cat([((low + high) / 2 - CENTRE[0]) * CENTRE[1], (high - low - SIZE[0]) * SIZE[1]], dim=-1)
+    places = torch.where(is_there[..., None], places, 0.0)
+    columns = torch.cat([ON * one_hot(kind, KINDS), ON * one_hot(shade, SHADES), places], dim=-1)
+    ordered = columns.gather(1, order[..., None].expand_as(columns))
+    return ordered.transpose(1, 2)[:, :, None]
+
+
+@node("layout.boxes")
+def decode_layout(layout: Latent) -> Boxes:
+    """The objects of layouts (B, 81, 1, 4): the likeliest object and colour of each column, and its box.
+
+    Raises an error for samples of another shape.
+    """
+    import torch
+
+    if layout.ndim != 4 or tuple(layout.shape[1:]) != (CHANNELS, 1, LARGEST_COUNT):
+        raise ValueError(
+            f"expected layouts (B, {CHANNELS}, 1, {LARGEST_COUNT}), as of layout.encode; found {tuple(layout.shape)}"
+        )
+    columns = layout[:, :, 0].transpose(1, 2)
+    kind = columns[..., :KINDS].argmax(-1)
+    shade = columns[..., KINDS : KINDS + SHADES].argmax(-1)
+    centre = columns[..., -4:-2].float() / CENTRE[1] + CENTRE[0]
+    half = (columns[..., -2:].float() / SIZE[1] + SIZE[0]).clamp(min=0) / 2
+    box = torch.cat([centre - half, centre + half], dim=-1).clamp(0, 1)
+    is_there = kind < KINDS - 1
+    return Boxes(
+        object=torch.where(is_there, kind, -1),
+        colour=torch.where(is_there & (shade < SHADES - 1), shade, -1),
+        box=torch.where(is_there[..., None], box, -1.0),
+    )
+
+
+@node("layout.map")
+def map_layout(layout: Latent, *, size: Annotated[int, Ge(1)] = 16) -> SemanticMap:
+    """A map (B, 81, size, size) of layouts (B, 81, 1, 4), for `condition.spatial`: what is to be drawn in each cell.
+
+    Channels 0 to 63 are the share of the cell in boxes of each object, 64 to 75 in those of each colour, of which the
+    last is for none. The other five are of the box in front, that with the lowest lower edge: its share of the cell,
+    where in it the centre of the cell lies, −1 to 1 from left to right and from top to bottom, and twice its width and
+    height; so objects of one kind can be told apart. Without an object a cell is all 0.
+    Raises an error for samples of another shape.
+    """
+    import torch
+    from torch.nn.functional import one_hot
+
+    boxes = decode_layout(layout)
+    is_there = boxes.object >= 0
+    left, top, right, bottom = boxes.box.unbind(-1)
+    across, down = measure_cover(left, right, size), measure_cover(top, bottom, size)
+    cover = is_there[..., None, None] * down[..., :, None] * across[..., None, :]  # (B, 4, size, size)
+    kinds = one_hot(boxes.object.clamp(min=0), len(NAMES)).to(cover)
+    shades = one_hot(boxes.colour.remainder(SHADES), SHADES).to(cover)
+    shares = (torch.cat([kinds, shades], dim=-1)[..., None, None] * cover[:, :, None]).amax(1)
+    front = ((cover >= VISIBLE) * (1 + bottom[..., None, None])).argmax(1, keepdim=True)
+    cells = (torch.arange(size, device=cover.device) + 0.5) / size
+    width, height = (right - left).clamp(min=1 / 128), (bottom - top).clamp(min=1 / 128)
+    x = (2 * cells - (left + right)[..., None]) / width[..., None]
+    y = (2 * cells - (top + bottom)[..., None]) / height[..., None]
+    of_box = (
+        cover,
+        cover * x.clamp(-1, 1)[..., None, :],
+        cover * y.clamp(-1, 1)[..., :, None],
+        cover * 2 * width[..., None, None],
+        cover * 2 * height[..., None, None],
+    )
+    described = torch.cat([values.gather(1, front) for values in of_box], dim=1)
+    return torch.cat([shares, described], dim=1).to(layout.dtype)
+
+
+def measure_cover(low: Tensor, high: Tensor, size: int) -> Tensor:
+    """The share of each of `size` cells along a side that lies between two edges (B, 4), as (B, 4, size)."""
+    import torch
+
+    first = torch.arange(size, device=low.device)
+    inner_low = torch.maximum(low[..., None] * size, first)
+    inner_high = torch.minimum(high[..., None] * size, first + 1)
+    return (inner_high - inner_low).clamp(0, 1)
