@@ -11,7 +11,7 @@ from guidegraph.graph.errors import suggest
 from guidegraph.graph.node import node
 from guidegraph.graph.types import Tensor
 from guidegraph.nodes.checkpoints.config_values import format_value
-from guidegraph.nodes.data.scenes128.phrases import COLOUR_WORDS
+from guidegraph.nodes.data.scenes128.phrases import list_colours, list_nouns
 from guidegraph.nodes.data.scenes128.vocabulary import (
     ABOVE,
     COLOURS,
@@ -159,21 +159,6 @@ def check_keys(value: Any, keys: tuple[str, ...], required: tuple[str, ...]) -> 
     for key in required:
         if key not in value:
             raise ValueError(f"the key '{key}' is missing in {format_value(value)}")
-
-
-def list_nouns() -> dict[str, int]:
-    """The index of each object by all of its names, singular and plural."""
-    return {
-        noun: index
-        for index, kind in enumerate(OBJECTS)
-        for pair in ((kind.name, kind.plural), *kind.synonyms)
-        for noun in pair
-    }
-
-
-def list_colours() -> dict[str, int]:
-    """The index of each colour by all of its names."""
-    return {word: COLOURS.index(name) for name, words in COLOUR_WORDS.items() for word in words}
 
 
 @node("scene_eval.judge_everyday")

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from guidegraph.graph.node import NodeSpec
+from guidegraph.nodes.data.scenes128.layout_sample import encode_layout
 from guidegraph.nodes.metrics.frechet import Moments
 from guidegraph.nodes.models.own.autoencoder import AutoencoderConfig, KLAutoencoder, VQAutoencoder, VQConfig
 from guidegraph.nodes.models.own.box_detector import BoxDetector, BoxDetectorConfig
@@ -73,6 +74,19 @@ def specs() -> dict[str, NodeSpec]:
 
 def case(id: str, **options: Any) -> NodeCase:
     return NodeCase(specs()[id].function, **options)
+
+
+def placed() -> dict[str, Tensor]:
+    """The objects of two scenes of 128 pixels."""
+    return {
+        "object": torch.tensor([[3, 7, -1, -1], [3, 3, 9, -1]]),
+        "colour": torch.tensor([[1, -1, -1, -1], [4, 4, 10, -1]]),
+        "box": torch.tensor([0.125, 0.25, 0.5, 0.75]).expand(2, 4, 4),
+    }
+
+
+def layouts() -> Tensor:
+    return encode_layout(**placed())
 
 
 def logits(classes: int = 7, batch: int = 2) -> Tensor:
@@ -193,6 +207,7 @@ def overrides() -> list[NodeCase]:
             skip=ABSENT,
         ),
         case("data.jitter", skip=BY_POSITION),
+        case("data.layouts_128", settings={"batch": 2, "count": 2}),
         case("data.scenes", settings={"batch": 2, "count": 2}),
         case("data.scene_128", settings={"batch": 2}),
         case(
@@ -215,6 +230,11 @@ def overrides() -> list[NodeCase]:
         ),
         case("data.scenes_128", settings={"batch": 2, "count": 2}),
         case("data.soil", skip=WHOLE_BATCH),
+        case("layout.boxes", inputs={"layout": layouts()}),
+        case("layout.encode", inputs=placed()),
+        case("layout.map", inputs={"layout": layouts()}, settings={"size": 8}),
+        case("layout.place", settings={"objects": ["a red car"], "boxes": [[0.1, 0.5, 0.6, 0.8]]}),
+        case("layout.table", inputs={"layout": layouts()}),
         case(
             "detector.boxes",
             inputs={"detector": box_detector(), "image": picture()},

@@ -16,7 +16,7 @@ nodes:
     use: model.unet
     with:
       {in_channels: 8, channels: 8, multipliers: [1, 1], attention: [1], heads: 1, context_dim: 192, vector_dim: 192,
-      kind: flow}
+      spatial_channels: 81, kind: flow}
   text:        {use: model.text_transformer, in: {words: data.words}, with: {width: 192, layers: 1, heads: 1}}
   autoencoder: {use: model.autoencoder, with: {channels: 8, multipliers: [1, 1, 1], latent_channels: 8}}
   saved:

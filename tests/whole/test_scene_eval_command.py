@@ -24,8 +24,10 @@ nodes:
   schedule:    {use: schedule.flow}
   denoiser:
     use: model.unet
-    with: {in_channels: 2, channels: 8, multipliers: [1], heads: 1, context_dim: 8, vector_dim: 8, kind: flow}
-  text:        {use: model.text_transformer, in: {words: data.words}, with: {width: 8, layers: 1, heads: 1}}
+    with:
+      {in_channels: 2, channels: 8, multipliers: [1], heads: 1, context_dim: 192, vector_dim: 192,
+      spatial_channels: 81, kind: flow}
+  text:        {use: model.text_transformer, in: {words: data.words}, with: {width: 192, layers: 1, heads: 1}}
   autoencoder: {use: model.autoencoder, with: {channels: 8, multipliers: [1, 1, 1], latent_channels: 2, detail: 4}}
   detector:    {use: model.box_detector, with: {channels: 8}}
   saved:

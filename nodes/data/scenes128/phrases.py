@@ -147,3 +147,18 @@ def caption_words() -> tuple[str, ...]:
     texts.append("a an one is are and on that from left to right , .")
     texts += [re.sub(r"\{\w+\}", "", text) for text in everyday_phrases.phrase_texts()]
     return tuple(sorted(set(re.findall(r"\w+|[^\w\s]+", " ".join(texts).lower()))))
+
+
+def list_nouns() -> dict[str, int]:
+    """The index of each object by all of its names, singular and plural."""
+    return {
+        noun: index
+        for index, kind in enumerate(OBJECTS)
+        for pair in ((kind.name, kind.plural), *kind.synonyms)
+        for noun in pair
+    }
+
+
+def list_colours() -> dict[str, int]:
+    """The index of each colour by all of its names."""
+    return {word: COLOURS.index(name) for name, words in COLOUR_WORDS.items() for word in words}
