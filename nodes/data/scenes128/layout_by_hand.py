@@ -77,7 +77,7 @@ def read_object(words: str) -> tuple[int, int]:
 
 @node("layout.table", host=True)
 def list_layout(layout: Latent) -> Table:
-    """The objects of layouts (B, 81, 1, 4), one in each row: picture, object, colour, left, top, right and bottom.
+    """The objects of layouts (B, 81, 1, N), one in each row: picture, object, colour, left, top, right and bottom.
 
     picture counts from 0; the colour is empty where no single one fits; edges are from 0 to 1.
     """

@@ -1,6 +1,6 @@
 """The layout of a scene of 128 pixels as a sample that a denoiser can draw, and as a map that another can be told.
 
-A layout is a sample (B, 81, 1, 4) with a column for each of up to four objects, so that text-to-image has two stages:
+A layout is a sample (B, 81, 1, N) with a column for each of up to N objects, so that text-to-image has two stages:
 one denoiser draws the layout of a prompt, and another one the picture of a prompt and a layout.
 """
 
@@ -19,7 +19,7 @@ from guidegraph.nodes.data.batches import FunctionBatches
 from guidegraph.nodes.data.scenes128.captions import PARTIAL, Wording, choose_wording
 from guidegraph.nodes.data.scenes128.dataset import Count, Probability, Seed, check_numbers
 from guidegraph.nodes.data.scenes128.held_out import Split
-from guidegraph.nodes.data.scenes128.vocabulary import COLOURS, LARGEST_COUNT, NAMES
+from guidegraph.nodes.data.scenes128.vocabulary import COLOURS, NAMES
 from guidegraph.nodes.shape_checks import has_values
 from guidegraph.nodes.types import Latent, SemanticMap
 
@@ -32,12 +32,14 @@ KINDS, SHADES = len(NAMES) + 1, len(COLOURS) + 1
 CHANNELS = KINDS + SHADES + 4
 MAP_CHANNELS = len(NAMES) + SHADES + 5
 """Channels of `layout.map`: the objects, the colours, and five of the front object's box."""
+SMALLEST = 1 / 128
+"""The least side of a box: a pixel."""
 VISIBLE = 0.25
 """The share of a cell that a box covers at least where the map describes it."""
 
 
 class Boxes(NamedTuple):
-    """The objects of layouts, B rows of four: object and colour, int64, −1 for none, and box (B, 4, 4) in [0, 1].
+    """The objects of layouts, B rows of N: object and colour, int64, −1 for none, and box (B, N, 4) in [0, 1].
 
     A box has the left, the top, the right and the lower edge of an object in units of the picture's side.
     """
@@ -74,16 +76,15 @@ def layouts_128(
 ) -> Layouts128:
     """The captions and objects of the scenes of `data.scenes_128`, without pictures, which take most of its time.
 
-    Settings are those of `data.scenes_128`; scene i depends on (seed, i) alone, and has the same objects and caption.
+    Scene i depends on (seed, i) alone. split, single, partial, everyday, unknown: as for `data.scenes_128`. batch:
+    scenes in each batch; count: batches.
     """
     wording = choose_wording(split, partial, everyday, unknown)
     make = bind(make_layouts, seed, batch, split=split, single=single, wording=wording)
     return Layouts128(FunctionBatches(count, make))
 
 
-def make_layouts(
-    seed: int, batch: int, index: int, *, split: Split, single: float, wording: Wording
-) -> LayoutBatch128:
+def make_layouts(seed: int, batch: int, index: int, *, split: Split, single: float, wording: Wording) -> LayoutBatch128:
     """The `batch` layouts from scene `index · batch` on of the data set `seed`."""
     import torch
 
@@ -100,22 +101,21 @@ def make_layouts(
 
 @node("layout.encode")
 def encode_layout(object: Tensor, colour: Tensor, box: Tensor) -> Latent:
-    """The layouts (B, 81, 1, 4) of scenes of 128 pixels, as samples for a denoiser to learn and to draw.
+    """The layouts (B, 81, 1, N) of scenes of 128 pixels, as samples for a denoiser to learn and to draw.
 
-    object (B, 4), colour (B, 4) and box (B, 4, 4): of `data.scenes_128`, −1 for none. Channels 0 to 63 say which object
-    a column has and 64 that it has none, 65 to 75 its colour and 76 that it has none, by 2 in one of them and 0 in the
-    others; 77 to 80 are the centre, 4 (x − ½), and the width and height, 6 (w − ¼), of its box. Columns are in the
-    order of the objects' numbers, and those of one object from left to right, so that a prompt leaves little open.
-    Raises an error for other shapes and numbers.
+    object (B, N), colour (B, N) and box (B, N, 4): of `data.scenes_128`, which has N = 4, −1 for none. Channels 0 to 63
+    say which object a column has and 64 that it has none, 65 to 75 its colour and 76 that it has none, by 2 in one of
+    them and 0 in the others; 77 to 80 are the centre, 4 (x − ½), and the width and height, 6 (w − ¼), of its box.
+    Columns are in the order of the objects' numbers, and those of one object from left to right, then downward, so that a prompt
+    leaves little open. Raises an error for other shapes and numbers.
     """
     import torch
-    from torch.nn.functional import one_hot
 
-    shape = (object.shape[0], LARGEST_COUNT)
-    if object.shape != shape or colour.shape != shape or box.shape != (*shape, 4):
+    shape = tuple(object.shape)
+    if len(shape) != 2 or colour.shape != shape or box.shape != (*shape, 4):
         raise ValueError(
-            f"expected 'object' and 'colour' (B, {LARGEST_COUNT}) and 'box' (B, {LARGEST_COUNT}, 4), as of "
-            f"data.scenes_128; found {tuple(object.shape)}, {tuple(colour.shape)} and {tuple(box.shape)}"
+            "expected 'object' and 'colour' (B, N) and 'box' (B, N, 4), as of data.scenes_128; found "
+            f"{shape}, {tuple(colour.shape)} and {tuple(box.shape)}"
         )
     check_numbers("object", object, -1, len(NAMES) - 1)
     check_numbers("colour", colour, -1, len(COLOURS) - 1)
@@ -123,67 +123,65 @@ def encode_layout(object: Tensor, colour: Tensor, box: Tensor) -> Latent:
     if has_values(box) and bool((is_there[..., None] & ((box < 0) | (box > 1))).any()):
         raise ValueError("expected boxes in units of the picture's side, from 0 to 1; found one beyond them")
     kind = torch.where(is_there, object, KINDS - 1).long()
-    left = torch.where(is_there, box[..., 0].float(), 0.0).clamp(0, 0.999)
-    order = (kind + left).argsort(dim=1, stable=True)
     shade = torch.where(is_there & (colour >= 0), colour, SHADES - 1).long()
-    low, high = box[..., :2].float(), box[..., 2:].float()
+    edges = torch.where(is_there[..., None], widen(box), torch.zeros_like(widen(box)))
+    key = 2 * kind + edges[..., 0] + edges[..., 1] / 1024
+    order = key.topk(shape[1], dim=1, largest=False).indices
+    low, high = edges[..., :2], edges[..., 2:]
     places = torch.cat([((low + high) / 2 - CENTRE[0]) * CENTRE[1], (high - low - SIZE[0]) * SIZE[1]], dim=-1)
-    places = torch.where(is_there[..., None], places, 0.0)
-    columns = torch.cat([ON * one_hot(kind, KINDS), ON * one_hot(shade, SHADES), places], dim=-1)
+    places = torch.where(is_there[..., None], places, torch.zeros_like(places))
+    columns = torch.cat([ON * mark(kind, KINDS, places), ON * mark(shade, SHADES, places), places], dim=-1)
     ordered = columns.gather(1, order[..., None].expand_as(columns))
-    return ordered.transpose(1, 2)[:, :, None]
+    return ordered.transpose(1, 2)[:, :, None].to(box.dtype)
 
 
 @node("layout.boxes")
 def decode_layout(layout: Latent) -> Boxes:
-    """The objects of layouts (B, 81, 1, 4): the likeliest object and colour of each column, and its box.
+    """The objects of layouts (B, 81, 1, N): the likeliest object and colour of each column, and its box.
 
     Raises an error for samples of another shape.
     """
     import torch
 
-    if layout.ndim != 4 or tuple(layout.shape[1:]) != (CHANNELS, 1, LARGEST_COUNT):
-        raise ValueError(
-            f"expected layouts (B, {CHANNELS}, 1, {LARGEST_COUNT}), as of layout.encode; found {tuple(layout.shape)}"
-        )
+    if layout.ndim != 4 or tuple(layout.shape[1:3]) != (CHANNELS, 1):
+        raise ValueError(f"expected layouts (B, {CHANNELS}, 1, N), as of layout.encode; found {tuple(layout.shape)}")
     columns = layout[:, :, 0].transpose(1, 2)
     kind = columns[..., :KINDS].argmax(-1)
     shade = columns[..., KINDS : KINDS + SHADES].argmax(-1)
-    centre = columns[..., -4:-2].float() / CENTRE[1] + CENTRE[0]
-    half = (columns[..., -2:].float() / SIZE[1] + SIZE[0]).clamp(min=0) / 2
+    centre = widen(columns[..., -4:-2]) / CENTRE[1] + CENTRE[0]
+    half = (widen(columns[..., -2:]) / SIZE[1] + SIZE[0]).clamp(min=0) / 2
     box = torch.cat([centre - half, centre + half], dim=-1).clamp(0, 1)
     is_there = kind < KINDS - 1
     return Boxes(
         object=torch.where(is_there, kind, -1),
         colour=torch.where(is_there & (shade < SHADES - 1), shade, -1),
-        box=torch.where(is_there[..., None], box, -1.0),
+        box=torch.where(is_there[..., None], box, torch.full_like(box, -1)).to(layout.dtype),
     )
 
 
 @node("layout.map")
 def map_layout(layout: Latent, *, size: Annotated[int, Ge(1)] = 16) -> SemanticMap:
-    """A map (B, 81, size, size) of layouts (B, 81, 1, 4), for `condition.spatial`: what is to be drawn in each cell.
+    """A map (B, 81, size, size) of layouts (B, 81, 1, N), for `condition.spatial`: what is to be drawn in each cell.
 
     Channels 0 to 63 are the share of the cell in boxes of each object, 64 to 75 in those of each colour, of which the
     last is for none. The other five are of the box in front, that with the lowest lower edge: its share of the cell,
     where in it the centre of the cell lies, −1 to 1 from left to right and from top to bottom, and twice its width and
     height; so objects of one kind can be told apart. Without an object a cell is all 0.
-    Raises an error for samples of another shape.
+    size: of the map, in cells a side. Raises an error for samples of another shape.
     """
     import torch
-    from torch.nn.functional import one_hot
 
     boxes = decode_layout(layout)
     is_there = boxes.object >= 0
-    left, top, right, bottom = boxes.box.unbind(-1)
+    left, top, right, bottom = widen(boxes.box).unbind(-1)
     across, down = measure_cover(left, right, size), measure_cover(top, bottom, size)
-    cover = is_there[..., None, None] * down[..., :, None] * across[..., None, :]  # (B, 4, size, size)
-    kinds = one_hot(boxes.object.clamp(min=0), len(NAMES)).to(cover)
-    shades = one_hot(boxes.colour.remainder(SHADES), SHADES).to(cover)
+    cover = is_there[..., None, None] * down[..., :, None] * across[..., None, :]  # (B, N, size, size)
+    kinds = mark(boxes.object, len(NAMES), cover)
+    shades = mark(torch.where(boxes.colour < 0, SHADES - 1, boxes.colour), SHADES, cover)
     shares = (torch.cat([kinds, shades], dim=-1)[..., None, None] * cover[:, :, None]).amax(1)
     front = ((cover >= VISIBLE) * (1 + bottom[..., None, None])).argmax(1, keepdim=True)
-    cells = (torch.arange(size, device=cover.device) + 0.5) / size
-    width, height = (right - left).clamp(min=1 / 128), (bottom - top).clamp(min=1 / 128)
+    cells = (torch.arange(size, device=cover.device).to(cover) + 0.5) / size
+    width, height = (right - left).clamp(min=SMALLEST), (bottom - top).clamp(min=SMALLEST)
     x = (2 * cells - (left + right)[..., None]) / width[..., None]
     y = (2 * cells - (top + bottom)[..., None]) / height[..., None]
     of_box = (
@@ -197,11 +195,25 @@ def map_layout(layout: Latent, *, size: Annotated[int, Ge(1)] = 16) -> SemanticM
     return torch.cat([shares, described], dim=1).to(layout.dtype)
 
 
-def measure_cover(low: Tensor, high: Tensor, size: int) -> Tensor:
-    """The share of each of `size` cells along a side that lies between two edges (B, 4), as (B, 4, size)."""
+def widen(values: Tensor) -> Tensor:
+    """Values in float32, or in float64 as they are."""
     import torch
 
-    first = torch.arange(size, device=low.device)
+    return values.to(torch.promote_types(values.dtype, torch.float32))
+
+
+def mark(index: Tensor, count: int, like: Tensor) -> Tensor:
+    """1 in the channel (…, count) of each index (…) and 0 in the others, in the dtype of `like`; −1 has no channel."""
+    import torch
+
+    return (index[..., None] == torch.arange(count, device=index.device)).to(like)
+
+
+def measure_cover(low: Tensor, high: Tensor, size: int) -> Tensor:
+    """The share of each of `size` cells along a side that lies between two edges (B, N), as (B, N, size)."""
+    import torch
+
+    first = torch.arange(size, device=low.device).to(low)
     inner_low = torch.maximum(low[..., None] * size, first)
     inner_high = torch.minimum(high[..., None] * size, first + 1)
     return (inner_high - inner_low).clamp(0, 1)

@@ -48,7 +48,9 @@ def test_a_layout_has_the_objects_of_its_scene_in_the_order_of_their_numbers() -
         count = len(expected)
         assert back.object[row].tolist() == [kind for kind, *_ in expected] + [-1] * (4 - count)
         assert back.colour[row].tolist() == [colour for _, _, colour, _ in expected] + [-1] * (4 - count)
-        torch.testing.assert_close(back.box[row, :count], torch.tensor([box for *_, box in expected]), atol=1e-4, rtol=0)
+        torch.testing.assert_close(
+            back.box[row, :count], torch.tensor([box for *_, box in expected]), atol=1e-4, rtol=0
+        )
         assert (back.box[row, count:] == -1).all()
 
 
@@ -138,7 +140,7 @@ def test_what_cannot_be_placed_is_named(
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"object": torch.zeros(2, 3, dtype=torch.int64)}, r"expected 'object' and 'colour' \(B, 4\) and 'box'"),
+        ({"object": torch.zeros(2, 3, dtype=torch.int64)}, r"expected 'object' and 'colour' \(B, N\) and 'box'"),
         ({"object": torch.full((2, 4), 64)}, "expected 'object' from -1 to 63"),
         ({"colour": torch.full((2, 4), 11)}, "expected 'colour' from -1 to 10"),
         ({"box": torch.full((2, 4, 4), 1.5)}, "expected boxes in units of the picture's side, from 0 to 1"),
@@ -151,7 +153,9 @@ def test_other_objects_are_an_error(changes: dict[str, Tensor], message: str) ->
 
 
 def test_other_samples_are_no_layouts() -> None:
-    with pytest.raises(ValueError, match=r"expected layouts \(B, 81, 1, 4\), as of layout.encode; found \(1, 8, 16, 16\)"):
+    with pytest.raises(
+        ValueError, match=r"expected layouts \(B, 81, 1, N\), as of layout.encode; found \(1, 8, 16, 16\)"
+    ):
         map_layout(torch.zeros(1, 8, 16, 16))
 
 
