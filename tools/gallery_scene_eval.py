@@ -17,6 +17,7 @@ import argparse
 import hashlib
 import json
 import math
+import os
 import sys
 import time
 from dataclasses import replace
@@ -49,6 +50,16 @@ from tools.gallery_table import (
 
 SHAPES = ("shape: [4, 16, 16]", "shape: [8, 16, 16]")
 """The latents of the gallery's workflows, and those of a model of scenes of 128 pixels."""
+PLANNED = """
+  layouts: {use: model.load, with: {path: "pkg:layouts_128"}}
+  planned:
+    use: BLOCK
+    in: {planner: layouts.denoiser, schedule: layouts.schedule, positive: said, negative: unsaid, seed: params.seed,
+         batch: params.batch}
+  positive: {use: condition.merge, in: {conditions: [planned.positive]}}
+  negative: {use: condition.merge, in: {conditions: [planned.negative]}}
+"""
+"""Nodes that give the conditions `said` and `unsaid` of a workflow a layout, under the names that it has for them."""
 
 
 def open_method(method: Method) -> Workflow:
@@ -59,10 +70,23 @@ def open_method(method: Method) -> Workflow:
     path = ROOT / "plugins" / "gallery" / method.plugin / module / "text_to_image.yaml"
     if (folder := str(path.parents[1])) not in sys.path:
         sys.path.insert(0, folder)  # a plugin of the checkout need not be installed
-    text = path.read_text(encoding="utf-8")
-    if SHAPES[0] not in text:
-        raise ValueError(f"{path} has no '{SHAPES[0]}' to replace")
-    return load_workflow(path, plugins=(module,), cache="off", sources={str(path): text.replace(*SHAPES)})
+    text = add_layouts(path, path.read_text(encoding="utf-8"))
+    return load_workflow(path, plugins=(module,), cache="off", sources={str(path): text})
+
+
+def add_layouts(path: Path, text: str) -> str:
+    """The text of a gallery's workflow, with latents of 128 pixels and layouts as in workflows/text_to_image_128.yaml.
+
+    Raises ``ValueError`` unless it has one shape of latents and the nodes `positive` and `negative`.
+    """
+    block = os.path.relpath(ROOT / "workflows" / "blocks" / "plan_scenes_128.yaml", path.parent)
+    names = (("\n  positive:", "\n  said:"), ("\n  negative:", "\n  unsaid:"))
+    nodes = ("\nnodes:\n", f"\nnodes:{PLANNED.replace('BLOCK', block)}")
+    for old, new in (SHAPES, *names, nodes):
+        if text.count(old) != 1:
+            raise ValueError(f"{path} has {text.count(old)} times '{old.strip()}', and one was expected")
+        text = text.replace(old, new)
+    return text
 
 
 def list_methods(model: Path, weak: Path | None) -> list[Method]:

@@ -4,7 +4,8 @@
 
 Prints for each model folder the mean squared error of the velocity noise − x0 at four noise levels of the flow, in the
 cells of the latent that objects cover by a quarter or more, and in all others. The scenes are of the training split,
-of a seed that no training has by default.
+of a seed that no training has by default. A denoiser that takes layouts is told those of the scenes, or with --untold
+none.
 """
 
 from __future__ import annotations
@@ -15,16 +16,19 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from guidegraph.nodes.conditioning.condition import merge_conditions
 from guidegraph.nodes.data.scenes128.dataset import object_share, scene_128
+from guidegraph.nodes.data.scenes128.layout_sample import encode_layout, map_layout
 from guidegraph.nodes.models.store import load_part
+from guidegraph.nodes.types import Condition
 
 SIGMAS = (0.5, 0.7, 0.85, 0.95)
 BATCH = 32
 
 
 @torch.no_grad()
-def measure_errors(folder: Path, count: int, seed: int) -> list[tuple[float, float]]:
-    """The mean squared errors on objects and elsewhere, at each of `SIGMAS`."""
+def measure_errors(folder: Path, count: int, seed: int, untold: bool) -> list[tuple[float, float]]:
+    """The mean squared errors on objects and elsewhere, at each of `SIGMAS`. untold: without layouts."""
     denoiser, text, autoencoder = (
         load_part(folder, name, device=torch.device("cpu"), dtype=torch.float32).eval()
         for name in ("denoiser", "text", "autoencoder")
@@ -33,6 +37,12 @@ def measure_errors(folder: Path, count: int, seed: int) -> list[tuple[float, flo
     covered = object_share(scenes.classes, size=16) > 0.25
     latent = torch.cat([autoencoder.encode(part) for part in scenes.image.split(BATCH)])
     conditions = [text(scenes.caption[start : start + BATCH]) for start in range(0, count, BATCH)]
+    if denoiser.config.spatial_channels:
+        maps = map_layout(encode_layout(scenes.object, scenes.colour, scenes.box)) * (not untold)
+        conditions = [
+            merge_conditions([said, Condition(spatial=told)])
+            for said, told in zip(conditions, maps.split(BATCH), strict=True)
+        ]
     rows = []
     for number, sigma in enumerate(SIGMAS):
         errors: list[Tensor] = []
@@ -51,12 +61,13 @@ def main() -> None:
     parser.add_argument("folders", type=Path, nargs="+")
     parser.add_argument("--count", type=int, default=128)
     parser.add_argument("--seed", type=int, default=777)
+    parser.add_argument("--untold", action="store_true")
     arguments = parser.parse_args()
     print("sigma", *SIGMAS)
     for folder in arguments.folders:
         for name, errors in zip(
             ("objects", "elsewhere"),
-            zip(*measure_errors(folder, arguments.count, arguments.seed), strict=True),
+            zip(*measure_errors(folder, arguments.count, arguments.seed, arguments.untold), strict=True),
             strict=True,
         ):
             print(folder, name, *(f"{error:.3f}" for error in errors))

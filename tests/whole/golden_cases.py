@@ -340,6 +340,8 @@ QUICK = [
 
 UNTRAINED = (
     "inpaint_128",
+    "layout_128",
+    "layout_to_image_128",
     "super_resolution_128",
     "text_to_image_128",
     "text_to_image_dit",
@@ -349,7 +351,7 @@ UNTRAINED = (
     "evaluate/text_to_image_flow",
     *(f"train/{name}" for name in TRAININGS),
 )
-"""Workflows with a model that does not ship."""
+"""Workflows with a model that does not ship, or is in training."""
 
 
 def _shipped() -> Iterator[Case]:

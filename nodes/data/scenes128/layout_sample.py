@@ -106,8 +106,8 @@ def encode_layout(object: Tensor, colour: Tensor, box: Tensor) -> Latent:
     object (B, N), colour (B, N) and box (B, N, 4): of `data.scenes_128`, which has N = 4, −1 for none. Channels 0 to 63
     say which object a column has and 64 that it has none, 65 to 75 its colour and 76 that it has none, by 2 in one of
     them and 0 in the others; 77 to 80 are the centre, 4 (x − ½), and the width and height, 6 (w − ¼), of its box.
-    Columns are in the order of the objects' numbers, and those of one object from left to right, then downward, so that a prompt
-    leaves little open. Raises an error for other shapes and numbers.
+    Columns are in the order of the objects' numbers, and those of one object from left to right, then downward, so
+    that a prompt leaves little open. Raises an error for other shapes and numbers.
     """
     import torch
 
@@ -161,7 +161,7 @@ def decode_layout(layout: Latent) -> Boxes:
 
 @node("layout.map")
 def map_layout(layout: Latent, *, size: Annotated[int, Ge(1)] = 16) -> SemanticMap:
-    """A map (B, 81, size, size) of layouts (B, 81, 1, N), for `condition.spatial`: what is to be drawn in each cell.
+    """A map (B, 81, size, size) of layouts (B, 81, 1, N), for `condition.spatial`: the objects to draw in each cell.
 
     Channels 0 to 63 are the share of the cell in boxes of each object, 64 to 75 in those of each colour, of which the
     last is for none. The other five are of the box in front, that with the lowest lower edge: its share of the cell,
