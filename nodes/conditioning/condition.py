@@ -120,7 +120,8 @@ def drop_condition(
     """Replace a condition by the null condition (zeros) in a fraction p of samples, so that the model learns it too.
 
     Ho & Salimans 2022, algorithm 1. All fields of a sample are dropped together. The choice depends on (seed, index)
-    alone; `index` is the loop's. Every field must have the batch's leading axis.
+    alone; `index` is the loop's. Every field must have the batch's leading axis. Two nodes with one seed, also
+    `data.drop_captions`, drop the same samples: to drop conditions apart from each other, give each its own seed.
     """
     import torch
 
