@@ -52,10 +52,11 @@ SHAPES = ("shape: [4, 16, 16]", "shape: [8, 16, 16]")
 """The latents of the gallery's workflows, and those of a model of scenes of 128 pixels."""
 PLANNED = """
   layouts: {use: model.load, with: {path: "pkg:layouts_128"}}
+  asked:   {use: text.encode, in: {embedder: layouts.text, prompt: params.prompt}}
   planned:
     use: BLOCK
-    in: {planner: layouts.denoiser, schedule: layouts.schedule, positive: said, negative: unsaid, seed: params.seed,
-         batch: params.batch}
+    in: {planner: layouts.denoiser, schedule: layouts.schedule, asked: asked, positive: said, negative: unsaid,
+         seed: params.seed, batch: params.batch}
   positive: {use: condition.merge, in: {conditions: [planned.positive]}}
   negative: {use: condition.merge, in: {conditions: [planned.negative]}}
 """

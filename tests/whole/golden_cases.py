@@ -347,6 +347,7 @@ UNTRAINED = (
     "text_to_image_dit",
     "text_to_image_mmdit",
     "evaluate/everyday",
+    "evaluate/layouts_128",
     "evaluate/scene_eval",
     "evaluate/text_to_image_flow",
     *(f"train/{name}" for name in TRAININGS),

@@ -84,6 +84,15 @@ def test_scores_are_swept_over_scales(model: Path, tmp_path: Path) -> None:
     assert not list(tmp_path.rglob("real.json"))
 
 
+def test_layouts_are_judged_without_pictures(tmp_path: Path) -> None:
+    options = set_options(count=4, batch=4)
+    guidegraph("run", str(WORKFLOW.with_name("layouts_128.yaml")), *options, "--out", str(tmp_path))
+    table = json.loads((tmp_path / "scores.json").read_text())
+    assert table["category"] == CATEGORIES
+    assert table["count"] == [4] * 6 + [24]
+    assert table["score"][0] == 1  # a layout with the one object that was asked for
+
+
 def run_tool(name: str, *arguments: Path | str) -> list[list[str]]:
     """The cells of the table that a tool prints, by rows, with those of its header."""
     command = [sys.executable, f"tools/{name}.py", *map(str, arguments)]

@@ -2,8 +2,8 @@
 
 Blocks run inside of others; those of checkpoints need a person's files, and run in the tests of each format; those
 of `own` need a person's pictures, and run in test_own_pictures.py; what asks for the bundle of an export runs in the
-tests of exports; what judges a model of 128 pixels, which is not shipped, in test_scene_eval_command.py, and what
-starts from one in test_training_workflows.py and test_loras_128_command.py. The flow transformers of scenes are not
+tests of exports; what judges scenes of 128 pixels in test_scene_eval_command.py, and what starts from a model of them
+in test_training_workflows.py and test_loras_128_command.py. The flow transformers of scenes are not
 shipped either: they are trained first.
 """
 
@@ -24,6 +24,7 @@ FILES = (ROOT / "workflows").rglob("*.yaml")
 EXPORTED = ("text_to_image_onnx.yaml",)
 UNTRAINED = (
     "evaluate/everyday.yaml",
+    "evaluate/layouts_128.yaml",
     "evaluate/scene_eval.yaml",
     "evaluate/text_to_image_flow.yaml",
     "workflows/inpaint_128.yaml",
