@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Annotated
 
-from annotated_types import Ge
+from annotated_types import Ge, Gt
 
 from guidegraph.graph.export_recipe import ExportRecipe
 from guidegraph.graph.node import node
@@ -90,3 +90,20 @@ def list_words(embedder: TextEmbedder, *, near: str = "") -> Table:
         raise ValueError(f"text.vocabulary takes a model.text_transformer; found {type(embedder).__name__}")
     words = list_vocabulary(embedder.tokenizer)
     return Table({"word": near_words(near, words) if near else words})
+
+
+@node("text.scale_positions", host=True)
+def scale_positions(embedder: TextEmbedder, *, factor: Annotated[float, Gt(0)] = 1.0) -> TextEmbedder:
+    """A text encoder whose position embeddings are `factor` times as large, to train it further.
+
+    An encoder whose position embeddings stayed small beside those of its words hardly knows their order, and learns it
+    slowly: whose colour is whose, and what is left of what. All other tensors are shared, and the input does not change.
+    Raises an error for an embedder that is not of `model.text_transformer`.
+    """
+    from guidegraph.nodes.models.networks.shared_tensors import copy_sharing_tensors
+    from guidegraph.nodes.models.own.text_encoder import TextModel
+
+    if not isinstance(embedder, TextModel):
+        raise ValueError(f"expected a text encoder of model.text_transformer; found {type(embedder).__name__}")
+    name = "encoder.position_embedding"
+    return copy_sharing_tensors(embedder, {name: factor * embedder.get_parameter(name).detach()})

@@ -61,6 +61,7 @@ NOT_BUILT = {
     "text.clip": "needs the files of a CLIP text encoder, and transformers",
     "text.embedding": "needs a CLIP text encoder and a file of textual inversion; tests/nodes/checkpoints makes them",
     "text.minilm": "takes seconds to load; tests/nodes/conditioning/test_pretrained_text.py has it",
+    "text.scale_positions": "needs a text encoder; tests/nodes/conditioning/test_positions.py makes one",
     "text.vocabulary": "needs a table of words; tests/nodes/conditioning has it",
     "text.picture_size": "needs SDXL's text encoders; tests/nodes/checkpoints makes them",
 }
