@@ -53,6 +53,8 @@ INFINITIES = {math.inf: ".inf", -math.inf: "-.inf"}
 def _default(value: Any) -> Any:
     if isinstance(value, float) and value in INFINITIES:
         return INFINITIES[value]
+    if isinstance(value, (list, tuple)):
+        return [_default(entry) for entry in value]
     return value if isinstance(value, (bool, int, float, str, type(None))) else repr(value)
 
 

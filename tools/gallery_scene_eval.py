@@ -4,11 +4,11 @@
     python tools/gallery_scene_eval.py runs/gallery.json --show  # the table, as Markdown
 
 Each workflow draws the prompts of evaluate/scene_eval.yaml with a model of scenes of 128 pixels, picture i from the
-noise of seed i. The cost is what torch's counter of floating-point operations counts in one picture; classifier-free
-guidance is given the steps that cost the same. --weak: a weaker model, such as one of an early checkpoint, for
-autoguidance, which is left out without one. A measurement that was stopped goes on where it was; rows of another model
-or detector, also of one that was trained again, and of another number of prompts are refused. The last line counts the
-pairs of rows whose intervals of the overall score do not overlap.
+noise of seed i, and with the layouts of one model. The cost is what torch's counter of floating-point operations
+counts in one picture; classifier-free guidance is given the steps that cost the same. --weak: a weaker model, such as
+one of an early checkpoint, for autoguidance, which is left out without one. A measurement that was stopped goes on
+where it was; rows of another model or detector, also of one that was trained again, and of another number of prompts
+are refused. The last line counts the pairs of rows whose intervals of the overall score do not overlap.
 """
 
 from __future__ import annotations
@@ -51,11 +51,11 @@ from tools.gallery_table import (
 SHAPES = ("shape: [4, 16, 16]", "shape: [8, 16, 16]")
 """The latents of the gallery's workflows, and those of a model of scenes of 128 pixels."""
 PLANNED = """
-  layouts: {use: model.load, with: {path: "pkg:layouts_128"}}
-  asked:   {use: text.encode, in: {embedder: layouts.text, prompt: params.prompt}}
+  layouts: {use: model.load, in: {path: params.planner}}
+  placing: {use: text.encode, in: {embedder: layouts.text, prompt: params.prompt}}
   planned:
     use: BLOCK
-    in: {planner: layouts.denoiser, schedule: layouts.schedule, asked: asked, positive: said, negative: unsaid,
+    in: {planner: layouts.denoiser, schedule: layouts.schedule, text: placing, positive: said, negative: unsaid,
          seed: params.seed, batch: params.batch}
   positive: {use: condition.merge, in: {conditions: [planned.positive]}}
   negative: {use: condition.merge, in: {conditions: [planned.negative]}}
@@ -83,33 +83,34 @@ def add_layouts(path: Path, text: str) -> str:
     block = os.path.relpath(ROOT / "workflows" / "blocks" / "plan_scenes_128.yaml", path.parent)
     names = (("\n  positive:", "\n  said:"), ("\n  negative:", "\n  unsaid:"))
     nodes = ("\nnodes:\n", f"\nnodes:{PLANNED.replace('BLOCK', block)}")
-    for old, new in (SHAPES, *names, nodes):
+    planner = ("\nparams:\n", "\nparams:\n  planner: {type: Path}\n")
+    for old, new in (SHAPES, *names, nodes, planner):
         if text.count(old) != 1:
-            raise ValueError(f"{path} has {text.count(old)} times '{old.strip()}', and one was expected")
+            raise ValueError(f"expected '{old.strip()}' once in {path}; found it {text.count(old)} times")
         text = text.replace(old, new)
     return text
 
 
-def list_methods(model: Path, weak: Path | None) -> list[Method]:
+def list_methods(model: Path, planner: Path, weak: Path | None) -> list[Method]:
     """The methods, with the folders of the models among their parameters."""
     methods = []
     for method in METHODS:
         if method.plugin != "autoguidance":
-            methods.append(set_model(method, model))
+            methods.append(set_model(method, model, planner))
         elif weak is not None:
-            methods.append(set_model(replace(method, params={**method.params, "weak": weak}), model))
+            methods.append(set_model(replace(method, params={**method.params, "weak": weak}), model, planner))
     return methods
 
 
-def set_model(method: Method, model: Path) -> Method:
-    """A method that draws with a model of 128 pixels; plain rows guide at all levels."""
+def set_model(method: Method, model: Path, planner: Path) -> Method:
+    """A method that draws with models of 128 pixels and of layouts; plain rows guide at all levels."""
     low = {"low": 0.0} if method.plugin is None else {}
-    return replace(method, params={"steps": STEPS, **method.params, **low, "model": model})
+    return replace(method, params={"steps": STEPS, **method.params, **low, "model": model, "planner": planner})
 
 
 def digest_models(arguments: argparse.Namespace) -> dict[str, str]:
     """Digests of the models and of the detector: of their model.json, which has checksums of all files."""
-    folders = {"model": arguments.model, "detector": arguments.detector}
+    folders = {"model": arguments.model, "detector": arguments.detector, "planner": arguments.planner}
     if arguments.weak is not None:
         folders["weak"] = arguments.weak
     return {role: hashlib.sha256((folder / INDEX).read_bytes()).hexdigest() for role, folder in folders.items()}
@@ -117,13 +118,14 @@ def digest_models(arguments: argparse.Namespace) -> dict[str, str]:
 
 def find_problem(rows: dict[str, dict[str, Any]], arguments: argparse.Namespace) -> str:
     """Why no row can be added to those of a table; empty if one can."""
-    for folder in (arguments.model, arguments.detector, *([] if arguments.weak is None else [arguments.weak])):
+    weak = [] if arguments.weak is None else [arguments.weak]
+    for folder in (arguments.model, arguments.planner, arguments.detector, *weak):
         if not (folder / INDEX).is_file():
             return f"there is no model in '{folder}': a folder that model.save wrote has a {INDEX}"
     models = digest_models(arguments)
     for row in rows.values():
         used = row.get("models", {})
-        if not {"model", "detector"} <= {*used} or not used.items() <= models.items():
+        if not {"model", "detector", "planner"} <= {*used} or not used.items() <= models.items():
             return f"'{arguments.table}' has a row of another model or detector, '{row['method']}': name another file"
         if (count := row["count"]) != arguments.count:
             return (
@@ -145,7 +147,7 @@ def measure(method: Method, detector: Any, count: int) -> dict[str, Any]:
     seconds = (time.perf_counter() - started) / (count * len(CATEGORIES))
     table = scene_eval_scores(torch.cat(right), torch.cat(category))
     scores = {row["category"]: [row["score"], row["low"], row["high"]] for row in table.records()}
-    params = {name: value for name, value in method.params.items() if name not in ("model", "weak")}
+    params = {name: value for name, value in method.params.items() if name not in ("model", "planner", "weak")}
     return {
         "method": method.name,
         "params": describe_params(params),
@@ -168,11 +170,11 @@ def measure_missing(rows: dict[str, dict[str, Any]], arguments: argparse.Namespa
         print(json.dumps(rows[method.name]), file=sys.stderr, flush=True)
         save(rows, arguments.table)
 
-    for method in list_methods(arguments.model, arguments.weak):
+    for method in list_methods(arguments.model, arguments.planner, arguments.weak):
         if arguments.only is None or arguments.only in method.name:
             add(method)
     for method in list_equal_costs(rows):
-        add(set_model(method, arguments.model))
+        add(set_model(method, arguments.model, arguments.planner))
 
 
 def format_table(rows: list[dict[str, Any]]) -> str:
@@ -198,6 +200,12 @@ def main() -> None:
         type=Path,
         default=models / "scenes_128",
         help="the folder of the model, of train/text_to_image_128.yaml",
+    )
+    parser.add_argument(
+        "--planner",
+        type=Path,
+        default=models / "layouts_128",
+        help="the folder of the model of layouts, of train/layout_128.yaml",
     )
     parser.add_argument(
         "--detector",

@@ -97,8 +97,8 @@ def scale_positions(embedder: TextEmbedder, *, factor: Annotated[float, Gt(0)] =
     """A text encoder whose position embeddings are `factor` times as large, to train it further.
 
     An encoder whose position embeddings stayed small beside those of its words hardly knows their order, and learns it
-    slowly: whose colour is whose, and what is left of what. All other tensors are shared, and the input does not change.
-    Raises an error for an embedder that is not of `model.text_transformer`.
+    slowly: whose colour is whose, and which object is left of which. All other tensors are shared, and the input does
+    not change. Raises an error for an embedder that is not of `model.text_transformer`.
     """
     from guidegraph.nodes.models.networks.shared_tensors import copy_sharing_tensors
     from guidegraph.nodes.models.own.text_encoder import TextModel

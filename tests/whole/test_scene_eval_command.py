@@ -129,6 +129,7 @@ def test_the_gallerys_table_counts_the_pairs_that_differ(tmp_path: Path) -> None
     ("row", "message"),
     [
         ({"models": {"model": "of a month ago"}}, "has a row of another model or detector, 'APG': name another file"),
+        ({"models": {"planner": "of a month ago"}}, "has a row of another model or detector, 'APG': name another file"),
         ({"models": {"weak": "of a month ago"}}, "has a row of another model or detector, 'APG': name another file"),
         ({"count": 10}, "has a row of 10 prompts in a category: use --count 10 or another file"),
     ],
@@ -136,7 +137,7 @@ def test_the_gallerys_table_counts_the_pairs_that_differ(tmp_path: Path) -> None
 def test_no_row_is_added_to_those_that_differ_in_more_than_the_method(
     tmp_path: Path, row: dict[str, Any], message: str
 ) -> None:
-    folders = {role: tmp_path / role for role in ("model", "detector", "weak")}
+    folders = {role: tmp_path / role for role in ("model", "planner", "detector", "weak")}
     for folder in folders.values():
         folder.mkdir()
         (folder / "model.json").write_text("{}")

@@ -22,7 +22,10 @@ nodes:
   saved:       {use: model.save, in: {autoencoder: autoencoder, path: params.path}}
 outputs: {model: saved}
 """
-SMALL = {"text_to_image_128": {"channels": 8, "features": 24}, "text_to_image_128_mmdit": {"width": 16, "depth": 3, "heads": 1}}
+SMALL = {
+    "text_to_image_128": {"channels": 8, "features": 24},
+    "text_to_image_128_mmdit": {"width": 16, "depth": 3, "heads": 1},
+}
 pytestmark = pytest.mark.slow
 
 

@@ -3,7 +3,7 @@
 import { html, useEffect, useMemo, useRef, useState } from "./vendor/htm-preact.js";
 import { get } from "./api.js";
 import { Field } from "./field.js";
-import { shortPath, withCode } from "./format.js";
+import { formatValue, shortPath, withCode } from "./format.js";
 import { Problems } from "./node.js";
 import { startPlacing } from "./placing.js";
 
@@ -80,7 +80,7 @@ function DraftPort({ port, link, value, onLink, onValue }) {
   const id = `draft-${port.name}`;
   const options = ["", ...port.options];
   const isFlag = port.field?.kind === "flag";
-  const fallback = port.required ? "required" : `default: ${port.default}`;
+  const fallback = port.required ? "required" : `default: ${formatValue(port.default)}`;
   return html`
     <dt><label for=${id}>${port.name}</label> <span class="type">${port.type}</span></dt>
     <dd>

@@ -14,7 +14,14 @@ from guidegraph.graph.node import node
 from guidegraph.nodes.data.scenes128.layout_sample import decode_layout, encode_layout
 from guidegraph.nodes.data.scenes128.phrases import list_colours, list_nouns
 from guidegraph.nodes.data.scenes128.scene import NO_OBJECT
-from guidegraph.nodes.data.scenes128.vocabulary import COLOURS, LARGEST_COUNT, NAMES, NATURAL, natural_colour
+from guidegraph.nodes.data.scenes128.vocabulary import (
+    COLOURS,
+    LARGEST_COUNT,
+    NAMES,
+    NATURAL,
+    OBJECTS,
+    natural_colour,
+)
 from guidegraph.nodes.types import Latent, Table
 
 ARTICLES = ("a", "an", "the", "one")
@@ -31,15 +38,18 @@ def place_layout(
 ) -> Latent:
     """The layout (1, 81, 1, 4) of up to four objects in boxes, for `layout.map`.
 
+    Without objects, which is the default, the map says nothing, as where a training dropped it.
     objects: one of the 64 each, by any of its names, with one of the eleven colours or without, as in "a red car";
-    without, it has the colours of its artwork. boxes: for each object the left, the top, the right and the lower edge,
-    from 0 to 1. Without objects the map says nothing, as where a training dropped it.
-    Raises an error for words that are no object, and for boxes that are not inside the picture.
+    without, it has the colour that its artwork is named with, if that has one. boxes: for each object its left, top,
+    right and lower edge, from 0 to 1. Raises an error for other words, and for boxes that are not inside the picture.
     """
     import torch
 
-    if len(objects) != len(boxes):
-        raise ValueError(f"{len(objects)} objects do not go with {len(boxes)} boxes: give each object a box")
+    if isinstance(objects, str) or len(objects) != len(boxes) or len(objects) > LARGEST_COUNT:
+        raise ValueError(
+            f"expected a list of up to {LARGEST_COUNT} objects, and a box for each; found {len(objects)} objects and "
+            f"{len(boxes)} boxes"
+        )
     numbers = np.full((2, 1, LARGEST_COUNT), NO_OBJECT)
     edges = np.full((1, LARGEST_COUNT, 4), NO_OBJECT, dtype=np.float32)
     for row, (words, box) in enumerate(zip(objects, boxes, strict=True)):
@@ -51,8 +61,7 @@ def place_layout(
 
 def check_box(words: str, box: Sequence[float]) -> None:
     """Raise ``ValueError`` unless a box is inside the picture and has a width and a height."""
-    left, top, right, bottom = box
-    if not (0 <= left < right <= 1 and 0 <= top < bottom <= 1):
+    if len(box) != len(EDGES) or not (0 <= box[0] < box[2] <= 1 and 0 <= box[1] < box[3] <= 1):
         raise ValueError(
             f"the box of '{words}' is [{', '.join(EDGES)}], from 0 to 1 of the picture's side, with left < right and "
             f"top < bottom; found {list(box)}"
@@ -67,10 +76,12 @@ def read_object(words: str) -> tuple[int, int]:
         parts = parts[1:]
     colour = colours[parts.pop(0)] if len(parts) > 1 and parts[0] in colours else NATURAL
     noun = " ".join(parts)
-    if noun not in kinds:
+    plurals = {kind.plural: kind.name for kind in OBJECTS if kind.plural != kind.name}
+    if noun not in kinds or noun in plurals:
+        last = plurals.get(parts[-1], parts[-1]) if parts else ""
         raise ValueError(
-            f"there is no object '{words}': expected one of the {len(NAMES)} objects, with a colour before it or "
-            f"without, as in 'a red car'; {suggest(noun, kinds, 'objects')}"
+            f"'{words}' is not one object: expected an article or none, one of {', '.join(COLOURS)} or none, and one "
+            f"of the {len(NAMES)} objects, as in 'a red car'; {suggest(last, NAMES, 'objects')}"
         )
     return kinds[noun], natural_colour(kinds[noun], 0) if colour == NATURAL else colour
 
@@ -79,7 +90,7 @@ def read_object(words: str) -> tuple[int, int]:
 def list_layout(layout: Latent) -> Table:
     """The objects of layouts (B, 81, 1, N), one in each row: picture, object, colour, left, top, right and bottom.
 
-    picture counts from 0; the colour is empty where no single one fits; edges are from 0 to 1.
+    picture counts from 0; an object of several colours has none; edges are from 0 to 1.
     """
     boxes = decode_layout(layout)
     rows = [

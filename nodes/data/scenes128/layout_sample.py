@@ -26,7 +26,7 @@ from guidegraph.nodes.types import Latent, SemanticMap
 ON = 2.0
 """The value of the channel of an object or a colour; all others are 0, against noise of unit variance."""
 CENTRE, SIZE = (0.5, 4.0), (0.25, 6.0)
-"""What is subtracted from the centre of a box and from its sides, and what the difference is multiplied by."""
+"""The offset and the factor of the centre of a box, and of its sides."""
 KINDS, SHADES = len(NAMES) + 1, len(COLOURS) + 1
 """Channels of an object and of its colour, of which the last are for a column without an object, and for no colour."""
 CHANNELS = KINDS + SHADES + 4
@@ -76,8 +76,8 @@ def layouts_128(
 ) -> Layouts128:
     """The captions and objects of the scenes of `data.scenes_128`, without pictures, which take most of its time.
 
-    Scene i depends on (seed, i) alone. split, single, partial, everyday, unknown: as for `data.scenes_128`. batch:
-    scenes in each batch; count: batches.
+    batch: scenes in each batch. count: batches.
+    split, single, partial, everyday, unknown: as for `data.scenes_128`. Scene i depends on (seed, i) alone.
     """
     wording = choose_wording(split, partial, everyday, unknown)
     make = bind(make_layouts, seed, batch, split=split, single=single, wording=wording)
@@ -112,16 +112,15 @@ def encode_layout(object: Tensor, colour: Tensor, box: Tensor) -> Latent:
     import torch
 
     shape = tuple(object.shape)
-    if len(shape) != 2 or colour.shape != shape or box.shape != (*shape, 4):
+    if len(shape) != 2 or not shape[1] or colour.shape != shape or box.shape != (*shape, 4):
         raise ValueError(
-            "expected 'object' and 'colour' (B, N) and 'box' (B, N, 4), as of data.scenes_128; found "
+            "expected 'object' and 'colour' (B, N), N ≥ 1, and 'box' (B, N, 4), as of data.scenes_128; found "
             f"{shape}, {tuple(colour.shape)} and {tuple(box.shape)}"
         )
     check_numbers("object", object, -1, len(NAMES) - 1)
     check_numbers("colour", colour, -1, len(COLOURS) - 1)
     is_there = object >= 0
-    if has_values(box) and bool((is_there[..., None] & ((box < 0) | (box > 1))).any()):
-        raise ValueError("expected boxes in units of the picture's side, from 0 to 1; found one beyond them")
+    check_boxes(box, is_there)
     kind = torch.where(is_there, object, KINDS - 1).long()
     shade = torch.where(is_there & (colour >= 0), colour, SHADES - 1).long()
     edges = torch.where(is_there[..., None], widen(box), torch.zeros_like(widen(box)))
@@ -143,8 +142,10 @@ def decode_layout(layout: Latent) -> Boxes:
     """
     import torch
 
-    if layout.ndim != 4 or tuple(layout.shape[1:3]) != (CHANNELS, 1):
-        raise ValueError(f"expected layouts (B, {CHANNELS}, 1, N), as of layout.encode; found {tuple(layout.shape)}")
+    if layout.ndim != 4 or tuple(layout.shape[1:3]) != (CHANNELS, 1) or not layout.shape[3]:
+        raise ValueError(
+            f"expected layouts (B, {CHANNELS}, 1, N), N ≥ 1, as of layout.encode; found {tuple(layout.shape)}"
+        )
     columns = layout[:, :, 0].transpose(1, 2)
     kind = columns[..., :KINDS].argmax(-1)
     shade = columns[..., KINDS : KINDS + SHADES].argmax(-1)
@@ -164,9 +165,10 @@ def map_layout(layout: Latent, *, size: Annotated[int, Ge(1)] = 16) -> SemanticM
     """A map (B, 81, size, size) of layouts (B, 81, 1, N), for `condition.spatial`: the objects to draw in each cell.
 
     Channels 0 to 63 are the share of the cell in boxes of each object, 64 to 75 in those of each colour, of which the
-    last is for none. The other five are of the box in front, that with the lowest lower edge: its share of the cell,
-    where in it the centre of the cell lies, −1 to 1 from left to right and from top to bottom, and twice its width and
-    height; so objects of one kind can be told apart. Without an object a cell is all 0.
+    last is for none. The other five are of the box in front, that with the lowest lower edge among those that cover a
+    quarter of the cell or more: its share of the cell and, times that share, where in it the centre of the cell lies,
+    −1 to 1 from left to right and from top to bottom, and twice its width and height. So objects of one kind can be
+    told apart. Without a box a cell is all 0.
     size: of the map, in cells a side. Raises an error for samples of another shape.
     """
     import torch
@@ -179,20 +181,33 @@ def map_layout(layout: Latent, *, size: Annotated[int, Ge(1)] = 16) -> SemanticM
     kinds = mark(boxes.object, len(NAMES), cover)
     shades = mark(torch.where(boxes.colour < 0, SHADES - 1, boxes.colour), SHADES, cover)
     shares = (torch.cat([kinds, shades], dim=-1)[..., None, None] * cover[:, :, None]).amax(1)
+    visible = cover * (cover >= VISIBLE)
     front = ((cover >= VISIBLE) * (1 + bottom[..., None, None])).argmax(1, keepdim=True)
     cells = (torch.arange(size, device=cover.device).to(cover) + 0.5) / size
     width, height = (right - left).clamp(min=SMALLEST), (bottom - top).clamp(min=SMALLEST)
     x = (2 * cells - (left + right)[..., None]) / width[..., None]
     y = (2 * cells - (top + bottom)[..., None]) / height[..., None]
     of_box = (
-        cover,
-        cover * x.clamp(-1, 1)[..., None, :],
-        cover * y.clamp(-1, 1)[..., :, None],
-        cover * 2 * width[..., None, None],
-        cover * 2 * height[..., None, None],
+        visible,
+        visible * x.clamp(-1, 1)[..., None, :],
+        visible * y.clamp(-1, 1)[..., :, None],
+        visible * 2 * width[..., None, None],
+        visible * 2 * height[..., None, None],
     )
     described = torch.cat([values.gather(1, front) for values in of_box], dim=1)
     return torch.cat([shares, described], dim=1).to(layout.dtype)
+
+
+def check_boxes(box: Tensor, is_there: Tensor) -> None:
+    """Raise ``ValueError`` for boxes (B, N, 4) of objects that are not floats, or no boxes inside the picture."""
+    if not box.is_floating_point():
+        raise ValueError(f"expected 'box' of floats, from 0 to 1; found {box.dtype}")
+    low, high = box[..., :2], box[..., 2:]
+    if has_values(box) and not bool(((low >= 0) & (low <= high) & (high <= 1))[is_there].all()):
+        raise ValueError(
+            "expected boxes of left, top, right and lower edge, in units of the picture's side from 0 to 1; found one "
+            "that is not inside the picture, or has its edges in another order"
+        )
 
 
 def widen(values: Tensor) -> Tensor:
