@@ -32,7 +32,7 @@ export PROMPT
 .PHONY: help run test test-avx2 test-all test-lowest test-newest lint lock format docs bench clean links
 
 help:
-	@echo 'make run       draw a picture: make run PROMPT="a tiger on grass under a night sky"'
+	@echo 'make run       draw a picture: make run PROMPT="a green tiger on grass at night"'
 	@echo 'make test      the tests that take seconds; ARGS="-k noise" is passed to pytest'
 	@echo 'make test-avx2 those of them that compute with floats, as on a processor with AVX2 alone'
 	@echo 'make test-all  all tests'
@@ -47,7 +47,7 @@ help:
 
 run: $(BASE) links
 	@echo 'drawing a picture with the embedded model: some seconds'
-	$(BIN)/guidegraph run workflows/text_to_image.yaml --out $(OUT) $(if $(said_prompt),--set "prompt=$$PROMPT") $(ARGS)
+	$(BIN)/guidegraph run workflows/text_to_image_128.yaml --out $(OUT) $(if $(said_prompt),--set "prompt=$$PROMPT") $(ARGS)
 	@echo "The picture: $(abspath $(OUT))/image.png"
 
 test: $(DEV) links

@@ -1,6 +1,6 @@
 """Draw one picture for each of 64 held-out prompts and put them on one sheet, with the prompts beside it.
 
-    python tools/contact_sheet.py docs/pictures/contact-sheet.png
+    python tools/contact_sheet.py runs/contact-sheet.png
     python tools/contact_sheet.py docs/pictures/contact-sheet-128.png --model workflows/models/scenes_128
 
 Writes the sheet and, under the same name with .txt, the prompts in reading order. Their compositions are held out of
@@ -28,10 +28,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("sheet", type=Path)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--scale", type=float, default=4.0)
+    parser.add_argument("--scale", type=float, help="guidance scale, by default that of the workflow")
     parser.add_argument("--model", type=Path, help="the folder of a model of scenes of 128 pixels")
     options = parser.parse_args()
     model: dict[str, Path] = {}
+    scale = {} if options.scale is None else {"scale": options.scale}
     numbers = range(COLUMNS * ROWS)
     if options.model is None:
         name = "text_to_image.yaml"
@@ -43,8 +44,8 @@ def main() -> None:
     pictures = []
     for first in range(0, len(prompts), BATCH):
         batch = prompts[first : first + BATCH]
-        settings = {"prompt": batch, "batch": len(batch), "seed": options.seed + first, "scale": options.scale}
-        pictures.append(workflow.run(**settings, **model)["image"])
+        settings = {"prompt": batch, "batch": len(batch), "seed": options.seed + first}
+        pictures.append(workflow.run(**settings, **model, **scale)["image"])
     levels = ((torch.cat(pictures) + 1) * 127.5).round().clamp(0, 255).byte().permute(0, 2, 3, 1).numpy()
     rows = [np.concatenate(levels[i : i + COLUMNS], axis=1) for i in range(0, len(levels), COLUMNS)]
     with atomic_path(options.sheet) as temporary:

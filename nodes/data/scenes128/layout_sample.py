@@ -25,7 +25,7 @@ from guidegraph.nodes.types import Latent, SemanticMap
 
 ON = 2.0
 """The value of the channel of an object or a colour; all others are 0, against noise of unit variance."""
-CENTRE, SIZE = (0.5, 4.0), (0.25, 6.0)
+CENTRE, SIZE = (0.5, 8.0), (0.25, 6.0)
 """The offset and the factor of the centre of a box, and of its sides."""
 KINDS, SHADES = len(NAMES) + 1, len(COLOURS) + 1
 """Channels of an object and of its colour, of which the last are for a column without an object, and for no colour."""
@@ -105,7 +105,7 @@ def encode_layout(object: Tensor, colour: Tensor, box: Tensor) -> Latent:
 
     object (B, N), colour (B, N) and box (B, N, 4): of `data.scenes_128`, which has N = 4, −1 for none. Channels 0 to 63
     say which object a column has and 64 that it has none, 65 to 75 its colour and 76 that it has none, by 2 in one of
-    them and 0 in the others; 77 to 80 are the centre, 4 (x − ½), and the width and height, 6 (w − ¼), of its box.
+    them and 0 in the others; 77 to 80 are the centre, 8 (x − ½), and the width and height, 6 (w − ¼), of its box.
     Columns are in the order of the objects' numbers, and those of one object from left to right, then downward, so
     that a prompt leaves little open. Raises an error for other shapes and numbers.
     """
