@@ -52,6 +52,15 @@ def label_rows(label: Any) -> Shape:
     return rows_of(label)
 
 
+def layout_rows(layout: Any) -> Shape:
+    return rows_of(layout)
+
+
+def placed_shape() -> Shape:
+    """One layout."""
+    return (1,)
+
+
 def vector_rows(values: Any, number: Any) -> Shape:
     return rows_of(number if values is None else values)
 

@@ -53,8 +53,9 @@ def test_a_list_of_another_length_than_the_batch_is_refused(path: Path, name: st
     messages = refusals(workflow, **batch, **{name: [element] * 3})
     assert messages
     by_length = rf"3 (prompts|labels) do not make a batch of {count}"
-    by_source = rf"'{name}' \(3 values\) is for 3 samples and '(noise|start)' makes {count}"
-    assert all(re.search(f"{by_length}|{by_source}", message) for message in messages)
+    by_source = rf"'{name}' \(3 values\) is for 3 samples and '(noise|start|planned/noise)' makes {count}"
+    by_layout = rf"the conditions must be of one batch, or one for all; found 3 and {count} samples"
+    assert all(re.search(f"{by_length}|{by_source}|{by_layout}", message) for message in messages)
 
 
 @pytest.mark.parametrize(("batch", "name", "count"), [(1, "prompt", 3), (3, "prompt", 2), (2, "negative", 3)])

@@ -11,6 +11,7 @@ from annotated_types import MaxLen
 from guidegraph.graph.device_context import current_device, current_dtype
 from guidegraph.graph.errors import suggest
 from guidegraph.graph.node import node
+from guidegraph.nodes import port_shapes
 from guidegraph.nodes.data.scenes128.layout_sample import decode_layout, encode_layout
 from guidegraph.nodes.data.scenes128.phrases import list_colours, list_nouns
 from guidegraph.nodes.data.scenes128.scene import NO_OBJECT
@@ -30,7 +31,7 @@ EDGES = ("left", "top", "right", "bottom")
 Box = tuple[float, float, float, float]
 
 
-@node("layout.place", host=True)
+@node("layout.place", host=True, shape=port_shapes.placed_shape)
 def place_layout(
     *,
     objects: Annotated[Sequence[str], MaxLen(LARGEST_COUNT)] = (),

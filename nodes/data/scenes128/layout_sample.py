@@ -15,6 +15,7 @@ from annotated_types import Ge
 
 from guidegraph.graph.node import node
 from guidegraph.graph.types import Tensor
+from guidegraph.nodes import port_shapes
 from guidegraph.nodes.data.batches import FunctionBatches
 from guidegraph.nodes.data.scenes128.captions import PARTIAL, Wording, choose_wording
 from guidegraph.nodes.data.scenes128.dataset import Count, Probability, Seed, check_numbers
@@ -160,7 +161,7 @@ def decode_layout(layout: Latent) -> Boxes:
     )
 
 
-@node("layout.map")
+@node("layout.map", shape=port_shapes.layout_rows)
 def map_layout(layout: Latent, *, size: Annotated[int, Ge(1)] = 16) -> SemanticMap:
     """A map (B, 81, size, size) of layouts (B, 81, 1, N), for `condition.spatial`: the objects to draw in each cell.
 
