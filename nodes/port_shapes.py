@@ -56,8 +56,8 @@ def layout_rows(layout: Any) -> Shape:
     return rows_of(layout)
 
 
-def placed_shape() -> Shape:
-    """One layout."""
+def one_row() -> Shape:
+    """One row, of a layout that a person places."""
     return (1,)
 
 

@@ -31,7 +31,7 @@ EDGES = ("left", "top", "right", "bottom")
 Box = tuple[float, float, float, float]
 
 
-@node("layout.place", host=True, shape=port_shapes.placed_shape)
+@node("layout.place", host=True, shape=port_shapes.one_row)
 def place_layout(
     *,
     objects: Annotated[Sequence[str], MaxLen(LARGEST_COUNT)] = (),
