@@ -1,14 +1,17 @@
 """Measure the gallery's text-to-image workflows by SceneEval, beside classifier-free guidance at the same cost.
 
     python tools/gallery_scene_eval.py runs/gallery.json
+    python tools/gallery_scene_eval.py runs/gallery.json --untold  # with captions alone
     python tools/gallery_scene_eval.py runs/gallery.json --show  # the table, as Markdown
 
 Each workflow draws the prompts of evaluate/scene_eval.yaml with a model of scenes of 128 pixels, picture i from the
-noise of seed i, and with the layouts of one model. The cost is what torch's counter of floating-point operations
-counts in one picture; classifier-free guidance is given the steps that cost the same. --weak: a weaker model, such as
-one of an early checkpoint, for autoguidance, which is left out without one. A measurement that was stopped goes on
-where it was; rows of another model or detector, also of one that was trained again, and of another number of prompts
-are refused. The last line counts the pairs of rows whose intervals of the overall score do not overlap.
+noise of seed i, and with the layouts of one model. A layout says most of what the tasks ask, whatever the guidance;
+--untold gives the denoiser the caption alone, which tells the methods apart. The cost is what torch's counter of
+floating-point operations counts in one picture; classifier-free guidance is given the steps that cost the same.
+--weak: a weaker model, such as one of an early checkpoint, for autoguidance, which is left out without one. A
+measurement that was stopped goes on where it was; rows of another model or detector, also of one that was trained
+again, of another number of prompts, and those with and without layouts in one table are refused. The last line counts
+the pairs of rows whose intervals of the overall score do not overlap.
 """
 
 from __future__ import annotations
@@ -40,7 +43,6 @@ from tools.gallery_table import (
     CHUNK,
     METHODS,
     ROOT,
-    STEPS,
     Method,
     describe_params,
     list_equal_costs,
@@ -48,8 +50,10 @@ from tools.gallery_table import (
     save,
 )
 
+STEPS = 20
 SHAPES = ("shape: [4, 16, 16]", "shape: [8, 16, 16]")
 """The latents of the gallery's workflows, and those of a model of scenes of 128 pixels."""
+PLAN = ROOT / "workflows" / "blocks" / "plan_scenes_128.yaml"
 PLANNED = """
   layouts: {use: model.load, in: {path: params.planner}}
   placing: {use: text.encode, in: {embedder: layouts.text, prompt: params.prompt}}
@@ -61,18 +65,36 @@ PLANNED = """
   negative: {use: condition.merge, in: {conditions: [planned.negative]}}
 """
 """Nodes that give the conditions `said` and `unsaid` of a workflow a layout, under the names that it has for them."""
+UNTOLD = """
+guidegraph: 1
+params:
+  planner: {type: Denoiser}
+  schedule: {type: Schedule}
+  text: {type: Condition}
+  positive: {type: Condition}
+  negative: {type: Condition}
+  seed: {type: int}
+  batch: {type: int}
+nodes:
+  untold: {use: ./no_layout_128.yaml}
+  said: {use: condition.merge, in: {conditions: [params.positive, untold]}}
+  unsaid: {use: condition.merge, in: {conditions: [params.negative, untold]}}
+outputs: {positive: said, negative: unsaid}
+"""
+"""In place of the block `PLAN`: no layout is drawn, and the denoiser is told none."""
 
 
-def open_method(method: Method) -> Workflow:
+def open_method(method: Method, untold: bool = False) -> Workflow:
     """A workflow of the gallery for latents of 128 pixels, or workflows/text_to_image_128.yaml for a plain row."""
+    sources = {str(PLAN): UNTOLD} if untold else {}
     if method.plugin is None:
-        return load_workflow(ROOT / "workflows" / "text_to_image_128.yaml", cache="off")
+        return load_workflow(ROOT / "workflows" / "text_to_image_128.yaml", cache="off", sources=sources)
     module = f"guidegraph_{method.plugin}"
     path = ROOT / "plugins" / "gallery" / method.plugin / module / "text_to_image.yaml"
     if (folder := str(path.parents[1])) not in sys.path:
         sys.path.insert(0, folder)  # a plugin of the checkout need not be installed
     text = add_layouts(path, path.read_text(encoding="utf-8"))
-    return load_workflow(path, plugins=(module,), cache="off", sources={str(path): text})
+    return load_workflow(path, plugins=(module,), cache="off", sources={**sources, str(path): text})
 
 
 def add_layouts(path: Path, text: str) -> str:
@@ -80,7 +102,7 @@ def add_layouts(path: Path, text: str) -> str:
 
     Raises ``ValueError`` unless it has one shape of latents and the nodes `positive` and `negative`.
     """
-    block = os.path.relpath(ROOT / "workflows" / "blocks" / "plan_scenes_128.yaml", path.parent)
+    block = os.path.relpath(PLAN, path.parent)
     names = (("\n  positive:", "\n  said:"), ("\n  negative:", "\n  unsaid:"))
     nodes = ("\nnodes:\n", f"\nnodes:{PLANNED.replace('BLOCK', block)}")
     planner = ("\nparams:\n", "\nparams:\n  planner: {type: Path}\n")
@@ -127,6 +149,10 @@ def find_problem(rows: dict[str, dict[str, Any]], arguments: argparse.Namespace)
         used = row.get("models", {})
         if not {"model", "detector", "planner"} <= {*used} or not used.items() <= models.items():
             return f"'{arguments.table}' has a row of another model or detector, '{row['method']}': name another file"
+        if row.get("untold", False) != arguments.untold:
+            return (
+                f"'{arguments.table}' has rows {'with' if arguments.untold else 'without'} layouts: name another file"
+            )
         if (count := row["count"]) != arguments.count:
             return (
                 f"'{arguments.table}' has a row of {count} prompts in a category: use --count {count} or another file"
@@ -134,9 +160,9 @@ def find_problem(rows: dict[str, dict[str, Any]], arguments: argparse.Namespace)
     return ""
 
 
-def measure(method: Method, detector: Any, count: int) -> dict[str, Any]:
+def measure(method: Method, detector: Any, count: int, untold: bool) -> dict[str, Any]:
     """Draw and judge `count` prompts of each category."""
-    workflow, right, category, started = open_method(method), [], [], time.perf_counter()
+    workflow, right, category, started = open_method(method, untold), [], [], time.perf_counter()
     for number, tasks in enumerate(scene_eval_tasks(count=count, batch=count).batches):
         for first in range(0, count, CHUNK):
             prompts, task = list(tasks.prompt[first : first + CHUNK]), tasks.task[first : first + CHUNK]
@@ -152,6 +178,7 @@ def measure(method: Method, detector: Any, count: int) -> dict[str, Any]:
         "method": method.name,
         "params": describe_params(params),
         "count": count,
+        "untold": untold,
         "gigaflops": measure_cost(workflow, method.params),
         "scores": scores,
         "seconds": round(seconds, 3),
@@ -166,14 +193,14 @@ def measure_missing(rows: dict[str, dict[str, Any]], arguments: argparse.Namespa
         if method.name in rows:
             return
         used = {role: digest for role, digest in models.items() if role in method.params or role != "weak"}
-        rows[method.name] = {**measure(method, detector, arguments.count), "models": used}
+        rows[method.name] = {**measure(method, detector, arguments.count, arguments.untold), "models": used}
         print(json.dumps(rows[method.name]), file=sys.stderr, flush=True)
         save(rows, arguments.table)
 
     for method in list_methods(arguments.model, arguments.planner, arguments.weak):
         if arguments.only is None or arguments.only in method.name:
             add(method)
-    for method in list_equal_costs(rows):
+    for method in list_equal_costs(rows, STEPS):
         add(set_model(method, arguments.model, arguments.planner))
 
 
@@ -215,6 +242,7 @@ def main() -> None:
     )
     parser.add_argument("--weak", type=Path, help="the folder of a weaker model, for autoguidance")
     parser.add_argument("--count", type=int, default=50, help="prompts in each of the six categories")
+    parser.add_argument("--untold", action="store_true", help="no layouts: the denoiser has the caption alone")
     parser.add_argument("--only", help="measure the rows whose name contains this")
     parser.add_argument("--show", action="store_true", help="print the table and measure nothing")
     arguments = parser.parse_args()

@@ -220,14 +220,14 @@ def measure_missing(rows: dict[str, dict[str, Any]], arguments: argparse.Namespa
     return rows
 
 
-def list_equal_costs(rows: Mapping[str, Mapping[str, Any]]) -> Iterator[Method]:
-    """Plain guidance in the steps that cost as much as each dearer method."""
+def list_equal_costs(rows: Mapping[str, Mapping[str, Any]], steps: int = STEPS) -> Iterator[Method]:
+    """Plain guidance in the steps that cost as much as each dearer method, which takes `steps`."""
     plain = rows.get(PLAIN)
     for row in list(rows.values()):
         if plain is None or row["gigaflops"] < 1.2 * plain["gigaflops"] or row["method"].startswith("CFG"):
             continue
-        steps = round(STEPS * row["gigaflops"] / plain["gigaflops"])
-        yield Method(f"{PLAIN}, {steps} steps", None, {"scale": 4.0, "steps": steps})
+        more = round(steps * row["gigaflops"] / plain["gigaflops"])
+        yield Method(f"{PLAIN}, {more} steps", None, {"scale": 4.0, "steps": more})
 
 
 def save(rows: dict[str, dict[str, Any]], path: Path) -> None:

@@ -9,6 +9,7 @@ from annotated_types import Ge, Le
 
 from guidegraph.graph.node import node
 from guidegraph.graph.training.ranks import first_row
+from guidegraph.graph.types import Tensor
 from guidegraph.nodes import port_shapes
 from guidegraph.nodes.derive import node_from_operation
 from guidegraph.nodes.shape_checks import cast_mask, check_compatible
@@ -39,6 +40,30 @@ def random_mask(
     first = first_row(batch)
     masks = [draw_mask(seed, index, first + sample, height, width, kind) for sample in range(batch)]
     return torch.stack([torch.from_numpy(mask) for mask in masks])[:, None].to(like)
+
+
+@node("mask.boxes", shape=port_shapes.like_rows)
+def mask_boxes(box: Tensor, like: Image, *, margin: Annotated[float, Ge(0), Le(1)] = 0.0) -> Mask:
+    """Masks (B, 1, H, W), in the size of `like` (B, C, H, W), that are 1 in boxes, such as those of objects to hide.
+
+    box (B, N, 4): of `data.scene_128`, `detector.boxes` or `layout.boxes`: the left, top, right and lower edge in units
+    of the sides. A pixel belongs to a box if its centre does; a box without width or height has none. margin: how far
+    the mask reaches beyond each edge, in the same units. Raises an error for boxes of another shape.
+    """
+    import torch
+
+    if box.ndim != 3 or box.shape[2] != 4 or box.shape[0] != like.shape[0]:
+        raise ValueError(
+            f"expected boxes (B, N, 4), with B = {len(like)} as there are pictures; found {tuple(box.shape)}"
+        )
+    height, width = like.shape[2:]
+    left, top, right, bottom = box.to(like.device, torch.float32).unbind(2)
+    is_box = (left < right) & (top < bottom)
+    x = (torch.arange(width, device=like.device) + 0.5) / width
+    y = (torch.arange(height, device=like.device) + 0.5) / height
+    columns = (left[..., None] - margin <= x) & (x < right[..., None] + margin) & is_box[..., None]
+    rows = (top[..., None] - margin <= y) & (y < bottom[..., None] + margin)
+    return (rows[..., :, None] & columns[..., None, :]).any(1, keepdim=True).to(like.dtype)
 
 
 @node("mask.apply", shape=port_shapes.image_and_mask_shape)

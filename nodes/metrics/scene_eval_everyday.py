@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from itertools import combinations
 from pathlib import Path
@@ -159,6 +160,31 @@ def check_keys(value: Any, keys: tuple[str, ...], required: tuple[str, ...]) -> 
     for key in required:
         if key not in value:
             raise ValueError(f"the key '{key}' is missing in {format_value(value)}")
+
+
+@node("scene_eval.contents")
+def list_contents(object: Tensor, colour: Tensor, *, colours: bool = True) -> Tensor:
+    """The tasks (B, 13) of `scene_eval.judge_everyday` for pictures that shall show what scenes do.
+
+    object, colour (B, N): of `data.scene_128`, N ≤ 4, −1 for none. Each kind of object is asked for in its number and,
+    with `colours`, in its colours, which make groups of their own; without, no colour is asked for.
+    Raises an error for other shapes.
+    """
+    import torch
+
+    shape = tuple(object.shape)
+    if len(shape) != 2 or shape[1] > LARGEST_COUNT or colour.shape != shape:
+        raise ValueError(
+            f"expected 'object' and 'colour' (B, N), N ≤ {LARGEST_COUNT}, as of data.scene_128; found {shape} and "
+            f"{tuple(colour.shape)}"
+        )
+    tasks = []
+    for kinds, shades in zip(object.tolist(), colour.tolist(), strict=True):
+        things = [(kind, shade if colours else NOTHING) for kind, shade in zip(kinds, shades, strict=True)]
+        groups = Counter(thing for thing in things if thing[0] != NOTHING)
+        task = [value for (kind, shade), count in sorted(groups.items()) for value in (kind, count, shade)]
+        tasks.append(task + [NOTHING] * (COLUMNS - len(task)))
+    return torch.tensor(tasks, device=object.device).reshape(-1, COLUMNS)
 
 
 @node("scene_eval.judge_everyday")

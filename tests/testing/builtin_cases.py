@@ -315,6 +315,7 @@ def overrides() -> list[NodeCase]:
         case("loss.vector", detached={"target": TARGET}, skip=IN_FLOAT32),
         case("loss.vq_autoencoder", inputs={"autoencoder": autoencoder(vq=True)}, skip=IN_FLOAT32),
         case("mask.load", settings={"path": DATA / "examples" / "mask.png"}),
+        case("mask.boxes", inputs={"box": draw_normal(("B", 3, 4), 1)}),
         case("mask.random", skip=BY_POSITION),
         case("metric.accuracy", inputs={"logits": logits()}),
         case("metric.class_accuracy", inputs={"logits": logits()}),
@@ -356,6 +357,11 @@ def overrides() -> list[NodeCase]:
         case("noise.gaussian", settings={"shape": [4, 8, 12], "batch": 2}),
         case("plot.lines", inputs={"table": SCORES}, settings={"x": "scale", "y": "fid"}),
         case("plot.scatter", inputs={"table": SCORES}, settings={"x": "scale", "y": "fid"}),
+        case(
+            "scene_eval.contents",
+            inputs={name: scene_rows()[name] for name in ("object", "colour")},
+            skip={"ONNX export": "it is for an evaluation"},
+        ),
         case(
             "scene_eval.judge",
             inputs={**scene_rows(), "task": torch.tensor([[1, 2, 1, -1, 5, 1, -1, 0]] * 2)},

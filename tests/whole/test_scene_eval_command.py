@@ -131,6 +131,7 @@ def test_the_gallerys_table_counts_the_pairs_that_differ(tmp_path: Path) -> None
         ({"models": {"model": "of a month ago"}}, "has a row of another model or detector, 'APG': name another file"),
         ({"models": {"planner": "of a month ago"}}, "has a row of another model or detector, 'APG': name another file"),
         ({"models": {"weak": "of a month ago"}}, "has a row of another model or detector, 'APG': name another file"),
+        ({"untold": True}, "has rows without layouts: name another file"),
         ({"count": 10}, "has a row of 10 prompts in a category: use --count 10 or another file"),
     ],
 )

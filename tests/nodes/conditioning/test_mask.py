@@ -10,7 +10,7 @@ import pytest
 import torch
 from PIL import Image
 
-from guidegraph.nodes.conditioning.mask import apply_mask, box_mask, load_mask, random_mask, scale_mask
+from guidegraph.nodes.conditioning.mask import apply_mask, box_mask, load_mask, mask_boxes, random_mask, scale_mask
 from guidegraph.nodes.images.image import composite
 
 
@@ -90,3 +90,26 @@ def test_a_composite_is_the_outer_picture_exactly_where_the_mask_is_zero() -> No
     torch.testing.assert_close(composite(inside, outside, 0.5 * mask + 0.5), made * 0.5 + inside * 0.5)
     with pytest.raises(ValueError, match=r"must be of one size, .* \(1, 1, 4, 4\)"):
         composite(inside, outside, torch.ones(1, 1, 4, 4))
+
+
+def test_boxes_cover_the_pixels_whose_centres_they_have() -> None:
+    like = torch.zeros(2, 3, 4, 8)
+    boxes = torch.tensor(
+        [[[0.25, 0.5, 0.75, 1.0], [0.0, 0.0, 0.125, 0.25]], [[-1.0, -1.0, -1.0, -1.0], [0.5, 0.5, 0.5, 0.9]]]
+    )
+    masks = mask_boxes(boxes, like)
+    expected = torch.zeros(2, 1, 4, 8)
+    expected[0, 0, 2:, 2:6] = 1
+    expected[0, 0, 0, 0] = 1
+    assert torch.equal(masks, expected)
+    assert masks[1].sum() == 0  # no object, and one without a width
+
+
+def test_a_margin_widens_boxes_on_every_side() -> None:
+    like = torch.zeros(1, 3, 8, 8)
+    box = torch.tensor([[[0.25, 0.5, 0.5, 0.625]]])
+    assert torch.equal(mask_boxes(box, like, margin=1 / 8), box_mask(size=8, top=3, left=1, height=3, width=4))
+    with pytest.raises(
+        ValueError, match=r"expected boxes \(B, N, 4\), with B = 1 as there are pictures; found \(2, 1, 4\)"
+    ):
+        mask_boxes(box.expand(2, 1, 4), like)

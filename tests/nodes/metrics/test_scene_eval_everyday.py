@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from guidegraph.nodes.data.scenes128.vocabulary import COLOURS, NAMES
-from guidegraph.nodes.metrics.scene_eval_everyday import everyday_tasks, judge_everyday
+from guidegraph.nodes.metrics.scene_eval_everyday import everyday_tasks, judge_everyday, list_contents
 
 ENTRIES: list[dict[str, Any]] = [
     {"prompt": "please draw my happy dog", "objects": [{"object": "dog"}], "relation": None},
@@ -182,3 +182,22 @@ def test_a_relation_holds_between_the_best_detections(tmp_path: Path, boxes: Any
 def test_tasks_of_another_shape_are_refused() -> None:
     with pytest.raises(ValueError, match=r"expected tasks \(2, 13\) of scene_eval.everyday for 2 pictures"):
         judge_everyday(torch.zeros(2, 4), torch.zeros(2, 4), torch.zeros(2, 4, 4), torch.zeros(2, 8))
+
+
+def test_a_scene_is_asked_for_with_its_objects_in_their_numbers_and_colours(tmp_path: Path) -> None:
+    dog, car, red = NAMES.index("dog"), NAMES.index("car"), COLOURS.index("red")
+    kinds, shades = torch.tensor([[car, dog, car, -1], [dog] * 4]), torch.tensor([[red, -1, red, -1], [-1] * 4])
+    tasks = list_contents(kinds, shades)
+    entries = [
+        {"prompt": "a", "objects": [{"object": "dog"}, {"object": "car", "count": 2, "colour": "red"}]},
+        {"prompt": "b", "objects": [{"object": "dog", "count": 4}]},
+    ]
+    assert torch.equal(tasks, everyday_tasks(path=write(tmp_path, entries)).task)
+    uncoloured = list_contents(kinds, shades, colours=False)
+    assert uncoloured[0].tolist() == [dog, 1, -1, car, 2, -1, *[-1] * 7]
+
+
+def test_contents_of_more_objects_than_a_scene_has_are_refused() -> None:
+    objects = torch.zeros(2, 5, dtype=torch.int64)
+    with pytest.raises(ValueError, match=r"N ≤ 4, as of data.scene_128; found \(2, 5\)"):
+        list_contents(objects, objects)
