@@ -77,7 +77,6 @@ class Drawing:
     workflow: str
     extra: dict[str, str] = field(default_factory=dict)
     steps: int = 20
-    has_batch: bool = True
 
 
 CFG = {"denoiser": "model.denoiser", "positive": "positive", "negative": "negative"}
@@ -90,7 +89,6 @@ DRAWINGS = {
     "scenes_minilm": Drawing("text_to_image_minilm.yaml", SCENES),
     "scenes_sky": Drawing("text_and_classifier.yaml", CFG | CLASSIFIER | {"label": "sky"}),
     "semantic": Drawing("semantic_to_image.yaml", CFG),
-    "super_resolution": Drawing("super_resolution.yaml", SPATIAL, has_batch=False),
     "inpaint": Drawing("inpaint.yaml", SPATIAL),
     "variation": Drawing("image_to_image.yaml", SCENES),
     "fashion_class": Drawing("class_cfg.yaml", CFG),
@@ -190,7 +188,7 @@ def drawing_sides(drawing: Drawing, batch: int) -> dict[str, Side]:
     head, _ = path.read_text().rsplit("outputs:", 1)
     text = f"{head}outputs: {{{', '.join(f'{name}: {link}' for name, link in links.items())}}}\n"
     workflow, seconds = timed_workflow(path, text, "sample")
-    params: Values = {"steps": drawing.steps} | ({"batch": batch} if drawing.has_batch else {})
+    params: Values = {"steps": drawing.steps, "batch": batch}
     values = {name.removeprefix("bare_"): value for name, value in workflow.run(**params).items()}
     values["scales"] = {
         name: workflow.graph.params[name].default for name in ("scale", "sky_scale") if name in workflow.graph.params
@@ -362,7 +360,7 @@ def main() -> None:
     print("| --- | --- | --- | --- | --- | --- | --- | --- |")
     for name in options.only:
         drawing = DRAWINGS.get(name)
-        for batch in options.batches if drawing is None or drawing.has_batch else [1]:
+        for batch in options.batches:
             sides = single_sides(SINGLES[name], batch) if drawing is None else drawing_sides(drawing, batch)
             compare(name, 8 if drawing is None else drawing.steps, batch, sides, options.rounds)
     print(f"\n{machine(options.threads)}")

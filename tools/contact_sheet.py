@@ -1,7 +1,7 @@
 """Draw one picture for each of 64 held-out prompts and put them on one sheet, with the prompts beside it.
 
     python tools/contact_sheet.py runs/contact-sheet.png
-    python tools/contact_sheet.py docs/pictures/contact-sheet-128.png --model workflows/models/scenes_128
+    python tools/contact_sheet.py docs/pictures/contact-sheet-128.jpg --model workflows/models/scenes_128
 
 Writes the sheet and, under the same name with .txt, the prompts in reading order. Their compositions are held out of
 training. --model: the folder of a model of scenes of 128 pixels; without it, pkg:scenes draws in 64.
@@ -22,6 +22,8 @@ from guidegraph.nodes.data.scenes128.scene import compose_scene
 from guidegraph_runtime.files.atomic_write import atomic_path, write_text
 
 COLUMNS, ROWS, BATCH = 8, 8, 16
+QUALITY = 92
+"""Of a sheet that is a JPEG file; a PNG file has none."""
 
 
 def main() -> None:
@@ -49,7 +51,7 @@ def main() -> None:
     levels = ((torch.cat(pictures) + 1) * 127.5).round().clamp(0, 255).byte().permute(0, 2, 3, 1).numpy()
     rows = [np.concatenate(levels[i : i + COLUMNS], axis=1) for i in range(0, len(levels), COLUMNS)]
     with atomic_path(options.sheet) as temporary:
-        Image.fromarray(np.concatenate(rows, axis=0)).save(temporary)
+        Image.fromarray(np.concatenate(rows, axis=0)).save(temporary, quality=QUALITY, subsampling=0)
     lines = [f"{i:2}  {prompt}" for i, prompt in enumerate(prompts)]
     write_text(options.sheet.with_suffix(".txt"), "\n".join([f"{COLUMNS} columns, {ROWS} rows", *lines, ""]))
 

@@ -4,7 +4,7 @@
 
 A cell changes one line of the workflow, the sampler's, and nothing else. Its pictures, eight by default, are judged:
 scenes by the detector (all named objects found, and the right sky where the classifier guides it), clothes by their own
-judge, maps and filled holes by the segmenter's mIoU, enlarged pictures by PSNR. A cell fails where DDIM succeeds, with
+judge, maps and filled holes by the segmenter's mIoU. A cell fails where DDIM succeeds, with
 a figure of at least a half, and its own figure is below half of DDIM's. Cells are kept in `--out` and not drawn again;
 `table.md` there is the table of all of them.
 """
@@ -30,7 +30,7 @@ from guidegraph.nodes.data.captions import SKY_PHRASES
 from guidegraph.nodes.data.datasets import scene
 from guidegraph.nodes.images.image import resize_image
 from guidegraph.nodes.metrics.detector import finds
-from guidegraph.nodes.metrics.metrics import mean_iou, psnr
+from guidegraph.nodes.metrics.metrics import mean_iou
 from guidegraph.nodes.models.store import load_part
 from guidegraph_runtime.pictures.semantic_maps import OBJECTS, SKIES
 from guidegraph_runtime.samplers.sampler import SAMPLERS
@@ -64,7 +64,7 @@ def columns(count: int = 8) -> list[Column]:
     skies = [i % 3 for i in range(count)]
     labels = [i % 10 for i in range(count)]
     example = scene(seed=2026, batch=18)
-    label, semantic, picture = example.label[17:], example.semantic[17:], example.image[17:]
+    label, semantic = example.label[17:], example.semantic[17:]
     detector, segmenter = part("detector", "detector"), part("segmenter", "segmenter")
     clothes = part("fashion_judge", "classifier")
 
@@ -89,9 +89,6 @@ def columns(count: int = 8) -> list[Column]:
     def like_map(out: dict[str, Any]) -> float:
         return mean_iou(segmenter(out["image"]), semantic.expand(count, -1, -1, -1)).value
 
-    def enlarged(out: dict[str, Any]) -> float:
-        return psnr(out["image"], picture).value
-
     prompts = {"prompt": list(data.caption), "batch": count}
     skyless = {"prompt": [remove_sky(caption) for caption in data.caption], "batch": count, "sky": skies}
     one_prompt = {"prompt": data.caption[0], "batch": count}
@@ -115,7 +112,6 @@ def columns(count: int = 8) -> list[Column]:
         Column("class_classifier_guidance_ddpm", "classifier", clothes_of | {"scale": 3.0}, garment),
         Column("semantic_to_image", "none", {"batch": count, "scale": 1.0}, like_map),
         Column("semantic_to_image", "CFG", {"batch": count, "scale": 1.5}, like_map),
-        Column("super_resolution", "none", {}, enlarged),
         Column("inpaint", "none", {"batch": count}, like_map),
         Column("image_to_image", "none", {"batch": count, "scale": 1.0}, named(label)),
         Column("image_to_image", "CFG", {"batch": count, "scale": 3.0}, named(label)),

@@ -31,12 +31,11 @@ DRAWN: dict[str, dict[str, Any]] = {
     "text_to_image_minilm": {"batch": COLUMNS},
     "text_and_classifier": {"batch": COLUMNS, "sky": [0, 0, 0, 1, 1, 1, 2, 2]},
     "semantic_to_image": {"batch": COLUMNS - 1},
-    "super_resolution": {},
     "inpaint": {"batch": COLUMNS - 1},
     "image_to_image": {"batch": COLUMNS - 1},
 }
 # Which cell of a workflow's own sheet shows the condition.
-GIVEN = {"semantic_to_image": 0, "super_resolution": 0, "inpaint": 1, "image_to_image": 0}
+GIVEN = {"semantic_to_image": 0, "inpaint": 1, "image_to_image": 0}
 
 
 def pixels(image: torch.Tensor) -> NDArray[np.uint8]:

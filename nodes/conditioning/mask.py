@@ -66,6 +66,31 @@ def mask_boxes(box: Tensor, like: Image, *, margin: Annotated[float, Ge(0), Le(1
     return (rows[..., :, None] & columns[..., None, :]).any(1, keepdim=True).to(like.dtype)
 
 
+@node("mask.bounds", shape=port_shapes.mask_rows)
+def bound_mask(mask: Mask) -> Tensor:
+    """The smallest box (B, 1, 4) around all that a mask (B, 1, H, W) has: its left, top, right and lower edge.
+
+    In units of the sides, from 0 to 1, as `mask.boxes` and `layout.place` take them; −1 for an empty mask. What is
+    above ½ counts.
+    """
+    import torch
+
+    inside = mask > 0.5
+    edges = []
+    for axis in (2, 3):
+        size = mask.shape[5 - axis]
+        line = inside.any(axis).to(
+            torch.float32
+        )  # (B, 1, size): columns for rows that are merged, and rows for columns
+        steps = torch.arange(size, device=mask.device, dtype=torch.float32)
+        first = size - (line * (size - steps)).amax(-1)
+        last = (line * (steps + 1)).amax(-1)
+        edges.append((first / size, last / size))
+    (left, right), (top, bottom) = edges
+    box = torch.stack([left, top, right, bottom], dim=-1)
+    return torch.where(inside.flatten(1).any(1)[:, None, None], box, -torch.ones_like(box)).to(mask.dtype)
+
+
 @node("mask.apply", shape=port_shapes.image_and_mask_shape)
 def apply_mask(image: Image, mask: Mask, *, fill: Annotated[float, Ge(-1), Le(1)] = 0.0) -> Image:
     """Fill pictures (B, 3, H, W) with grey where the mask (B, 1, H, W) is 1; a leading axis of 1 broadcasts.

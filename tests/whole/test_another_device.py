@@ -96,7 +96,6 @@ TRAININGS = {
     "segmenter": {"batch": 2},
     "detector": {"batch": 2},
     "inpaint": {"batch": 2},
-    "super_resolution": {"batch": 2},
     "semantic_to_image": {"batch": 2},
 }
 
@@ -123,7 +122,7 @@ SAMPLINGS = {
     "class_classifier_guidance_ddpm": {"steps": 2, "batch": 2},
     "inpaint": {"steps": 2},
     "image_to_image": {"steps": 4},
-    "super_resolution": {"steps": 2},
+    "super_resolution_128": {"steps": 2},
     "semantic_to_image": {"steps": 2},
 }
 

@@ -65,7 +65,12 @@ def files(tmp_path: Path) -> Path:
         ("image_to_image", {"strength": 0}, "'strength': .* greater than 0"),
         ("image_to_image", {"strength": 1.5}, "'strength': .* less than or equal to 1"),
         ("image_to_image", {"image": "text.png"}, "text.png is not a picture that Pillow can read"),
-        ("super_resolution", {"image": "odd.png"}, r"multiples of 4; found x of shape \(1, 4, 17, 15\)"),
+        ("super_resolution_128", {"image": "half.png"}, "nodes.small .* half.png cannot be read as a picture"),
+        (
+            "semantic_to_image_128",
+            {"map": "map.png", "prompt": ["a", "b"]},
+            "for 2 samples and 'noise' makes 1: .* make the batch 2",
+        ),
     ],
 )
 def test_a_wrong_parameter_gives_one_error(name: str, params: dict[str, Any], message: str, files: Path) -> None:

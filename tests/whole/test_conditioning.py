@@ -14,7 +14,7 @@ from guidegraph.nodes.conditioning.text import encode_text
 from guidegraph.nodes.data.batches import SceneBatch
 from guidegraph.nodes.data.datasets import scene
 from guidegraph.nodes.data.scene_sprites import OBJECTS
-from guidegraph.nodes.images.image import composite, embed_image, resize_image
+from guidegraph.nodes.images.image import composite, embed_image
 from guidegraph.nodes.models.model_nodes import load_model
 from guidegraph.nodes.models.store import load_part
 from guidegraph.nodes.sampling import scheduler as samplers
@@ -86,20 +86,6 @@ def test_semantic_to_image_draws_the_given_map(shipped: Any, scenes: SceneBatch,
 
     assert match_rate(condition) > 0.85
     assert match_rate(another(condition)) < 0.5
-
-
-def test_super_resolution_beats_bicubic(shipped: Any, scenes: SceneBatch) -> None:
-    model = load_model(path=MODELS / "super_resolution")
-    small = resize_image(scenes.image, size=16)
-    enlarged = resize_image(small, size=64)
-    condition = spatial_condition([small, shipped.autoencoder.encode(enlarged)])
-
-    def quality(condition: Condition) -> float:
-        drawn = shipped.autoencoder.decode(draw(model.denoiser, model.schedule, condition, steps=4))
-        return psnr(drawn.clamp(-1, 1), scenes.image)
-
-    assert quality(condition) > psnr(enlarged, scenes.image) + 1
-    assert quality(another(condition)) < psnr(enlarged, scenes.image) - 5
 
 
 def test_inpainting_changes_nothing_outside_and_goes_on_inside(shipped: Any, scenes: SceneBatch) -> None:

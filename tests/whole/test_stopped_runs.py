@@ -27,7 +27,7 @@ SAMPLERS = [
 ]
 WORKFLOWS = [
     *("class_cfg", "class_classifier_guidance_ddim", "class_classifier_guidance_ddpm", "image_to_image", "inpaint"),
-    *("semantic_to_image", "super_resolution", "text_and_classifier", "text_to_image_minilm", "text_to_image_vq"),
+    *("semantic_to_image", "text_and_classifier", "text_to_image_minilm", "text_to_image_vq"),
     *("text_or_image", "fast/deep_features", "fast/fewer_steps", "fast/guidance_interval"),
 ]
 

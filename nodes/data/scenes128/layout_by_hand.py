@@ -11,6 +11,7 @@ from annotated_types import MaxLen
 from guidegraph.graph.device_context import current_device, current_dtype
 from guidegraph.graph.errors import suggest
 from guidegraph.graph.node import node
+from guidegraph.graph.types import Tensor
 from guidegraph.nodes import port_shapes
 from guidegraph.nodes.data.scenes128.layout_sample import decode_layout, encode_layout
 from guidegraph.nodes.data.scenes128.phrases import list_colours, list_nouns
@@ -33,6 +34,7 @@ Box = tuple[float, float, float, float]
 
 @node("layout.place", host=True, shape=port_shapes.one_row)
 def place_layout(
+    box: Tensor | None = None,
     *,
     objects: Annotated[Sequence[str], MaxLen(LARGEST_COUNT)] = (),
     boxes: Annotated[Sequence[Box], MaxLen(LARGEST_COUNT)] = (),
@@ -42,10 +44,13 @@ def place_layout(
     Without objects, which is the default, the map says nothing, as where a training dropped it.
     objects: one of the 64 each, by any of its names, with one of the eleven colours or without, as in "a red car";
     without, it has the colour that its artwork is named with, if that has one. boxes: for each object its left, top,
-    right and lower edge, from 0 to 1. Raises an error for other words, and for boxes that are not inside the picture.
+    right and lower edge, from 0 to 1. box (1, 1, 4): in place of `boxes`, one for all objects, such as that of
+    `mask.bounds`. Raises an error for other words, and for boxes that are not inside the picture.
     """
     import torch
 
+    if box is not None:
+        boxes = read_box(box, boxes) * len(objects)
     if isinstance(objects, str) or len(objects) != len(boxes) or len(objects) > LARGEST_COUNT:
         raise ValueError(
             f"expected a list of up to {LARGEST_COUNT} objects, and a box for each; found {len(objects)} objects and "
@@ -58,6 +63,18 @@ def place_layout(
         numbers[:, 0, row], edges[0, row] = read_object(words), box
     kind, colour, box_rows = (torch.from_numpy(values) for values in (*numbers, edges))
     return encode_layout(kind, colour, box_rows).to(current_device(), current_dtype())
+
+
+def read_box(box: Tensor, boxes: Sequence[Box]) -> list[Box]:
+    """The box (1, 1, 4) of a port. Raises ``ValueError`` for another shape, an empty mask's box, and beside `boxes`."""
+    if tuple(box.shape) != (1, 1, len(EDGES)):
+        raise ValueError(f"expected one box, (1, 1, {len(EDGES)}), as of mask.bounds; found {tuple(box.shape)}")
+    if boxes:
+        raise ValueError(f"expected the port 'box' or the setting 'boxes'; found both, and {len(boxes)} boxes")
+    left, top, right, bottom = box.flatten().tolist()
+    if left < 0:
+        raise ValueError("the mask is empty, so that nothing can be placed in its box: expected one with a white part")
+    return [(left, top, right, bottom)]
 
 
 def check_box(words: str, box: Sequence[float]) -> None:

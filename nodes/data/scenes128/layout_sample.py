@@ -26,8 +26,12 @@ from guidegraph.nodes.types import Latent, SemanticMap
 
 ON = 2.0
 """The value of the channel of an object or a colour; all others are 0, against noise of unit variance."""
-CENTRE, SIZE = (0.5, 8.0), (0.25, 6.0)
-"""The offset and the factor of the centre of a box, and of its sides."""
+CENTRE, LOWER, SIZE = (0.5, 8.0), (0.7, 16.0), (0.25, 6.0)
+"""The offset and the factor of the centre of a box across, of its lower edge, and of its sides.
+
+Of two objects, that with the lower edge further down is in front. The edges often lie only a few pixels apart, so their
+factor is the largest: a loss of squared differences hardly sees small numbers.
+"""
 KINDS, SHADES = len(NAMES) + 1, len(COLOURS) + 1
 """Channels of an object and of its colour, of which the last are for a column without an object, and for no colour."""
 CHANNELS = KINDS + SHADES + 4
@@ -106,9 +110,9 @@ def encode_layout(object: Tensor, colour: Tensor, box: Tensor) -> Latent:
 
     object (B, N), colour (B, N) and box (B, N, 4): of `data.scenes_128`, which has N = 4, −1 for none. Channels 0 to 63
     say which object a column has and 64 that it has none, 65 to 75 its colour and 76 that it has none, by 2 in one of
-    them and 0 in the others; 77 to 80 are the centre, 8 (x − ½), and the width and height, 6 (w − ¼), of its box.
-    Columns are in the order of the objects' numbers, and those of one object from left to right, then downward, so
-    that a prompt leaves little open. Raises an error for other shapes and numbers.
+    them and 0 in the others; 77 to 80 are of its box: the centre across, 8 (x − ½), the lower edge, 16 (y − 0.7), and
+    the width and height, 6 (w − ¼). Columns are in the order of the objects' numbers, and those of one object from left
+    to right, then downward, so that a prompt leaves little open. Raises an error for other shapes and numbers.
     """
     import torch
 
@@ -127,8 +131,11 @@ def encode_layout(object: Tensor, colour: Tensor, box: Tensor) -> Latent:
     edges = torch.where(is_there[..., None], widen(box), torch.zeros_like(widen(box)))
     key = 2 * kind + edges[..., 0] + edges[..., 1] / 1024
     order = key.topk(shape[1], dim=1, largest=False).indices
-    low, high = edges[..., :2], edges[..., 2:]
-    places = torch.cat([((low + high) / 2 - CENTRE[0]) * CENTRE[1], (high - low - SIZE[0]) * SIZE[1]], dim=-1)
+    left, top, right, bottom = edges.unbind(-1)
+    across, lower = ((left + right) / 2 - CENTRE[0]) * CENTRE[1], (bottom - LOWER[0]) * LOWER[1]
+    places = torch.stack(
+        [across, lower, *((side - SIZE[0]) * SIZE[1] for side in (right - left, bottom - top))], dim=-1
+    )
     places = torch.where(is_there[..., None], places, torch.zeros_like(places))
     columns = torch.cat([ON * mark(kind, KINDS, places), ON * mark(shade, SHADES, places), places], dim=-1)
     ordered = columns.gather(1, order[..., None].expand_as(columns))
@@ -150,9 +157,10 @@ def decode_layout(layout: Latent) -> Boxes:
     columns = layout[:, :, 0].transpose(1, 2)
     kind = columns[..., :KINDS].argmax(-1)
     shade = columns[..., KINDS : KINDS + SHADES].argmax(-1)
-    centre = widen(columns[..., -4:-2]) / CENTRE[1] + CENTRE[0]
-    half = (widen(columns[..., -2:]) / SIZE[1] + SIZE[0]).clamp(min=0) / 2
-    box = torch.cat([centre - half, centre + half], dim=-1).clamp(0, 1)
+    across, lower, *sides = widen(columns[..., -4:]).unbind(-1)
+    centre, bottom = across / CENTRE[1] + CENTRE[0], lower / LOWER[1] + LOWER[0]
+    width, height = ((side / SIZE[1] + SIZE[0]).clamp(min=0) for side in sides)
+    box = torch.stack([centre - width / 2, bottom - height, centre + width / 2, bottom], dim=-1).clamp(0, 1)
     is_there = kind < KINDS - 1
     return Boxes(
         object=torch.where(is_there, kind, -1),

@@ -10,7 +10,15 @@ import pytest
 import torch
 from PIL import Image
 
-from guidegraph.nodes.conditioning.mask import apply_mask, box_mask, load_mask, mask_boxes, random_mask, scale_mask
+from guidegraph.nodes.conditioning.mask import (
+    apply_mask,
+    bound_mask,
+    box_mask,
+    load_mask,
+    mask_boxes,
+    random_mask,
+    scale_mask,
+)
 from guidegraph.nodes.images.image import composite
 
 
@@ -113,3 +121,17 @@ def test_a_margin_widens_boxes_on_every_side() -> None:
         ValueError, match=r"expected boxes \(B, N, 4\), with B = 1 as there are pictures; found \(2, 1, 4\)"
     ):
         mask_boxes(box.expand(2, 1, 4), like)
+
+
+def test_bounds_are_the_smallest_box_around_a_mask() -> None:
+    masks = torch.zeros(3, 1, 4, 8)
+    masks[0, 0, 1, 2], masks[0, 0, 2, 5] = 1, 0.9
+    masks[1, 0, 3, 7], masks[1, 0, 0, 0] = 1, 0.4
+    expected = torch.tensor([[[0.25, 0.25, 0.75, 0.75]], [[0.875, 0.75, 1.0, 1.0]], [[-1.0] * 4]])
+    assert torch.equal(bound_mask(masks), expected)
+
+
+def test_a_mask_of_its_bounds_covers_the_mask() -> None:
+    like = torch.zeros(4, 3, 32, 24)
+    masks = random_mask(like, kind="strokes", seed=3)
+    assert ((mask_boxes(bound_mask(masks), like) - masks) >= 0).all()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -154,6 +156,26 @@ def test_what_cannot_be_placed_is_named(
 ) -> None:
     with pytest.raises(ValueError, match=message):
         place_layout(objects=objects, boxes=boxes)
+
+
+def test_objects_are_placed_in_the_box_of_a_mask() -> None:
+    box = torch.tensor([[[0.25, 0.5, 0.75, 1.0]]])
+    expected = place_layout(objects=["a car", "a dog"], boxes=[(0.25, 0.5, 0.75, 1.0)] * 2)
+    assert torch.equal(place_layout(box, objects=["a car", "a dog"]), expected)
+    assert torch.equal(place_layout(box), place_layout())
+
+
+@pytest.mark.parametrize(
+    ("box", "boxes", "message"),
+    [
+        (torch.full((1, 1, 4), -1.0), [], "the mask is empty"),
+        (torch.zeros(2, 1, 4), [], r"expected one box, \(1, 1, 4\), as of mask.bounds; found \(2, 1, 4\)"),
+        (torch.zeros(1, 1, 4), [(0, 0, 1, 1)], "the port 'box' or the setting 'boxes'; found both, and 1 boxes"),
+    ],
+)
+def test_other_boxes_of_masks_are_an_error(box: Tensor, boxes: list[Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        place_layout(box, objects=["car"], boxes=boxes)
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,57 @@
+"""What depends on the model of scenes of 128 pixels: the shipped workflows show what their input says, by the detector."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+
+from guidegraph import load_workflow
+from guidegraph.nodes.conditioning.mask import load_mask
+from guidegraph.nodes.data.scenes128.vocabulary import NAMES
+from guidegraph.nodes.images.image import load_image
+from guidegraph.nodes.metrics.detector import detect_boxes
+from guidegraph.nodes.models.model_nodes import load_model
+from tests.paths import ROOT
+
+WORKFLOWS = ROOT / "workflows"
+EXAMPLES = WORKFLOWS / "data" / "examples"
+
+
+def draw(name: str, **settings: Any) -> torch.Tensor:
+    image: torch.Tensor = load_workflow(WORKFLOWS / f"{name}.yaml", cache="off").run(**settings)["image"]
+    return image
+
+
+def list_objects(image: torch.Tensor) -> list[list[str]]:
+    """The names of the objects that the detector finds in each picture, sorted."""
+    found = detect_boxes(load_model(path=WORKFLOWS / "models" / "detector_128").detector, image)
+    return [sorted(NAMES[kind] for kind in kinds if kind >= 0) for kinds in found.object.tolist()]
+
+
+def measure(name: str, **settings: Any) -> dict[str, dict[str, Any]]:
+    """The rows of an evaluation, by the pictures that they are about."""
+    table = load_workflow(WORKFLOWS / "evaluate" / f"{name}.yaml", cache="off").run(**settings)["table"]
+    return {row["pictures"]: row for row in table.records()}
+
+
+def test_a_hidden_castle_comes_back_and_the_rest_stays() -> None:
+    pictures = draw("inpaint_128", batch=2)
+    assert list_objects(pictures) == [["cactus", "castle"]] * 2
+    outside = load_mask(path=EXAMPLES / "mask_128.png") == 0
+    change = (pictures - load_image(path=EXAMPLES / "scene_128.png")).abs() * outside
+    assert float(change.max()) * 127.5 <= 1
+
+
+def test_what_is_painted_is_what_was_named() -> None:
+    (objects,) = list_objects(draw("inpaint_128", objects=["a red car"], prompt="a red car and a cactus"))
+    assert objects == ["cactus", "car"]
+
+
+@pytest.mark.slow
+def test_hidden_objects_come_back_where_a_layout_tells_them() -> None:
+    rows = measure("inpaint_128", count=24)
+    assert rows["filled with the caption and a layout"]["all objects found"] >= 0.7
+    assert rows["mid-grey holes"]["all objects found"] == 0
+    assert all(row["shuffled"] <= 0.1 for row in rows.values())
