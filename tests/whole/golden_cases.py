@@ -315,7 +315,9 @@ QUICK = [
     "class_classifier_guidance_ddpm",
     "class_cfg",
     "image_to_image",
+    "image_to_image_128",
     "inpaint",
+    "inpaint_128",
     "semantic_to_image",
     "super_resolution_128",
     "text_and_classifier",
@@ -338,16 +340,16 @@ QUICK = [
 
 
 UNTRAINED = (
-    "inpaint_128",
     "layout_128",
     "layout_to_image_128",
-    "super_resolution_128",
+    "semantic_to_image_128",
     "text_to_image_128",
     "text_to_image_dit",
     "text_to_image_mmdit",
     "evaluate/everyday",
     "evaluate/layouts_128",
     "evaluate/scene_eval",
+    "evaluate/semantic_to_image_128",
     "evaluate/text_to_image_flow",
     *(f"train/{name}" for name in TRAININGS),
 )

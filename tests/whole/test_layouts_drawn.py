@@ -41,6 +41,13 @@ def test_a_layout_has_the_order_that_a_prompt_asks_for() -> None:
         assert sum({row["object"] for row in layout} == {"tiger", "car"} for layout in layouts) >= 6
 
 
+def test_a_layout_has_in_front_what_a_prompt_says() -> None:
+    """What is in front reaches lower."""
+    for prompt, front in (("a tiger in front of a car", "tiger"), ("a tiger behind a car", "car")):
+        layouts = list_layouts(prompt)
+        assert sum(max(layout, key=lambda row: row["bottom"])["object"] == front for layout in layouts) >= 6
+
+
 def test_the_boxes_of_a_layout_have_the_sizes_of_objects_and_stand_on_the_ground() -> None:
     """Two objects of normal size have a longer side of 40 of 128 pixels."""
     rows = [row for layout in list_layouts("a tiger to the left of a car") for row in layout]
