@@ -49,6 +49,13 @@ def test_what_is_painted_is_what_was_named() -> None:
     assert objects == ["cactus", "car"]
 
 
+def test_the_classifier_chooses_the_sky_and_the_prompt_the_objects() -> None:
+    pictures = draw("text_and_classifier_128", sky=[0, 3], prompt=["a flamingo and a house on the grass"] * 2, batch=2)
+    day, night = pictures[:, :, :32].mean((1, 2, 3)).tolist()
+    assert night < day - 0.5
+    assert list_objects(pictures) == [["flamingo", "house"]] * 2
+
+
 @pytest.mark.slow
 def test_hidden_objects_come_back_where_a_layout_tells_them() -> None:
     rows = measure("inpaint_128", count=24)
