@@ -67,7 +67,7 @@ def mask_boxes(box: Tensor, like: Image, *, margin: Annotated[float, Ge(0), Le(1
 
 
 @node("mask.bounds", shape=port_shapes.mask_rows)
-def bound_mask(mask: Mask) -> Tensor:
+def find_bounds(mask: Mask) -> Tensor:
     """The smallest box (B, 1, 4) around all that a mask (B, 1, H, W) has: its left, top, right and lower edge.
 
     In units of the sides, from 0 to 1, as `mask.boxes` and `layout.place` take them; −1 for an empty mask. What is

@@ -12,8 +12,8 @@ from PIL import Image
 
 from guidegraph.nodes.conditioning.mask import (
     apply_mask,
-    bound_mask,
     box_mask,
+    find_bounds,
     load_mask,
     mask_boxes,
     random_mask,
@@ -128,10 +128,10 @@ def test_bounds_are_the_smallest_box_around_a_mask() -> None:
     masks[0, 0, 1, 2], masks[0, 0, 2, 5] = 1, 0.9
     masks[1, 0, 3, 7], masks[1, 0, 0, 0] = 1, 0.4
     expected = torch.tensor([[[0.25, 0.25, 0.75, 0.75]], [[0.875, 0.75, 1.0, 1.0]], [[-1.0] * 4]])
-    assert torch.equal(bound_mask(masks), expected)
+    assert torch.equal(find_bounds(masks), expected)
 
 
 def test_a_mask_of_its_bounds_covers_the_mask() -> None:
     like = torch.zeros(4, 3, 32, 24)
     masks = random_mask(like, kind="strokes", seed=3)
-    assert ((mask_boxes(bound_mask(masks), like) - masks) >= 0).all()
+    assert ((mask_boxes(find_bounds(masks), like) - masks) >= 0).all()
