@@ -1,4 +1,4 @@
-"""What depends on the model of scenes of 128 pixels: the shipped workflows show what their input says, by the detector."""
+"""What depends on the model of scenes of 128 pixels: its workflows show what their input says, by the detector."""
 
 from __future__ import annotations
 

@@ -58,9 +58,9 @@ def place_layout(
         )
     numbers = np.full((2, 1, LARGEST_COUNT), NO_OBJECT)
     edges = np.full((1, LARGEST_COUNT, 4), NO_OBJECT, dtype=np.float32)
-    for row, (words, box) in enumerate(zip(objects, boxes, strict=True)):
-        check_box(words, box)
-        numbers[:, 0, row], edges[0, row] = read_object(words), box
+    for row, (words, place) in enumerate(zip(objects, boxes, strict=True)):
+        check_box(words, place)
+        numbers[:, 0, row], edges[0, row] = read_object(words), place
     kind, colour, box_rows = (torch.from_numpy(values) for values in (*numbers, edges))
     return encode_layout(kind, colour, box_rows).to(current_device(), current_dtype())
 
