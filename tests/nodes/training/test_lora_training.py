@@ -24,6 +24,7 @@ from guidegraph.nodes.sampling.denoiser import predict
 from guidegraph.nodes.training.lora import apply_lora, merge_lora, new_lora, save_lora
 from guidegraph.nodes.types import Condition
 from tests.nodes.guidance.test_hooks import MODELS, random
+from tools.reduce_lora import reduce_pair
 
 CPU = torch.device("cpu")
 
@@ -212,3 +213,15 @@ def test_a_training_loop_changes_only_the_factors_and_resumes_from_its_checkpoin
     assert torch.equal(uninterrupted["loss"], resumed["loss"])
     for a, b in zip(uninterrupted["denoiser"].parameters(), resumed["denoiser"].parameters(), strict=True):
         torch.testing.assert_close(a, b, rtol=0, atol=0)
+
+
+def test_a_reduced_lora_keeps_the_largest_part_of_each_change() -> None:
+    generator = torch.Generator().manual_seed(0)
+    down, up = (torch.randn(shape, generator=generator) for shape in ((6, 5, 3, 3), (8, 6, 1, 1)))
+    up[:, 2:] = 0  # the change has rank 2
+    for rank in (2, 1):
+        new_down, new_up, before, after = reduce_pair(down, up, 3.0, rank)
+        assert (new_down.shape, new_up.shape) == ((rank, 5, 3, 3), (8, rank, 1, 1))
+        change, kept = 0.5 * up.flatten(1) @ down.flatten(1), new_up.flatten(1) @ new_down.flatten(1)
+        assert float((change - kept).square().sum()) == pytest.approx(before - after, rel=1e-4, abs=1e-4)
+        assert torch.allclose(change, kept, atol=1e-5) == (rank == 2)
