@@ -76,11 +76,13 @@ def detect_boxes(
     threshold: Threshold = 0.3,
     most: Annotated[int, Ge(1), Le(MOST_OBJECTS)] = 16,
     overlap: Threshold = 0.5,
+    inside: bool = False,
 ) -> SceneObjects:
     """The objects that a detector of `model.box_detector` finds in pictures (B, 3, 128, 128), best first.
 
     threshold: the lowest score. most: objects in a picture. overlap: of two objects of one kind whose boxes overlap by
-    more (intersection over union), only the better one counts.
+    more (intersection over union), only the better one counts. inside: boxes end at the edges of the picture, as
+    `layout.encode` takes them.
     Raises an error for a detector without boxes.
     """
     import torch
@@ -95,4 +97,5 @@ def detect_boxes(
     with torch.no_grad():
         maps = detector(image.to(detector.head.weight.dtype))
     objects = find_objects(maps, threshold=threshold, most=most, overlap=overlap)
-    return SceneObjects(objects.object, objects.colour, objects.box.to(image.dtype), objects.score.to(image.dtype))
+    box = torch.where((objects.object >= 0)[..., None], objects.box.clamp(0, 1), objects.box) if inside else objects.box
+    return SceneObjects(objects.object, objects.colour, box.to(image.dtype), objects.score.to(image.dtype))

@@ -56,9 +56,24 @@ def test_the_classifier_chooses_the_sky_and_the_prompt_the_objects() -> None:
     assert list_objects(pictures) == [["flamingo", "house"]] * 2
 
 
+def test_variations_have_the_objects_of_the_picture_and_differ() -> None:
+    pictures = draw("image_to_image_128", batch=2)
+    assert list_objects(pictures) == [["cactus", "castle"]] * 2
+    assert (pictures[0] - pictures[1]).abs().mean() > 0.02
+
+
 @pytest.mark.slow
 def test_hidden_objects_come_back_where_a_layout_tells_them() -> None:
     rows = measure("inpaint_128", count=24)
     assert rows["filled with the caption and a layout"]["all objects found"] >= 0.7
     assert rows["mid-grey holes"]["all objects found"] == 0
     assert all(row["shuffled"] <= 0.1 for row in rows.values())
+
+
+@pytest.mark.slow
+def test_variations_are_nearer_to_their_picture_than_its_layout_alone() -> None:
+    rows = measure("image_to_image_128", count=24)
+    varied, told = rows["variations"], rows["drawn from the layout alone"]
+    assert varied["PSNR to the scene (dB)"] > told["PSNR to the scene (dB)"] + 2
+    assert varied["all objects found"] >= 0.25
+    assert varied["shuffled"] <= 0.1

@@ -285,3 +285,14 @@ def test_a_detector_compares_so_many_objects_at_most() -> None:
     assert most.literal(MOST_OBJECTS) == MOST_OBJECTS
     with pytest.raises(ValueError, match=str(MOST_OBJECTS)):
         most.literal(MOST_OBJECTS + 1)  # for all 65,536 peaks of a picture, it would take 32 GB
+
+
+def test_boxes_of_detections_may_end_at_the_edges_of_the_picture() -> None:
+    torch.manual_seed(0)
+    detector = BoxDetector(BoxDetectorConfig(channels=8)).eval()
+    image = torch.randn(2, 3, 64, 64)
+    free, cut = (detect_boxes(detector, image, threshold=0.001, most=64, inside=inside) for inside in (False, True))
+    is_there = free.object >= 0
+    assert ((free.box[is_there] < 0) | (free.box[is_there] > 1)).any()
+    assert torch.equal(cut.box[is_there], free.box[is_there].clamp(0, 1))
+    assert torch.equal(cut.box[~is_there], free.box[~is_there])
