@@ -1,12 +1,13 @@
 """Measure sampling steps per second: a bundle in onnxruntime, and the engine, eager and with torch.compile.
 
-    python benchmarks/bundle_speed.py --keep FOLDER [--models embedded flow dit mmdit] [--batches 1 8] [--cpu]
+    python benchmarks/bundle_speed.py --keep FOLDER [--models embedded 128 flow dit mmdit] [--batches 1 8] [--cpu]
 
 The sides take turns in one process with equal threads. Only the loop of the workflow is timed, by
 each side's own events: not loading, encoding and decoding, nor the first run, in which torch compiles and sessions are
 created.
 torch.compile has fixed shapes and, where no gradient is taken, frozen weights, which it then packs as the engine does.
-`flow`, `dit` and `mmdit` are the models that workflows/train/text_to_image_{flow,dit,mmdit}.yaml write. `large` is
+`flow`, `dit` and `mmdit` are the models that workflows/train/text_to_image_{flow,dit,mmdit}.yaml write, and `128_mmdit`
+that of text_to_image_128_mmdit.yaml. `large` is
 Stable Diffusion 1.5's U-Net (860 M parameters) with random weights in float32; its bundle takes minutes to export, 4 GB
 of disk and 20 GB of memory. Bundles are exported once, into the folder given with --keep.
 """
@@ -63,12 +64,15 @@ def models(folder: Path) -> dict[str, Callable[[], Model]]:
     def trained(name: str, workflow: str) -> Model:
         path = WORKFLOWS.parent / "runs" / f"scenes_{name}"
         if not (path / "model.json").exists():
-            raise SystemExit(f"{path} is missing: run workflows/train/text_to_image_{name}.yaml")
+            training = "text_to_image_128_mmdit" if name == "128_mmdit" else f"text_to_image_{name}"
+            raise SystemExit(f"{path} is missing: run workflows/train/{training}.yaml")
         return Model(WORKFLOWS / workflow, ("model.denoiser",), "image", 20, {"model": str(path)})
 
     classifier = WORKFLOWS / "class_classifier_guidance_ddim.yaml"
     return {
         "embedded": lambda: Model(WORKFLOWS / "text_to_image.yaml", ("model.denoiser",), "image", 20),
+        "128": lambda: Model(WORKFLOWS / "text_to_image_128.yaml", ("model.denoiser",), "image", 20),
+        "128_mmdit": lambda: trained("128_mmdit", "text_to_image_128.yaml"),
         "classifier": lambda: Model(classifier, ("model.denoiser", "guide.classifier"), "image", 20),
         "mmdit": lambda: trained("mmdit", "text_to_image_mmdit.yaml"),
         "dit": lambda: trained("dit", "text_to_image_dit.yaml"),

@@ -21,7 +21,7 @@ from guidegraph import load_workflow
 from guidegraph_runtime.files.atomic_write import atomic_path
 
 WORKFLOWS = Path(__file__).parents[1] / "workflows"
-COLUMNS, GAP, CAPTION, QUALITY = 8, 2, 14, 92
+COLUMNS, GAP, CAPTION, QUALITY = 8, 2, 14, 88
 CLOTHES: dict[str, Any] = {"batch": COLUMNS, "label": [0, 1, 2, 3, 5, 7, 8, 9]}
 DRAWN: dict[int, dict[str, dict[str, Any]]] = {
     64: {

@@ -76,11 +76,11 @@ def test_checkout_resolves_subpackages_with_no_install() -> None:
     assert [Path(origin) for origin in origins] == [ROOT / name / "__init__.py" for name in FOLDERS]
 
 
-def test_all_weights_together_are_at_most_56_mb() -> None:
+def test_all_weights_together_are_at_most_57_mb() -> None:
     """Those of 64 pixels are part of them until the model of 128 pixels is better; tracked files are below 80 MB."""
     sizes = [file.stat().st_size for file in (ROOT / "workflows").rglob("*.safetensors")]
     assert sizes
-    assert sum(sizes) <= 56e6
+    assert sum(sizes) <= 57e6
 
 
 # --- distributions --------------------------------------------------------------------------------

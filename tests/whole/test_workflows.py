@@ -3,7 +3,7 @@
 Blocks run inside of others; those of checkpoints need a person's files, and run in the tests of each format; those
 of `own` need a person's pictures, and run in test_own_pictures.py; what asks for the bundle of an export runs in the
 tests of exports; what judges scenes of 128 pixels in test_scene_eval_command.py, and what starts from a model of them
-in test_training_workflows.py and test_loras_128_command.py. The flow transformers of scenes are not
+in test_training_workflows.py and test_trained_128_command.py. The flow transformers of scenes are not
 shipped either: they are trained first.
 """
 

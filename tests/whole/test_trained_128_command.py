@@ -1,4 +1,4 @@
-"""Inpainting and super-resolution of 128 pixels by command: LoRAs that are trained for two steps and drawn with."""
+"""Inpainting, super-resolution and maps of 128 pixels by command: trained for two steps and drawn with."""
 
 from __future__ import annotations
 
@@ -46,6 +46,17 @@ def test_inpainting_changes_the_hidden_part_alone_and_differently_for_each_seed(
 
 
 def test_super_resolution_makes_a_picture_of_128_pixels(model: Path, tmp_path: Path) -> None:
-    (picture,) = train_and_draw("super_resolution_128", model, tmp_path)
+    paths = {"path": tmp_path / "enlarger", "checkpoint": tmp_path / "checkpoint"}
+    training = set_options(model=model, **paths, steps=2, batch=1, times=2, channels=8)
+    guidegraph("run", "workflows/train/super_resolution_128.yaml", "--out", tmp_path / "trained", *training)
+    drawing = set_options(model=tmp_path / "enlarger", scenes=model, steps=2)
+    guidegraph("run", "workflows/super_resolution_128.yaml", "--out", tmp_path / "drawn", *drawing)
+    picture = np.asarray(Image.open(tmp_path / "drawn" / "image.png"))
     assert picture.shape == (128, 128, 3)
     assert picture.std() > 0
+
+
+def test_maps_are_drawn_differently_for_each_seed(model: Path, tmp_path: Path) -> None:
+    pictures = train_and_draw("semantic_to_image_128", model, tmp_path, batch=2)
+    assert [picture.shape for picture in pictures] == [(128, 128, 3)] * 2
+    assert (pictures[0] != pictures[1]).any()
