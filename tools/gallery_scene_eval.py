@@ -1,8 +1,8 @@
 """Measure the gallery's text-to-image workflows by SceneEval, beside classifier-free guidance at the same cost.
 
     python tools/gallery_scene_eval.py runs/gallery.json
-    python tools/gallery_scene_eval.py runs/gallery.json --untold  # with captions alone
-    python tools/gallery_scene_eval.py runs/gallery.json --show  # the table, as Markdown
+    python tools/gallery_scene_eval.py runs/untold.json --untold  # with captions alone
+    python tools/gallery_scene_eval.py runs/untold.json --show  # the table, as Markdown
 
 Each workflow draws the prompts of evaluate/scene_eval.yaml with a model of scenes of 128 pixels, picture i from the
 noise of seed i, and with the layouts of one model. A layout says most of what the tasks ask, whatever the guidance;

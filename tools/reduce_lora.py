@@ -1,4 +1,4 @@
-"""Rewrite a LoRA file of lora.save with a smaller rank: `python tools/reduce_lora.py FILE --rank 8`.
+"""Rewrite a LoRA file of lora.save with a smaller rank: `python tools/reduce_lora.py FILE --rank 6`.
 
 The change of each layer, α/r · BA, is replaced by the nearest one of that rank, by its singular values (Eckart & Young
 1936). Prints how much of the squared norm of all changes is kept. For files in kohya's layout.
@@ -41,11 +41,12 @@ def reduce_pair(down: Tensor, up: Tensor, alpha: float, rank: int) -> tuple[Tens
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("file", type=Path)
-    parser.add_argument("--rank", type=int, default=8)
+    parser.add_argument("--rank", type=int, default=6)
     options = parser.parse_args()
     tensors = load_file(options.file)
     layers = [name.removesuffix(DOWN) for name in tensors if name.endswith(DOWN)]
-    if not layers or any(layer + ALPHA not in tensors for layer in layers):
+    expected = {layer + part for layer in layers for part in (DOWN, UP, ALPHA)}
+    if not layers or expected != {*tensors}:
         parser.error(f"expected a LoRA in kohya's layout, as lora.save writes it by default; found '{options.file}'")
     reduced, before, after = {}, 0.0, 0.0
     for layer in layers:
@@ -56,7 +57,8 @@ def main() -> None:
         reduced |= {layer + DOWN: down, layer + UP: up, layer + ALPHA: torch.tensor(float(rank))}
         before, after = before + whole, after + kept
     write_atomic(options.file, lambda file: save_file(reduced, file, metadata={"format": "pt"}))
-    print(f"{options.file}: {len(layers)} layers, {100 * after / before:.1f} % of the squared norm kept")
+    share = 100 * after / before if before else 100.0
+    print(f"{options.file}: {len(layers)} layers, {share:.1f} % of the squared norm kept")
 
 
 if __name__ == "__main__":

@@ -68,10 +68,10 @@ def mask_boxes(box: Tensor, like: Image, *, margin: Annotated[float, Ge(0), Le(1
 
 @node("mask.bounds", shape=port_shapes.mask_rows)
 def find_bounds(mask: Mask) -> Tensor:
-    """The smallest box (B, 1, 4) around all that a mask (B, 1, H, W) has: its left, top, right and lower edge.
+    """The smallest box (B, 1, 4) around the white part of a mask (B, 1, H, W): its left, top, right and lower edge.
 
-    In units of the sides, from 0 to 1, as `mask.boxes` and `layout.place` take them; −1 for an empty mask. What is
-    above ½ counts.
+    In units of the sides, from 0 to 1, as `mask.boxes` and `layout.place` take them; −1 for an empty mask. White is
+    above ½.
     """
     import torch
 
@@ -79,9 +79,7 @@ def find_bounds(mask: Mask) -> Tensor:
     edges = []
     for axis in (2, 3):
         size = mask.shape[5 - axis]
-        line = inside.any(axis).to(
-            torch.float32
-        )  # (B, 1, size): columns for rows that are merged, and rows for columns
+        line = inside.any(axis).to(torch.float32)  # (B, 1, size), along the other axis
         steps = torch.arange(size, device=mask.device, dtype=torch.float32)
         first = size - (line * (size - steps)).amax(-1)
         last = (line * (steps + 1)).amax(-1)

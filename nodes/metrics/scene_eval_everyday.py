@@ -164,7 +164,7 @@ def check_keys(value: Any, keys: tuple[str, ...], required: tuple[str, ...]) -> 
 
 @node("scene_eval.contents")
 def list_contents(object: Tensor, colour: Tensor, *, colours: bool = True) -> Tensor:
-    """The tasks (B, 13) of `scene_eval.judge_everyday` for pictures that shall show what scenes do.
+    """The tasks (B, 13) of `scene_eval.judge_everyday` for pictures that should show the objects of scenes.
 
     object, colour (B, N): of `data.scene_128`, N ≤ 4, −1 for none. Each kind of object is asked for in its number and,
     with `colours`, in its colours, which make groups of their own; without, no colour is asked for.

@@ -77,3 +77,10 @@ def test_variations_are_nearer_to_their_picture_than_its_layout_alone() -> None:
     assert varied["PSNR to the scene (dB)"] > told["PSNR to the scene (dB)"] + 2
     assert varied["all objects found"] >= 0.25
     assert varied["shuffled"] <= 0.1
+
+
+@pytest.mark.slow
+def test_super_resolution_is_above_bicubic_enlargement() -> None:
+    enlarged = measure("super_resolution_128", count=24)["super_resolution_128.yaml"]
+    assert enlarged["over bicubic"] >= 0.5
+    assert enlarged["PSNR shuffled"] < 15

@@ -84,6 +84,19 @@ def test_the_page_has_the_tables_that_were_measured(name: str, least: int) -> No
     assert table.count("\n") >= 2 + least
 
 
+def test_the_page_has_the_scores_by_scene_eval_and_methods_differ() -> None:
+    """At least five pairs differ by more than their intervals."""
+    done = subprocess.run(
+        [sys.executable, "tools/gallery_scene_eval.py", "plugins/gallery/scene_eval.json", "--show"],
+        check=True,
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+    )
+    assert done.stdout in (GALLERY / "README.md").read_text(encoding="utf-8")
+    assert int(done.stdout.splitlines()[-1].split()[0]) >= 5
+
+
 def cases() -> Iterator[object]:
     for name in NAMES:
         plugin = importlib.import_module(f"guidegraph_{name}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import Annotated
 
 import numpy as np
@@ -42,15 +43,16 @@ def place_layout(
     """The layout (1, 81, 1, 4) of up to four objects in boxes, for `layout.map`.
 
     Without objects, which is the default, the map says nothing, as where a training dropped it.
+    box (1, 1, 4): in place of `boxes`, one for all objects, such as that of `mask.bounds`; they share it from left to
+    right.
     objects: one of the 64 each, by any of its names, with one of the eleven colours or without, as in "a red car";
     without, it has the colour that its artwork is named with, if that has one. boxes: for each object its left, top,
-    right and lower edge, from 0 to 1. box (1, 1, 4): in place of `boxes`, one for all objects, such as that of
-    `mask.bounds`. Raises an error for other words, and for boxes that are not inside the picture.
+    right and lower edge, from 0 to 1. Raises an error for other words, and for boxes that are not inside the picture.
     """
     import torch
 
     if box is not None:
-        boxes = read_box(box, boxes) * len(objects)
+        boxes = share_box(box, boxes, len(objects))
     if isinstance(objects, str) or len(objects) != len(boxes) or len(objects) > LARGEST_COUNT:
         raise ValueError(
             f"expected a list of up to {LARGEST_COUNT} objects, and a box for each; found {len(objects)} objects and "
@@ -65,16 +67,20 @@ def place_layout(
     return encode_layout(kind, colour, box_rows).to(current_device(), current_dtype())
 
 
-def read_box(box: Tensor, boxes: Sequence[Box]) -> list[Box]:
-    """The box (1, 1, 4) of a port. Raises ``ValueError`` for another shape, an empty mask's box, and beside `boxes`."""
+def share_box(box: Tensor, boxes: Sequence[Box], count: int) -> list[Box]:
+    """The parts of a port's box (1, 1, 4) for `count` objects, from left to right.
+
+    Raises ``ValueError`` for another shape, beside boxes of the setting, and for the box of an empty mask.
+    """
     if tuple(box.shape) != (1, 1, len(EDGES)):
         raise ValueError(f"expected one box, (1, 1, {len(EDGES)}), as of mask.bounds; found {tuple(box.shape)}")
     if boxes:
         raise ValueError(f"expected the port 'box' or the setting 'boxes'; found both, and {len(boxes)} boxes")
     left, top, right, bottom = box.flatten().tolist()
-    if left < 0:
+    if count and left < 0:
         raise ValueError("the mask is empty, so that nothing can be placed in its box: expected one with a white part")
-    return [(left, top, right, bottom)]
+    edges = np.linspace(left, right, count + 1).tolist()
+    return [(first, top, last, bottom) for first, last in pairwise(edges)]
 
 
 def check_box(words: str, box: Sequence[float]) -> None:

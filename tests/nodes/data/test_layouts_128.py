@@ -160,9 +160,14 @@ def test_what_cannot_be_placed_is_named(
 
 def test_objects_are_placed_in_the_box_of_a_mask() -> None:
     box = torch.tensor([[[0.25, 0.5, 0.75, 1.0]]])
-    expected = place_layout(objects=["a car", "a dog"], boxes=[(0.25, 0.5, 0.75, 1.0)] * 2)
-    assert torch.equal(place_layout(box, objects=["a car", "a dog"]), expected)
+    assert torch.equal(
+        place_layout(box, objects=["car"]), place_layout(objects=["car"], boxes=[(0.25, 0.5, 0.75, 1.0)])
+    )
+    halves = [(0.25, 0.5, 0.5, 1.0), (0.5, 0.5, 0.75, 1.0)]
+    objects = ["a car", "a dog"]
+    assert torch.equal(place_layout(box, objects=objects), place_layout(objects=objects, boxes=halves))
     assert torch.equal(place_layout(box), place_layout())
+    assert torch.equal(place_layout(torch.full((1, 1, 4), -1.0)), place_layout())
 
 
 @pytest.mark.parametrize(
