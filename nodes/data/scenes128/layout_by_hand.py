@@ -43,7 +43,7 @@ def place_layout(
     """The layout (1, 81, 1, 4) of up to four objects in boxes, for `layout.map`.
 
     Without objects, which is the default, the map says nothing, as where a training dropped it.
-    box (1, 1, 4): in place of `boxes`, one for all objects, such as that of `mask.bounds`; they share it from left to
+    box (1, 1, 4): in place of `boxes`, one for all objects, as of `mask.bounds`, which they share from left to
     right.
     objects: one of the 64 each, by any of its names, with one of the eleven colours or without, as in "a red car";
     without, it has the colour that its artwork is named with, if that has one. boxes: for each object its left, top,
