@@ -3,8 +3,8 @@
 Blocks run inside of others; those of checkpoints need a person's files, and run in the tests of each format; those
 of `own` need a person's pictures, and run in test_own_pictures.py; what asks for the bundle of an export runs in the
 tests of exports; what judges scenes of 128 pixels in test_scene_eval_command.py, and what starts from a model of them
-in test_training_workflows.py and test_trained_128_command.py. The flow transformers of scenes are not
-shipped either: they are trained first.
+in test_training_workflows.py and test_trained_128_command.py. Evaluations of what depends on them run in
+test_dependents_128.py. The flow transformers of scenes are not shipped either: they are trained first.
 """
 
 from __future__ import annotations
@@ -33,12 +33,13 @@ UNTRAINED = (
     "workflows/text_to_image_mmdit.yaml",
     *(f"train/{name}.yaml" for name in TRAININGS),
 )
+MEASURED = tuple(f"evaluate/{name}_128.yaml" for name in ("image_to_image", "inpaint", "super_resolution"))
 WRITING = ("train", "experiments")
 ELSEWHERE = ("blocks", "checkpoints", "own")
 WORKFLOWS = sorted(
     p.relative_to(ROOT)
     for p in FILES
-    if p.parent.name not in ELSEWHERE and not p.as_posix().endswith((*EXPORTED, *UNTRAINED))
+    if p.parent.name not in ELSEWHERE and not p.as_posix().endswith((*EXPORTED, *UNTRAINED, *MEASURED))
 )
 
 
