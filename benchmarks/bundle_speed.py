@@ -6,10 +6,9 @@ The sides take turns in one process with equal threads. Only the loop of the wor
 each side's own events: not loading, encoding and decoding, nor the first run, in which torch compiles and sessions are
 created.
 torch.compile has fixed shapes and, where no gradient is taken, frozen weights, which it then packs as the engine does.
-`flow`, `dit` and `mmdit` are the models that workflows/train/text_to_image_{flow,dit,mmdit}.yaml write, and `128_mmdit`
-that of text_to_image_128_mmdit.yaml. `large` is
-Stable Diffusion 1.5's U-Net (860 M parameters) with random weights in float32; its bundle takes minutes to export, 4 GB
-of disk and 20 GB of memory. Bundles are exported once, into the folder given with --keep.
+`flow`, `dit`, `mmdit` and `128_mmdit` are the models that workflows/train/text_to_image_{flow,dit,mmdit,128_mmdit}.yaml
+write. `large` is Stable Diffusion 1.5's U-Net (860 M parameters) with random weights in float32; its bundle takes
+minutes to export, 4 GB of disk and 20 GB of memory. Bundles are exported once, into the folder given with --keep.
 """
 
 from __future__ import annotations
@@ -64,8 +63,7 @@ def models(folder: Path) -> dict[str, Callable[[], Model]]:
     def trained(name: str, workflow: str) -> Model:
         path = WORKFLOWS.parent / "runs" / f"scenes_{name}"
         if not (path / "model.json").exists():
-            training = "text_to_image_128_mmdit" if name == "128_mmdit" else f"text_to_image_{name}"
-            raise SystemExit(f"{path} is missing: run workflows/train/{training}.yaml")
+            raise SystemExit(f"{path} is missing: run workflows/train/text_to_image_{name}.yaml")
         return Model(WORKFLOWS / workflow, ("model.denoiser",), "image", 20, {"model": str(path)})
 
     classifier = WORKFLOWS / "class_classifier_guidance_ddim.yaml"

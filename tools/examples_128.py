@@ -16,8 +16,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from guidegraph.nodes.conditioning.mask import mask_boxes
 from guidegraph.nodes.data.scenes128.dataset import scene_128
 from guidegraph.nodes.images.image import resize_image
-from guidegraph.nodes.types import Image
-from guidegraph_runtime.pictures.png import write_png
+from guidegraph_runtime import pixels, write_png
 
 CASTLE, COW, BUTTERFLY = 55, 71, 47
 """Scenes of seed 5: a castle and a cactus, a cow and a rooster, a butterfly and a balloon."""
@@ -30,15 +29,10 @@ def main() -> None:
     scenes = scene_128(seed=5, batch=80)
     castle, butterfly = (scenes.image[i : i + 1] for i in (CASTLE, BUTTERFLY))
     mask = mask_boxes(scenes.box[CASTLE : CASTLE + 1, 1:2], castle, margin=4 / 128)
-    write_png(folder / "scene_128.png", to_bytes(castle))
+    write_png(folder / "scene_128.png", pixels(castle[0].numpy()))
     write_png(folder / "mask_128.png", np.uint8(255) * mask[0, 0].numpy().astype(np.uint8))
     write_png(folder / "map_128.png", scenes.classes[COW].numpy().astype(np.uint8))
-    write_png(folder / "small_32.png", to_bytes(resize_image(butterfly, size=32, mode="bicubic")))
-
-
-def to_bytes(image: Image) -> np.ndarray[tuple[int, ...], np.dtype[np.uint8]]:
-    """A picture (1, 3, H, W) in [-1, 1] as bytes (H, W, 3)."""
-    return ((image[0].permute(1, 2, 0) + 1) * 127.5).round().clamp(0, 255).numpy().astype(np.uint8)
+    write_png(folder / "small_32.png", pixels(resize_image(butterfly, size=32, mode="bicubic")[0].numpy()))
 
 
 if __name__ == "__main__":

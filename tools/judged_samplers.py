@@ -4,9 +4,9 @@
 
 A cell changes one line of the workflow, the sampler's, and nothing else. Its pictures, eight by default, are judged:
 scenes by the detector (all named objects found, and the right sky where the classifier guides it), clothes by their own
-judge, maps and filled holes by the segmenter's mIoU. A cell fails where DDIM succeeds, with
-a figure of at least a half, and its own figure is below half of DDIM's. Cells are kept in `--out` and not drawn again;
-`table.md` there is the table of all of them.
+judge, maps and filled holes by the segmenter's mIoU. A cell fails where DDIM succeeds, with a figure of at least a
+half, and its own figure is below half of DDIM's. Cells are kept in `--out` and not drawn again; `table.md` there is the
+table of all of them.
 """
 
 from __future__ import annotations

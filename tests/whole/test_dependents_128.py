@@ -26,8 +26,8 @@ def draw(name: str, **settings: Any) -> torch.Tensor:
 
 def list_objects(image: torch.Tensor) -> list[list[str]]:
     """The names of the objects that the detector finds in each picture, sorted."""
-    found = detect_boxes(load_model(path=WORKFLOWS / "models" / "detector_128").detector, image)
-    return [sorted(NAMES[kind] for kind in kinds if kind >= 0) for kinds in found.object.tolist()]
+    boxes = detect_boxes(load_model(path=WORKFLOWS / "models" / "detector_128").detector, image)
+    return [sorted(NAMES[kind] for kind in kinds if kind >= 0) for kinds in boxes.object.tolist()]
 
 
 def measure(name: str, **settings: Any) -> dict[str, dict[str, Any]]:

@@ -14,6 +14,8 @@ import pytest
 from guidegraph.nodes.metrics.metrics import wilson
 from tests.paths import ROOT
 from tests.whole.commands import guidegraph, set_options, write_model
+from tools.gallery_scene_eval import open_method
+from tools.gallery_table import METHODS, Method
 
 WORKFLOW = ROOT / "workflows" / "evaluate" / "scene_eval.yaml"
 MODEL = """
@@ -152,6 +154,14 @@ def test_no_row_is_added_to_those_that_differ_in_more_than_the_method(
     (folders["weak"] / "model.json").unlink()
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=100)
     assert (done.returncode, "there is no model in" in done.stderr) == (2, True)
+
+
+@pytest.mark.parametrize("method", [METHODS[0], METHODS[4]], ids=lambda method: method.name)
+def test_a_gallery_that_is_untold_draws_no_layout(method: Method) -> None:
+    told, untold = (open_method(method, untold).graph.ops for untold in (False, True))
+    assert "planned/layout" in told
+    assert "planned/layout" not in untold
+    assert "planned/untold/map" in untold
 
 
 @pytest.mark.slow

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -60,3 +61,8 @@ def test_maps_are_drawn_differently_for_each_seed(model: Path, tmp_path: Path) -
     pictures = train_and_draw("semantic_to_image_128", model, tmp_path, batch=2)
     assert [picture.shape for picture in pictures] == [(128, 128, 3)] * 2
     assert (pictures[0] != pictures[1]).any()
+    measuring = set_options(model=model, lora=tmp_path / "lora.safetensors", steps=2, count=2)
+    guidegraph("run", "workflows/evaluate/semantic_to_image_128.yaml", "--out", tmp_path / "measured", *measuring)
+    table = json.loads((tmp_path / "measured" / "table.json").read_text())
+    assert table["pictures"] == ["drawn from the map", "the scenes themselves"]
+    assert table["all objects found"][1] == 1
