@@ -20,7 +20,7 @@ def apply(
     sites: str | list[str] = "skip.up.0",
     threshold: Annotated[int, Ge(1)] = 1,
 ) -> HookedDenoiser:
-    """The denoiser with stronger features of the way up and skips with weaker low frequencies (Si et al. 2023).
+    """The denoiser with stronger features in the up path and weaker low frequencies in the skips (Si et al. 2023).
 
     At each site the first half of the channels of h is multiplied by α = (b − 1) x̄ + 1, where x̄ is the mean of h over
     its channels, brought to 0 … 1 in each sample; and the low frequencies of the skipped features by s.
