@@ -149,10 +149,7 @@ class _Runner:
         """The choices to make next; none if all are made."""
         if not self.plan.graph.traits.choices:
             return ()
-        return find_next_choices(self.plan.ops, self._list_required_sources(), effects=self.config.only is None)
-
-    def _list_required_sources(self) -> list[Source]:
-        return list_required_sources(self.plan)
+        return find_next_choices(self.plan.ops, list_required_sources(self.plan), effects=self.config.only is None)
 
     def _execute(self, choices: Sequence[Choice]) -> None:
         """Compute the ``when`` values of choices or, without choices, all remaining operations."""
@@ -201,7 +198,7 @@ class _Runner:
         effects = not deciding and self.config.only is None and plan.graph.traits.effects
         needed = find_dependencies(
             {key: op for key, op in plan.ops.items() if key not in self.held} if self.held else plan.ops,
-            deciding or self._list_required_sources(),
+            deciding or list_required_sources(plan),
             keep=make_effect_test(plan.ops) if effects else None,
             reads=list_reads if self.caches.enabled else None,
         )

@@ -9,7 +9,7 @@ from typing import Any
 from guidegraph.page.jobs import JobQueue
 
 PROGRESS_PERIOD = 0.5
-"""Seconds between two news of progress. A page draws each, with the processors that the run computes on."""
+"""Seconds between two news of progress. A page reads each, on the processors that the run computes on."""
 
 
 class JobNews:

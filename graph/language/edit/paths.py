@@ -23,7 +23,6 @@ literal or a link to a parameter; a parameter; a node; a group of named entries;
 
 PARAM_KEYS = ("default", "type", "help")
 LINK_GROUPS = ("carry", "next", "collect")
-_ORDERS: dict[str, tuple[str, ...]] = {"workflow": WORKFLOW_KEYS, "node": NODE_KEYS, "loop": LOOP_KEYS}
 
 
 @dataclass(frozen=True)
