@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal, TypeAlias, get_args
+from typing import TYPE_CHECKING, Literal, TypeAlias, get_args
 
 from guidegraph.graph.types import Tensor
 from guidegraph_runtime.tables.form import Form
+
+if TYPE_CHECKING:
+    import torch
 
 PredictionKind: TypeAlias = Literal["eps", "x0", "v", "flow"]
 KINDS: tuple[PredictionKind, ...] = get_args(PredictionKind)
@@ -17,6 +20,13 @@ def check_kind(kind: str) -> None:
     """Raise ``ValueError`` for an unknown kind of prediction."""
     if kind not in KINDS:
         raise ValueError(f"a prediction is of kind 'eps', 'x0', 'v' or 'flow'; found {kind!r}: `score` gives the score")
+
+
+def widen_dtype(dtype: torch.dtype) -> torch.dtype:
+    """The dtype in which a sampler computes, whatever that of the networks: float64 for float64, otherwise float32."""
+    import torch
+
+    return torch.float64 if dtype == torch.float64 else torch.float32
 
 
 @dataclass(frozen=True)

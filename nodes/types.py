@@ -12,7 +12,7 @@ from typing import Any, ClassVar, Protocol, TypeAlias, runtime_checkable
 
 from guidegraph.graph.types import Tensor, is_tensor, structured
 from guidegraph.nodes.kept_levels import keep_level
-from guidegraph.nodes.noise_level import KINDS, NoiseLevel, check_kind
+from guidegraph.nodes.noise_level import KINDS, NoiseLevel, check_kind, widen_dtype
 from guidegraph.nodes.noise_level import PredictionKind as PredictionKind
 from guidegraph.nodes.sampler_types import Levels as Levels
 from guidegraph.nodes.sampler_types import Scheduler as Scheduler
@@ -181,7 +181,7 @@ class Schedule:
         low = position.floor().clamp(max=self.last - 1)
         weight, below = position - low, low.long()
         a, b = (0.5 * (torch.log1p(-bar) - torch.log(bar)) for bar in (alphas_bar[below], alphas_bar[below + 1]))
-        dtype = torch.float64 if t.dtype == torch.float64 else torch.float32
+        dtype = widen_dtype(t.dtype)
         if self.form == "flow":
             alpha, sigma = (torch.lerp(torch.sigmoid(s * a), torch.sigmoid(s * b), weight) for s in (-1, 1))
             return alpha.to(dtype), sigma.to(dtype)
@@ -229,7 +229,7 @@ class Schedule:
         import torch
 
         alpha, sigma = self.alpha_sigma(t.to(device=x.device, dtype=torch.float64))
-        dtype = torch.float64 if x.dtype == torch.float64 else torch.float32
+        dtype = widen_dtype(x.dtype)
         axes = (-1, *(1,) * (x.ndim - 1))
         return alpha.to(dtype).reshape(axes), sigma.to(dtype).reshape(axes)
 

@@ -7,7 +7,7 @@ from typing import ClassVar
 
 from guidegraph.graph.node import node
 from guidegraph.graph.types import Tensor, structured
-from guidegraph.nodes.noise_level import NoiseLevel
+from guidegraph.nodes.noise_level import NoiseLevel, widen_dtype
 from guidegraph.nodes.sampling.table_rows import is_shared
 from guidegraph.nodes.shape_checks import check_compatible, expand_to_batch
 from guidegraph.nodes.types import Prediction, PredictionKind, Sample, Scheduler, SchedulerState, Timesteps
@@ -100,9 +100,7 @@ def context(scheduler: Scheduler, x: Sample, state: SchedulerState, t: Timesteps
     Wire scheduler, state and x as for scheduler.step, and t as for the denoiser. α and σ come from the sampler's row,
     as in scheduler.step.
     """
-    import torch
-
-    dtype = torch.float64 if x.dtype == torch.float64 else torch.float32
+    dtype = widen_dtype(x.dtype)
     index = state.index.reshape(-1).to(scheduler.alpha.device)
     if not is_shared(index):
         expand_to_batch(index, x.shape[0], "the sampler's row")

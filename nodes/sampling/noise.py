@@ -8,6 +8,7 @@ from guidegraph.graph.device_context import current_device, current_dtype
 from guidegraph.graph.node import node
 from guidegraph.graph.training.ranks import local_rows
 from guidegraph.nodes.derive import node_for
+from guidegraph.nodes.noise_level import widen_dtype
 from guidegraph.nodes.types import Noise, Sample
 from guidegraph_runtime import noise as philox
 from guidegraph_runtime.operations.noise import Generator, Seed, Side, noise_shape
@@ -38,8 +39,7 @@ def gaussian(
         device, dtype_like = like.device, like.dtype
     else:
         device, dtype_like = current_device(), current_dtype()
-    # The state of a sampler is at least float32, whatever dtype the networks use.
-    dtype = torch.float64 if dtype_like == torch.float64 else torch.float32
+    dtype = widen_dtype(dtype_like)
 
     def draw(count: int) -> Tensor:
         if rng == "torch":

@@ -14,7 +14,7 @@ from guidegraph.graph.execution.watched_sizes import is_watching, watch_size
 from guidegraph.graph.node import node
 from guidegraph.graph.types import is_tensor
 from guidegraph.nodes.derive import node_for
-from guidegraph.nodes.noise_level import NoiseLevel
+from guidegraph.nodes.noise_level import NoiseLevel, widen_dtype
 from guidegraph.nodes.sampling.clipping import clip_each, clip_x0
 from guidegraph.nodes.sampling.table_rows import along, is_shared, take_entry, take_row
 from guidegraph.nodes.shape_checks import check_compatible, has_values
@@ -161,7 +161,7 @@ def add_noise(scheduler: Scheduler, x0: Sample, noise: Noise, state: SchedulerSt
     import torch
 
     check_compatible("x0 and noise", x0, noise)
-    dtype = torch.float64 if x0.dtype == torch.float64 else torch.float32
+    dtype = widen_dtype(x0.dtype)
     index = torch.zeros(1, dtype=torch.int64) if state is None else state.index
     levels = (
         torch.cat([level, level.new_full((1,), end)]) for level, end in ((scheduler.alpha, 1), (scheduler.sigma, 0))
@@ -193,10 +193,7 @@ class _Row:
     """The row at state.index, in the dtype and on the device of the computation."""
 
     def __init__(self, scheduler: Scheduler, x: Tensor, state: SchedulerState) -> None:
-        import torch
-
-        dtype = torch.float64 if x.dtype == torch.float64 else torch.float32
-        self.scheduler, self.x = scheduler, x.to(dtype)
+        self.scheduler, self.x = scheduler, x.to(widen_dtype(x.dtype))
         self.slots = state.sized_slots(self.x)
         if self.slots.shape[1:] != self.x.shape:
             raise ValueError(

@@ -15,8 +15,6 @@ from torch.nn import functional as F
 from guidegraph.nodes.models.own.layers import Downsample, ResidualBlock, Upsample, group_norm
 from guidegraph.nodes.shape_checks import check_sides
 
-STRIDE = 4
-"""Pixels of a side for one cell of the maps."""
 GEOMETRY = 4
 """Channels of an object's offset from its cell and of its size: x, y, log width, log height."""
 RARE = -4.6
