@@ -42,13 +42,14 @@ def cast_mask(mask: Tensor, like: Tensor) -> Tensor:
 
 
 def has_values(*tensors: Tensor) -> bool:
-    """Whether tensors are concrete (not traced)."""
+    """Whether tensors and results computed from them are concrete; those from constants of a traced graph are not."""
     import torch
 
     for tensor in tensors:
         if type(tensor) is not torch.Tensor:
             return False
-    return not torch.compiler.is_compiling()
+    core: Any = torch._C
+    return not torch.compiler.is_compiling() and core._get_dispatch_mode(core._TorchDispatchModeKey.FAKE) is None
 
 
 def is_transformed() -> bool:

@@ -168,7 +168,8 @@ def find_objects(maps: ObjectMaps, *, threshold: float, most: int, overlap: floa
     scale = torch.tensor([width, height, width, height], dtype=precise, device=heat.device)
     box = torch.cat([centre - half, centre + half], -1) / scale
     kept = _suppress(kind, box, score > threshold, overlap)
-    order = torch.argsort((~kept).long(), dim=1, stable=True)
+    ranks = torch.arange(kept.shape[1], device=kept.device)
+    order = torch.where(kept, ranks, ranks + len(ranks)).topk(len(ranks), dim=1, largest=False).indices
     unnamed = maps.colours.shape[1] - 1
     return FoundObjects(
         torch.where(kept, kind, -1).gather(1, order),

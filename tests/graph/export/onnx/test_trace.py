@@ -25,7 +25,9 @@ from guidegraph.graph.export.errors import ExportError  # noqa: E402
 from guidegraph.graph.export.onnx.decompositions import register_decomposition  # noqa: E402
 from guidegraph.graph.export.onnx.program import OPSET, onnx_registry  # noqa: E402
 from guidegraph.graph.export.onnx.trace import Axis, TracedPart, save_part, trace_part  # noqa: E402
+from guidegraph.nodes.conditioning.mask import apply_mask  # noqa: E402
 from guidegraph.nodes.guidance.guidance import classifier_free_guidance, classifier_guidance, shift_eps  # noqa: E402
+from guidegraph.nodes.models.own.box_detector import ObjectMaps, find_objects  # noqa: E402
 from guidegraph.nodes.models.own.classifier import ClassifierConfig, NoisyClassifier  # noqa: E402
 from guidegraph.nodes.models.own.denoiser import UNetDenoiser  # noqa: E402
 from guidegraph.nodes.models.own.unet import UNet, UNetConfig  # noqa: E402
@@ -119,6 +121,30 @@ def test_guidance_with_two_calls_at_any_size() -> None:
     weights = {id(tensor): tensor.numel() * 4 for tensor in denoiser.parameters()}
     assert part.weight_bytes <= 1.2 * sum(weights.values())  # each once, though there are two calls
     check(part, function, inputs(1), inputs(3, 4, 10, 2), inputs(2, 16, 2, 9))
+
+
+def test_a_constant_whose_values_a_node_checks() -> None:
+    """A mask that is fixed at export: its values are known, but not what a traced graph computes from them."""
+    mask = (torch.arange(48.0).reshape(1, 1, 8, 6) % 3 == 0).float()
+
+    def function(image: Tensor) -> tuple[Tensor, ...]:
+        return (apply_mask(image, mask),)
+
+    part = trace_part(function, [torch.randn(1, 3, 8, 6)], ["image"], [{0: BATCH}], ["masked"])
+    check(part, function, [torch.randn(2, 3, 8, 6)])
+
+
+def test_the_objects_that_a_detector_finds() -> None:
+    def function(kinds: Tensor, colours: Tensor, geometry: Tensor) -> tuple[Tensor, ...]:
+        objects = find_objects(ObjectMaps(kinds, colours, geometry), threshold=0.3, most=4, overlap=0.3)
+        return objects.object, objects.colour, objects.box, objects.score
+
+    def maps(batch: int) -> list[Tensor]:
+        return [torch.randn(batch, channels, 4, 4) for channels in (5, 3, 4)]
+
+    torch.manual_seed(0)
+    part = trace_part(function, maps(1), ["kinds", "colours", "geometry"], [{0: BATCH}] * 3, list("ocbs"))
+    check(part, function, maps(1), maps(6))
 
 
 def classifier(size: int = 8) -> NoisyClassifier:
