@@ -83,7 +83,12 @@ class Port:
 
 def _explain(error: Exception, value: object, expected: PortType) -> str:
     details = error.errors() if hasattr(error, "errors") else []
-    reasons = list(dict.fromkeys(str(d["msg"]) for d in details if "tensor" not in str(d["msg"])))
+    places: dict[str, str] = {}
+    for detail in details:
+        message, place = str(detail["msg"]), "".join(f"[{part}]" for part in detail["loc"] if isinstance(part, int))
+        if "tensor" not in message:
+            places[message] = places.get(message) or place
+    reasons = [f"{message} (entry {place})" if place else message for message, place in places.items()]
     start = "Input should be "
     if reasons and " | " in str(expected) and all(reason.startswith(start) for reason in reasons):
         reasons = [start + ", or ".join(reason.removeprefix(start) for reason in reasons)]
