@@ -108,7 +108,11 @@ def test_infinity_is_accepted_if_it_is_the_default(bundle: Bundle) -> None:
         ({"steps": 1001}, {}, "1001 steps do not fit into the schedule's 1000 timesteps"),
         ({}, {"noise.shape": [3, 3, 5]}, "'x' has shape (2, 3, 3, 5) where (2, 2, 3, 5) is due"),
         ({"batch": 0}, {}, "noise (noise.gaussian): batch: expected a whole number of at least 1; found int 0"),
-        ({"seed": 2**64 - 1}, {}, "a seed must be from 0 to 2**64 - 1, not 18446744073709551616"),
+        (
+            {"seed": 2**64 - 1},
+            {},
+            "not 18446744073709551616, the last seed of a batch of 2 from 18446744073709551615",
+        ),
         ({}, {"noise.rng": "torch"}, "there is no torch here"),
         ({}, {"schedule.train_steps": 10**14}, "schedule (schedule.linear): it would take at least 400 TB"),
     ],

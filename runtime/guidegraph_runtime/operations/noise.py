@@ -32,7 +32,8 @@ def noise_shape(like: Any, seed: Any, shape: Any, batch: Any) -> tuple[int, ...]
         raise SettingError("seed", f"{len(seeds)} seeds cannot fill a batch of {count}")
     last = max(seeds) if isinstance(seeds, list) else seeds + count - 1
     if last >= noise.SEED_LIMIT:
-        raise SettingError("seed", f"a seed must be from 0 to 2**64 - 1, not {last}")
+        reason = "" if isinstance(seeds, list) else f", the last seed of a batch of {count} from {seeds}"
+        raise SettingError("seed", f"a seed must be from 0 to 2**64 - 1, not {last}{reason if count > 1 else ''}")
     return count, *sizes
 
 

@@ -59,13 +59,15 @@ def find_spec(manifest: Manifest, name: str, location: str) -> Input:
 def load_value(spec: Input, value: Any, data: Callable[[str], bytes]) -> Any:
     """Convert a default or reference value for a run: names of the bundle's files become their bytes."""
     if spec.type not in FILE_TYPES or value is None:
-        return _copy_lists(value)
+        return _to_plain(value)
     return [data(name) for name in value] if isinstance(value, list) else data(value)
 
 
-def _copy_lists(value: Any) -> Any:
-    """Copy nested lists; return anything else unchanged."""
-    return [_copy_lists(item) for item in value] if isinstance(value, list) else value
+def _to_plain(value: Any) -> Any:
+    """Copy nested lists, and convert NumPy's arrays and numbers to Python's; return anything else unchanged."""
+    if isinstance(value, (np.ndarray, np.generic)):
+        return value.tolist()
+    return [_to_plain(item) for item in value] if isinstance(value, list) else value
 
 
 def _tensor(name: str, spec: Input, value: Any, location: str) -> Any:
@@ -92,7 +94,7 @@ def check_value(name: str, spec: Input, value: Any, location: str) -> Any:
     if isinstance(value, tuple):
         value = list(value)
     try:
-        value = _copy_lists(value)
+        value = _to_plain(value)
     except RecursionError:
         message = f"'{name}': its lists have too many levels"
         raise BundleError(location, "bad-value", message, param=name) from None
@@ -140,7 +142,7 @@ def parse_input(name: str, spec: Input, text: str, location: str) -> Any:
     ``BundleError`` for a value that is not of the type, and for a list that is not JSON.
     """
     if spec.type not in ("str", *FILE_TYPES):
-        return _json(name, text, location)
+        return _json(name, spec, text, location)
     if not spec.many or not text.startswith("["):
         return text
     try:
@@ -171,9 +173,10 @@ def is_bracketed(text: str) -> bool:
     return False
 
 
-def _json(name: str, text: str, location: str) -> Any:
+def _json(name: str, spec: Input, text: str, location: str) -> Any:
     try:
         return json.loads(text)
     except (ValueError, RecursionError):
-        message = f"'{name}': no number, true, false or list: {text!r:.80}"
+        several = ", or a list as JSON" if spec.many else ""
+        message = f"'{name}': expected {spec.wrong(text)}{several}, found {text!r:.80}"
         raise BundleError(location, "bad-value", message, param=name) from None

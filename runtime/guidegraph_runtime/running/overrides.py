@@ -25,6 +25,9 @@ def override_settings(plan: Sequence[Operation], changes: Mapping[str, Any], loc
     by_node: dict[str, dict[str, Any]] = {}
     for name, value in changes.items():
         node, _, setting = name.rpartition(".")
+        if not node:
+            message = f"expected NODE.SETTING, such as {next(iter(nodes), 'noise')}.use, found '{name}'"
+            raise BundleError(location, "bad-setting", message, param=name)
         if node not in nodes:
             message = f"no host node '{node}'; {suggest_name(node, nodes)}"
             raise BundleError(location, "unknown-node", message, param=name)

@@ -1,9 +1,10 @@
-"""The values of a bundle's inputs: null, and texts that look like lists."""
+"""The values of a bundle's inputs: null, NumPy's numbers, and texts that look like lists."""
 
 from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import pytest
 
 from guidegraph_runtime.bundle.manifest_types import Input
@@ -43,3 +44,40 @@ def test_a_number_outside_of_its_bounds_is_refused() -> None:
         ) as caught:
             check_value("rescale", spec, value, "here")
         assert (caught.value.code, caught.value.param) == ("bad-value", "rescale")
+
+
+@pytest.mark.parametrize(
+    ("spec", "value", "plain"),
+    [
+        (Input("int"), np.int64(3), 3),
+        (Input("float"), np.float32(0.5), 0.5),
+        (Input("bool"), np.bool_(True), True),
+        (Input("int"), np.array(3), 3),
+        (Input("int", many=True), np.array([1, 2]), [1, 2]),
+        (Input("int", many=True), (np.int32(1), 2), [1, 2]),
+    ],
+)
+def test_numbers_of_numpy_are_taken_as_those_of_python(spec: Input, value: Any, plain: Any) -> None:
+    result = check_value("k", spec, value, "here")
+    assert (result, type(result)) == (plain, type(plain))
+
+
+def test_numbers_of_numpy_are_checked_like_others() -> None:
+    spec = Input("int", default=1, bounds=Range(low=0))
+    for value, expected in (
+        (np.float32(1), "an integer, found 1.0"),
+        (np.array([1, 2]), "an integer, found .1, 2."),
+        (np.int64(-1), "an integer of at least 0, found -1"),
+    ):
+        with pytest.raises(BundleError, match=f"'steps': expected {expected}"):
+            check_value("steps", spec, value, "here")
+
+
+def test_a_text_that_is_no_value_is_refused_with_the_kind_that_fits() -> None:
+    for spec, expected in (
+        (Input("int", bounds=Range(low=0)), "expected an integer, found 'two'"),
+        (Input("bool"), "expected true or false, found 'two'"),
+        (Input("int", many=True), "expected an integer, or a list as JSON, found 'two'"),
+    ):
+        with pytest.raises(BundleError, match=f"'k': {expected}"):
+            parse_input("k", spec, "two", "here")

@@ -55,6 +55,7 @@ def test_nodes_of_bodies_are_changed_too() -> None:
         ),
         ("scheduler.use", "scheduler.add_noise", "unknown-operation: scheduler: no 'scheduler.add_noise'; "),
         ("scheduler.use", "schedule.ddim", "did you mean 'scheduler.ddim'?"),
+        ("scheduler", 3, "bad-setting: expected NODE.SETTING, such as scheduler.use, found 'scheduler'"),
         ("scheduler.use", 3, "unknown-operation: scheduler: no '3'"),
     ],
 )
