@@ -114,7 +114,7 @@ class Resolver(BlockResolver):
         self._report_missing(node, spec)
         inputs = {n: sources[n] for n in spec.inputs if n in sources}
         settings = {n: sources[n] for n in spec.settings if n in sources}
-        marks = {n: m for n, (m, _) in node.inputs.items()}
+        marks = {n: m for n, (m, _) in (*node.inputs.items(), *node.literals.items())}
         call = Call(key, spec, inputs, settings, node.mark, tuple(checks), marks)
         kinds = {name: self._find_output_type(node, spec, name, scope) for name in spec.outputs}
         return {key: call}, ResolvedNode({name: TypedSource(Output(key, name), kind) for name, kind in kinds.items()})

@@ -6,6 +6,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from guidegraph.graph.planning import admission
 from tests.commands.command import ROOT, Command
@@ -53,6 +54,17 @@ def test_a_missing_file_is_an_error_for_strict_and_for_run(cli: Command, tmp_pat
     result = cli("run", workflow, "--out", "out")
     assert (result.code, result.err) == (2, f"{message}\n")
     assert not Path("out").exists()
+
+
+def test_validate_names_the_picture_whose_workflow_is_wrong(cli: Command) -> None:
+    Image.new("RGB", (3, 3)).save(cli.folder / "photo.png")
+    cli("run", cli.workflow("reads.yaml", READS), "--out", "out")
+    result = cli("validate", "out/photo.png")
+    assert result.code == 2
+    first, problem = result.err.splitlines()
+    assert first == "out/photo.png: the workflow in this picture has errors:"
+    assert "reads.yaml:4:" in problem
+    assert "forbidden-read" in problem
 
 
 def test_incompatible_defaults_are_an_error_of_the_workflow(cli: Command) -> None:

@@ -43,6 +43,12 @@ def test_a_strangers_workflow_is_read_but_not_the_files_it_names(workflow: Path)
     assert load_workflow(workflow).run()["a"].shape == (1, 3, 3, 3)
 
 
+def test_a_forbidden_file_is_reported_at_the_setting_that_names_it(workflow: Path) -> None:
+    workflow.write_text(READ.replace("in: {path: params.path}", "with: {\n  path: cat.png\n}"))
+    with pytest.raises(WorkflowError, match=r"read.yaml:5:3: forbidden-read"):
+        load_workflow(workflow, policy=Policy(stranger=True)).run()
+
+
 def test_allowed_files_and_files_from_parameters_are_read(workflow: Path) -> None:
     allowed = Policy(stranger=True, grants=Grants(read=(workflow.parent,)))
     assert load_workflow(workflow, policy=allowed).run()["a"].shape == (1, 3, 3, 3)
