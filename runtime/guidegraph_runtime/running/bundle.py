@@ -197,7 +197,7 @@ class Bundle:
         compute. prepared: the result of `prepare`, instead of params, nodes and only. on_output: called with each
         output as soon as it is ready. finished: called with each operation outside loops and its seconds. progress:
         called after each iteration of a loop. observer: called with the inputs and outputs of each part. Raises
-        ``BundleError`` for invalid arguments, before anything runs if possible.
+        ``BundleError`` for invalid arguments, before anything runs if possible, and the errors of these callbacks.
         """
         manifest = self.manifest
         run_plan = prepared or self.prepare(params, nodes, only)
@@ -209,7 +209,9 @@ class Bundle:
             results = call(part, values)
             if observer is not None:
                 inputs = broadcast(manifest.parts[part], {name: to_host(item) for name, item in values.items()})
-                observer(part, _copies(inputs), _copies(results))
+                copies = _copies(inputs), _copies(results)
+                with run.calling_back():
+                    observer(part, *copies)
             return results
 
         run = PlanRun(self.where, run_part, self._verified.data, plan_values, progress, ready=run_plan.ready)

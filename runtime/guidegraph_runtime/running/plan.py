@@ -73,6 +73,7 @@ class PlanRun:
     ready: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     code: str = "operation-failed"
     limit_code: str = "limit-reached"
+    _callback_error: Exception | None = field(default=None, init=False)
 
     def run(self, plan: Iterable[Operation]) -> None:
         """Run operations in order. Raises ``BundleError`` that names the operation that failed."""
@@ -83,15 +84,28 @@ class PlanRun:
 
     @contextmanager
     def naming(self, operation: Operation) -> Iterator[None]:
-        """Raise errors of the block as a ``BundleError`` that names an operation."""
+        """Raise errors of the block, except those of a callback, as a ``BundleError`` that names an operation."""
         try:
             yield
         except LimitExceeded as error:
+            if error is self._callback_error:
+                raise
             message = f"{operation.node} ({operation.op}): {error}"
             raise BundleError(self.location, self.limit_code, message, param=_find_param(operation, error)) from error
         except (ValueError, TypeError, OSError, KeyError, IndexError, ArithmeticError, MemoryError) as error:
+            if error is self._callback_error:
+                raise
             message = f"{operation.node} ({operation.op}): {with_shortage(error_text(error), error)}"
             raise BundleError(self.location, self.code, message, param=_find_param(operation, error)) from error
+
+    @contextmanager
+    def calling_back(self) -> Iterator[None]:
+        """Let an error of the caller's callback, which the block calls, reach the caller unchanged."""
+        try:
+            yield
+        except Exception as error:
+            self._callback_error = error
+            raise
 
     def _check_seconds(self) -> None:
         """Raise ``BundleError`` if the run has exceeded its limit of seconds."""
@@ -207,7 +221,8 @@ class PlanRun:
             self.run(self.list_body(operation))
             iterations.end()
             if self.progress is not None:
-                self.progress(operation.node, i + 1, len(iterations))
+                with self.calling_back():
+                    self.progress(operation.node, i + 1, len(iterations))
         iterations.leave()
 
 
