@@ -115,7 +115,7 @@ class RequestChecks:
         except BundleError as error:
             message = RAISE_IT.sub("", error.message)
             raise RequestRefused(message, error.param, error.code) from error
-        self._check_demand(entry, prepared)
+        self._check_demand(entry, prepared, nodes)
         return prepared
 
     def _check_param(self, entry: ShelfEntry, name: str, value: Any) -> Any:
@@ -128,17 +128,24 @@ class RequestChecks:
         except BundleError as error:
             raise RequestRefused(error.message, name, error.code) from error
 
-    def _check_demand(self, entry: ShelfEntry, prepared: Prepared) -> None:
+    def _check_demand(self, entry: ShelfEntry, prepared: Prepared, nodes: Mapping[str, Any]) -> None:
         demand, options = prepared.demand, self.options
         if demand.samples > options.batch:
             message = f"it draws {demand.samples} samples at once, and this server allows {options.batch}"
-            raise RequestRefused(message, "batch" if "batch" in entry.manifest.inputs else None, "over-limit")
+            raise RequestRefused(message, _find_param(entry, nodes, "batch"), "over-limit")
         if demand.steps > options.steps:
             message = f"it takes {demand.steps} steps, and this server allows {options.steps}"
-            raise RequestRefused(message, "steps" if "steps" in entry.manifest.inputs else None, "over-limit")
+            raise RequestRefused(message, _find_param(entry, nodes, "steps"), "over-limit")
         if demand.nbytes > options.run_memory:
             message = f"its values take {demand.nbytes} bytes, and this server allows {options.run_memory}"
             raise RequestRefused(message, code="over-limit")
+
+
+def _find_param(entry: ShelfEntry, nodes: Mapping[str, Any], setting: str) -> str | None:
+    """What sets a demand: the largest override of the setting in ``nodes``, or else the input of its name."""
+    overrides = {name: value for name, value in nodes.items() if name.rpartition(".")[2] == setting}
+    sizes = {name: value if isinstance(value, int) else 0 for name, value in overrides.items()}
+    return max(sizes, key=lambda name: sizes[name], default=setting if setting in entry.manifest.inputs else None)
 
 
 def _check_nodes(entry: ShelfEntry, nodes: Mapping[str, Any]) -> None:

@@ -193,6 +193,12 @@ def test_a_job_is_cancelled(make_client: MakeClient) -> None:
         ({"model": "pictures", "n": 1, "batch": 3}, "n", "sets 'batch' to 1, and the request has 3"),
         ({"model": "pictures", "n": 9}, "n", "draws 9 samples at once, and this server allows 8"),
         ({"model": "pictures", "steps": 300}, "steps", "takes 300 steps, and this server allows 200"),
+        (
+            {"model": "pictures", "steps": 4, "nodes": {"scheduler.steps": 300}},
+            "scheduler.steps",
+            "takes 300 steps, and this server allows 200",
+        ),
+        ({"model": "pictures", "nodes": {"noise.batch": 9}}, "noise.batch", "draws 9 samples at once"),
         ({"model": "pictures", "steps": 0}, "steps", "a whole number of at least 1"),
         ({"model": "pictures", "steps": 20_000}, "steps", "there are 20,000 steps; the limit is 10,000"),
         ({"model": "pictures", "seed": 2**64 - 1, "n": 2}, "seed", "a seed must be from 0 to 2**64 - 1"),
@@ -272,6 +278,15 @@ def test_bodies_are_checked(make_client: MakeClient) -> None:
         "param": "prompt",
         "code": "bad-request",
     }
+
+
+@pytest.mark.parametrize(
+    ("path", "methods"),
+    [("workflows/pictures", "GET, HEAD, POST"), ("jobs/x", "DELETE, GET, HEAD"), ("images/generations", "POST")],
+)
+def test_a_refused_method_lists_all_that_the_path_takes(make_client: MakeClient, path: str, methods: str) -> None:
+    answer = make_client(started=False).put(f"/v1/{path}")
+    assert (answer.status_code, answer.headers["allow"]) == (405, methods)
 
 
 def test_beyond_the_queue_requests_are_told_when_to_come_again(make_client: MakeClient) -> None:

@@ -11,6 +11,7 @@ from typing import Any
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
+from starlette.routing import Match, Route
 
 from guidegraph_runtime.bundle.strict_json import parse_json
 from guidegraph_runtime.errors import BundleError
@@ -60,7 +61,17 @@ async def answer_http_error(request: Request, error: Exception) -> Response:
     """The answer to an unknown path or method."""
     assert isinstance(error, HTTPException)
     message = f"{request.method} {request.url.path[:200]}: {error.detail}"
-    return make_error(error.status_code, message, headers=error.headers)
+    headers = dict(error.headers or {})
+    if error.status_code == HTTPStatus.METHOD_NOT_ALLOWED:
+        headers["Allow"] = ", ".join(_list_methods(request))
+    return make_error(error.status_code, message, headers=headers)
+
+
+def _list_methods(request: Request) -> list[str]:
+    """The methods that a path takes, by all of its routes: Starlette lists those of the first one alone."""
+    routes = [route for route in request.app.routes if isinstance(route, Route)]
+    fitting = [route for route in routes if route.matches(request.scope)[0] != Match.NONE]
+    return sorted({method for route in fitting for method in route.methods or ()})
 
 
 def answer_failure(job: Job) -> StrictJson:
