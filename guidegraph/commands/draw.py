@@ -17,10 +17,10 @@ def draw(
     limit: options.LimitSettings = None,
 ) -> None:
     """Draw a workflow as SVG, with the bodies of its loops as boxes."""
-    from guidegraph.commands.shared.open_workflow import open_workflow
+    from guidegraph.commands.shared.open_workflow import name_picture, open_workflow
     from guidegraph.commands.shared.run_settings import apply_limits
     from guidegraph.drawing.svg import draw_svg
 
-    with apply_limits(limit):
+    with apply_limits(limit), name_picture(workflow):
         registry = require_plugins(select_plugins(plugin, no_plugins)).registry
         write_or_print(draw_svg(open_workflow(workflow, registry)[0]), output)

@@ -92,14 +92,14 @@ def export(
     from guidegraph.commands.exports.page import check_page_options, export_page
     from guidegraph.commands.exports.single_file import export_single_file
     from guidegraph.commands.exports.steps import ExportArguments
-    from guidegraph.commands.shared.open_workflow import WorkflowRequest
+    from guidegraph.commands.shared.open_workflow import WorkflowRequest, name_picture
     from guidegraph.commands.shared.run_settings import apply_limits
 
     check_page_options(page, onnxruntime_web, single_file)
     grants = options.make_grants(allow_read, allow_write, allow_code)
     request = WorkflowRequest(workflow, set or [], select_plugins(plugin, no_plugins), grants)
     arguments = ExportArguments(request, output, only, check, not no_reference, precision or [])
-    with apply_limits(limit):
+    with apply_limits(limit), name_picture(workflow):
         if onnxruntime_web is not None:
             export_page(arguments, onnxruntime_web)
         else:

@@ -44,7 +44,7 @@ def plan(
     from dataclasses import replace
     from json import dumps
 
-    from guidegraph.commands.shared.open_workflow import WorkflowRequest
+    from guidegraph.commands.shared.open_workflow import WorkflowRequest, name_picture
     from guidegraph.commands.shared.plan_parts import parts_json, parts_text
     from guidegraph.commands.shared.plan_text import plan_json, plan_text
     from guidegraph.commands.shared.run_settings import RunSettings, apply_limits, parse_accelerator
@@ -54,7 +54,7 @@ def plan(
     grants = options.make_grants(allow_read, allow_write, allow_code)
     request = WorkflowRequest(workflow, set or [], select_plugins(plugin, no_plugins), grants, lazy=True)
     settings = RunSettings(device, dtype, only, passes=passes)
-    with apply_limits(limit):
+    with apply_limits(limit), name_picture(workflow):
         opened = request.open()
         problems = list_unknown_outputs(opened.graph, only, "--only")
         config = opened.complete(settings.parse(problems), dtype, None)

@@ -110,14 +110,14 @@ def run(
     prompt, scale, guidance. What the loop runs over and starts from may not: sampler, steps, model, batch.
     """
     from guidegraph.commands.launch_processes import Processes, check_processes, launch
-    from guidegraph.commands.shared.open_workflow import WorkflowRequest
+    from guidegraph.commands.shared.open_workflow import WorkflowRequest, name_picture
     from guidegraph.commands.shared.run_settings import RunSettings, apply_limits, prepare_run_folder
 
     grants = options.make_grants(allow_read, allow_write, allow_code)
     request = WorkflowRequest(workflow, set or [], select_plugins(plugin, no_plugins), grants, resume=resume)
     settings = RunSettings(device, dtype, only, cache, memory_budget, passes, accelerate, stop_at)
     processes = Processes(devices, nodes, node_rank, rendezvous, restarts)
-    with apply_limits(limit):
+    with apply_limits(limit), name_picture(workflow):
         if processes.starts_others:  # check the arguments once here
             opened, _, config = _check_arguments(request, settings, out)
             check_processes(processes, opened.graph, config.device)

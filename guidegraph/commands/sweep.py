@@ -98,14 +98,14 @@ def sweep(
     with the missing cells. A failed cell is reported, and the others continue; the exit code is then 1.
     --ray needs pip install "guidegraph[ray]".
     """
-    from guidegraph.commands.shared.open_workflow import WorkflowRequest
+    from guidegraph.commands.shared.open_workflow import WorkflowRequest, name_picture
     from guidegraph.commands.shared.run_settings import RunSettings, apply_limits
 
     grants = options.make_grants(allow_read, allow_write, allow_code)
     request = WorkflowRequest(workflow, set or [], select_plugins(plugin, no_plugins), grants)
     settings = RunSettings(device, dtype, only, accelerate=accelerate)
     arguments = SweepArguments(request, settings, grid or [], seeds or [], table or [], out, ray, workers)
-    with apply_limits(limit):
+    with apply_limits(limit), name_picture(workflow):
         _sweep(arguments, json)
 
 

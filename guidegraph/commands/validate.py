@@ -57,17 +57,17 @@ def validate(
 
 def _validate_file(request: WorkflowRequest) -> Literal["ok", "wrong", "lacking"]:
     """Check one workflow and print the result; "lacking" if it is valid and only this machine cannot run it."""
+    from guidegraph.commands.shared.open_workflow import name_picture
     from guidegraph.runs.check import check_workflow
-    from guidegraph.runs.recipe import apply_recipe, is_picture
+    from guidegraph.runs.recipe import apply_recipe
 
     path = request.workflow
     try:
-        opened = request.open()
-        graph = apply_recipe(opened.graph, opened.recipe)
-        effects, problems = check_workflow(graph, opened.registry, opened.policy())
+        with name_picture(path):
+            opened = request.open()
+            graph = apply_recipe(opened.graph, opened.recipe)
+            effects, problems = check_workflow(graph, opened.registry, opened.policy())
     except WorkflowError as error:
-        if is_picture(path) and not any(problem.mark.file == str(path) for problem in error.problems):
-            print_note(visible_line(f"{path}: the workflow in this picture has errors:"))
         print_note(format_problems(error))
         return "wrong"
     print_text(visible_line(f"{path}: ok"))

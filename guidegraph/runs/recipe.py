@@ -26,6 +26,8 @@ FORMAT = 2
 """Format 1 named files by absolute paths of the machine that made the picture."""
 FORMATS = (1, FORMAT)
 LONGEST_NAME = 1000
+PICTURE_PARAMS = "the picture's parameters"
+"""The location of errors in them."""
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
 
 
@@ -150,7 +152,7 @@ def _parse_recipe(data: Any) -> Recipe:
 
 def apply_recipe(graph: Graph, recipe: Recipe | None) -> Graph:
     """The graph with a picture's parameters as its defaults, which the command line may override."""
-    return graph if recipe is None else apply_params(graph, recipe.params, "the picture's parameters")
+    return graph if recipe is None else apply_params(graph, recipe.params, PICTURE_PARAMS)
 
 
 def apply_params(graph: Graph, params: Mapping[str, Any], label: str) -> Graph:

@@ -56,15 +56,29 @@ def test_a_missing_file_is_an_error_for_strict_and_for_run(cli: Command, tmp_pat
     assert not Path("out").exists()
 
 
-def test_validate_names_the_picture_whose_workflow_is_wrong(cli: Command) -> None:
-    Image.new("RGB", (3, 3)).save(cli.folder / "photo.png")
-    cli("run", cli.workflow("reads.yaml", READS), "--out", "out")
-    result = cli("validate", "out/photo.png")
+@pytest.mark.parametrize("command", ["validate", "plan", "run", "export -o bundle", "sweep --seeds 0:2"])
+def test_the_picture_whose_workflow_is_wrong_is_named(cli: Command, command: str) -> None:
+    picture = _write_picture(cli)
+    name, *options = command.split()
+    result = cli(name, picture, *options)
     assert result.code == 2
     first, problem = result.err.splitlines()
-    assert first == "out/photo.png: the workflow in this picture has errors:"
-    assert "reads.yaml:4:" in problem
+    assert first == f"{picture}: the workflow in this picture has errors:"
+    assert problem.startswith("reads.yaml:4:")
     assert "forbidden-read" in problem
+
+
+def test_an_error_of_an_argument_is_not_one_of_the_picture(cli: Command) -> None:
+    result = cli("run", _write_picture(cli), "--set", "size=3")
+    assert result.err.startswith("--set: unknown-param: ")
+
+
+def _write_picture(cli: Command) -> str:
+    """A picture whose workflow reads a file, which a stranger's may not."""
+    Image.new("RGB", (3, 3)).save(cli.folder / "photo.png")
+    text = READS.replace("type: Path}", "type: Path}, seed: {default: 0}")
+    cli("run", cli.workflow("reads.yaml", text), "--out", "out")
+    return "out/photo.png"
 
 
 def test_incompatible_defaults_are_an_error_of_the_workflow(cli: Command) -> None:

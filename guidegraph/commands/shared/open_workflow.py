@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from guidegraph.commands.shared.errors import argument_problem
 from guidegraph.commands.shared.plugins import require_all_plugins, require_plugins
+from guidegraph.commands.shared.printing import print_note
 from guidegraph.graph.errors import Problem, WorkflowError
 from guidegraph.graph.ir import Graph
 from guidegraph.graph.language.bind_parameters import bind
@@ -18,8 +21,9 @@ from guidegraph.graph.resolution.load import build
 from guidegraph.graph.run_config import RunConfig
 from guidegraph.graph.trust.policy import Grants, Policy
 from guidegraph.plugins.selection import PluginSelection
-from guidegraph.runs.recipe import Recipe, apply_params, apply_recipe, is_picture, read_recipe
+from guidegraph.runs.recipe import PICTURE_PARAMS, Recipe, apply_params, apply_recipe, is_picture, read_recipe
 from guidegraph.runs.stopped_run import StoppedRun, list_param_problems
+from guidegraph_runtime.printing import visible_line
 
 if TYPE_CHECKING:
     from guidegraph.plugins.manager import PluginManager
@@ -66,7 +70,30 @@ def open_workflow(path: Path, registry: Registry) -> tuple[Graph, Recipe | None]
     if not is_picture(path):
         return build(path, registry), None
     recipe = read_recipe(path)
-    return build(recipe.workflow, registry, recipe.sources, stranger=True), recipe
+    file, current = recipe.workflow, Path.cwd()
+    file = file.relative_to(current) if file.is_relative_to(current) else file  # as the picture names it, for errors
+    return build(file, registry, recipe.sources, stranger=True), recipe
+
+
+@contextmanager
+def name_picture(path: Path) -> Iterator[None]:
+    """Print the name of a picture above errors of its workflow: the files that these name need not exist here."""
+    try:
+        yield
+    except WorkflowError as error:
+        if is_picture(path) and _is_in_picture(error, path):
+            print_note(visible_line(f"{path}: the workflow in this picture has errors:"))
+        raise
+
+
+def _is_in_picture(error: WorkflowError, picture: Path) -> bool:
+    """Whether a problem is in the workflow or the parameters that a picture carries."""
+    try:
+        sources = read_recipe(picture).sources
+    except WorkflowError:  # it carries none
+        return False
+    files = {problem.mark.file for problem in error.problems}
+    return PICTURE_PARAMS in files or any(os.path.abspath(file) in sources for file in files)
 
 
 @dataclass(frozen=True)
