@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -16,11 +16,19 @@ from guidegraph.plugins.entry_points import DISABLE, PluginError
 from guidegraph_runtime.error_text import describe_error
 
 
-def load_or_explain(load: Callable[[], Any], fix: str) -> Any:
-    """Return the result of ``load``. Raises ``PluginError`` with the remedy ``fix``, or a more specific one."""
+def describe_removal(name: str, modules: Collection[str] = ()) -> str:
+    """How to leave a plugin out. modules: those that ``--plugin`` names; the others are installed."""
+    return f"leave out --plugin {name}" if name in modules else f"leave it out with {DISABLE}"
+
+
+def load_or_explain(load: Callable[[], Any], fix: str, removal: str) -> Any:
+    """Return the result of ``load``. Raises ``PluginError`` with the remedy ``fix``, or a more specific one.
+
+    removal: how to leave the plugin out.
+    """
     try:
         return load()
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, PluginError):
         raise
     except NodeDefinitionError as error:
         fix = f"repair the node's signature{format_location(error)}"
@@ -28,7 +36,7 @@ def load_or_explain(load: Callable[[], Any], fix: str) -> Any:
     except ImportError as error:
         raise PluginError(f"cannot be imported: {describe_error(error)}", fix) from error
     except BaseException as error:
-        fix = f"repair it{format_location(error)}, or leave it out with {DISABLE}"
+        fix = f"repair it{format_location(error)}, or {removal}"
         raise PluginError(f"cannot be imported: {describe_error(error)}", fix) from error
 
 
@@ -57,13 +65,16 @@ def _is_loaders(frame: FrameType) -> bool:
     )
 
 
-def explain_failure(error: BaseException) -> tuple[str, str, str]:
-    """The reason, the fix and, if the plugin's own code failed, the traceback of an error."""
+def explain_failure(error: BaseException, removal: str) -> tuple[str, str, str]:
+    """The reason, the fix and, if the plugin's own code failed, the traceback of an error.
+
+    removal: how to leave the plugin out.
+    """
     if isinstance(error, PluginError):
         cause = error.__cause__
         return str(error), error.fix, "".join(traceback.format_exception(cause)) if cause else ""
     return (
         describe_error(error),
-        f"repair the plugin{format_location(error)}, or leave it out with {DISABLE}",
+        f"repair the plugin{format_location(error)}, or {removal}",
         "".join(traceback.format_exception(error)),
     )

@@ -8,9 +8,14 @@ from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 from types import ModuleType
 
+from guidegraph.plugins.entry_points import PluginError
+
 
 def import_plugin_module(name: str) -> ModuleType:
-    """Import the module ``name``, also from the current directory, or the Python file at the path ``name``."""
+    """Import the module ``name``, also from the current directory, or the Python file at the path ``name``.
+
+    Raises ``PluginError`` for a file whose name another module has.
+    """
     if name.endswith(".py"):
         return _import_file(Path(name).absolute())
     current = str(Path.cwd())
@@ -24,7 +29,8 @@ def _import_file(path: Path) -> ModuleType:
     if present is not None:
         if Path(getattr(present, "__file__", None) or "").absolute() == path:
             return present
-        raise ImportError(f"a module called '{path.stem}' is imported already: rename {path.name}")
+        message = f"cannot be imported: a module called '{path.stem}' is imported already"
+        raise PluginError(message, f"rename {path.name}")
     spec = spec_from_file_location(path.stem, path)
     if spec is None or spec.loader is None or not path.is_file():
         raise ImportError(f"there is no Python file {path}")

@@ -38,7 +38,7 @@ from guidegraph.plugins.entry_points import (
     read_disabled_plugins,
     read_distribution,
 )
-from guidegraph.plugins.failures import explain_failure, load_or_explain
+from guidegraph.plugins.failures import describe_removal, explain_failure, load_or_explain
 from guidegraph.plugins.guarded_observer import GuardedObserver
 from guidegraph.plugins.import_by_name import import_plugin_module, package_folders
 from guidegraph.plugins.import_guard import guard_import
@@ -103,7 +103,7 @@ class PluginManager:
         self._owners: dict[str, str] = {}
         self._folders: dict[str, Sequence[Path]] = {}
         self._apps: list[Any] = []
-        self._refused = refused or {}
+        self._refused, self._modules = refused or {}, tuple(extra_modules)
         self._pending: list[importlib.metadata.EntryPoint] = []
         self._lock, self._complete = threading.RLock(), False
         self._builtin = self._add_builtin()
@@ -269,7 +269,8 @@ class PluginManager:
             check_requirement(entry, self._versions[OWN_DISTRIBUTION])
             self._check_refused(entry.name)
             with self._guard_import(entry.name, distribution, notes):
-                plugin = load_or_explain(entry.load, f"install what it needs, or leave it out with {DISABLE}")
+                removal = describe_removal(entry.name)
+                plugin = load_or_explain(entry.load, f"install what it needs, or {removal}", removal)
                 contribution = read_contribution(plugin, entry.name)
             if contribution.types:  # of two types with one name, the first in the order of all plugins is taken
                 self._add_entry_points(self._pending[:position].__contains__)
@@ -290,7 +291,9 @@ class PluginManager:
             fix = f"name a file that exists; {takes}" if is_missing else f"install what it needs; {takes}"
             self._check_refused(name)
             with self._guard_import(name, distribution, notes):
-                module: ModuleType = load_or_explain(lambda: import_plugin_module(name), fix)
+                module: ModuleType = load_or_explain(
+                    lambda: import_plugin_module(name), fix, describe_removal(name, self._modules)
+                )
                 if self._hooks.is_registered(module):
                     return
                 version = str(getattr(module, "__version__", "0"))
@@ -364,7 +367,7 @@ class PluginManager:
         namespace: str = "",
         notes: Sequence[str] = (),
     ) -> None:
-        reason, fix, trace = explain_failure(error)
+        reason, fix, trace = explain_failure(error, describe_removal(name, self._modules))
         key = name if name not in self._status else f"{name} ({distribution})"
         self._status[key] = PluginStatus(name, distribution, version, state, (), (), reason, fix, trace, tuple(notes))
         self._absent[normalise_name(distribution)] = reason
@@ -372,7 +375,7 @@ class PluginManager:
 
     def _report(self, name: str, error: BaseException) -> None:
         """Record that a loaded plugin failed in a later hook; its nodes stay."""
-        reason, fix, trace = explain_failure(error)
+        reason, fix, trace = explain_failure(error, describe_removal(name, self._modules))
         self._status[name] = replace(self._status[name], state="failed", reason=reason, fix=fix, traceback=trace)
 
 

@@ -343,6 +343,25 @@ def test_a_module_that_does_not_load_is_reported(installed: Installed, module: s
     assert plugin.fix.startswith(fix)
 
 
+def test_a_file_that_fails_is_to_be_repaired_or_left_out_of_the_command_line(
+    installed: Installed, tmp_path: Path
+) -> None:
+    path = str(tmp_path / "gg_test_raises.py")
+    Path(path).write_text("raise ValueError('mine')", encoding="utf-8")
+    assert status(PluginManager([path]), path).fix == f"repair it at {path}:1, or leave out --plugin {path}"
+
+
+def test_the_second_of_two_files_of_one_name_is_to_be_renamed(installed: Installed, tmp_path: Path) -> None:
+    paths = [str(tmp_path / folder / "gg_test_same.py") for folder in "ab"]
+    for path in map(Path, paths):
+        path.parent.mkdir()
+        path.write_text(NODE.format(id=f"{path.parent.name}.twice") + HOOK, encoding="utf-8")
+    installed.modules.append("gg_test_same")
+    second = status(PluginManager(paths), paths[1])
+    assert second.reason == "cannot be imported: a module called 'gg_test_same' is imported already"
+    assert second.fix == "rename gg_test_same.py"
+
+
 def test_a_module_cannot_take_an_existing_namespace(installed: Installed) -> None:
     installed.add("good", GOOD)
     (installed.folder / "gg_test_mine.py").write_text(NODE.format(id="good.other") + HOOK, encoding="utf-8")
