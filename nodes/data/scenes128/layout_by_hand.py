@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from itertools import pairwise
 from typing import Annotated
 
@@ -33,7 +33,21 @@ EDGES = ("left", "top", "right", "bottom")
 Box = tuple[float, float, float, float]
 
 
-@node("layout.place", host=True, shape=port_shapes.one_row)
+def _find_missing_boxes(objects: Sequence[str], boxes: Sequence[Box], wired: Collection[str]) -> dict[str, str]:
+    """A problem of the setting ``boxes`` if it has not one box for each object, and the port ``box`` has no link."""
+    return {} if "box" in wired or len(objects) == len(boxes) else {"boxes": _describe_counts(objects, boxes)}
+
+
+def _describe_counts(objects: Sequence[str], boxes: Sequence[Box]) -> str:
+    counts = f"{len(objects)} {'object' if len(objects) == 1 else 'objects'} and {_count_boxes(boxes)}"
+    return f"expected a list of up to {LARGEST_COUNT} objects, and a box for each; found {counts}"
+
+
+def _count_boxes(boxes: Sequence[Box]) -> str:
+    return "1 box" if len(boxes) == 1 else f"{len(boxes)} boxes"
+
+
+@node("layout.place", host=True, shape=port_shapes.one_row, check=_find_missing_boxes)
 def place_layout(
     box: Tensor | None = None,
     *,
@@ -54,10 +68,7 @@ def place_layout(
     if box is not None:
         boxes = share_box(box, boxes, len(objects))
     if isinstance(objects, str) or len(objects) != len(boxes) or len(objects) > LARGEST_COUNT:
-        raise ValueError(
-            f"expected a list of up to {LARGEST_COUNT} objects, and a box for each; found {len(objects)} objects and "
-            f"{len(boxes)} boxes"
-        )
+        raise ValueError(_describe_counts(objects, boxes))
     numbers = np.full((2, 1, LARGEST_COUNT), NO_OBJECT)
     edges = np.full((1, LARGEST_COUNT, 4), NO_OBJECT, dtype=np.float32)
     for row, (words, place) in enumerate(zip(objects, boxes, strict=True)):
@@ -75,7 +86,7 @@ def share_box(box: Tensor, boxes: Sequence[Box], count: int) -> list[Box]:
     if tuple(box.shape) != (1, 1, len(EDGES)):
         raise ValueError(f"expected one box, (1, 1, {len(EDGES)}), as of mask.bounds; found {tuple(box.shape)}")
     if boxes:
-        raise ValueError(f"expected the port 'box' or the setting 'boxes'; found both, and {len(boxes)} boxes")
+        raise ValueError(f"expected the port 'box' or the setting 'boxes'; found both, and {_count_boxes(boxes)}")
     left, top, right, bottom = box.flatten().tolist()
     if count and left < 0:
         raise ValueError("the mask is empty, so that nothing can be placed in its box: expected one with a white part")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -10,6 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from guidegraph import load_workflow
+from guidegraph.graph.errors import WorkflowError
 from guidegraph.nodes.data.scenes128.dataset import object_share, scene_128, scene_map, scenes_128
 from guidegraph.nodes.data.scenes128.layout_by_hand import list_layout, place_layout
 from guidegraph.nodes.data.scenes128.layout_sample import (
@@ -25,6 +28,11 @@ from guidegraph.nodes.data.scenes128.vocabulary import COLOURS, NAMES
 
 CAR, RABBIT = NAMES.index("car"), NAMES.index("rabbit")
 RED, WHITE = COLOURS.index("red"), COLOURS.index("white")
+PLACE = """guidegraph: 1
+params: {objects: {default: [car], type: "list[str]"}}
+nodes: {layout: {use: layout.place, in: {objects: params.objects}, with: {boxes: [[0, 0, 1, 1]]}}}
+outputs: {layout: layout}
+"""
 
 
 def encode(boxes: Boxes) -> Tensor:
@@ -146,7 +154,8 @@ def test_a_table_lists_the_objects() -> None:
         (["car"], [(0, 0, 1)], r"found \[0, 0, 1\]"),
         (["car"], [(0.5, 0, 0.5, 1)], r"the box of 'car' is \[left, top, right, bottom\].*found \[0.5, 0, 0.5, 1\]"),
         (["car"], [(0, 0, 1, 1.5)], "from 0 to 1 of the picture's side"),
-        (["car", "dog"], [(0, 0, 1, 1)], "found 2 objects and 1 boxes"),
+        (["car", "dog"], [(0, 0, 1, 1)], "found 2 objects and 1 box$"),
+        (["car"], [], "found 1 object and 0 boxes$"),
         (["car"] * 5, [(0, 0, 1, 1)] * 5, "expected a list of up to 4 objects"),
         ("car", [(0, 0, 1, 1)] * 3, "expected a list of up to 4 objects"),
     ],
@@ -156,6 +165,16 @@ def test_what_cannot_be_placed_is_named(
 ) -> None:
     with pytest.raises(ValueError, match=message):
         place_layout(objects=objects, boxes=boxes)
+
+
+def test_a_workflow_with_too_few_boxes_is_refused_before_it_runs(tmp_path: Path) -> None:
+    path = tmp_path / "place.yaml"
+    path.write_text(PLACE)
+    workflow = load_workflow(path)
+    message = "place.yaml:3:.*unfit-port: layout.place: setting 'boxes': .* found 2 objects and 1 box"
+    with pytest.raises(WorkflowError, match=message):
+        workflow.run(objects=["car", "dog"])
+    assert workflow.run()["layout"].shape == (1, CHANNELS, 1, 4)
 
 
 def test_objects_are_placed_in_the_box_of_a_mask() -> None:
@@ -175,7 +194,7 @@ def test_objects_are_placed_in_the_box_of_a_mask() -> None:
     [
         (torch.full((1, 1, 4), -1.0), [], "the mask is empty"),
         (torch.zeros(2, 1, 4), [], r"expected one box, \(1, 1, 4\), as of mask.bounds; found \(2, 1, 4\)"),
-        (torch.zeros(1, 1, 4), [(0, 0, 1, 1)], "the port 'box' or the setting 'boxes'; found both, and 1 boxes"),
+        (torch.zeros(1, 1, 4), [(0, 0, 1, 1)], "the port 'box' or the setting 'boxes'; found both, and 1 box$"),
     ],
 )
 def test_other_boxes_of_masks_are_an_error(box: Tensor, boxes: list[Any], message: str) -> None:
