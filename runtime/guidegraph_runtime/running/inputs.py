@@ -6,6 +6,7 @@ import json
 import math
 import re
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -109,17 +110,23 @@ def check_value(name: str, spec: Input, value: Any, location: str) -> Any:
             message = f"'{name}': expected a number up to 1.8e308, found a larger one"
             raise BundleError(location, "bad-value", message, param=name) from None
     if (expected := spec.wrong(value)) is not None:
-        message = f"'{name}': expected {expected}, found {value!r:.80}"
+        message = f"'{name}': expected {expected}, found {_describe_wrong(spec, value)}"
         raise BundleError(location, "bad-value", message, param=name)
     if (reason := find_number_problem(value, infinite=is_infinite(spec.default))) is not None:
         raise BundleError(location, "bad-value", f"'{name}': {reason}", param=name)
     if spec.type == "float" and (largest := _find_overflow(value)) is not None:
         message = f"'{name}': expected numbers from -{FLOAT_LIMIT:.2g} to {FLOAT_LIMIT:.2g}, found {largest!r}"
         raise BundleError(location, "bad-value", message, param=name)
-    if spec.choices is not None and value not in spec.choices:
-        message = f"'{name}': {suggest_name(str(value), map(str, spec.choices))}"
-        raise BundleError(location, "bad-value", message, param=name)
     return as_path(value) if spec.type in FILE_TYPES else value
+
+
+def _describe_wrong(spec: Input, value: Any) -> str:
+    """The value that does not fit an input; of a list, its first element that does not."""
+    if not spec.many or not isinstance(value, list):
+        return f"{value!r:.80}"
+    each = replace(spec, many=False)
+    i = next(i for i, item in enumerate(value) if each.wrong(item) is not None)
+    return f"{value[i]!r:.80} as element [{i}] of the list"
 
 
 def _find_overflow(value: Any) -> float | None:

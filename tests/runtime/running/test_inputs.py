@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import numpy as np
@@ -60,6 +61,23 @@ def test_a_number_outside_of_its_bounds_is_refused() -> None:
 def test_numbers_of_numpy_are_taken_as_those_of_python(spec: Input, value: Any, plain: Any) -> None:
     result = check_value("k", spec, value, "here")
     assert (result, type(result)) == (plain, type(plain))
+
+
+@pytest.mark.parametrize(
+    ("spec", "value", "message"),
+    [
+        (Input("int", many=True), [1, "a"], "expected an integer, found 'a' as element [1] of the list"),
+        (Input("int", many=True), [[1]], "expected an integer, found [1] as element [0] of the list"),
+        (Input("str", many=True, choices=("a", "b")), ["a", "c"], "expected one of a, b, found 'c' as element [1]"),
+    ],
+)
+def test_the_wrong_element_of_a_list_is_named(spec: Input, value: Any, message: str) -> None:
+    with pytest.raises(BundleError, match=re.escape(f"'k': {message}")):
+        check_value("k", spec, value, "here")
+
+
+def test_a_list_may_have_several_of_the_choices() -> None:
+    assert check_value("k", Input("str", many=True, choices=("a", "b")), ["a", "b"], "here") == ["a", "b"]
 
 
 def test_numbers_of_numpy_are_checked_like_others() -> None:
