@@ -66,6 +66,8 @@ def open_bundle(path: str | os.PathLike[str], max_bytes: int | None = None) -> V
     or needs operators that the installed onnxruntime lacks.
     """
     max_bytes = current_limits().file_bytes if max_bytes is None else max_bytes
+    if not isinstance(path, (str, os.PathLike)):
+        raise BundleError("bundle", "bad-value", f"expected the path of a bundle's folder, found {format_value(path)}")
     root = _folder(os.fspath(path))
     text = read_file(root, MANIFEST, MAX_BYTES)
     manifest = read_manifest(text, str(root / MANIFEST))

@@ -15,7 +15,7 @@ import numpy as np
 from guidegraph_runtime.admission import find_number_problem, is_infinite
 from guidegraph_runtime.allowed_files import as_path
 from guidegraph_runtime.bundle.manifest_types import FILE_TYPES, Input, Manifest
-from guidegraph_runtime.errors import BundleError, suggest_name
+from guidegraph_runtime.errors import BundleError, format_value, suggest_name
 
 FLOAT_LIMIT = float(np.finfo(np.float32).max)
 """The graphs compute in float32."""
@@ -29,6 +29,7 @@ def resolve_inputs(
     A tensor becomes an array, whether it is given as an array or as a file. Raises ``BundleError`` for an input that is
     unknown, fixed, missing or of the wrong type.
     """
+    check_names(params, "the inputs of a run by name, such as {'seed': 3}", location)
     for name in params:
         find_spec(manifest, name, location)
     values = {}
@@ -44,6 +45,12 @@ def resolve_inputs(
             if spec.type == "tensor" and values[name] is not None:
                 values[name] = _tensor(name, spec, values[name], location)
     return values
+
+
+def check_names(values: Any, expected: str, location: str) -> None:
+    """Raise ``BundleError`` unless ``values`` is a mapping from texts."""
+    if not isinstance(values, Mapping) or not all(isinstance(name, str) for name in values):
+        raise BundleError(location, "bad-value", f"expected {expected}, found {format_value(values)}")
 
 
 def find_spec(manifest: Manifest, name: str, location: str) -> Input:

@@ -12,6 +12,7 @@ from guidegraph_runtime.bundle.manifest_types import Operation, walk_operations
 from guidegraph_runtime.declare.choice_words import CHOOSE
 from guidegraph_runtime.errors import BundleError, suggest_name
 from guidegraph_runtime.operations import OPERATIONS
+from guidegraph_runtime.running.inputs import check_names
 
 CONTROL_OPERATIONS = ("loop", "part", CHOOSE)
 
@@ -21,6 +22,7 @@ def override_settings(plan: Sequence[Operation], changes: Mapping[str, Any], loc
 
     Settings that the new operation lacks are dropped. Raises ``BundleError`` for an unknown node, setting or operation.
     """
+    check_names(changes, "settings by NODE.SETTING, such as {'noise.seed': 3}", location)
     nodes = {operation.node: operation for operation in host_operations(plan)}
     by_node: dict[str, dict[str, Any]] = {}
     for name, value in changes.items():

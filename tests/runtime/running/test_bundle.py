@@ -7,6 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from guidegraph_runtime import Bundle, BundleError, SessionSettings
@@ -27,6 +28,27 @@ def test_bytes_are_held_until_no_session_is_to_be_made_of_them(tmp_path: Path) -
             bundle.file(name)
     assert bundle.file("parts/total.onnx")
     assert bundle.session("step") is bundle.session("step")
+
+
+@pytest.mark.parametrize("path", [None, 3, ["bundle"]])
+def test_a_value_that_is_no_path_is_refused(path: Any) -> None:
+    with pytest.raises(BundleError, match="bad-value: expected the path of a bundle's folder, found "):
+        Bundle(path)
+
+
+@pytest.mark.parametrize("names", [{1: 2}, [("x", 1)], 3, "x"])
+def test_arguments_that_are_not_by_name_are_refused(tmp_path: Path, names: Any) -> None:
+    bundle = Bundle(bundles.write_bundle(tmp_path / "bundle"), SessionSettings.on("cpu"))
+    with pytest.raises(BundleError, match=r"bad-value: expected the inputs of a run by name, such as .*, found "):
+        bundle.run_with(names)
+    with pytest.raises(BundleError, match=r"bad-value: expected settings by NODE.SETTING, such as .*, found "):
+        bundle.run_with({"x": np.zeros((2, 4), np.float32)}, nodes=names)
+
+
+def test_a_run_without_a_mapping_of_inputs_is_refused(tmp_path: Path) -> None:
+    bundle = Bundle(bundles.write_bundle(tmp_path / "bundle"), SessionSettings.on("cpu"))
+    with pytest.raises(BundleError, match=r"expected the inputs of a run by name, .*, found None"):
+        bundle.run_with(None)  # type: ignore[arg-type]
 
 
 class SlowCounts(dict[str, int]):
