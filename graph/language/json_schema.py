@@ -126,14 +126,30 @@ def _call_schema(nodes: list[NodeSpec]) -> Schema:
             "with": {"type": MAPPING, "description": "Literals, by setting or port."},
         },
         "additionalProperties": False,
-        "allOf": [
-            {
-                "if": {"required": ["use"], "properties": {"use": {"const": spec.id}}},
-                "then": {"$ref": f"#/$defs/node:{spec.id}"},
-            }
-            for spec in nodes
-        ],
+        "allOf": _dispatch_by_id([spec.id for spec in nodes]),
     }
+
+
+def _dispatch_by_id(ids: list[str]) -> list[Schema]:
+    """Conditions that apply a node's schema to its calls.
+
+    They ask for the namespace first (``image`` of ``image.load``): validators try each condition of a list.
+    """
+    namespaces: dict[str, list[str]] = {}
+    for id in ids:
+        namespaces.setdefault(id.partition(".")[0], []).append(id)
+    return [
+        {
+            "if": {"required": ["use"], "properties": {"use": {"enum": members}}},
+            "then": {
+                "allOf": [
+                    {"if": {"properties": {"use": {"const": id}}}, "then": {"$ref": f"#/$defs/node:{id}"}}
+                    for id in members
+                ]
+            },
+        }
+        for members in namespaces.values()
+    ]
 
 
 def _node_schema(spec: NodeSpec, literals: dict[str, Schema]) -> Schema:

@@ -104,14 +104,13 @@ def parse_annotation(text: str, registry: Registry, depth: int = 0) -> Any:
 
 def _split_alternatives(text: str) -> list[str]:
     """Split text at each ``|`` outside brackets."""
-    parts, depth = [""], 0
-    for character in text:
+    parts, depth, start = [], 0, 0
+    for position, character in enumerate(text):
         depth += (character == "[") - (character == "]")
         if character == "|" and depth == 0:
-            parts.append("")
-        else:
-            parts[-1] += character
-    return parts
+            parts.append(text[start:position])
+            start = position + 1
+    return [*parts, text[start:]]
 
 
 def _parse_simple_annotation(name: str, registry: Registry, depth: int) -> Any:
