@@ -38,7 +38,7 @@ DIFF = """\
 +        in: {scheduler: scheduler.scheduler, x: carry.x, prediction: rescale, LAST}
 """.replace("LAST", "noise: fresh, state: carry.state, t: loop.t")
 COLOURS = 48
-LONG = "200"
+LONG = "100"
 """Steps of a run of several seconds, of which the page draws progress and a preview."""
 PICTURES = os.environ.get("GUIDEGRAPH_PICTURES", "")
 # What the page shows while a run goes on: a driver that is slower than the run would miss it.

@@ -14,7 +14,7 @@ import pytest
 from guidegraph.nodes.metrics.metrics import wilson
 from tests.paths import ROOT
 from tests.whole.commands import guidegraph, set_options, write_model
-from tools.gallery_scene_eval import open_method
+from tools.gallery_scene_eval import main, open_method
 from tools.gallery_table import METHODS, Method
 
 WORKFLOW = ROOT / "workflows" / "evaluate" / "scene_eval.yaml"
@@ -138,7 +138,11 @@ def test_the_gallerys_table_counts_the_pairs_that_differ(tmp_path: Path) -> None
     ],
 )
 def test_no_row_is_added_to_those_that_differ_in_more_than_the_method(
-    tmp_path: Path, row: dict[str, Any], message: str
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    row: dict[str, Any],
+    message: str,
 ) -> None:
     folders = {role: tmp_path / role for role in ("model", "planner", "detector", "weak")}
     for folder in folders.values():
@@ -148,12 +152,12 @@ def test_no_row_is_added_to_those_that_differ_in_more_than_the_method(
     table = tmp_path / "gallery.json"
     table.write_text(json.dumps([{"method": "APG", "count": 50, **row, "models": models}]))
     options = [word for role, folder in folders.items() for word in (f"--{role}", str(folder))]
-    command = [sys.executable, "tools/gallery_scene_eval.py", str(table), *options]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=100)
-    assert (done.returncode, message in done.stderr) == (2, True)
-    (folders["weak"] / "model.json").unlink()
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=100)
-    assert (done.returncode, "there is no model in" in done.stderr) == (2, True)
+    monkeypatch.setattr(sys, "argv", ["gallery_scene_eval.py", str(table), *options])
+    for expected in (message, "there is no model in"):
+        with pytest.raises(SystemExit) as ended:
+            main()
+        assert (ended.value.code, expected in capsys.readouterr().err) == (2, True)
+        (folders["weak"] / "model.json").unlink(missing_ok=True)
 
 
 @pytest.mark.parametrize("method", [METHODS[0], METHODS[4]], ids=lambda method: method.name)

@@ -57,7 +57,11 @@ def run(path: Path, accelerate: str, events: list[PartAccelerated], **params: An
         return workflow.run(**params)
 
 
-@pytest.mark.parametrize("sampler", ["ddim", "euler_ancestral", "dpmpp_2m", "unipc", "heun"])
+SLOW = [pytest.param(name, marks=pytest.mark.slow) for name in ("ddim", "euler_ancestral", "dpmpp_2m")]
+"""Whose step has no more parts than those of unipc and heun."""
+
+
+@pytest.mark.parametrize("sampler", ["unipc", "heun", *SLOW])
 def test_a_batch_of_any_size_is_accelerated(workflow: Path, sampler: str) -> None:
     for batch in (3, 1, 2):
         events: list[PartAccelerated] = []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +43,9 @@ NOISY: dict[str, tuple[str, dict[str, Any], str]] = {
 }
 """Those that draw noise at their steps, ddim with eta 1."""
 
+QUICK = ("ddim", "heun", "dpmpp_2m", "euler_ancestral")
+"""A step of its own kind each; tests/nodes/sampling compares every sampler with diffusers' without a network."""
+
 
 @pytest.fixture(scope="module")
 def stable(tmp_path_factory: pytest.TempPathFactory) -> tuple[Any, Path]:
@@ -81,7 +85,12 @@ def ours(folder: Path, sampler: str, settings: str, changes: dict[str, str]) -> 
     return actual
 
 
-@pytest.mark.parametrize("sampler", SAMPLERS)
+def mark_slow(samplers: Iterable[str]) -> list[Any]:
+    """The samplers as parameters of a test, where those that are not quick are slow."""
+    return [name if name in QUICK else pytest.param(name, marks=pytest.mark.slow) for name in samplers]
+
+
+@pytest.mark.parametrize("sampler", mark_slow(SAMPLERS))
 def test_twenty_steps_of_every_shared_sampler(stable: tuple[Any, Path], sampler: str) -> None:
     pipe, folder = stable
     name, settings, final = SAMPLERS[sampler]
@@ -91,7 +100,7 @@ def test_twenty_steps_of_every_shared_sampler(stable: tuple[Any, Path], sampler:
     )
 
 
-@pytest.mark.parametrize("sampler", NOISY)
+@pytest.mark.parametrize("sampler", mark_slow(NOISY))
 def test_twenty_steps_with_the_same_noise_at_each(stable: tuple[Any, Path], sampler: str) -> None:
     pipe, folder = stable
     name, settings, final = NOISY[sampler]

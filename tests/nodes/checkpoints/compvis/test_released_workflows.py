@@ -33,6 +33,8 @@ TOLERANCE = 1e-3
 FEW = 6
 """Steps where the networks or what they are given are the point; other tests hold the sampler over twenty."""
 LAYOUTS = ["folder", "file"]
+FOLDER_OR_SLOW_FILE = ["folder", pytest.param("file", marks=pytest.mark.slow)]
+"""Where other tests draw from the file too."""
 THEIRS = "diffusers.pipelines.stable_diffusion.pipeline_stable_diffusion"
 """Where diffusers draws by itself, in ways that no argument of a pipeline changes: the noise, and a latent's sample."""
 
@@ -87,7 +89,7 @@ def noise() -> Tensor:
     return gaussian(seed=SEED, shape=SHAPE)
 
 
-@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("layout", FOLDER_OR_SLOW_FILE)
 def test_twenty_steps_at_guidance_seven_and_a_half(stable: SavedPipeline, layout: str) -> None:
     expected = stable.theirs(num_inference_steps=20, latents=noise(), height=SIDE, width=SIDE)
     check(stable.run("text_to_image.yaml", layout, steps=20, shape=SHAPE), expected)
@@ -100,8 +102,15 @@ def large(tmp_path_factory: pytest.TempPathFactory) -> SavedPipeline:
     return SavedPipeline("sdxl", tmp_path_factory.mktemp("large"))
 
 
-@pytest.mark.parametrize("layout", LAYOUTS)
-@pytest.mark.parametrize("negative", [NEGATIVE, ""])
+@pytest.mark.parametrize(
+    ("layout", "negative"),
+    [
+        ("file", NEGATIVE),
+        ("folder", ""),
+        pytest.param("folder", NEGATIVE, marks=pytest.mark.slow),
+        pytest.param("file", "", marks=pytest.mark.slow),
+    ],
+)
 def test_sdxl_draws_the_same(large: SavedPipeline, layout: str, negative: str) -> None:
     side = 1024 if layout == "file" else 256  # what the text encoder tells of the picture where nobody does
     sizes = {"original_size": (side, side), "target_size": (side, side)}
@@ -135,8 +144,15 @@ def test_zero_terminal_snr_with_trailing_steps(tmp_path: Path) -> None:
     check(tiny_pipeline.run("text_to_image.yaml", "folder", steps=10, shape=SHAPE), expected)
 
 
-@pytest.mark.parametrize("layout", LAYOUTS)
-@pytest.mark.parametrize("strength", [0.4, 0.75])
+@pytest.mark.parametrize(
+    ("layout", "strength"),
+    [
+        ("folder", 0.4),
+        ("file", 0.75),
+        pytest.param("folder", 0.75, marks=pytest.mark.slow),
+        pytest.param("file", 0.4, marks=pytest.mark.slow),
+    ],
+)
 def test_image_to_image(stable: SavedPipeline, layout: str, strength: float) -> None:
     actual = stable.run(
         "image_to_image.yaml", layout, steps=20, strength=strength, image=str(stable.root / "picture.png"), size=SIDE
@@ -167,7 +183,7 @@ def test_inpainting_by_nine_channels(tmp_path: Path) -> None:
         check(tiny_pipeline.run("inpaint.yaml", layout, steps=FEW, **files), expected)
 
 
-@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("layout", FOLDER_OR_SLOW_FILE)
 def test_inpainting_by_blending(stable: SavedPipeline, layout: str) -> None:
     picture, mask = (stable.root / name for name in ("picture.png", "mask.png"))
     actual = stable.run("inpaint_blend.yaml", layout, steps=20, image=str(picture), mask=str(mask), size=SIDE)

@@ -69,7 +69,7 @@ def check(actual: Any, changed: dict[str, Any], pipe: Any, condition: Any = None
     difference_bounds.largest(encode_text(actual.text, "a b").tokens, words, 1e-5, "text embeddings")
 
 
-@pytest.mark.parametrize("strength", [0.0, 0.5, 1.0])
+@pytest.mark.parametrize("strength", [0.0, 0.5, pytest.param(1.0, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_a_lora_is_the_closed_form_in_every_layout(
     stable: SavedPipeline, tmp_path: Path, layout: str, strength: float

@@ -57,7 +57,16 @@ def test_the_texts_are_those_of_diffusers(saved: Saved) -> None:
     difference_bounds.largest(condition.vector, vector, 1e-5, "pooled text")
 
 
-@pytest.mark.parametrize("layout", ["folder", "single file"])
+@pytest.mark.parametrize(
+    ("saved", "layout"),
+    [
+        ("dev", "single file"),
+        ("schnell", "folder"),
+        pytest.param("dev", "folder", marks=pytest.mark.slow),
+        pytest.param("schnell", "single file", marks=pytest.mark.slow),
+    ],
+    indirect=["saved"],
+)
 def test_the_workflow_draws_what_diffusers_draws(layout: str, saved: Saved) -> None:
     noise = gaussian(seed=SEED, shape=list(flux_pipelines.LATENT), batch=2)
     latents, pictures = flux_pipelines.draw(saved.pipe, PROMPTS, noise, STEPS, GUIDANCE)

@@ -111,7 +111,7 @@ def test_a_projection_of_clip_l_counts_in_a_folder_and_not_in_a_file(tmp_path: P
     check_texts(plain.load("file", t5_tokenizer=None).text, expected)
 
 
-@pytest.mark.parametrize("layout", ["folder", "file"])
+@pytest.mark.parametrize("layout", ["file", pytest.param("folder", marks=pytest.mark.slow)])
 def test_twenty_steps_of_the_workflow_are_those_of_the_pipeline(saved: Saved, layout: str) -> None:
     prompts = PROMPTS[:2]
     expected = saved.pipe(

@@ -154,8 +154,15 @@ def test_the_texts_are_those_of_diffusers(saved: Saved) -> None:
         difference_bounds.largest(actual[mask], row, 1e-5, "tokens")
 
 
-@pytest.mark.parametrize("guidance", [0.0, 2.0])
-@pytest.mark.parametrize("layout", ["folder", "single file"])
+@pytest.mark.parametrize(
+    ("layout", "guidance"),
+    [
+        ("folder", 2.0),
+        ("single file", 0.0),
+        pytest.param("folder", 0.0, marks=pytest.mark.slow),
+        pytest.param("single file", 2.0, marks=pytest.mark.slow),
+    ],
+)
 def test_the_workflow_draws_what_diffusers_draws(layout: str, guidance: float, saved: Saved) -> None:
     """diffusers adds its scale times the difference to the conditional prediction: it is ours minus 1."""
     noise = gaussian(seed=SEED, shape=list(flux_pipelines.LATENT), batch=2)
