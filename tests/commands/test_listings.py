@@ -157,14 +157,14 @@ def test_old_listings_are_removed_and_no_other_file(site: Site) -> None:
     assert sorted(site.listings.iterdir()) == sorted([listing, own])
 
 
-@pytest.mark.parametrize("damage", [b"", b"{}\n[]", b"\xff\xfe", b"null\nnull"])
-def test_a_damaged_listing_is_made_again(site: Site, damage: bytes) -> None:
+def test_a_damaged_listing_is_made_again(site: Site) -> None:
     first = site.run("nodes").stdout
     (listing,) = site.listings.iterdir()
     sound = listing.read_text()
-    listing.write_bytes(damage)
-    assert site.run("nodes").stdout == first
-    assert listing.read_text() == sound
+    for damage in (b"", b"{}\n[]", b"\xff\xfe", b"null\nnull"):
+        listing.write_bytes(damage)
+        assert site.run("nodes").stdout == first
+        assert listing.read_text() == sound, damage
 
 
 def test_a_changed_listing_is_not_believed(site: Site) -> None:

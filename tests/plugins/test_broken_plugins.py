@@ -145,8 +145,14 @@ def test_each_is_named_with_its_reason_and_fix_and_the_good_ones_work(site: Site
     assert rows["guidegraph-chatty"]["notes"] == ["prints when it is imported: 'hello from chatty'; leave it out"]
 
 
-def test_the_printed_list_has_reasons_and_fixes(site: Site) -> None:
-    text = site.guidegraph("plugins").stdout
+@pytest.fixture(scope="module")
+def printed_list(site: Site) -> subprocess.CompletedProcess[str]:
+    """The list for a person, where the environment leaves out a plugin that does not exist."""
+    return site.guidegraph("plugins", GUIDEGRAPH_DISABLE_PLUGINS="goood")
+
+
+def test_the_printed_list_has_reasons_and_fixes(printed_list: subprocess.CompletedProcess[str]) -> None:
+    text = printed_list.stdout
     blocks = {block.partition("  ")[2].partition(" ")[0]: block for block in text.split("\n\n")}
     for bad in KINDS:
         assert bad.reason in blocks[f"guidegraph-{bad.name}"]
@@ -209,9 +215,10 @@ def test_plugins_are_left_out_by_the_option_and_by_the_environment(site: Site) -
     assert "disabled by GUIDEGRAPH_DISABLE_PLUGINS" in result.stderr
 
 
-def test_an_unknown_name_in_the_environment_is_reported_with_the_list(site: Site) -> None:
-    result = site.guidegraph("plugins", GUIDEGRAPH_DISABLE_PLUGINS="goood")
-    assert "warning: GUIDEGRAPH_DISABLE_PLUGINS names 'goood'; did you mean 'good'?" in result.stderr
+def test_an_unknown_name_in_the_environment_is_reported_with_the_list(
+    printed_list: subprocess.CompletedProcess[str],
+) -> None:
+    assert "warning: GUIDEGRAPH_DISABLE_PLUGINS names 'goood'; did you mean 'good'?" in printed_list.stderr
 
 
 def test_a_module_is_used_where_the_installed_plugins_are_left_out(site: Site) -> None:

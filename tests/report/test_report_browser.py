@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from itertools import product
 from pathlib import Path
 
 import pytest
@@ -44,9 +45,13 @@ def report(request: pytest.FixtureRequest, cli: Command) -> Path:
     return folder / "report.html"
 
 
-@pytest.mark.parametrize("width", [400, 1600])
-@pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
-def test_the_page_is_complete_and_fits(page: Browser, report: Path, width: int, dark: bool) -> None:
+def test_the_page_is_complete_and_fits(page: Browser, report: Path) -> None:
+    """On a phone and on a wide screen, in light and dark; a report is made once for all four."""
+    for width, dark in product((400, 1600), (False, True)):
+        check_page(page, report, width, dark)
+
+
+def check_page(page: Browser, report: Path, width: int, dark: bool) -> None:
     page.read_console()
     page.open(report, width, dark)
     assert page.read_console() == []
