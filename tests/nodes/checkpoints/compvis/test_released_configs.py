@@ -79,7 +79,7 @@ def test_a_released_file_has_the_heads_scale_and_schedule_of_its_configuration(
 ) -> None:
     monkeypatch.setattr("guidegraph.nodes.derive.current_device", lambda: "cpu")
     model = MODELS[name]
-    parts = load_on_meta(latent_files.checkpoint_tensors(model, "meta"), tmp_path)
+    parts = load_on_meta(on_meta(name), tmp_path)
     denoiser = parts["denoiser"]
     check_heads(denoiser.network, model["unet_config"]["params"])
     assert denoiser.network.shape.kind == "eps"
