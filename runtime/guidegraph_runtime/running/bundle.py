@@ -29,7 +29,7 @@ from guidegraph_runtime.running.inputs import load_value, resolve_inputs
 from guidegraph_runtime.running.operation_order import select_operations
 from guidegraph_runtime.running.override_choices import NodeOverrides, find_overrides
 from guidegraph_runtime.running.overrides import override_settings
-from guidegraph_runtime.running.plan import PartRunner, PlanRun, Progress, refuse_part
+from guidegraph_runtime.running.plan import Callbacks, PartRunner, PlanRun, Progress, refuse_part
 from guidegraph_runtime.running.tensor_inputs import read_tables
 from guidegraph_runtime.running.values import Values
 from guidegraph_runtime.sessions.broadcasting import broadcast
@@ -204,17 +204,20 @@ class Bundle:
         sources, plan = run_plan.sources, run_plan.plan
         lora_sessions = self.sessions_with_lora(read_loras(lora, self.where)) if lora else {}
         plan_values, call = self._start(run_plan.values), self.part_caller(lora_sessions)
+        callbacks = Callbacks()
 
         def run_part(part: str, values: Mapping[str, Any]) -> Mapping[str, Array | DeviceValue]:
             results = call(part, values)
             if observer is not None:
                 inputs = broadcast(manifest.parts[part], {name: to_host(item) for name, item in values.items()})
                 copies = _copies(inputs), _copies(results)
-                with run.calling_back():
+                with callbacks.watch():
                     observer(part, *copies)
             return results
 
-        run = PlanRun(self.where, run_part, self._verified.data, plan_values, progress, ready=run_plan.ready)
+        run = PlanRun(
+            self.where, run_part, self._verified.data, plan_values, progress, ready=run_plan.ready, callbacks=callbacks
+        )
         outputs: dict[str, Array] = {}
         with self._turn:
             for operation in run.schedule(plan, [*sources.values()]):

@@ -51,6 +51,25 @@ class PartRunner(Protocol):
 
 
 @dataclass
+class Callbacks:
+    """Remembers the error that a callback of the caller raised, so that it reaches the caller unchanged.
+
+    Kept apart from the run, which callers of parts must not hold: values on a device are freed with the run.
+    """
+
+    error: Exception | None = None
+
+    @contextmanager
+    def watch(self) -> Iterator[None]:
+        """Remember an error of the block, which calls the caller's callback."""
+        try:
+            yield
+        except Exception as error:
+            self.error = error
+            raise
+
+
+@dataclass
 class PlanRun:
     """One run of a plan.
 
@@ -59,7 +78,7 @@ class PlanRun:
     node, the number of iterations done, and their total. unread: for operations whose result may be unread, the flags
     under which they are skipped. trips: counts the iterations of loops. started: the start of the run by the monotonic
     clock. ready: values of operations outside loops that are computed already, by node. code: the error code of failing
-    operations. limit_code: the error code of exceeded limits.
+    operations. limit_code: the error code of exceeded limits. callbacks: watches the calls of the caller's callbacks.
     """
 
     location: str
@@ -73,7 +92,7 @@ class PlanRun:
     ready: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     code: str = "operation-failed"
     limit_code: str = "limit-reached"
-    _callback_error: Exception | None = field(default=None, init=False)
+    callbacks: Callbacks = field(default_factory=Callbacks)
 
     def run(self, plan: Iterable[Operation]) -> None:
         """Run operations in order. Raises ``BundleError`` that names the operation that failed."""
@@ -88,24 +107,15 @@ class PlanRun:
         try:
             yield
         except LimitExceeded as error:
-            if error is self._callback_error:
+            if error is self.callbacks.error:
                 raise
             message = f"{operation.node} ({operation.op}): {error}"
             raise BundleError(self.location, self.limit_code, message, param=_find_param(operation, error)) from error
         except (ValueError, TypeError, OSError, KeyError, IndexError, ArithmeticError, MemoryError) as error:
-            if error is self._callback_error:
+            if error is self.callbacks.error:
                 raise
             message = f"{operation.node} ({operation.op}): {with_shortage(error_text(error), error)}"
             raise BundleError(self.location, self.code, message, param=_find_param(operation, error)) from error
-
-    @contextmanager
-    def calling_back(self) -> Iterator[None]:
-        """Let an error of the caller's callback, which the block calls, reach the caller unchanged."""
-        try:
-            yield
-        except Exception as error:
-            self._callback_error = error
-            raise
 
     def _check_seconds(self) -> None:
         """Raise ``BundleError`` if the run has exceeded its limit of seconds."""
@@ -221,7 +231,7 @@ class PlanRun:
             self.run(self.list_body(operation))
             iterations.end()
             if self.progress is not None:
-                with self.calling_back():
+                with self.callbacks.watch():
                     self.progress(operation.node, i + 1, len(iterations))
         iterations.leave()
 
