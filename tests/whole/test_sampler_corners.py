@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from guidegraph_runtime.samplers.sampler import SAMPLERS
+from tests.slow_cases import mark_slow
 from tools.judged_samplers import Column, columns, draw, remove_sky
 
 STEPS = 10
@@ -43,9 +44,7 @@ def figures_of_ddim() -> dict[tuple[str, int], float]:
     return {}
 
 
-@pytest.mark.parametrize(
-    ("name", "sampler"), [cell if cell in QUICK else pytest.param(*cell, marks=pytest.mark.slow) for cell in CELLS]
-)
+@pytest.mark.parametrize(("name", "sampler"), mark_slow(CELLS, QUICK))
 def test_a_sampler_draws_at_least_half_as_well_as_ddim(
     name: str, sampler: str, table: dict[str, Column], figures_of_ddim: dict[tuple[str, int], float], tmp_path: Path
 ) -> None:

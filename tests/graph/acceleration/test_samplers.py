@@ -13,6 +13,7 @@ import torch
 from guidegraph import load_workflow
 from guidegraph.graph.acceleration.accelerator import forget_graphs
 from guidegraph.graph.events import Event, PartAccelerated
+from tests.slow_cases import mark_slow
 
 WORKFLOW = """
 guidegraph: 1
@@ -57,11 +58,12 @@ def run(path: Path, accelerate: str, events: list[PartAccelerated], **params: An
         return workflow.run(**params)
 
 
-SLOW = [pytest.param(name, marks=pytest.mark.slow) for name in ("ddim", "euler_ancestral", "dpmpp_2m")]
-"""Whose step has no more parts than those of unipc and heun."""
+SAMPLERS = ("ddim", "euler_ancestral", "dpmpp_2m", "unipc", "heun")
+MOST_PARTS = ("unipc", "heun")
+"""The steps of the others have no more parts."""
 
 
-@pytest.mark.parametrize("sampler", ["unipc", "heun", *SLOW])
+@pytest.mark.parametrize("sampler", mark_slow(SAMPLERS, MOST_PARTS))
 def test_a_batch_of_any_size_is_accelerated(workflow: Path, sampler: str) -> None:
     for batch in (3, 1, 2):
         events: list[PartAccelerated] = []

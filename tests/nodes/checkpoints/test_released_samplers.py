@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +14,7 @@ from guidegraph.nodes.sampling.noise import gaussian
 from tests.nodes.checkpoints import difference_bounds
 from tests.nodes.checkpoints.diffusers import pipelines
 from tests.paths import ROOT
+from tests.slow_cases import mark_slow
 
 pytest.importorskip("transformers")
 diffusers = pytest.importorskip("diffusers")
@@ -43,7 +43,7 @@ NOISY: dict[str, tuple[str, dict[str, Any], str]] = {
 }
 """Those that draw noise at their steps, ddim with eta 1."""
 
-QUICK = ("ddim", "heun", "dpmpp_2m", "euler_ancestral")
+QUICK = {"ddim", "heun", "dpmpp_2m", "euler_ancestral"}
 """A step of its own kind each; tests/nodes/sampling compares every sampler with diffusers' without a network."""
 
 
@@ -85,12 +85,7 @@ def ours(folder: Path, sampler: str, settings: str, changes: dict[str, str]) -> 
     return actual
 
 
-def mark_slow(samplers: Iterable[str]) -> list[Any]:
-    """The samplers as parameters of a test, where those that are not quick are slow."""
-    return [name if name in QUICK else pytest.param(name, marks=pytest.mark.slow) for name in samplers]
-
-
-@pytest.mark.parametrize("sampler", mark_slow(SAMPLERS))
+@pytest.mark.parametrize("sampler", mark_slow(SAMPLERS, QUICK & SAMPLERS.keys()))
 def test_twenty_steps_of_every_shared_sampler(stable: tuple[Any, Path], sampler: str) -> None:
     pipe, folder = stable
     name, settings, final = SAMPLERS[sampler]
@@ -100,7 +95,7 @@ def test_twenty_steps_of_every_shared_sampler(stable: tuple[Any, Path], sampler:
     )
 
 
-@pytest.mark.parametrize("sampler", mark_slow(NOISY))
+@pytest.mark.parametrize("sampler", mark_slow(NOISY, QUICK & NOISY.keys()))
 def test_twenty_steps_with_the_same_noise_at_each(stable: tuple[Any, Path], sampler: str) -> None:
     pipe, folder = stable
     name, settings, final = NOISY[sampler]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from itertools import product
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
@@ -22,6 +23,7 @@ from guidegraph.nodes.sampling.noise import gaussian
 from tests.nodes.checkpoints import difference_bounds
 from tests.nodes.checkpoints.diffusers import pipelines
 from tests.paths import ROOT
+from tests.slow_cases import mark_slow
 
 pytest.importorskip("transformers")
 diffusers = pytest.importorskip("diffusers")
@@ -33,7 +35,7 @@ TOLERANCE = 1e-3
 FEW = 6
 """Steps where the networks or what they are given are the point; other tests hold the sampler over twenty."""
 LAYOUTS = ["folder", "file"]
-FOLDER_OR_SLOW_FILE = ["folder", pytest.param("file", marks=pytest.mark.slow)]
+FOLDER_OR_SLOW_FILE = mark_slow(LAYOUTS, ["folder"])
 """Where other tests draw from the file too."""
 THEIRS = "diffusers.pipelines.stable_diffusion.pipeline_stable_diffusion"
 """Where diffusers draws by itself, in ways that no argument of a pipeline changes: the noise, and a latent's sample."""
@@ -103,13 +105,7 @@ def large(tmp_path_factory: pytest.TempPathFactory) -> SavedPipeline:
 
 
 @pytest.mark.parametrize(
-    ("layout", "negative"),
-    [
-        ("file", NEGATIVE),
-        ("folder", ""),
-        pytest.param("folder", NEGATIVE, marks=pytest.mark.slow),
-        pytest.param("file", "", marks=pytest.mark.slow),
-    ],
+    ("layout", "negative"), mark_slow(product(LAYOUTS, (NEGATIVE, "")), [("file", NEGATIVE), ("folder", "")])
 )
 def test_sdxl_draws_the_same(large: SavedPipeline, layout: str, negative: str) -> None:
     side = 1024 if layout == "file" else 256  # what the text encoder tells of the picture where nobody does
@@ -145,13 +141,7 @@ def test_zero_terminal_snr_with_trailing_steps(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("layout", "strength"),
-    [
-        ("folder", 0.4),
-        ("file", 0.75),
-        pytest.param("folder", 0.75, marks=pytest.mark.slow),
-        pytest.param("file", 0.4, marks=pytest.mark.slow),
-    ],
+    ("layout", "strength"), mark_slow(product(LAYOUTS, (0.4, 0.75)), [("folder", 0.4), ("file", 0.75)])
 )
 def test_image_to_image(stable: SavedPipeline, layout: str, strength: float) -> None:
     actual = stable.run(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -26,6 +25,7 @@ from tests.nodes.checkpoints import difference_bounds
 from tests.nodes.checkpoints.diffusers import pipelines
 from tests.nodes.checkpoints.diffusers.loras import CONVOLUTIONS, LINEAR, NETWORKS, TEXT, Lora
 from tests.paths import ROOT
+from tests.slow_cases import mark_slow
 
 pytest.importorskip("transformers")
 diffusers = pytest.importorskip("diffusers")
@@ -33,6 +33,7 @@ peft = pytest.importorskip("peft")
 
 WORKFLOW = ROOT / "workflows" / "checkpoints" / "text_to_image.yaml"
 PROMPT, NEGATIVE, SEED, SHAPE, STEPS = "a tiger on grass", "b", 5, [4, 16, 16], 10
+FAMILIES = ["sd1", "sdxl"]
 UNET = (*LINEAR[:-1], "time_embedding.linear_1", *CONVOLUTIONS)
 """Without SDXL's added embedding, which diffusers drops from kohya files under its own names."""
 
@@ -146,15 +147,13 @@ def _old(network: str, name: str) -> str:
     return name if network == "unet" or name.startswith("text_model.") else f"text_model.{name}"
 
 
-@pytest.fixture(scope="module", params=["sd1", "sdxl"])
+@pytest.fixture(scope="module", params=FAMILIES)
 def tiny_pipeline(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> SavedPipeline:
     return SavedPipeline(request.param, tmp_path_factory.mktemp(request.param))
 
 
-def mark_slow(quick: list[tuple[str, str, float]], cases: Iterable[tuple[str, float]]) -> list[Any]:
-    """The cases of both families as parameters of a test, where those that are not quick are slow."""
-    families = [(family, *case) for family, case in product(("sd1", "sdxl"), cases)]
-    return [case if case in quick else pytest.param(*case, marks=pytest.mark.slow) for case in families]
+def of_both_families(*cases: tuple[str, float]) -> list[tuple[str, str, float]]:
+    return [(family, *case) for family, case in product(FAMILIES, cases)]
 
 
 QUICK = [("sd1", "diffusers", 0.0), *(("sd1", layout, 0.5) for layout in LAYOUTS), ("sdxl", "kohya", 0.5)]
@@ -163,7 +162,7 @@ QUICK = [("sd1", "diffusers", 0.0), *(("sd1", layout, 0.5) for layout in LAYOUTS
 
 @pytest.mark.parametrize(
     ("tiny_pipeline", "layout", "strength"),
-    mark_slow(QUICK, [("diffusers", 0.0), *product(LAYOUTS, (0.5, 1.0))]),
+    mark_slow(of_both_families(("diffusers", 0.0), *product(LAYOUTS, (0.5, 1.0))), QUICK),
     indirect=["tiny_pipeline"],
 )
 def test_a_lora_is_that_of_diffusers_with_peft(tiny_pipeline: SavedPipeline, layout: str, strength: float) -> None:
@@ -195,8 +194,10 @@ def test_a_lora_is_that_of_diffusers_with_peft(tiny_pipeline: SavedPipeline, lay
 @pytest.mark.parametrize(
     ("tiny_pipeline", "layout", "strength"),
     mark_slow(
+        of_both_families(
+            ("diffusers", 0.0), ("diffusers before peft", 1.0), ("kohya by diffusers", 0.5), ("kohya", 0.5)
+        ),
         [("sd1", "diffusers before peft", 1.0), ("sdxl", "kohya", 0.5)],
-        [("diffusers", 0.0), ("diffusers before peft", 1.0), ("kohya by diffusers", 0.5), ("kohya", 0.5)],
     ),
     indirect=["tiny_pipeline"],
 )

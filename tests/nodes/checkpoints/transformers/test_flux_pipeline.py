@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from tests.nodes.checkpoints import difference_bounds
 from tests.nodes.checkpoints.transformers import flux_pipelines
 from tests.nodes.checkpoints.transformers.test_flux_files import write_file
 from tests.paths import ROOT
+from tests.slow_cases import mark_slow
 
 pytest.importorskip("diffusers")
 pytest.importorskip("transformers")
@@ -59,12 +61,7 @@ def test_the_texts_are_those_of_diffusers(saved: Saved) -> None:
 
 @pytest.mark.parametrize(
     ("saved", "layout"),
-    [
-        ("dev", "single file"),
-        ("schnell", "folder"),
-        pytest.param("dev", "folder", marks=pytest.mark.slow),
-        pytest.param("schnell", "single file", marks=pytest.mark.slow),
-    ],
+    mark_slow(product(("dev", "schnell"), ("folder", "single file")), [("dev", "single file"), ("schnell", "folder")]),
     indirect=["saved"],
 )
 def test_the_workflow_draws_what_diffusers_draws(layout: str, saved: Saved) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import shutil
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,7 @@ from tests.nodes.checkpoints import difference_bounds
 from tests.nodes.checkpoints.transformers import flux_pipelines, z_image_writer
 from tests.nodes.checkpoints.transformers.lora_factors import adapt_by_diffusers, randomise_lora
 from tests.paths import ROOT
+from tests.slow_cases import mark_slow
 
 diffusers = pytest.importorskip("diffusers")
 pytest.importorskip("transformers")
@@ -156,12 +158,7 @@ def test_the_texts_are_those_of_diffusers(saved: Saved) -> None:
 
 @pytest.mark.parametrize(
     ("layout", "guidance"),
-    [
-        ("folder", 2.0),
-        ("single file", 0.0),
-        pytest.param("folder", 0.0, marks=pytest.mark.slow),
-        pytest.param("single file", 2.0, marks=pytest.mark.slow),
-    ],
+    mark_slow(product(("folder", "single file"), (0.0, 2.0)), [("folder", 2.0), ("single file", 0.0)]),
 )
 def test_the_workflow_draws_what_diffusers_draws(layout: str, guidance: float, saved: Saved) -> None:
     """diffusers adds its scale times the difference to the conditional prediction: it is ours minus 1."""
