@@ -88,7 +88,7 @@ def _explain(error: Exception, value: object, expected: PortType) -> str:
         message, place = str(detail["msg"]), "".join(f"[{part}]" for part in detail["loc"] if isinstance(part, int))
         if "tensor" not in message:
             places[message] = places.get(message) or place
-    reasons = [f"{message} (entry {place})" if place else message for message, place in places.items()]
+    reasons = [f"{message} (element {place})" if place else message for message, place in places.items()]
     start = "Input should be "
     if reasons and " | " in str(expected) and all(reason.startswith(start) for reason in reasons):
         reasons = [start + ", or ".join(reason.removeprefix(start) for reason in reasons)]

@@ -23,10 +23,10 @@ def check_kind(kind: str) -> None:
 
 
 def widen_dtype(dtype: torch.dtype) -> torch.dtype:
-    """The dtype in which a sampler computes, whatever that of the networks: float64 for float64, otherwise float32."""
+    """The dtype in which a sampler computes, at least float32, whatever that of the networks."""
     import torch
 
-    return torch.float64 if dtype == torch.float64 else torch.float32
+    return torch.promote_types(dtype, torch.float32)
 
 
 @dataclass(frozen=True)

@@ -42,7 +42,7 @@ def cast_mask(mask: Tensor, like: Tensor) -> Tensor:
 
 
 def has_values(*tensors: Tensor) -> bool:
-    """Whether tensors and results computed from them are concrete; those from constants of a traced graph are not."""
+    """Whether the values of tensors, and of results computed from them, can be read: not while a graph is traced."""
     import torch
 
     for tensor in tensors:

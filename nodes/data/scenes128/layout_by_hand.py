@@ -33,12 +33,16 @@ EDGES = ("left", "top", "right", "bottom")
 Box = tuple[float, float, float, float]
 
 
-def _find_missing_boxes(objects: Sequence[str], boxes: Sequence[Box], wired: Collection[str]) -> dict[str, str]:
-    """A problem of the setting ``boxes`` if it has not one box for each object, and the port ``box`` has no link."""
-    return {} if "box" in wired or len(objects) == len(boxes) else {"boxes": _describe_counts(objects, boxes)}
+def _check_settings(objects: Sequence[str], boxes: Sequence[Box], wired: Collection[str]) -> dict[str, str]:
+    """The problem of the settings; where the port ``box`` is linked, the boxes are made of that."""
+    problem = "" if "box" in wired else _describe_problem(objects, boxes)
+    return {"boxes": problem} if problem else {}
 
 
-def _describe_counts(objects: Sequence[str], boxes: Sequence[Box]) -> str:
+def _describe_problem(objects: Sequence[str], boxes: Sequence[Box]) -> str:
+    """The reason why objects cannot be placed in boxes, of which each needs one; "" if they can."""
+    if not isinstance(objects, str) and len(objects) == len(boxes) <= LARGEST_COUNT:
+        return ""
     counts = f"{len(objects)} {'object' if len(objects) == 1 else 'objects'} and {_count_boxes(boxes)}"
     return f"expected a list of up to {LARGEST_COUNT} objects, and a box for each; found {counts}"
 
@@ -47,7 +51,7 @@ def _count_boxes(boxes: Sequence[Box]) -> str:
     return "1 box" if len(boxes) == 1 else f"{len(boxes)} boxes"
 
 
-@node("layout.place", host=True, shape=port_shapes.one_row, check=_find_missing_boxes)
+@node("layout.place", host=True, shape=port_shapes.one_row, check=_check_settings)
 def place_layout(
     box: Tensor | None = None,
     *,
@@ -67,8 +71,8 @@ def place_layout(
 
     if box is not None:
         boxes = share_box(box, boxes, len(objects))
-    if isinstance(objects, str) or len(objects) != len(boxes) or len(objects) > LARGEST_COUNT:
-        raise ValueError(_describe_counts(objects, boxes))
+    if problem := _describe_problem(objects, boxes):
+        raise ValueError(problem)
     numbers = np.full((2, 1, LARGEST_COUNT), NO_OBJECT)
     edges = np.full((1, LARGEST_COUNT, 4), NO_OBJECT, dtype=np.float32)
     for row, (words, place) in enumerate(zip(objects, boxes, strict=True)):

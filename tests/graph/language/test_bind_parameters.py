@@ -351,12 +351,14 @@ def test_port_types_are_parameter_types(tmp_path: Path, declared: str, raw: obje
 @pytest.mark.parametrize(
     ("declared", "raw", "reason"),
     [
-        ("list[str]", ["a", 1], "Input should be a valid string (entry [1]); found list ['a', 1]"),
-        ("str | list[str]", ["a", "b", 3], "Input should be a valid string (entry [2]); found list ['a', 'b', 3]"),
-        ("list[list[int]]", [[1], [2, None]], "Input should be a valid integer (entry [1][1]); found list"),
+        ("list[str]", ["a", 1], "Input should be a valid string (element [1]); found list ['a', 1]"),
+        ("str | list[str]", ["a", "b", 3], "Input should be a valid string (element [2]); found list ['a', 'b', 3]"),
+        ("list[list[int]]", [[1], [2, None]], "Input should be a valid integer (element [1][1]); found list"),
     ],
 )
-def test_an_error_says_which_entry_of_a_list_is_wrong(tmp_path: Path, declared: str, raw: object, reason: str) -> None:
+def test_an_error_says_which_element_of_a_list_is_wrong(
+    tmp_path: Path, declared: str, raw: object, reason: str
+) -> None:
     (error,) = bind_errors(graph(tmp_path, f"{{p: {{type: '{declared}'}}}}"), {"p": raw})
     assert reason in error
 

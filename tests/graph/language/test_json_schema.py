@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Sequence
+from itertools import chain
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -187,3 +188,14 @@ def test_every_built_in_node_has_a_definition() -> None:
     registry = default_registry(entry_points=False)
     definitions = json_schema(registry)["$defs"]
     assert {f"node:{id}" for id in registry.nodes} <= set(definitions)
+
+
+def test_a_call_is_compared_with_the_nodes_of_its_namespace_only() -> None:
+    """Validators try every condition of a list, for each call of a workflow."""
+    registry = default_registry(entry_points=False)
+    conditions = json_schema(registry)["$defs"]["call"]["allOf"]
+    members = [condition["if"]["properties"]["use"]["enum"] for condition in conditions]
+    assert sorted(chain(*members)) == sorted(registry.nodes)
+    for condition, names in zip(conditions, members, strict=True):
+        assert [inner["then"]["$ref"].rpartition(":")[2] for inner in condition["then"]["allOf"]] == names
+    assert len(conditions) + max(map(len, members)) < sum(map(len, members)) / 2

@@ -167,7 +167,7 @@ def test_what_cannot_be_placed_is_named(
         place_layout(objects=objects, boxes=boxes)
 
 
-def test_a_workflow_with_too_few_boxes_is_refused_before_it_runs(tmp_path: Path) -> None:
+def test_a_workflow_with_other_boxes_than_objects_is_refused_before_it_runs(tmp_path: Path) -> None:
     path = tmp_path / "place.yaml"
     path.write_text(PLACE)
     workflow = load_workflow(path)
