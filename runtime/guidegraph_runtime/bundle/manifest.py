@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from guidegraph_runtime.bundle.bounds import plain_bounds, read_bounds
+from guidegraph_runtime.bundle.manifest_plan import read_plan
 from guidegraph_runtime.bundle.manifest_types import (
     DTYPES,
     FILE_TYPES,
@@ -28,10 +29,7 @@ from guidegraph_runtime.bundle.manifest_types import (
 )
 from guidegraph_runtime.bundle.names import MANIFEST, file_name_problem, identifier_problem, label_problem
 from guidegraph_runtime.bundle.strict_json import Cursor, parse_json
-from guidegraph_runtime.declare.choice_words import CHOOSE
 from guidegraph_runtime.run_json import RECORD
-from guidegraph_runtime.running.choices import Choice
-from guidegraph_runtime.running.loops import Loop
 
 __all__ = [
     "Dims",
@@ -55,7 +53,6 @@ FORMAT = "guidegraph-bundle"
 VERSION = 1
 MAX_SIZE = 2**40
 MAX_DIM = 2**31 - 1
-MAX_BODIES = 8
 MAX_CHANNELS = 1024
 _LONG_TEXT = 2**20
 _FIELDS = ("name", "workflow", "inputs", "outputs", "parts", "plan", "files", "versions", "requires", "fixed")
@@ -78,7 +75,7 @@ def read_manifest(data: bytes, location: str = MANIFEST) -> Manifest:
     requires = _requires(fields["requires"])
     _check_opsets(fields["parts"], parts, requires)
     reference = _reference(fields["reference"], inputs, outputs, files) if "reference" in fields else None
-    plan = _operations(fields["plan"], MAX_BODIES)
+    plan = read_plan(fields["plan"], parts)
     return Manifest(
         name=fields["name"].name(label_problem),
         workflow=fields["workflow"].text(_LONG_TEXT),
@@ -272,33 +269,6 @@ def _check_opsets(cursor: Cursor, parts: Mapping[str, Part], requires: Requires)
     for name, part in parts.items():
         if part.opsets.get("", 0) > requires.opset:
             cursor.at(name).fail(f"at most opset {requires.opset}, as 'requires' says", str(part.opsets[""]))
-
-
-def _operations(cursor: Cursor, levels: int) -> tuple[Operation, ...]:
-    if levels == 0:
-        cursor.fail(f"at most {MAX_BODIES} bodies in each other", "more")
-    return tuple(_operation(item, levels) for item in cursor.items())
-
-
-def _operation(cursor: Cursor, levels: int) -> Operation:
-    fields = cursor.fields(["op", "node", "in", "with", "out"], ["body"])
-    outputs = tuple(item.name(label_problem) for item in fields["out"].items())
-    if len(set(outputs)) < len(outputs):
-        fields["out"].fail("each name once")
-    operation = Operation(
-        op=fields["op"].name(label_problem),
-        node=fields["node"].name(label_problem),
-        inputs={name: item.name(label_problem) for name, item in fields["in"].entries(label_problem)},
-        settings={name: item.value for name, item in fields["with"].entries(label_problem)},
-        outputs=outputs,
-        body=_operations(fields["body"], levels - 1) if "body" in fields else None,
-    )
-    if operation.op in ("loop", CHOOSE):
-        try:
-            Loop.of(operation) if operation.op == "loop" else Choice.of(operation)
-        except ValueError as error:
-            fields["with"].fail(f"what makes a {'loop' if operation.op == 'loop' else 'choice'}", str(error))
-    return operation
 
 
 def _reference(

@@ -38,19 +38,14 @@ class Joins:
 
     @classmethod
     def of(cls, operation: Operation, part: Part) -> Joins:
-        """The joins of a part's operation. Raises ``ValueError`` for a setting that is not one."""
+        """The joins of a part's operation."""
         if JOINS not in operation.settings:
             return cls(why=EARLIER_EXPORT)
         setting: Any = operation.settings[JOINS]
-        if not isinstance(setting, Mapping) or setting.keys() - {"why", "indices", "padded"}:
-            raise ValueError(f"'{JOINS}' of a part has indices and padded, or why; found {setting!r:.80}")
         why, indices, padded = setting.get("why", ""), setting.get("indices", {}), setting.get("padded", [])
-        names = [why, *indices.values(), *padded] if isinstance(indices, Mapping) and isinstance(padded, list) else [0]
-        if not all(isinstance(name, str) for name in names):
-            raise ValueError(f"'{JOINS}' of a part names values and axes; found {setting!r:.80}")
         if shared := [tensor.name for tensor in part.outputs if BATCH not in tensor.dims]:
             return cls(why=why or f"it gives '{shared[0]}', which is one value for all samples")
-        return cls(why, {str(name): axis for name, axis in indices.items()}, frozenset(padded))
+        return cls(why, indices, frozenset(padded))
 
     def is_table(self, tensor: Tensor) -> bool:
         """Whether an input is a table that an index counts the rows of."""

@@ -25,6 +25,7 @@ from guidegraph_runtime.admission import (
 )
 from guidegraph_runtime.bundle.folder import sha256
 from guidegraph_runtime.bundle.manifest import Manifest, Operation, Tensor, read_manifest
+from guidegraph_runtime.bundle.manifest_plan import read_guards
 from guidegraph_runtime.bundle.manifest_types import DTYPES
 from guidegraph_runtime.bundle.names import BATCH, TABLES, label_problem
 from guidegraph_runtime.bundle.strict_json import MAX_BYTES, Cursor, parse_json
@@ -257,8 +258,7 @@ def read_description(path: str | os.PathLike[str]) -> Description:
     nodes = {cursor.node for cursor in recipe.plan}
     if unknown := [cursor.node for cursor in noise.values() if cursor.node not in nodes]:
         fields["inputs"].fail("noise of nodes that the recipe has", f"'{unknown[0]}'")
-    if not isinstance(fields["fields"].value, dict):
-        fields["fields"].fail("an object")
+    read_guards(fields["fields"])
     files = _files(Path(path).with_suffix(DATA), fields["data"], fields["files"], recipe)
     return Description(location, inputs, noise, fields["fields"].value, recipe, files, frozenset(samples), multiples)
 

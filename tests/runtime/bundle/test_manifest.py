@@ -282,6 +282,7 @@ def test_file_names_that_meet(name: str) -> None:
         (("files", "parts/step.onnx"), {"sha256": "A" * 64, "size": 3}),
         (("files", "parts/step.onnx"), {"sha256": "0" * 63, "size": 3}),
         (("plan", 0, "out"), ["y", "y"]),
+        (("plan", 0, "body", 0, "node"), "stop"),
         (("parts", "step", "inputs"), [{"name": "x", "dtype": "float32", "dims": []}] * 2),
         (("parts", "step", "inputs", 0, "dims"), [-1]),
         (("parts", "step", "inputs", 0, "dims"), [True]),
@@ -290,6 +291,21 @@ def test_file_names_that_meet(name: str) -> None:
 )
 def test_values_that_do_not_agree(path: tuple[Any, ...], replacement: Any) -> None:
     refusal(change_at(path, replacement))
+
+
+@pytest.mark.parametrize(
+    ("name", "setting"),
+    [
+        *(("joins", setting) for setting in ([], {"how": 1}, {"indices": 3}, {"why": 3}, {"padded": "rows"})),
+        *(("joins", setting) for setting in ({"indices": {"index": None}}, {"padded": [1]})),
+        *(("fields", setting) for setting in ([], {"clip": None}, {"clip": {}}, {"clip": {"is": 1, "why": 2}})),
+        *(("ranges", setting) for setting in ([], {"scale": 1}, {"scale": {"low": "0"}})),
+    ],
+    ids=str,
+)
+def test_settings_of_a_call_of_a_part(name: str, setting: Any) -> None:
+    text = refusal(change_at(("plan", 0, "body", 0, "with"), {name: setting}))
+    assert f"[plan[0].body[0].with.{name}" in text
 
 
 def test_a_table_may_not_take_the_name_of_the_record_and_a_tensor_may() -> None:

@@ -324,11 +324,3 @@ def test_a_run_that_fails_leaves_the_others_whole(bundle: Bundle, monkeypatch: p
     rest = [runs[0], runs[2]]
     step_to_the_end(bundle, rest)
     check_as_alone(bundle, [REQUESTS[0], REQUESTS[2]], rest)
-
-
-@pytest.mark.parametrize("joins", [[], {"how": 1}, {"indices": 3}, {"why": 3}, {"padded": "rows"}])
-def test_a_setting_that_is_not_one_is_an_error_of_the_bundle(tmp_path: Path, joins: Any) -> None:
-    bundle = Bundle(write_loop_bundle(tmp_path / "b", joins=joins), CPU)
-    runs = [bundle.start(**request) for request in REQUESTS[:2]]
-    with pytest.raises(BundleError, match="'joins' of a part"):
-        bundle.step(runs)

@@ -124,6 +124,14 @@ def test_settings_that_the_graph_was_not_traced_with_are_named(small: Small) -> 
         inputs_of(small.file.with_suffix(".json"), steps=1)  # DDPM adds no noise in its last step
 
 
+def test_a_guard_without_a_value_is_an_error_of_the_description(small: Small, tmp_path: Path) -> None:
+    described = json.loads(small.file.with_suffix(".json").read_text())
+    described["fields"] = {"clip": {"why": "it was traced"}}
+    (tmp_path / "small.json").write_text(json.dumps(described))
+    with pytest.raises(BundleError, match=r"bad-manifest: expected the field 'is', found only 'why'.*\[fields\.clip\]"):
+        read_description(tmp_path / "small.json")
+
+
 def test_another_sampler_and_size_in_one_call(small: Small, tmp_path: Path) -> None:
     description = read_description(small.file.with_suffix(".json"))
     changes = {"scheduler.use": "scheduler.ddim", "scheduler.eta": 0.5, "noise.shape": [3, 16, 4]}

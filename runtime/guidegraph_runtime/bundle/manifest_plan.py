@@ -1,0 +1,76 @@
+"""Read the plan of `bundle.json`, with strict checks of its operations."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from guidegraph_runtime.bundle.bounds import read_bounds
+from guidegraph_runtime.bundle.manifest_types import Operation, Part
+from guidegraph_runtime.bundle.names import JOINS, RANGES, label_problem
+from guidegraph_runtime.bundle.strict_json import Cursor
+from guidegraph_runtime.declare.choice_words import CHOOSE
+from guidegraph_runtime.errors import format_value, suggest_name
+from guidegraph_runtime.running.choices import Choice
+from guidegraph_runtime.running.loops import Loop
+
+MAX_BODIES = 8
+
+
+def read_plan(cursor: Cursor, parts: Mapping[str, Part], levels: int = MAX_BODIES) -> tuple[Operation, ...]:
+    """The operations of a plan, whose bodies are at most ``levels`` deep. Raises ``BundleError``."""
+    if levels == 0:
+        cursor.fail(f"at most {MAX_BODIES} bodies in each other", "more")
+    return tuple(_operation(item, parts, levels) for item in cursor.items())
+
+
+def read_guards(cursor: Cursor) -> None:
+    """Check the guards of a part, by the names of the values. Raises ``BundleError``."""
+    for _, guard in cursor.entries(label_problem):
+        fields = guard.fields(["is"], ["why"])
+        if "why" in fields:
+            fields["why"].text()
+
+
+def _operation(cursor: Cursor, parts: Mapping[str, Part], levels: int) -> Operation:
+    fields = cursor.fields(["op", "node", "in", "with", "out"], ["body"])
+    outputs = tuple(item.name(label_problem) for item in fields["out"].items())
+    if len(set(outputs)) < len(outputs):
+        fields["out"].fail("each name once")
+    operation = Operation(
+        op=fields["op"].name(label_problem),
+        node=fields["node"].name(label_problem),
+        inputs={name: item.name(label_problem) for name, item in fields["in"].entries(label_problem)},
+        settings={name: item.value for name, item in fields["with"].entries(label_problem)},
+        outputs=outputs,
+        body=read_plan(fields["body"], parts, levels - 1) if "body" in fields else None,
+    )
+    if operation.op in ("loop", CHOOSE):
+        try:
+            Loop.of(operation) if operation.op == "loop" else Choice.of(operation)
+        except ValueError as error:
+            fields["with"].fail(f"what makes a {'loop' if operation.op == 'loop' else 'choice'}", str(error))
+    if operation.op == "part":
+        _check_part_call(fields["node"], fields["with"], parts)
+    return operation
+
+
+def _check_part_call(node: Cursor, settings: Cursor, parts: Mapping[str, Part]) -> None:
+    if node.value not in parts:
+        node.fail("the name of a part", f"{format_value(node.value)} ({suggest_name(node.value, parts)})")
+    if "fields" in settings.value:
+        read_guards(settings.at("fields"))
+    if RANGES in settings.value:
+        for _, bounds in settings.at(RANGES).entries(label_problem):
+            read_bounds(bounds, "float")
+    if JOINS in settings.value:
+        _check_joins(settings.at(JOINS))
+
+
+def _check_joins(cursor: Cursor) -> None:
+    fields = cursor.fields((), ["why", "indices", "padded"])
+    if "why" in fields:
+        fields["why"].text()
+    for _, axis in fields["indices"].entries(label_problem) if "indices" in fields else ():
+        axis.text()
+    for axis in fields["padded"].items() if "padded" in fields else ():
+        axis.text()
