@@ -15,6 +15,7 @@ from torch.nn import functional
 
 from guidegraph import Condition, NodeError, Prediction, StepContext, load_workflow
 from guidegraph.graph.planning.admission import list_admission_problems
+from guidegraph.nodes.sampling import levels as grids
 from guidegraph.nodes.sampling import schedule as schedules
 from guidegraph.nodes.sampling import scheduler
 from guidegraph.nodes.sampling.scheduler_join import join
@@ -241,9 +242,11 @@ def recurrence(plugins: dict[str, tuple[str, str]], tmp_path: Path) -> Recurred:
     return run
 
 
-def test_recurrence_is_equation_10_by_a_plain_loop(recurrence: Recurred) -> None:
-    actual = recurrence("ddim")
-    bars = [*actual["plain"].alpha.square().tolist(), 1.0]
+@pytest.mark.parametrize("final", ["one", "first"])
+def test_recurrence_is_equation_10_by_a_plain_loop(recurrence: Recurred, final: str) -> None:
+    actual = recurrence("ddim", f", with: {{final: {final}}}")
+    bars = actual["plain"].alpha.square().tolist()
+    bars.append(1.0 if final == "one" else bars[-1])
     x, noises = actual["start"].double(), iter(actual["noises"].double())
     for bar, before in pairwise(bars):
         for time in range(3):
@@ -274,6 +277,13 @@ def test_steps_taken_once_equal_the_sampler(recurrence: Recurred) -> None:
 def test_samplers_whose_steps_cannot_be_repeated_are_refused(recurrence: Recurred, sampler: str, settings: str) -> None:
     with pytest.raises(NodeError, match="keeps no values"):
         recurrence(sampler, settings)
+
+
+def test_a_sampler_from_the_data_to_the_noise_is_refused() -> None:
+    schedule = schedules.linear()
+    rising = grids.reverse(grids.leading(schedule, steps=5), schedule)
+    with pytest.raises(ValueError, match=r"from the data to the noise.*without levels\.reverse"):
+        universal.recur(scheduler.ddim(schedule, rising).scheduler)
 
 
 def test_a_joined_sampler_is_refused_and_those_that_are_repeated_can_be_joined() -> None:
