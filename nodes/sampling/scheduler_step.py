@@ -162,12 +162,25 @@ def add_noise(scheduler: Scheduler, x0: Sample, noise: Noise, state: SchedulerSt
 
     check_compatible("x0 and noise", x0, noise)
     dtype = widen_dtype(x0.dtype)
-    index = torch.zeros(1, dtype=torch.int64) if state is None else state.index
+    index = _next_calls(scheduler, max(x0.shape[0], noise.shape[0]), state)
     levels = (
         torch.cat([level, level.new_full((1,), end)]) for level, end in ((scheduler.alpha, 1), (scheduler.sigma, 0))
     )
     alpha, sigma = (along(take_entry(level, index, x0.to(dtype)), x0) for level in levels)
     return alpha * x0.to(dtype) + sigma * noise.to(device=x0.device, dtype=dtype)
+
+
+def _next_calls(scheduler: Scheduler, batch: int, state: SchedulerState | None) -> Tensor:
+    """The row of the next call for all samples (1), or of a joined table for each (B); R after a sampler's last."""
+    import torch
+
+    if not scheduler.joined:
+        return torch.zeros(1, dtype=torch.int64) if state is None else state.index
+    samples = batch if state is None else state.index.shape[0]
+    first = len(scheduler.t) // samples * torch.arange(samples, device=scheduler.t.device)
+    index = first if state is None else state.index.to(first.device)
+    length = scheduler.numbers[1][first]
+    return torch.where(index - first < length, index, len(scheduler.t))
 
 
 @node("scheduler.table")

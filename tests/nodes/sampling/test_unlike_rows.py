@@ -253,6 +253,22 @@ def test_noise_is_added_at_the_level_of_each_samples_next_row() -> None:
         torch.testing.assert_close(noisy[i : i + 1], alone)
 
 
+def test_noise_is_added_from_the_start_to_the_end_of_each_sampler() -> None:
+    schedule = scaled_linear()
+    tables = [samplers.ddim(schedule, steps=2), samplers.euler(schedule, steps=4)]
+    joined = join([table.scheduler for table in tables])
+    x0, noise = torch.full((2, *SHAPE), 0.5), torch.ones(2, *SHAPE)
+    torch.testing.assert_close(
+        add_noise(joined.scheduler, x0, noise), add_noise(joined.scheduler, x0, noise, joined.state)
+    )
+    for row in range(5):
+        noisy = add_noise(joined.scheduler, x0, noise, replace(joined.state, index=joined.state.index + row))
+        for i, table in enumerate(tables):
+            own_row = torch.tensor([min(row, len(table.steps))])
+            alone = add_noise(table.scheduler, x0[:1], noise[:1], replace(table.state, index=own_row))
+            torch.testing.assert_close(noisy[i : i + 1], alone)
+
+
 def test_a_sampler_that_has_ended_keeps_x_and_its_slots() -> None:
     schedule = scaled_linear()
     short, long = samplers.unipc(schedule, steps=2), samplers.unipc(schedule, steps=5)
