@@ -125,4 +125,5 @@ def scale_mask(mask: Mask) -> Sample:
 def blend(inside: Sample, outside: Sample, mask: Mask) -> Sample:
     """`image.composite` for samples with any number of channels, such as latents: `inside` where the mask is 1."""
     check_compatible("samples and masks", inside, outside, mask, start=2)
+    check_compatible("samples", inside, outside)
     return outside + cast_mask(mask, outside) * (inside - outside)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 
 from guidegraph.nodes.conditioning.mask import blend, fit_mask
@@ -26,6 +27,11 @@ def test_samples_of_any_channels_are_blended_under_a_mask() -> None:
     blended = blend(inside, outside, mask)
     torch.testing.assert_close(blended[..., 1:3], inside[..., 1:3])
     assert torch.equal(blended[..., [0, 3]], outside.expand(2, -1, -1, -1)[..., [0, 3]])
+
+
+def test_samples_of_unlike_channels_are_not_blended() -> None:
+    with pytest.raises(ValueError, match=r"samples must be of one size.*\(1, 4, 2, 2\) and \(1, 1, 2, 2\)"):
+        blend(torch.zeros(1, 4, 2, 2), torch.zeros(1, 1, 2, 2), torch.ones(1, 1, 2, 2))
 
 
 def test_noise_is_added_at_the_level_of_the_next_call_and_none_after_the_last() -> None:
