@@ -19,7 +19,7 @@ def ddpm(levels: Sequence[Level], *, variance: Variance = "fixed_small") -> list
     """Ancestral sampling (Ho et al. 2020, eq. 6–7), by default at every timestep.
 
     A step that lands at σ = 0 draws no noise; it takes log β̃ from the previous one, and also Σ for β (as in OpenAI's
-    code).
+    code). A step of length zero draws none either.
 
     variance: β̃, β, or learned between the two in log space (Nichol & Dhariwal 2021, eq. 15).
     """
@@ -38,7 +38,8 @@ def ddpm(levels: Sequence[Level], *, variance: Variance = "fixed_small") -> list
             rows.append(Row(a, mean + (0 if lands else math.sqrt(beta)) * NOISE, score_gain=gain))
         else:
             bounds = (math.log(floor), math.log(max(beta, floor)))
-            rows.append(Row(a, mean + (0 if lands else 1) * NOISE, score_gain=1.0, log_variance=bounds))
+            draws = small > 0
+            rows.append(Row(a, mean + draws * NOISE, score_gain=float(draws or lands), log_variance=bounds))
     return rows
 
 

@@ -140,7 +140,8 @@ def edm(
     """EDM's stochastic sampler (Karras et al. 2022, algorithm 2): 2·steps − 1 calls; churn 0 is Heun's method.
 
     A step's noise raises s = σ/α to ŝ = (1 + γ)s and belongs to the previous row. The first step has none, so the
-    table starts at its ŝ, the level that adding the noise would reach. No ŝ exceeds the schedule's end.
+    table starts at its ŝ, the level that adding the noise would reach. No ŝ exceeds the schedule's end, and the last
+    step adds none, as no call follows it.
 
     churn: S_churn; s_min, s_max: the σ/α between which noise is added; s_noise: S_noise.
     """
@@ -153,7 +154,7 @@ def edm(
 
     rows = []
     hat = lift(levels[0])
-    for b, after in zip(levels[1:], [lift(b) for b in levels[1:]], strict=True):
+    for b, after in zip(levels[1:], [*map(lift, levels[1:-1]), levels[-1]], strict=True):
         fresh = math.sqrt(max(after.ratio**2 - b.ratio**2, 0)) * s_noise * NOISE
         if b.sigma > 0:
             rows.append(Row(hat, _toward(b), slots=(X / hat.alpha, EPS)))

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 
+from guidegraph.nodes.sampling import levels as grids
 from guidegraph.nodes.sampling import scheduler as samplers
 from guidegraph.nodes.sampling.scheduler import Sampler
 from tests.nodes.sampling.closed_form import eps_star, normal, ode_solution, sample, scaled_linear
@@ -77,6 +78,13 @@ def test_edm_with_churn_is_the_papers_algorithm_2() -> None:
         moved = y + (after - hat) * d
         y = y + (after - hat) * (d + derivative(moved, after)) / 2 if after else moved
     torch.testing.assert_close(sample(sampler, x, noises), y, atol=1e-6, rtol=0)
+
+
+def test_edm_with_churn_ends_at_its_last_level() -> None:
+    schedule = scaled_linear()
+    levels = grids.sigmas(schedule, sigmas=[4.0, 2.0, 1.0], final="listed")
+    churned, plain = (samplers.edm(schedule, levels, churn=churn, s_max=1.5).scheduler for churn in (1.0, 0.0))
+    torch.testing.assert_close(churned.matrix, plain.matrix)
 
 
 def test_unipc_of_third_order_is_better_than_of_second() -> None:

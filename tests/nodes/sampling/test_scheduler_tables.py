@@ -145,6 +145,15 @@ def test_posterior_of_the_linear_schedule_at_500() -> None:
     assert scheduler.score_gain[999 - 500].item() == pytest.approx(0.01005134, abs=5e-9)
 
 
+def test_a_step_of_length_zero_changes_nothing_with_a_learned_variance_either() -> None:
+    learned, fixed = (
+        samplers.ddpm(scaled_linear(), steps=5, final="first", variance=variance).scheduler
+        for variance in ("learned", "fixed_small")
+    )
+    torch.testing.assert_close(learned.matrix[-1], fixed.matrix[-1])
+    assert learned.score_gain[-1].item() == 0
+
+
 @pytest.mark.parametrize("variance", ["fixed_small", "fixed_large", "learned"])
 def test_ddpm_draws_no_noise_at_its_last_row(variance: Any) -> None:
     scheduler = samplers.ddpm(schedules.linear(), steps=20, variance=variance).scheduler
