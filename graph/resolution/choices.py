@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Literal
+from dataclasses import replace
+from typing import Annotated, Any, Literal
 
 from guidegraph.graph.ir import Choice, Op
 from guidegraph.graph.language.syntax import ParsedChoice
@@ -16,6 +17,7 @@ from guidegraph.graph.resolution.ports import PortResolver
 from guidegraph.graph.resolution.scope import ResolvedNode, Scope, TypedSource
 from guidegraph.graph.sources import Output, Source
 from guidegraph.graph.types import PortType, SequenceOf, Tensor
+from guidegraph.graph.values.simple_values import SameType
 from guidegraph_runtime.declare.choice_words import CHOOSE, OTHERWISE, WHEN
 
 VALUES = (bool, int, str)
@@ -104,9 +106,8 @@ def _read_values(
         wrong |= kinds in ((bool,), (int,)) and type(value) is not kinds[0]
         if wrong:
             expected = "true or false" if kinds == (bool,) else "a whole number" if kinds == (int,) else _ANY_VALUE
-            resolver.report(
-                label.mark, "bad-value", f"a branch is for {expected} here; found '{shorten(name)}'", f"{path}.of"
-            )
+            message = f"a branch is for {expected} here; found {_describe_label(label)}"
+            resolver.report(label.mark, "bad-value", message, f"{path}.of")
             is_valid = False
         else:
             assert isinstance(value, VALUES)
@@ -117,6 +118,12 @@ def _read_values(
         resolver.report(choice.mark, "missing-key", message, f"{path}.of")
         return None
     return values if is_valid else None
+
+
+def _describe_label(label: Scalar) -> str:
+    if label.plain or isinstance(replace(label, plain=True).value, str):
+        return f"'{shorten(label.text)}'"
+    return f"the text '{shorten(label.text)}': write it without quotes"
 
 
 def _join_branches(
@@ -144,4 +151,4 @@ def _join_branches(
 
 def _make_annotation(values: list[bool | int | str], otherwise: bool) -> Any:
     """The annotation that validates a value of ``when`` known before the run."""
-    return bool | int | str if otherwise else Literal[tuple(values)]
+    return bool | int | str if otherwise else Annotated[Literal[tuple(values)], SameType(tuple(values))]

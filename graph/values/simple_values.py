@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 import operator
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from types import NoneType, UnionType
@@ -24,8 +25,25 @@ Converter: TypeAlias = Callable[[object], object]
 _EXACT_INTEGERS = 2**53
 """Integers up to this one are exact as floats."""
 _NUMBERS = (int, float)
-_MARKS = (Beside, Written, RunsCode)
-"""Marks of files, as classes or objects, that restrict no value."""
+
+
+@dataclass(frozen=True)
+class SameType:
+    """Marks a ``Literal`` whose values must be equal in type too: pydantic takes 1.0 and True as the choice 1."""
+
+    values: tuple[bool | int | str, ...]
+
+    def check(self, value: object) -> object:
+        """The value, or None, which is not a choice, for a value of another type."""
+        return value if any(type(choice) is type(value) and choice == value for choice in self.values) else None
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: Callable[[Any], dict[str, Any]]) -> dict[str, Any]:
+        function = {"type": "no-info", "function": self.check}
+        return {"type": "function-before", "function": function, "schema": handler(source)}
+
+
+_MARKS = (Beside, Written, RunsCode, SameType)
+"""Marks, as classes or objects, that do not restrict what the converters return."""
 
 
 def make_converter(annotation: Any) -> Converter | None:

@@ -307,6 +307,18 @@ def test_a_known_value_without_a_branch_is_an_error_before_the_run(tmp_path: Pat
     assert ran == []
 
 
+@pytest.mark.parametrize(("value", "found"), [(1.0, "float 1.0"), (True, "bool True"), ("1", "str '1'")])
+def test_a_known_value_must_have_the_type_of_its_branch(value: object, found: str, tmp_path: Path) -> None:
+    text = BY_PARAMETER.replace("mode: small", "mode: {type: Any, default: 1}").replace(
+        "small: saved, big", "1: saved, 2"
+    )
+    assert run_choice(text, tmp_path, {"mode": 2}).outputs == {"end": 11.0}
+    ran.clear()
+    with pytest.raises(WorkflowError, match=rf"'mode': port 'when' of choose .*should be 1 or 2; found {found}"):
+        run_choice(text, tmp_path, {"mode": value})
+    assert ran == []
+
+
 def test_a_value_without_a_branch_names_the_choice_and_its_branches(tmp_path: Path) -> None:
     text = COMPUTED.replace("of: {small: saved, big: kept}", "of: {smal: saved, large: kept}")
     with pytest.raises(NodeError) as caught:
