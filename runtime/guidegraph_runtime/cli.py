@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any, NoReturn
 
 from guidegraph_runtime.command import (
@@ -15,6 +14,7 @@ from guidegraph_runtime.command import (
     CommandParser,
     end_process,
     end_with_code,
+    parse_folder,
     parse_threads,
     read_limits,
     show_version,
@@ -66,7 +66,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     add("--lora", metavar="FILE[:STRENGTH]", action="append", default=[], help="add a LoRA to the weights")
     add("--only", metavar="OUTPUT", action="append", help="compute only this output")
-    add("--out", metavar="DIR", type=Path, help="where the files go; by default runs/<time>-<name>")
+    add("--out", metavar="DIR", type=parse_folder, help="where the files go; by default runs/<time>-<name>")
     add("--provider", choices=PROVIDERS, default="auto", help="where to compute; auto takes the best one available")
     add(
         "--threads",

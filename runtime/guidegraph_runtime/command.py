@@ -8,6 +8,7 @@ import sys
 import warnings
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from pathlib import Path
 from typing import Any, NoReturn
 
 from guidegraph_runtime.error_text import describe_error
@@ -77,6 +78,13 @@ def read_limits(settings: Sequence[str]) -> Limits:
         return parse_limits(settings)
     except ValueError as error:
         raise BundleError("--limit", "bad-limit", str(error)) from None
+
+
+def parse_folder(text: str) -> Path:
+    """The value of ``--out``, in which an empty text would be the current folder."""
+    if not text:
+        raise argparse.ArgumentTypeError("expected a path, found an empty text: '.' is the current folder")
+    return Path(text)
 
 
 def parse_threads(text: str) -> int:

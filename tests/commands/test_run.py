@@ -218,6 +218,14 @@ def test_cuda_is_never_replaced_by_the_cpu(cli: Command, monkeypatch: pytest.Mon
     assert "no CUDA device" in result.err
 
 
+def test_an_empty_folder_is_refused_and_nothing_is_written(cli: Command) -> None:
+    result = cli("run", cli.workflow("draw.yaml", DRAW), "--out", "")
+    assert result.code == 2
+    assert "--out" in result.err
+    assert "expected a path; found an empty text: '.' is the current folder" in result.err
+    assert [file.name for file in cli.folder.iterdir()] == ["draw.yaml"]
+
+
 @pytest.mark.parametrize("option", ["--out", "--cache"])
 def test_a_file_in_place_of_a_folder_is_refused(cli: Command, option: str) -> None:
     cli.workflow("taken", "")

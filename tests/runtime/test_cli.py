@@ -283,7 +283,9 @@ def test_wrong_arguments_are_one_line_and_nothing_is_run(
     assert not Path("runs").exists()
 
 
-@pytest.mark.parametrize("arguments", [[], ["--threads", "-1"], ["--provider", "tpu"], ["--verify", "--describe"]])
+@pytest.mark.parametrize(
+    "arguments", [[], ["--threads", "-1"], ["--provider", "tpu"], ["--out", ""], ["--verify", "--describe"]]
+)
 def test_arguments_that_do_not_parse_end_with_2(run: Run, bundle: Path, arguments: list[str]) -> None:
     assert run(*([bundle, *arguments] if arguments else [])).code == 2
 

@@ -11,7 +11,12 @@ from guidegraph.graph.trust.policy import Grants
 
 
 def user_path(text: str) -> Path:
-    """A path, in which ``~`` stands for the home folder: shells leave it as it is in ``--out=~/x``."""
+    """A path, in which ``~`` stands for the home folder: shells leave it as it is in ``--out=~/x``.
+
+    Raises ``typer.BadParameter`` for an empty text, which would be the current folder.
+    """
+    if not text:
+        raise typer.BadParameter("expected a path; found an empty text: '.' is the current folder")
     return Path(text).expanduser()
 
 
