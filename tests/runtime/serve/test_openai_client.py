@@ -54,6 +54,27 @@ def test_openai_draws_the_pictures_of_the_bundle_alone(address: str, alone: Bund
         assert picture.std() > 1
 
 
+def test_openai_may_ask_for_what_the_server_does_anyway(address: str) -> None:
+    with make_openai(address) as client:
+        answer = client.images.generate(
+            model="pictures",
+            prompt=openai.NOT_GIVEN,
+            n=1,
+            output_compression=100,
+            partial_images=0,
+            user="a",
+            extra_body={"safety_identifier": "a", "steps": 2},
+        )
+        assert len(answer.data) == 1
+        for name, value, message in (
+            ("output_compression", 50, "expected 100, found 50"),
+            ("partial_images", 2, "expected 0, found 2"),
+        ):
+            with pytest.raises(openai.BadRequestError, match=message) as caught:
+                client.images.generate(model="pictures", prompt=openai.NOT_GIVEN, extra_body={name: value})
+            assert caught.value.param == name
+
+
 def test_openai_names_the_parameter_of_an_error(address: str) -> None:
     with make_openai(address) as client:
         with pytest.raises(openai.BadRequestError, match="takes 999 steps, and this server allows 200") as caught:

@@ -19,6 +19,9 @@ SEED_INPUT = "seed"
 OPTIONS_OF_OTHERS = ("background", "moderation", "output_format", "quality", "style")
 """Fields that OpenAI's own models have: "auto" is accepted, and so is what this server does anyway."""
 SAME = {"output_format": ("png",), "response_format": ("b64_json",)}
+SAME_NUMBERS = {"output_compression": 100, "partial_images": 0}
+"""Numbers that OpenAI's own models take, of which this server has one each."""
+NAMES_OF_USERS = ("safety_identifier", "user")
 _SIZE = re.compile(r"(\d{1,5})x(\d{1,5})")
 
 
@@ -44,8 +47,8 @@ def read_image_request(entry: ShelfEntry, body: dict[str, Any], most: int) -> Im
     """The request for pictures of a bundle that a body without its ``model`` describes. Raises ``RequestRefused``.
 
     A field that is an input of the bundle sets that input. Else ``n`` sets the batch, or where the bundle has no such
-    input the number of runs, with a seed for each; ``size`` sets the inputs width and height, and ``user`` is ignored,
-    as is everything that asks for what the server does in any case. A field that sets an input to another value than
+    input the number of runs, with a seed for each; ``size`` sets the inputs width and height. ``user`` and
+    ``safety_identifier`` are ignored, as is everything that asks for what the server does in any case. A field that sets an input to another value than
     the request does is refused. most: the largest number of pictures from several runs.
     """
     if find_image_output(entry) is None:
@@ -58,13 +61,17 @@ def read_image_request(entry: ShelfEntry, body: dict[str, Any], most: int) -> Im
     count = take(body, "n", (int,), "a whole number")
     _add(params, "n", _read_batch(entry, count))
     _add(params, "size", _read_size(entry, take(body, "size", (str,), "WIDTHxHEIGHT or auto", "auto")))
-    take(body, "user", (str,), "a text")
+    for name in NAMES_OF_USERS:
+        take(body, name, (str,), "a text")
     if take(body, "stream", (bool,), "true or false", False):
         raise RequestRefused("expected no stream: /v1/jobs/ID/events has the progress of a job", "stream")
     for name in ("response_format", *OPTIONS_OF_OTHERS):
         value = take(body, name, (str,), "a text", "auto")
         if value != "auto" and value not in SAME.get(name, ()):
             raise RequestRefused(f"'{name}': expected {_name_same(name)}, found {value!r:.80}", name)
+    for name, same in SAME_NUMBERS.items():
+        if (number := take(body, name, (int,), "a whole number", same)) != same:
+            raise RequestRefused(f"'{name}': expected {same}, found {number}", name)
     params |= {name: value for name, value in body.items() if value is not None}  # unknown ones are refused by name
     runs = 0 if count is None or COUNT_INPUT in inputs else _check_runs(entry, params, count, most)
     return ImageRequest(DrawRequest(entry.name, params, nodes, priority, deadline), runs)
