@@ -26,6 +26,30 @@ KINDS: dict[str, PredictionKind] = {"epsilon": "eps", "sample": "x0", "v_predict
 SPACINGS = ("leading", "trailing", "linspace")
 CONFIG = "scheduler_config.json"
 
+LINSPACE_CLASSES = (
+    "DEISMultistepScheduler",
+    "DPMSolverMultistepScheduler",
+    "EulerAncestralDiscreteScheduler",
+    "EulerDiscreteScheduler",
+    "HeunDiscreteScheduler",
+    "KDPM2AncestralDiscreteScheduler",
+    "KDPM2DiscreteScheduler",
+    "LMSDiscreteScheduler",
+    "SASolverScheduler",
+    "UniPCMultistepScheduler",
+)
+"""Classes of diffusers that space timesteps by linspace where `timestep_spacing` is absent; others by leading."""
+NARROW_CLASSES = (
+    "HeunDiscreteScheduler",
+    "KDPM2AncestralDiscreteScheduler",
+    "KDPM2DiscreteScheduler",
+    "LCMScheduler",
+    "TCDScheduler",
+)
+"""Classes whose β go from 0.00085 to 0.012 where `beta_start` and `beta_end` are absent, as Stable Diffusion's do."""
+FIRST_CLASSES = ("PNDMScheduler",)
+"""Classes that end at ᾱ_0 where `set_alpha_to_one` is absent."""
+
 FLOW_CLASSES = ("FlowMatchEulerDiscreteScheduler", "FlowMatchHeunDiscreteScheduler")
 FLOW_USED = ("num_train_timesteps", "shift", "use_dynamic_shifting")
 FLOW_IGNORED = ("base_shift", "max_shift", "base_image_seq_len", "max_image_seq_len", "time_shift_type")
@@ -98,7 +122,11 @@ def build_noise_schedule(config: Mapping[str, Any], path: Path) -> Schedule:
             "diffusion, which is what is supported"
         )
     steps = read_integer(config, "num_train_timesteps", 1000, path)
-    ends = {end: read_number(config, end, beta, path) for end, beta in (("beta_start", 1e-4), ("beta_end", 0.02))}
+    defaults = (8.5e-4, 0.012) if config.get("_class_name") in NARROW_CLASSES else (1e-4, 0.02)
+    ends = {
+        end: read_number(config, end, beta, path)
+        for end, beta in zip(("beta_start", "beta_end"), defaults, strict=True)
+    }
     try:
         if betas is not None:
             schedule = schedules.from_betas(_read_betas(config, path))
@@ -132,11 +160,12 @@ def read_prediction_kind(config: Mapping[str, Any], path: Path) -> PredictionKin
 
 
 def read_sampler_settings(config: Mapping[str, Any], path: Path) -> SamplerSettings:
-    """The offset, the last ᾱ and the spacing of a scheduler_config.json. Raises ``ValueError``."""
-    spacing = config.get("timestep_spacing", "leading")
+    """The offset, the last ᾱ and the spacing of a scheduler_config.json, or its class's. Raises ``ValueError``."""
+    name = config.get("_class_name")
+    spacing = config.get("timestep_spacing", "linspace" if name in LINSPACE_CLASSES else "leading")
     if spacing not in SPACINGS:
         raise ValueError(
             f"'{path}': 'timestep_spacing' is {format_value(spacing)}; supported are {', '.join(SPACINGS)}"
         )
-    final: Literal["one", "first"] = "one" if config.get("set_alpha_to_one", True) else "first"
+    final: Literal["one", "first"] = "one" if config.get("set_alpha_to_one", name not in FIRST_CLASSES) else "first"
     return SamplerSettings(read_integer(config, "steps_offset", 0, path, low=0), final, spacing)

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from guidegraph.nodes.checkpoints.diffusers.schedule import read_scheduler
 from guidegraph.nodes.checkpoints.sampler_settings import checkpoint_sampling
 
 
@@ -41,3 +42,38 @@ def test_a_diffusers_folder_may_hold_a_config_yaml(text: str, tmp_path: Path) ->
     (tmp_path / "config.yaml").write_text(text)
     (tmp_path / "model.safetensors").write_bytes(b"x")
     assert checkpoint_sampling(path=tmp_path) == (0, "one", "trailing")
+
+
+SCHEDULERS = (
+    "DDIMScheduler",
+    "DDPMScheduler",
+    "DEISMultistepScheduler",
+    "DPMSolverMultistepScheduler",
+    "EulerAncestralDiscreteScheduler",
+    "EulerDiscreteScheduler",
+    "HeunDiscreteScheduler",
+    "KDPM2AncestralDiscreteScheduler",
+    "KDPM2DiscreteScheduler",
+    "LCMScheduler",
+    "LMSDiscreteScheduler",
+    "PNDMScheduler",
+    "SASolverScheduler",
+    "TCDScheduler",
+    "UniPCMultistepScheduler",
+)
+
+
+@pytest.mark.parametrize("name", SCHEDULERS)
+def test_absent_fields_have_the_defaults_of_their_class_in_diffusers(name: str, tmp_path: Path) -> None:
+    diffusers = pytest.importorskip("diffusers")
+    scheduler = getattr(diffusers, name).from_config({"beta_schedule": "linear"})
+    (tmp_path / "scheduler").mkdir()
+    config = tmp_path / "scheduler" / "scheduler_config.json"
+    config.write_text(json.dumps({"_class_name": name, "beta_schedule": "linear"}))
+    final = "one" if scheduler.config.get("set_alpha_to_one", True) else "first"
+    expected = (scheduler.config.get("steps_offset", 0), final, scheduler.config["timestep_spacing"])
+    assert checkpoint_sampling(path=tmp_path) == expected
+    schedule, kind = read_scheduler(tmp_path / "scheduler")
+    assert kind == "eps"
+    bars = torch.cumprod(1 - scheduler.betas.double(), 0)
+    torch.testing.assert_close(schedule.alphas_bar, bars, rtol=1e-4, atol=1e-9)
