@@ -22,7 +22,7 @@ from guidegraph.nodes.data.scenes128.scene import compose_scene
 from guidegraph_runtime.files.atomic_write import atomic_path, write_text
 
 COLUMNS, ROWS, BATCH = 8, 8, 16
-QUALITY = 92
+QUALITY = 82
 """Of a sheet that is a JPEG file; a PNG file has none."""
 
 

@@ -21,7 +21,7 @@ from guidegraph import load_workflow
 from guidegraph_runtime.files.atomic_write import atomic_path
 
 WORKFLOWS = Path(__file__).parents[1] / "workflows"
-COLUMNS, GAP, CAPTION, QUALITY = 8, 2, 14, 88
+COLUMNS, GAP, CAPTION, QUALITY = 8, 2, 14, 82
 CLOTHES: dict[str, Any] = {"batch": COLUMNS, "label": [0, 1, 2, 3, 5, 7, 8, 9]}
 DRAWN: dict[int, dict[str, dict[str, Any]]] = {
     64: {
@@ -40,6 +40,7 @@ DRAWN: dict[int, dict[str, dict[str, Any]]] = {
         "text_to_image_128": {"batch": COLUMNS, "seed": 0},
         "layout_to_image_128": {"batch": COLUMNS},
         "text_and_classifier_128": {"batch": COLUMNS, "sky": [0, 0, 1, 1, 2, 2, 3, 3]},
+        "semantic_to_image_128": {"batch": COLUMNS - 1},
         "inpaint_128": {"batch": COLUMNS - 1},
         "image_to_image_128": {"batch": COLUMNS - 1},
         "super_resolution_128": {},
@@ -47,7 +48,7 @@ DRAWN: dict[int, dict[str, dict[str, Any]]] = {
 }
 # Which cell of a workflow's own sheet shows the condition.
 GIVEN = {"semantic_to_image": 0, "inpaint": 1, "image_to_image": 0}
-GIVEN |= {"inpaint_128": 1, "image_to_image_128": 0, "super_resolution_128": 0}
+GIVEN |= {"semantic_to_image_128": 0, "inpaint_128": 1, "image_to_image_128": 0, "super_resolution_128": 0}
 
 
 def pixels(image: torch.Tensor, size: int) -> NDArray[np.uint8]:
@@ -77,8 +78,10 @@ def main() -> None:
             sheet.paste(Image.fromarray(pixels(cell, size)), (0, top))
             left = size
         sheet.paste(Image.fromarray(pixels(outputs["image"], size)), (left, top))
+    if options.sheet.suffix == ".png":
+        sheet = sheet.quantize(dither=Image.Dither.NONE)
     with atomic_path(options.sheet) as temporary:
-        sheet.save(temporary, quality=QUALITY, subsampling=0)
+        sheet.save(temporary, quality=QUALITY, subsampling=0, optimize=True)
 
 
 if __name__ == "__main__":

@@ -38,7 +38,7 @@ def measure_errors(folder: Path, count: int, seed: int, untold: bool) -> list[tu
     latent = torch.cat([autoencoder.encode(part) for part in scenes.image.split(BATCH)])
     conditions = [text(scenes.caption[start : start + BATCH]) for start in range(0, count, BATCH)]
     if denoiser.config.spatial_channels:
-        maps = map_layout(encode_layout(scenes.object, scenes.colour, scenes.box)) * (not untold)
+        maps = map_layout(encode_layout(scenes.object, scenes.box, scenes.colour)) * (not untold)
         conditions = [
             merge_conditions([said, Condition(spatial=told)])
             for said, told in zip(conditions, maps.split(BATCH), strict=True)

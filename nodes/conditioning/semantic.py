@@ -3,19 +3,35 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import NamedTuple
 
 from guidegraph.graph.node import node
 from guidegraph.graph.types import Tensor
 from guidegraph.nodes import port_shapes
-from guidegraph.nodes.derive import node_from_operation
+from guidegraph.nodes.derive import node_for, node_from_operation, to_engine, to_runtime
 from guidegraph.nodes.shape_checks import check_finite
 from guidegraph.nodes.types import Condition, Image, Segmenter, SemanticEmbedder, SemanticMap
+from guidegraph_runtime.operations import OPERATIONS
 from guidegraph_runtime.pictures.semantic_maps import COLOURS
 
 GOLDEN = 0.6180339887498949
 """Steps of the golden ratio keep any number of hues far apart."""
 
 load_map: Callable[..., SemanticMap] = node_from_operation("semantic.load", __name__, name="load_map")
+
+
+class MapObjects(NamedTuple):
+    """Objects in maps: their classes (B, N), int64, and their boxes (B, N, 4), −1 for none."""
+
+    object: Tensor
+    box: Tensor
+
+
+@node_for("semantic.boxes", host=True)
+def find_boxes(semantic: SemanticMap, *, objects: int | None, most: int) -> MapObjects:
+    values = OPERATIONS["semantic.boxes"](semantic=to_runtime(semantic), objects=objects, most=most)
+    kind, box = (to_engine(values[name], None) for name in MapObjects._fields)
+    return MapObjects(kind, box.to(semantic.dtype))
 
 
 @node("semantic.picture")

@@ -378,6 +378,11 @@ def overrides() -> list[NodeCase]:
         case("schedule.flow_shift", inputs={"schedule": flow()}),
         case("scheduler.step", inputs={"noise": draw_normal(("B", "C", "H", "W"), 8)}),
         case("scheduler.step", name="noise", inputs=noisy(), skip={"needs": "the other case leaves out the noise"}),
+        case(
+            "semantic.boxes",
+            inputs={"semantic": torch.eye(23)[:2, :, None, None].expand(-1, -1, 8, 8).contiguous()},
+            settings={"most": 2},
+        ),
         case("semantic.from_logits", detached={"logits": "a choice of classes has no gradient"}),
         case("semantic.load", settings={"path": DATA / "examples" / "map.png"}),
         case("semantic.picture", inputs={"semantic": example_map()}),

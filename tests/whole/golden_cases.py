@@ -318,11 +318,15 @@ QUICK = [
     "image_to_image_128",
     "inpaint",
     "inpaint_128",
+    "layout_128",
+    "layout_to_image_128",
     "semantic_to_image",
+    "semantic_to_image_128",
     "super_resolution_128",
     "text_and_classifier",
     "text_or_image",
     "text_to_image",
+    "text_to_image_128",
     "text_to_image_minilm",
     "text_to_image_vq",
     "evaluate/noisy_classifier",
@@ -340,20 +344,15 @@ QUICK = [
 
 
 UNTRAINED = (
-    "layout_128",
-    "layout_to_image_128",
-    "semantic_to_image_128",
-    "text_to_image_128",
     "text_to_image_dit",
     "text_to_image_mmdit",
     "evaluate/everyday",
     "evaluate/layouts_128",
     "evaluate/scene_eval",
-    "evaluate/semantic_to_image_128",
     "evaluate/text_to_image_flow",
     *(f"train/{name}" for name in TRAININGS),
 )
-"""Workflows with a model that does not ship, or is in training."""
+"""Workflows with a model that does not ship, and measurements of hundreds of pictures."""
 
 
 def _shipped() -> Iterator[Case]:

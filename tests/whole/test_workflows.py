@@ -27,13 +27,13 @@ UNTRAINED = (
     "evaluate/layouts_128.yaml",
     "evaluate/scene_eval.yaml",
     "evaluate/text_to_image_flow.yaml",
-    "semantic_to_image_128.yaml",
-    "workflows/text_to_image_128.yaml",
     "workflows/text_to_image_dit.yaml",
     "workflows/text_to_image_mmdit.yaml",
     *(f"train/{name}.yaml" for name in TRAININGS),
 )
-MEASURED = tuple(f"evaluate/{name}_128.yaml" for name in ("image_to_image", "inpaint", "super_resolution"))
+MEASURED = tuple(
+    f"evaluate/{name}_128.yaml" for name in ("image_to_image", "inpaint", "semantic_to_image", "super_resolution")
+)
 WRITING = ("train", "experiments")
 ELSEWHERE = ("blocks", "checkpoints", "own")
 WORKFLOWS = sorted(

@@ -79,7 +79,7 @@ def place_layout(
         check_box(words, place)
         numbers[:, 0, row], edges[0, row] = read_object(words), place
     kind, colour, box_rows = (torch.from_numpy(values) for values in (*numbers, edges))
-    return encode_layout(kind, colour, box_rows).to(current_device(), current_dtype())
+    return encode_layout(kind, box_rows, colour).to(current_device(), current_dtype())
 
 
 def share_box(box: Tensor, boxes: Sequence[Box], count: int) -> list[Box]:

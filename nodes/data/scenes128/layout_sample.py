@@ -105,18 +105,21 @@ def make_layouts(seed: int, batch: int, index: int, *, split: Split, single: flo
 
 
 @node("layout.encode")
-def encode_layout(object: Tensor, colour: Tensor, box: Tensor) -> Latent:
+def encode_layout(object: Tensor, box: Tensor, colour: Tensor | None = None) -> Latent:
     """The layouts (B, 81, 1, N) of scenes of 128 pixels, as samples for a denoiser to learn and to draw.
 
-    object (B, N), colour (B, N) and box (B, N, 4): of `data.scenes_128`, which has N = 4, −1 for none. Channels 0 to 63
-    say which object a column has and 64 that it has none, 65 to 75 its colour and 76 that it has none, by 2 in one of
-    them and 0 in the others; 77 to 80 are of its box: the centre across, 8 (x − ½), the lower edge, 16 (y − 0.7), and
-    the width and height, 6 (w − ¼). Columns are in the order of the objects' numbers, and those of one object from left
-    to right, then downward, so that a prompt leaves little open. Raises an error for other shapes and numbers.
+    object (B, N), box (B, N, 4) and colour (B, N): of `data.scenes_128`, which has N = 4, −1 for none. Without `colour`
+    no object has one. Channels 0 to 63 say which object a column has and 64 that it has none, 65 to 75 its colour and
+    76 that it has none, by 2 in one of them and 0 in the others; 77 to 80 are of its box: the centre across, 8 (x − ½),
+    the lower edge, 16 (y − 0.7), and the width and height, 6 (w − ¼). Columns are in the order of the objects' numbers,
+    and those of one object from left to right, then downward, so that a prompt leaves little open. Raises an error for
+    other shapes and numbers.
     """
     import torch
 
     shape = tuple(object.shape)
+    if colour is None:
+        colour = torch.full_like(object, -1)
     if len(shape) != 2 or not shape[1] or colour.shape != shape or box.shape != (*shape, 4):
         raise ValueError(
             "expected 'object' and 'colour' (B, N), N ≥ 1, and 'box' (B, N, 4), as of data.scenes_128; found "

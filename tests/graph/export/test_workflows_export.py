@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from PIL import Image, ImageOps
 
 from guidegraph import load_workflow
 from guidegraph.graph.errors import WorkflowError
@@ -31,6 +32,7 @@ TOLD = "with: {attention: new, head_channels: 16, noise_schedule: cosine}"
 """Of guided-diffusion's tiny networks, whose heads no table knows."""
 
 MAP = str(WORKFLOWS / "data" / "examples" / "map.png")
+MAP_128 = str(WORKFLOWS / "data" / "examples" / "map_128.png")
 SIZE = {"noise.shape": [4, 24, 16]}
 SIZE_TEXT = (("shape: [4, 16, 16]", "shape: [4, 24, 16]"),)
 HEUN = {"scheduler.use": "scheduler.heun"}
@@ -138,6 +140,13 @@ def minilm(folder: Path) -> dict[str, Any]:
     return {}
 
 
+def mirrored_map(folder: Path) -> dict[str, Any]:
+    """The example map of 128 pixels from right to left."""
+    with Image.open(MAP_128) as picture:
+        ImageOps.mirror(picture).save(folder / "mirrored.png")
+    return {"map": str(folder / "mirrored.png")}
+
+
 def guided_diffusion(folder: Path) -> dict[str, Any]:
     """A diffusion model and a classifier of guided-diffusion, of random weights."""
     from tests.nodes.checkpoints.guided import guided_reference as reference
@@ -227,6 +236,13 @@ CASES = {
         },
     ),
     "semantic_to_image": Case("semantic_to_image.yaml", {"steps": 3, "map": MAP}, SAMPLING),
+    "semantic_to_image_128": Case(
+        "semantic_to_image_128.yaml",
+        {"steps": 3},
+        {"example": Change(), "another map, scale and seed": Change({"map": MAP_128, "scale": 2.0, "seed": 7})},
+        mirrored_map,
+        text=(("./blocks/", f"{WORKFLOWS}/blocks/"),),
+    ),
     "checkpoint": Case(
         "checkpoints/text_to_image.yaml",
         {"steps": 3, "shape": [4, 16, 16], "prompt": "a (tiger:1.4) on grass", "negative": "b"},

@@ -36,7 +36,7 @@ outputs: {layout: layout}
 
 
 def encode(boxes: Boxes) -> Tensor:
-    return encode_layout(boxes.object, boxes.colour, boxes.box)
+    return encode_layout(boxes.object, boxes.box, boxes.colour)
 
 
 def scenes(batch: int = 16, seed: int = 1) -> Boxes:
@@ -236,3 +236,9 @@ def test_layouts_are_those_of_the_scenes_with_their_captions() -> None:
     drawn, batch = scenes_128(batch=4, **options).batches[1], layouts_128(batch=4, **options).batches[1]  # type: ignore[arg-type]
     assert batch.caption == drawn.caption
     assert all(torch.equal(getattr(batch, name), getattr(drawn, name)) for name in ("object", "colour", "box"))
+
+
+def test_a_layout_without_colours_is_that_of_objects_that_have_none() -> None:
+    boxes = scenes()
+    none = torch.full_like(boxes.colour, -1)
+    assert torch.equal(encode_layout(boxes.object, boxes.box), encode_layout(boxes.object, boxes.box, none))

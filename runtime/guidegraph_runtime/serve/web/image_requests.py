@@ -48,8 +48,9 @@ def read_image_request(entry: ShelfEntry, body: dict[str, Any], most: int) -> Im
 
     A field that is an input of the bundle sets that input. Else ``n`` sets the batch, or where the bundle has no such
     input the number of runs, with a seed for each; ``size`` sets the inputs width and height. ``user`` and
-    ``safety_identifier`` are ignored, as is everything that asks for what the server does in any case. A field that sets an input to another value than
-    the request does is refused. most: the largest number of pictures from several runs.
+    ``safety_identifier`` are ignored, as is everything that asks for what the server does in any case. A field that
+    sets an input to another value than the request does is refused. most: the largest number of pictures from several
+    runs.
     """
     if find_image_output(entry) is None:
         raise RequestRefused(f"'{entry.name}' draws no picture: use /v1/workflows/{entry.name}", "model")
