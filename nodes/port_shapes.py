@@ -56,6 +56,16 @@ def layout_rows(layout: Any) -> Shape:
     return rows_of(layout)
 
 
+def object_rows(object: Any) -> Shape:
+    return rows_of(object)
+
+
+def map_object_rows(semantic: Any, most: Any) -> dict[str, Shape]:
+    """The classes and the boxes of up to `most` objects in each map."""
+    rows = (*rows_of(semantic), most)
+    return {"object": rows, "box": (*rows, 4)}
+
+
 def one_row() -> Shape:
     """One row, of a layout that a person places."""
     return (1,)

@@ -27,7 +27,7 @@ class MapObjects(NamedTuple):
     box: Tensor
 
 
-@node_for("semantic.boxes", host=True)
+@node_for("semantic.boxes", host=True, shape=port_shapes.map_object_rows)
 def find_boxes(semantic: SemanticMap, *, objects: int | None, most: int) -> MapObjects:
     values = OPERATIONS["semantic.boxes"](semantic=to_runtime(semantic), objects=objects, most=most)
     kind, box = (to_engine(values[name], None) for name in MapObjects._fields)

@@ -104,7 +104,7 @@ def make_layouts(seed: int, batch: int, index: int, *, split: Split, single: flo
     )
 
 
-@node("layout.encode")
+@node("layout.encode", shape=port_shapes.object_rows)
 def encode_layout(object: Tensor, box: Tensor, colour: Tensor | None = None) -> Latent:
     """The layouts (B, 81, 1, N) of scenes of 128 pixels, as samples for a denoiser to learn and to draw.
 
