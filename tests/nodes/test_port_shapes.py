@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import pytest
@@ -40,8 +40,8 @@ def hide_value(value: Any, port: Port) -> Any:
     return value if value is None or takes_literal(port.type) else ShapeOnly(())
 
 
-def declared_shape(spec: NodeSpec, arguments: Arguments) -> Shape:
-    """The shape of the one output by the trait of a node."""
+def declared_shapes(spec: NodeSpec, arguments: Arguments) -> dict[str, Shape]:
+    """The shapes of outputs by the trait of a node; a shape without a name is that of the one output."""
     values = {**arguments.ports, **arguments.settings}
     hidden: dict[str, Any] = {}
     for name in spec.shape_arguments:
@@ -49,14 +49,23 @@ def declared_shape(spec: NodeSpec, arguments: Arguments) -> Shape:
         assert port is not None
         hidden[name] = hide_value(values.get(name, None if port.required else port.default), port)
     assert spec.shape is not None
-    shape = spec.shape(**hidden)
-    return tuple(shape)
+    shapes = spec.shape(**hidden)
+    if not isinstance(shapes, Mapping):
+        (output,) = spec.outputs
+        shapes = {output: shapes}
+    return {name: tuple(shape) for name, shape in shapes.items()}
 
 
-def check_shape(case: NodeCase) -> None:
+def check_shapes(case: NodeCase) -> None:
     arguments = make_arguments(case)
-    shape = declared_shape(case.spec, arguments)
-    (result,) = call_node(case, arguments).values()
+    results = call_node(case, arguments)
+    shapes = declared_shapes(case.spec, arguments)
+    assert shapes
+    for name, shape in shapes.items():
+        check_shape(results[name], shape)
+
+
+def check_shape(result: Any, shape: Shape) -> None:
     if isinstance(result, (list, tuple)):
         assert shape == (len(result),)
     elif isinstance(result, Condition):
@@ -69,13 +78,13 @@ def check_shape(case: NodeCase) -> None:
 
 @pytest.mark.parametrize("case", list(cases_with_shapes()))
 def test_the_declared_shape_is_that_of_the_result(case: NodeCase) -> None:
-    check_shape(case)
+    check_shapes(case)
 
 
 @pytest.mark.parametrize(("pictures", "masks"), [(1, 1), (2, 2), (3, 1), (1, 3)])
 def test_pictures_under_masks_are_as_many_as_the_larger_batch(pictures: int, masks: int) -> None:
     inputs = {"image": torch.zeros(pictures, 3, 4, 4), "mask": torch.ones(masks, 1, 4, 4)}
-    check_shape(NodeCase(apply_mask, inputs=inputs))
+    check_shapes(NodeCase(apply_mask, inputs=inputs))
 
 
 def test_pictures_and_masks_of_two_batches_do_not_fit() -> None:
@@ -89,5 +98,5 @@ def test_a_weighted_prompt_is_for_as_many_samples_as_it_has_texts(prompt: Any, r
         return Condition(vector=torch.zeros(len(texts), 2))
 
     case = NodeCase(encode_weighted, inputs={"embedder": embed, "prompt": prompt})
-    assert declared_shape(case.spec, make_arguments(case)) == (rows,)
-    check_shape(case)
+    assert [*declared_shapes(case.spec, make_arguments(case)).values()] == [(rows,)]
+    check_shapes(case)
