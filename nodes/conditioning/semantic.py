@@ -31,7 +31,7 @@ class MapObjects(NamedTuple):
 def find_boxes(semantic: SemanticMap, *, objects: int | None, most: int) -> MapObjects:
     values = OPERATIONS["semantic.boxes"](semantic=to_runtime(semantic), objects=objects, most=most)
     kind, box = (to_engine(values[name], None) for name in MapObjects._fields)
-    return MapObjects(kind, box.to(semantic.dtype))
+    return MapObjects(kind, box.to(semantic.dtype) if semantic.is_floating_point() else box)
 
 
 @node("semantic.picture")

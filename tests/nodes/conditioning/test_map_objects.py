@@ -83,9 +83,12 @@ def test_the_boxes_of_a_scene_lie_in_those_of_its_objects() -> None:
                 assert (box[2:] <= boxes[kind][2:] + 1e-4).all()
 
 
-def test_boxes_have_the_dtype_of_the_map() -> None:
-    found: MapObjects = find_boxes(paint().bfloat16(), objects=None, most=1)
-    assert (found.object.dtype, found.box.dtype) == (torch.int64, torch.bfloat16)
+@pytest.mark.parametrize(("dtype", "box"), [(torch.bfloat16, torch.bfloat16), (torch.int64, torch.float32)])
+def test_boxes_have_the_dtype_of_a_map_of_floats(dtype: torch.dtype, box: torch.dtype) -> None:
+    painted = paint((CAR, slice(16, 32), slice(16, 48))).to(dtype)
+    found: MapObjects = find_boxes(painted, objects=len(NAMES), most=1)
+    assert (found.object.dtype, found.box.dtype) == (torch.int64, box)
+    assert found.box.tolist() == [[[0.25, 0.25, 0.75, 0.5]]]
 
 
 @pytest.mark.parametrize(

@@ -27,7 +27,7 @@ def recur(scheduler: Scheduler, *, times: Annotated[int, Ge(1)] = 2) -> Repeated
     """
     import torch
 
-    alphas = torch.cat([scheduler.alpha, _end(scheduler)])
+    alphas = torch.cat([scheduler.alpha, _find_end(scheduler)])
     bars = alphas.square()
     powers = bars + (1 - alphas).square() if scheduler.form == "flow" else torch.ones_like(bars)
     power, power_next = powers[:-1], powers[1:]
@@ -76,7 +76,7 @@ def _check_repeatable(scheduler: Scheduler, ratio: Tensor) -> None:
         )
 
 
-def _end(scheduler: Scheduler) -> Tensor:
+def _find_end(scheduler: Scheduler) -> Tensor:
     """α (1) where the last step ends: the part of x0 in x′, if x = αx0 + σε has the predicted x0."""
     x_gain, x0_gain = scheduler.matrix[-1:, 0, :2].unbind(1)
     return x_gain * scheduler.alpha[-1:] + x0_gain
