@@ -22,17 +22,18 @@ def recur(scheduler: Scheduler, *, times: Annotated[int, Ge(1)] = 2) -> Repeated
     After each time but the last, z′_t = √(ᾱ_t/ᾱ_{t−1}) z_{t−1} + √(1 − ᾱ_t/ᾱ_{t−1}) ε′ goes back. That is part of the
     row, which draws ε′ from port `noise` (for DDPM, both noises at once). It starts from the scheduler's own state.
     On a flow schedule √(ᾱ_t/ᾱ_{t−1}) is α_t/α_{t−1}, and the variance of the noise σ_t² − (α_t/α_{t−1})² σ_{t−1}².
-    Raises an error for samplers that keep values from step to step, for a learned variance, for a joined table, and for
-    levels that rise.
+    Raises an error for samplers that keep values from step to step, for a learned variance, and for a joined table.
+    Levels must fall: rising ones, of `levels.reverse`, are not checked.
     """
     import torch
 
-    alphas = torch.cat([scheduler.alpha, _find_end(scheduler)])
-    bars = alphas.square()
-    powers = bars + (1 - alphas).square() if scheduler.form == "flow" else torch.ones_like(bars)
-    power, power_next = powers[:-1], powers[1:]
-    ratio = bars[:-1] / bars[1:]
-    _check_repeatable(scheduler, ratio)
+    alpha, alpha_next = scheduler.alpha, torch.cat([scheduler.alpha, _find_end(scheduler)])[1:]
+    power, power_next = (
+        value.square() + (1 - value).square() if scheduler.form == "flow" else torch.ones_like(value)
+        for value in (alpha, alpha_next)
+    )
+    ratio = alpha.square() / alpha_next.square()
+    _check_repeatable(scheduler)
     back = scheduler.matrix * ratio.sqrt().reshape(-1, 1, 1)
     noise = (back[:, 0, 3].square() + (power - ratio * power_next).clamp(min=0)).sqrt()
     back = torch.cat([torch.cat([back[:, :1, :3], noise.reshape(-1, 1, 1), back[:, :1, 4:]], 2), back[:, 1:]], 1)
@@ -56,8 +57,8 @@ def recur(scheduler: Scheduler, *, times: Annotated[int, Ge(1)] = 2) -> Repeated
     return Repeated(repeated, repeated.t.to(torch.float32))
 
 
-def _check_repeatable(scheduler: Scheduler, ratio: Tensor) -> None:
-    """Raise ``ValueError`` for a table whose steps cannot be taken again; ratio: ᾱ_t/ᾱ_{t−1} of its rows."""
+def _check_repeatable(scheduler: Scheduler) -> None:
+    """Raise ``ValueError`` for a table whose steps cannot be taken again."""
     if scheduler.joined:
         raise ValueError(
             "the scheduler is a table of several samplers, whose rows end in several places: repeat the steps of each "
@@ -69,14 +70,13 @@ def _check_repeatable(scheduler: Scheduler, ratio: Tensor) -> None:
             "a step can be taken again where the sampler keeps no values from step to step and learns no variance: "
             "use ddim or euler, or ddpm with a fixed variance"
         )
-    if has_values(ratio) and bool((ratio > 1 + 1e-9).any()):
-        raise ValueError(
-            "the scheduler goes from the data to the noise, and a step is taken again from the noisier end: wire a "
-            "sampler whose levels fall, without levels.reverse"
-        )
 
 
 def _find_end(scheduler: Scheduler) -> Tensor:
     """α (1) where the last step ends: the part of x0 in x′, if x = αx0 + σε has the predicted x0."""
-    x_gain, x0_gain = scheduler.matrix[-1:, 0, :2].unbind(1)
-    return x_gain * scheduler.alpha[-1:] + x0_gain
+    import torch
+
+    ends = scheduler.matrix[:, 0, 0] * scheduler.alpha + scheduler.matrix[:, 0, 1]
+    # The last of them as a sum: an index would fix the number of rows of an exported graph.
+    is_last = torch.cat([torch.zeros_like(ends), ends.new_ones(1)])[1:]
+    return (ends * is_last).sum(0, keepdim=True)

@@ -15,7 +15,6 @@ from torch.nn import functional
 
 from guidegraph import Condition, NodeError, Prediction, StepContext, load_workflow
 from guidegraph.graph.planning.admission import list_admission_problems
-from guidegraph.nodes.sampling import levels as grids
 from guidegraph.nodes.sampling import schedule as schedules
 from guidegraph.nodes.sampling import scheduler
 from guidegraph.nodes.sampling.scheduler_join import join
@@ -277,13 +276,6 @@ def test_steps_taken_once_equal_the_sampler(recurrence: Recurred) -> None:
 def test_samplers_whose_steps_cannot_be_repeated_are_refused(recurrence: Recurred, sampler: str, settings: str) -> None:
     with pytest.raises(NodeError, match="keeps no values"):
         recurrence(sampler, settings)
-
-
-def test_a_sampler_from_the_data_to_the_noise_is_refused() -> None:
-    schedule = schedules.linear()
-    rising = grids.reverse(grids.leading(schedule, steps=5), schedule)
-    with pytest.raises(ValueError, match=r"from the data to the noise.*without levels\.reverse"):
-        universal.recur(scheduler.ddim(schedule, rising).scheduler)
 
 
 def test_a_joined_sampler_is_refused_and_those_that_are_repeated_can_be_joined() -> None:
