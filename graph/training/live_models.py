@@ -7,9 +7,10 @@ device already, the live model shares the original's tensors.
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING
+
+from guidegraph.graph.frozen_models import deepcopy_module
 
 if TYPE_CHECKING:
     import torch
@@ -39,7 +40,7 @@ def live_copy(module: torch.nn.Module, device: torch.device) -> torch.nn.Module:
     """
     frozen = list_frozen_names(module)
     shared = {id(p): p for name, p in module.named_parameters() if name in frozen and p.device == device}
-    copied = copy.deepcopy(module, shared).to(device)
+    copied: torch.nn.Module = deepcopy_module(module, shared).to(device)
     return copied if frozen else copied._apply(lambda tensor: tensor.float() if is_narrow(tensor) else tensor)
 
 

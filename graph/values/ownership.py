@@ -16,7 +16,7 @@ from dataclasses import dataclass, fields, is_dataclass
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
-from guidegraph.graph.frozen_models import copy_frozen, is_module
+from guidegraph.graph.frozen_models import copy_frozen, deepcopy_module, is_module
 from guidegraph.graph.types import is_tensor
 from guidegraph.graph.values.checksum import tensor_bytes
 
@@ -63,7 +63,7 @@ def copy_module(module: Any, device: str | None = None) -> Any:
     tensors = [*module.parameters(), *module.buffers()]
     memo = {id(tensor): _copy_weight(tensor, device) for tensor in tensors}
     try:
-        return copy.deepcopy(module, memo)
+        return deepcopy_module(module, memo)
     except Exception as error:
         log.warning("a %s cannot be copied, and is handed out as it is: %s", type(module).__name__, error)
         return module

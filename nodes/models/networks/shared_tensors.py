@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Mapping
 from typing import TypeVar
 
 from torch import Tensor, nn
+
+from guidegraph.graph.frozen_models import deepcopy_module
 
 M = TypeVar("M", bound=nn.Module)
 
@@ -18,7 +19,7 @@ def copy_sharing_tensors(module: M, replaced: Mapping[str, Tensor] | None = None
     """
     kept: list[object] = [*module.parameters(), *module.buffers()]
     kept += [inner.tokenizer for inner in module.modules() if hasattr(inner, "tokenizer")]
-    copied = copy.deepcopy(module, {id(item): item for item in kept})
+    copied: M = deepcopy_module(module, {id(item): item for item in kept})
     for name, tensor in (replaced or {}).items():
         owner_name, _, leaf = name.rpartition(".")
         owner = copied.get_submodule(owner_name)
