@@ -180,7 +180,6 @@ class Workflow:
         all parameters from ``params``.
         """
         from guidegraph.graph.stopping.choose_loop import check_stop
-        from guidegraph.plugins.hookspecs import RunInfo
         from guidegraph.runs.stopped_run import check_stopped_run
 
         values = self.bind(params)
@@ -192,7 +191,7 @@ class Workflow:
             check_stop(self.graph, values, config)
         plugins: Sequence[Observer] = ()
         if self.manager is not None:
-            plugins = self.manager.observers(RunInfo(self.graph, values, config.device, config.dtype))
+            plugins = self.manager.observers(self.graph, values, config)
         attachments = replace(
             self.attachments,
             observers=[*self.attachments.observers, *plugins],

@@ -15,7 +15,7 @@ from contextlib import ExitStack, contextmanager, redirect_stdout
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import ModuleType
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from guidegraph import nodes
 from guidegraph.graph.events import Observer
@@ -39,12 +39,16 @@ from guidegraph.plugins.entry_points import (
     read_distribution,
 )
 from guidegraph.plugins.failures import describe_removal, explain_failure, load_or_explain
-from guidegraph.plugins.guarded_observer import GuardedObserver
 from guidegraph.plugins.import_by_name import import_plugin_module, package_folders
 from guidegraph.plugins.import_guard import guard_import
 from guidegraph.plugins.import_watch import record_changes, watch_import
 from guidegraph.plugins.lazy_mapping import LazyMapping
+from guidegraph.plugins.observers import make_observers
 from guidegraph.plugins.previews import make_preview
+
+if TYPE_CHECKING:
+    from guidegraph.graph.ir import Graph
+    from guidegraph.graph.run_config import RunConfig
 
 log = logging.getLogger(__name__)
 
@@ -196,21 +200,15 @@ class PluginManager:
         """The names of the imported plugins that add commands."""
         return [implementation.plugin_name for implementation in self._hooks.hook.guidegraph_commands.get_hookimpls()]
 
-    def observers(self, run: hookspecs.RunInfo, warn: Callable[[str], object] = log.warning) -> list[Observer]:
+    def observers(
+        self,
+        graph: Graph,
+        params: Mapping[str, Any],
+        config: RunConfig,
+        warn: Callable[[str], object] = log.warning,
+    ) -> list[Observer]:
         """The plugins' observers of a run. One that fails, then or later, is reported, and the run goes on."""
-        observers: list[Observer] = []
-        for name, plugin in self._hooks.list_name_plugin():
-            try:
-                with redirect_stdout(sys.stderr):
-                    returned = hookspecs.hook_of(self._hooks, "guidegraph_observer", plugin)(run=run)
-                if unfit := [o for o in returned if not callable(o)]:
-                    raise PluginError(f"guidegraph_observer returned {unfit[0]!r}", "return a callable, or None")
-                observers += [GuardedObserver(o, warn) for o in returned]
-            except KeyboardInterrupt:
-                raise
-            except BaseException as error:
-                self._report(name, error)
-        return observers
+        return make_observers(self._hooks, graph, params, config, warn, self._report)
 
     def preview(self, value: Any, kind: PortType) -> str | bytes | None:
         """The preview of a value at a port of a plugin's own type: a text or a PNG; ``None`` without one."""

@@ -225,10 +225,8 @@ def make_plugin_observers(
     manager: PluginManager, graph: Graph, values: Mapping[str, Any], config: RunConfig
 ) -> list[Observer]:
     """The plugins' observers. One that fails, now or later, is reported, and the run goes on."""
-    from guidegraph.plugins.hookspecs import RunInfo
-
     failed = {status.name for status in manager.failures}
-    observers = manager.observers(RunInfo(graph, values, config.device, config.dtype), print_note)
+    observers = manager.observers(graph, values, config, print_note)
     for status in manager.failures:
         if status.name not in failed:
             print_note(f"warning: the plugin {status.name} gives no observer: {status.reason}")

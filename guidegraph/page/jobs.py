@@ -29,7 +29,6 @@ from guidegraph.page.frames import FrameMaker, RunCache, ValueKeys
 from guidegraph.page.grids import make_sweep, run_grid
 from guidegraph.page.job import Job, Status
 from guidegraph.page.strangers import WorkflowSource
-from guidegraph.plugins.hookspecs import RunInfo
 from guidegraph.plugins.manager import PluginManager
 from guidegraph.runs.outputs import output_problems
 from guidegraph.runs.run import RecordedRun
@@ -262,12 +261,11 @@ class JobQueue:
         job.folder = Path(os.path.abspath(make_run_folder(None, job.graph.name)))
         recorded = RecordedRun(job.graph, self.manager.registry, job.values, job.config, job.folder, job.earlier)
         job.writer = recorded.writer
-        info = RunInfo(job.graph, job.values, job.config.device, job.config.dtype)
         with ExitStack() as stack:
             stack.enter_context(lock_folder(job.folder, "guidegraph open"))
             stack.enter_context(use_viewer(frames))
             try:
-                observers: list[Observer] = [job.progress, *self.manager.observers(info)]
+                observers: list[Observer] = [job.progress, *self.manager.observers(job.graph, job.values, job.config)]
                 recorded.run(observers, job.token, self.cache, job.stop)
             finally:
                 job.keys = ValueKeys.of(self.cache.plan) if self.cache.plan else None

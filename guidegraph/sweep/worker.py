@@ -13,7 +13,6 @@ from guidegraph.graph.errors import Cancelled, OutOfTime, describe_failure
 from guidegraph.graph.events import Event, PartAccelerated
 from guidegraph.graph.ir import Graph
 from guidegraph.graph.run_config import RunConfig
-from guidegraph.plugins.hookspecs import RunInfo
 from guidegraph.plugins.manager import PluginManager
 from guidegraph.runs.observers import acceleration_line
 from guidegraph.runs.run import RecordedRun
@@ -47,8 +46,8 @@ class Worker:
         started = time.perf_counter()
         try:
             recorded = RecordedRun(graph, self._manager.registry, cell.values, config, folder)
-            info = RunInfo(graph, cell.values, config.device, config.dtype)
-            observers = [self._report_export, *self._manager.observers(info, self._warn)]
+            plugins = self._manager.observers(graph, cell.values, config, self._warn)
+            observers = [self._report_export, *plugins]
             recorded.run(observers, cancel, self._memory)
         except Cancelled as error:
             if not isinstance(error, OutOfTime):

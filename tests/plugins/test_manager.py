@@ -19,8 +19,8 @@ import typer
 from guidegraph.graph.events import RunFinished
 from guidegraph.graph.planning.digest import Digests
 from guidegraph.graph.resolution.load import build
+from guidegraph.graph.run_config import RunConfig
 from guidegraph.plugins.contribution import HOOKS
-from guidegraph.plugins.hookspecs import RunInfo
 from guidegraph.plugins.lazy_mapping import LazyMapping
 from guidegraph.plugins.manager import PluginManager, PluginStatus, default_registry
 
@@ -419,13 +419,24 @@ def test_observers_of_plugins_and_none_where_they_fail(installed: Installed) -> 
     installed.add("wrong", OBSERVER.format(body="return 3"))
     manager = PluginManager()
     graph: Any = None
-    observers = manager.observers(RunInfo(graph))
+    observers = manager.observers(graph, {}, RunConfig())
     assert len(observers) == 1
     observers[0](RunFinished("done", 0.0))
     assert sys.modules["gg_test_watch"].seen == [RunFinished("done", 0.0)]
     assert "RuntimeError: no" in status(manager, "fails").reason
     assert "returned 3" in status(manager, "wrong").reason
     assert status(manager, "quiet").ok
+
+
+def test_parameters_are_copied_for_observers_alone(installed: Installed, monkeypatch: pytest.MonkeyPatch) -> None:
+    copied: list[Any] = []
+    monkeypatch.setattr("guidegraph.plugins.hookspecs.copy_parameter", lambda params: copied.append(params) or params)
+    graph: Any = None
+    assert PluginManager().observers(graph, {"size": 1}, RunConfig()) == []
+    assert not copied
+    installed.add("watch", OBSERVER.format(body="return seen.append"))
+    assert len(PluginManager().observers(graph, {"size": 1}, RunConfig())) == 1
+    assert copied == [{"size": 1}]
 
 
 def test_loading_plugins_imports_no_torch() -> None:

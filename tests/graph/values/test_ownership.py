@@ -12,7 +12,7 @@ import pytest
 import torch
 from PIL import Image as Pillow
 
-from guidegraph import Condition, Tensor, node
+from guidegraph import Condition, RunInfo, Tensor, hookimpl, node
 from guidegraph.graph.errors import GuidegraphError, NodeError
 from guidegraph.graph.execution.cache import MemoryCache
 from guidegraph.graph.execution.loop_context import Previewed
@@ -21,6 +21,7 @@ from guidegraph.graph.node import get_spec
 from guidegraph.graph.registry import Registry
 from guidegraph.graph.resolution.load import build
 from guidegraph.graph.values.ownership import copy_value, is_mutable
+from guidegraph.plugins.manager import PluginManager
 from guidegraph.workflow import Workflow, load_workflow
 from tests.graph.engine_nodes import NODES
 from tests.graph.running import run_graph
@@ -456,20 +457,26 @@ outputs: {loss: fit.loss}
     assert torch.equal(workflow(text, tmp_path, cache="off").run_with({}, on_preview=spoils).outputs["loss"], quiet)
 
 
-class SpoilingPlugins:
-    """Plugins with an observer that changes the parameters it receives."""
+class Spoiler:
+    """A plugin whose observer changes the parameters it receives."""
 
-    def observers(self, info: Any) -> list[Any]:
-        spoil_value(info.params)
-        return []
+    def __init__(self) -> None:
+        self.runs = 0
+
+    @hookimpl
+    def guidegraph_observer(self, run: RunInfo) -> None:
+        spoil_value(run.params)
+        self.runs += 1
 
 
 def test_changes_to_parameters_by_an_observer_do_not_affect_the_run(tmp_path: Path) -> None:
-    manager: Any = SpoilingPlugins()
+    manager, spoiler = PluginManager(entry_points=False), Spoiler()
+    manager._hooks.register(spoiler, name="spoiler")
     names, tensor = ["a"], torch.ones(2)
     runs = workflow(PARAM.format(output="a"), tmp_path, manager=manager)
     assert runs.run(value=names)["a"] == names == ["a"]
     assert torch.equal(runs.run(value=tensor)["a"], torch.ones(2))
+    assert spoiler.runs == 2
 
 
 WORKFLOWS = ROOT / "workflows"
