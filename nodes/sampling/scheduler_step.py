@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from functools import cache
 from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
@@ -16,7 +16,7 @@ from guidegraph.graph.types import is_tensor
 from guidegraph.nodes.derive import node_for
 from guidegraph.nodes.noise_level import NoiseLevel, widen_dtype
 from guidegraph.nodes.sampling.clipping import clip_each, clip_x0
-from guidegraph.nodes.sampling.table_rows import along, is_shared, take_entry, take_row
+from guidegraph.nodes.sampling.table_rows import Terms, along, is_shared, take_entry, take_row
 from guidegraph.nodes.shape_checks import check_compatible, has_values
 from guidegraph.nodes.types import (
     Noise,
@@ -126,12 +126,11 @@ def step(
     Computes and returns float64 if x is float64, otherwise float32, whatever the dtype of the networks, because a
     sampler adds up many small steps.
     """
-    import torch
 
     _check_ports(scheduler, x, score, noise, renoise)
     row = _Row(scheduler, x, state)
     spread = row.spread(prediction)
-    drawn = torch.zeros_like(row.x) if noise is None else noise.to(row.x).expand_as(x) * spread
+    drawn = None if noise is None else noise.to(row.x).expand_as(x) * spread
     x0, eps = row.x0_and_eps(prediction, renoise)
     if data_rms is not None:
         _watch_range(x0, prediction, data_rms, row)
@@ -149,10 +148,9 @@ def mean(scheduler: Scheduler, x: Sample, prediction: Prediction, state: Schedul
 
     float64 if x is float64, otherwise float32.
     """
-    import torch
 
     row = _Row(scheduler, x, state)
-    moved, _ = row.apply(*row.x0_and_eps(prediction), torch.zeros_like(row.x))
+    moved, _ = row.apply(*row.x0_and_eps(prediction))
     return moved
 
 
@@ -219,7 +217,7 @@ class _Row:
                 f"the sampler's state has rows for {state.index.shape[0]} samples and x has {x.shape[0]}: give one row "
                 "for all or for each"
             )
-        self.matrix, alpha, sigma = take_row(scheduler, state.index, self.x)
+        self.matrix, alpha, sigma, self._terms = take_row(scheduler, state.index, self.x)
         self.alpha, self.sigma = along(alpha, self.x), along(sigma, self.x)
 
     def _take(self, column: Tensor) -> Tensor:
@@ -231,10 +229,16 @@ class _Row:
         """Σ in μ + Σ · score."""
         return along(self._take(self.scheduler.score_gain), self.x)
 
-    def apply(self, x0: Tensor, eps: Tensor, drawn: Tensor) -> tuple[Tensor, Tensor]:
-        """x′ and s′ = M · [x, x0, ε, noise, s]."""
+    def apply(self, x0: Tensor, eps: Tensor, drawn: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """x′ and s′ = M · [x, x0, ε, noise, s]. drawn: the noise, zero by default."""
         import torch
 
+        if self._terms:
+            moved = self._add_terms(self._terms, (self.x, x0, eps, drawn))
+            if moved.requires_grad or not self.x.requires_grad:  # the product has a gradient for x, if only of zeros
+                return moved, self.slots.new_zeros(self.slots.shape)
+        if drawn is None:
+            drawn = torch.zeros_like(self.x)
         if not self._shared:
             values = torch.cat([torch.stack([self.x, x0, eps, drawn], 1), self.slots.transpose(0, 1)], 1)
             moved = (self.matrix @ values.flatten(2)).unflatten(2, self.x.shape[1:])
@@ -243,6 +247,20 @@ class _Row:
         inputs = torch.cat([self.x, x0, eps, drawn, self.slots.reshape(-1, *shape[1:])])
         outputs = torch.mm(self.matrix, inputs.reshape(len(INPUTS), -1)).reshape(-1, *shape)
         return outputs.select(0, 0), outputs.narrow(0, 1, K)
+
+    def _add_terms(self, terms: Terms, inputs: Sequence[Tensor | None]) -> Tensor:
+        """The sum of inputs by their coefficients: a row that keeps nothing has few of them, and no need of M.
+
+        It is contiguous, as the product with M is, also if the network's output has its channels last.
+        """
+        import torch
+
+        total: Tensor | None = None
+        for position, coefficient in terms:
+            value = inputs[position] if position < len(inputs) else self.slots[position - len(inputs)]
+            if value is not None:
+                total = coefficient * value if total is None else total.add(value, alpha=coefficient)
+        return torch.zeros_like(self.x) if total is None else total.contiguous()
 
     def spread(self, prediction: Prediction) -> Tensor | float:
         """The standard deviation of a learned variance (Nichol & Dhariwal 2021, eq. 15); 1 without one."""

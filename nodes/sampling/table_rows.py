@@ -14,12 +14,20 @@ if TYPE_CHECKING:
     import torch
 
 
+Terms: TypeAlias = tuple[tuple[int, float], ...]
+"""A sum of inputs of a row: the position of each among [x, x0, ε, noise, s], and its coefficient."""
+
+
 class TableRow(NamedTuple):
-    """A row's matrix M (1+K, 4+K), and its α and σ, without axes; of a row for each sample, all with a leading B."""
+    """A row's matrix M (1+K, 4+K), and its α and σ, without axes; of a row for each sample, all with a leading B.
+
+    terms: x′ as a sum, of a row that keeps nothing in s′ and whose numbers are known.
+    """
 
     matrix: Tensor
     alpha: Tensor
     sigma: Tensor
+    terms: Terms | None = None
 
 
 def take_row(scheduler: Scheduler, index: Tensor, like: Tensor) -> TableRow:
@@ -36,7 +44,8 @@ def take_row(scheduler: Scheduler, index: Tensor, like: Tensor) -> TableRow:
             raise _no_row(scheduler, position)
         return rows[position]
     try:
-        return TableRow(*(take_entry(column, index, like) for column in _columns(scheduler)))
+        matrix, alpha, sigma = (take_entry(column, index, like) for column in _columns(scheduler))
+        return TableRow(matrix, alpha, sigma)
     except IndexError:
         valid = range(len(scheduler.t))
         raise _no_row(scheduler, next(row for row in index.reshape(-1).tolist() if row not in valid)) from None
@@ -97,7 +106,17 @@ def _make_rows(scheduler: Scheduler, like: Tensor) -> _Rows:
         columns = [
             column.to(device=like.device, dtype=like.dtype, copy=True).unbind() for column in _columns(scheduler)
         ]
-    return [TableRow(*entries) for entries in zip(*columns, strict=True)]
+    is_known = not scheduler.matrix.is_meta
+    terms = map(_list_terms, scheduler.matrix.tolist()) if is_known else [None] * len(scheduler.matrix)
+    return [TableRow(*entries) for entries in zip(*columns, terms, strict=True)]
+
+
+def _list_terms(matrix: list[list[float]]) -> Terms | None:
+    """x′ as a sum, if a row's matrix keeps nothing in s′."""
+    moved, *kept = matrix
+    if any(map(any, kept)):
+        return None
+    return tuple((position, coefficient) for position, coefficient in enumerate(moved) if coefficient)
 
 
 def _columns(scheduler: Scheduler) -> tuple[Tensor, Tensor, Tensor]:

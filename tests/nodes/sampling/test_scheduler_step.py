@@ -59,6 +59,52 @@ def test_without_clipping_a_step_is_linear(name: str, a: float, b: float, row: i
     torch.testing.assert_close(mixed, a * go(x, e, s) + b * go(y, f, r), atol=1e-8, rtol=1e-8)
 
 
+@pytest.mark.parametrize("name", sorted(SAMPLERS.keys() - {"heun_flow"}))
+def test_a_step_is_the_rows_matrix_times_its_inputs(name: str) -> None:
+    """Also of rows that keep nothing, whose few terms are added without the matrix."""
+    sampler = getattr(samplers, name)(scaled_linear(), steps=6)
+    scheduler = sampler.scheduler
+    x, x0, noise, slots = (
+        normal(*shape, seed=i).double() for i, shape in enumerate((SHAPE, SHAPE, SHAPE, (4, *SHAPE)))
+    )
+    for row in range(len(scheduler.t)):
+        if not scheduler.sigma[row]:
+            continue
+        state = SchedulerState(torch.tensor([row]), slots)
+        moved = step(scheduler, x, Prediction(x0, "x0"), state, scheduler.t[row : row + 1], noise=noise, data_rms=None)
+        eps = (x - scheduler.alpha[row] * x0) / scheduler.sigma[row]
+        inputs = torch.cat([torch.stack([x, x0, eps, noise]), slots])
+        expected = torch.einsum("oi,i...->o...", scheduler.matrix[row], inputs)
+        actual = torch.cat([moved.x[None], moved.state.slots])
+        torch.testing.assert_close(actual, expected, rtol=1e-10, atol=1e-10)
+
+
+def test_x_is_contiguous_whatever_the_layout_of_the_networks_output() -> None:
+    sampler, x = samplers.ddim(scaled_linear(), steps=6), normal(*SHAPE)
+    output = normal(*SHAPE, seed=1)
+    moved = one_step(sampler, 2, x, Prediction(output.contiguous(memory_format=torch.channels_last), "x0")).x
+    assert moved.is_contiguous()
+    assert torch.equal(moved, one_step(sampler, 2, x, Prediction(output, "x0")).x)
+
+
+def test_a_row_that_does_not_read_x_has_a_gradient_of_zeros() -> None:
+    sampler, x = samplers.ddim(scaled_linear(), steps=6), normal(*SHAPE).requires_grad_()
+    state, t = at_row(sampler, 5)
+    moved = mean(sampler.scheduler, x, Prediction(normal(*SHAPE), "x0"), state, t)
+    (gradient,) = torch.autograd.grad(moved.sum(), x)
+    assert torch.equal(gradient, torch.zeros_like(x))
+
+
+def test_a_table_without_values_is_applied() -> None:
+    sampler, x = samplers.ddim(scaled_linear(), steps=6), torch.empty(*SHAPE, device="meta")
+    scheduler = sampler.scheduler
+    columns = {name: getattr(scheduler, name).to("meta") for name in ("matrix", "alpha", "sigma")}
+    state, t = at_row(sampler, 2)
+    moved = step(replace(scheduler, **columns), x, Prediction(x, "eps"), state, t, data_rms=None)
+    assert moved.x.is_meta
+    assert moved.x.shape == SHAPE
+
+
 @pytest.mark.parametrize("name", ["ddim", "heun", "dpmpp_2m"])
 def test_samples_are_independent(name: str) -> None:
     sampler = getattr(samplers, name)(scaled_linear(), steps=6, clip=1.0, threshold=0.9)

@@ -19,9 +19,21 @@ def test_a_row_is_that_of_the_table_in_the_dtype_of_x(dtype: torch.dtype, row: i
     scheduler = samplers.unipc(scaled_linear(), steps=8).scheduler
     x, index = torch.zeros(1, dtype=dtype), torch.tensor([row])
     taken = take_row(scheduler, index, x)
-    for value, column in zip(taken, (scheduler.matrix, scheduler.alpha, scheduler.sigma), strict=True):
+    for value, column in zip(taken[:3], (scheduler.matrix, scheduler.alpha, scheduler.sigma), strict=True):
         assert torch.equal(value, column[row].to(dtype))
         assert torch.equal(value, take_entry(column, index, x))
+
+
+@pytest.mark.parametrize("name", ["ddim", "ddpm", "euler_ancestral", "lcm", "heun", "dpmpp_2m"])
+def test_the_terms_of_a_row_are_its_matrix_if_it_keeps_nothing(name: str) -> None:
+    scheduler = getattr(samplers, name)(scaled_linear(), steps=4).scheduler
+    for row, matrix in enumerate(scheduler.matrix):
+        terms = take_row(scheduler, torch.tensor([row]), torch.zeros(1)).terms
+        if matrix[1:].any():
+            assert terms is None
+        else:
+            assert terms is not None
+            assert dict(terms) == {i: float(matrix[0, i]) for i in matrix[0].nonzero().flatten().tolist()}
 
 
 @pytest.mark.parametrize("row", [-1, 8])
