@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from contextlib import AbstractContextManager, nullcontext
 from functools import lru_cache
-from typing import cast
+from typing import NamedTuple, cast
 
 import torch
 from torch import Tensor
@@ -30,23 +30,40 @@ def attention(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None = N
 
     `mask` (B, L) is true where a key may be attended to; every row needs at least one such key.
     """
-    if spare := _count_spare_keys(query, key, value):
-        mask = _mask_spare(key.shape[2], spare) if mask is None else F.pad(mask, (0, spare))
-        key, value = (F.pad(tensor, (0, 0, 0, spare)) for tensor in (key, value))
+    width, spare = query.shape[-1], _count_spare(query, key, value)
+    if spare.keys:
+        mask = _mask_spare(key.shape[2], spare.keys) if mask is None else F.pad(mask, (0, spare.keys))
+    if spare.keys or spare.width:
+        key, value = (F.pad(tensor, (0, spare.width, 0, spare.keys)) for tensor in (key, value))
+    if spare.width:
+        query = F.pad(query, (0, spare.width))
+    scale = width**-0.5 if spare.width else None
     with training_kernel(query):
-        return F.scaled_dot_product_attention(
-            query, key, value, attn_mask=None if mask is None else mask[:, None, None, :]
+        attended = F.scaled_dot_product_attention(
+            query, key, value, attn_mask=None if mask is None else mask[:, None, None, :], scale=scale
         )
+    return attended[..., :width] if spare.width else attended
 
 
-def _count_spare_keys(query: Tensor, key: Tensor, value: Tensor) -> int:
-    """How many masked keys to add by the CPU's policy, if the tensors are plain ones without gradients."""
+class _Spare(NamedTuple):
+    """Numbers of masked keys, and of zeros in the width of the heads, to add for a quick attention."""
+
+    keys: int = 0
+    width: int = 0
+
+
+def _count_spare(query: Tensor, key: Tensor, value: Tensor) -> _Spare:
+    """What to add by the CPU's policy, if the tensors are plain ones without gradients."""
     if query.device.type != "cpu":
-        return 0
+        return _Spare()
     if any(tensor.requires_grad or not has_values(tensor) for tensor in (query, key, value)):
-        return 0
-    spare = CPU_POLICY.spare_keys(query.dtype, key.shape[2])
-    return 0 if spare and is_transformed() else spare
+        return _Spare()
+    queries, keys = query.shape[2], key.shape[2]
+    spare = _Spare(
+        CPU_POLICY.spare_keys(query.dtype, keys),
+        CPU_POLICY.spare_width(query.dtype, query.shape[-1], queries, keys) if key.shape == value.shape else 0,
+    )
+    return _Spare() if any(spare) and is_transformed() else spare
 
 
 @lru_cache(maxsize=PADDED_KEYS)

@@ -21,7 +21,7 @@ from torch.multiprocessing.reductions import StorageWeakRef
 Key: TypeAlias = tuple[object, ...]
 """Identifies a weight: the address of its memory first, then its strides and the settings of the convolution."""
 
-Size: TypeAlias = tuple[int, ...]
+Size: TypeAlias = tuple[tuple[int, ...], int]
 """The shape of the input and the number of threads, which determine the layout."""
 
 Layout: TypeAlias = bytes

@@ -40,48 +40,47 @@ class PackedConv2d(nn.Conv2d):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, H, W) to (B, C′, H′, W′), as `Conv2d`, up to rounding from another order of sums."""
-        layout = self._choose_layout(x)
+        weight = self.weight  # once, as modules look up their parameters slowly
+        layout = self._choose_layout(x, weight)
         if layout != "packed":
             arranged = x.contiguous(memory_format=torch.channels_last) if layout == "channels_last" else x
             return super().forward(arranged)
-        settings = list(self.padding), list(self.stride), list(self.dilation), self.groups
-        out: Tensor = _operators()._convolution_pointwise(x, self._weight(x), self.bias, *settings, "none", [], "")
+        settings = self.padding, self.stride, self.dilation, self.groups
+        packed = self._pack(x, weight, settings)
+        out: Tensor = _convolve()(x, packed, self.bias, *settings, "none", (), "")
         return out
 
-    def _weight(self, x: Tensor) -> Tensor:
-        weight = self.weight
+    def _pack(self, x: Tensor, weight: Tensor, settings: tuple[Any, ...]) -> Tensor:
+        """The weight in the layout for the size of x, from the cache if it is there."""
         storage = StorageWeakRef(weight.untyped_storage())
-        settings = (self.padding, self.stride, self.dilation, self.groups)
         key = (storage.cdata, weight.storage_offset(), weight.shape, weight.stride(), weight.dtype, settings)
 
         def pack() -> Tensor:
             if self not in _watched:
                 _watched.add(self)
                 weakref.finalize(self, forget_unused)
-            packed: Tensor = _operators()._reorder_convolution_weight(weight.detach(), *settings, list(x.shape))
+            packed: Tensor = _operators()._reorder_convolution_weight(weight.detach(), *settings, x.shape)
             return packed
 
-        return CACHE.get(key, (*x.shape, torch.get_num_threads()), storage, weight._version, pack)
+        return CACHE.get(key, (x.shape, torch.get_num_threads()), storage, weight._version, pack)
 
-    def _choose_layout(self, x: Tensor) -> Layout:
-        weight = self.weight
+    def _choose_layout(self, x: Tensor, weight: Tensor) -> Layout:
         if weight.requires_grad:  # first: an optimiser may write to it uncounted
             forget_traced(weight) if torch.compiler.is_compiling() else forget(weight)
             return "as_given"
-        if torch.compiler.is_compiling() or weight.device.type != "cpu" or is_transformed() or not self._is_plain(x):
+        if torch.compiler.is_compiling() or not weight.is_cpu or is_transformed() or not self._is_plain(x, weight):
             return "as_given"
         layout = CPU_POLICY.layout(weight.dtype, x.shape[-2] * x.shape[-1])
         return "as_given" if layout == "packed" and not self.packs else layout
 
-    def _is_plain(self, x: Tensor) -> bool:
+    def _is_plain(self, x: Tensor, weight: Tensor) -> bool:
         """Whether oneDNN computes this call directly, on plain tensors and without gradients."""
-        weight = self.weight
         return (
             x.ndim == 4
             and x.numel() > 0
             and x.shape[1] == weight.shape[1] * self.groups
             and weight.shape[-1] > 1
-            and x.device.type == "cpu"
+            and x.is_cpu
             and x.dtype == weight.dtype
             and type(x) is Tensor
             and type(weight) in (Tensor, nn.Parameter)
@@ -90,7 +89,7 @@ class PackedConv2d(nn.Conv2d):
             and not torch.is_grad_enabled()
             and not torch.is_autocast_enabled("cpu")
             and not weight.is_inference()
-            and bool(torch.backends.mkldnn.enabled)
+            and torch._C._get_mkldnn_enabled()
             and is_available(weight.dtype)
         )
 
@@ -134,6 +133,11 @@ CACHE = PackCache(SPARE, measure_layout)
 @cache
 def _operators() -> Any:
     return torch.ops.mkldnn
+
+
+@cache
+def _convolve() -> Any:
+    return _operators()._convolution_pointwise.default
 
 
 @cache

@@ -13,6 +13,7 @@ from torch.nn import functional as F
 
 from guidegraph.nodes.guidance.hooks import SiteKind
 from guidegraph.nodes.models.networks.attention import attention
+from guidegraph.nodes.models.networks.group_norm import GroupNorm
 from guidegraph.nodes.models.networks.hooks import NO_HOOKS, Attend, AttentionInput, AttentionLayer, Hooks
 from guidegraph.nodes.models.networks.packed_convolution import PackedConv2d
 
@@ -25,9 +26,9 @@ def timestep_embedding(t: Tensor, width: int) -> Tensor:
     return torch.cat([torch.cos(angles), torch.sin(angles)], dim=1)
 
 
-def group_norm(channels: int, groups: int = 32) -> nn.GroupNorm:
+def group_norm(channels: int, groups: int = 32) -> GroupNorm:
     """GroupNorm with at most `groups` groups of at least 4 channels."""
-    return nn.GroupNorm(math.gcd(min(groups, max(channels // 4, 1)), channels), channels)
+    return GroupNorm(math.gcd(min(groups, max(channels // 4, 1)), channels), channels)
 
 
 def zero_init(layer: nn.Conv2d | nn.Linear) -> nn.Conv2d | nn.Linear:

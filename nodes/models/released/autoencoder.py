@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from guidegraph.nodes.models.networks.attention import training_kernel
+from guidegraph.nodes.models.networks.group_norm import GroupNorm
 from guidegraph.nodes.models.networks.scaled_autoencoder import ScaledAutoencoder
 from guidegraph.nodes.models.own.layers import Upsample
 
@@ -52,9 +53,9 @@ class ResnetBlock(nn.Module):
 
     def __init__(self, channels: int, out_channels: int, groups: int) -> None:
         super().__init__()
-        self.norm1 = nn.GroupNorm(groups, channels, EPS)
+        self.norm1 = GroupNorm(groups, channels, EPS)
         self.conv1 = nn.Conv2d(channels, out_channels, 3, padding=1)
-        self.norm2 = nn.GroupNorm(groups, out_channels, EPS)
+        self.norm2 = GroupNorm(groups, out_channels, EPS)
         self.conv2 = nn.Conv2d(out_channels, out_channels, 3, padding=1)
         if channels != out_channels:
             self.nin_shortcut = nn.Conv2d(channels, out_channels, 1)
@@ -71,7 +72,7 @@ class AttnBlock(nn.Module):
 
     def __init__(self, channels: int, groups: int) -> None:
         super().__init__()
-        self.norm = nn.GroupNorm(groups, channels, EPS)
+        self.norm = GroupNorm(groups, channels, EPS)
         self.q = nn.Conv2d(channels, channels, 1)
         self.k = nn.Conv2d(channels, channels, 1)
         self.v = nn.Conv2d(channels, channels, 1)
@@ -153,7 +154,7 @@ class Encoder(nn.Module):
             resample = None if level == last else AsymmetricDownsample(width)
             self.down.append(Level(inside, level in shape.encoder_attention, shape.groups, resample))
         self.mid = Middle(widths[-1], shape.middle, shape.groups)
-        self.norm_out = nn.GroupNorm(shape.groups, widths[-1], EPS)
+        self.norm_out = GroupNorm(shape.groups, widths[-1], EPS)
         self.conv_out = nn.Conv2d(widths[-1], outputs, 3, padding=1)
 
     def forward(self, image: Tensor) -> Tensor:
@@ -177,7 +178,7 @@ class Decoder(nn.Module):
             inside = (widths[min(level + 1, last)], *[width] * (shape.blocks + 1))
             resample = Upsample(width) if level else None
             self.up.append(Level(inside, level in shape.decoder_attention, shape.groups, resample))
-        self.norm_out = nn.GroupNorm(shape.groups, widths[0], EPS)
+        self.norm_out = GroupNorm(shape.groups, widths[0], EPS)
         self.conv_out = nn.Conv2d(widths[0], shape.out_channels, 3, padding=1)
 
     def forward(self, z: Tensor) -> Tensor:

@@ -15,6 +15,7 @@ from torch.nn import functional as F
 
 from guidegraph.nodes.guidance.hooks import SiteKind
 from guidegraph.nodes.models.networks.attention import attention
+from guidegraph.nodes.models.networks.group_norm import GroupNorm
 from guidegraph.nodes.models.networks.hooks import NO_HOOKS, Attend, AttentionInput, AttentionLayer, Hooks
 from guidegraph.nodes.models.networks.packed_convolution import PackedConv2d
 from guidegraph.nodes.models.released.config import UNetShape
@@ -61,7 +62,7 @@ class ReleasedResidualBlock(nn.Module):
         super().__init__()
         self.scale_shift = shape.scale_shift
         self.in_layers = nn.Sequential(
-            nn.GroupNorm(shape.groups, channels, shape.norm_eps),
+            GroupNorm(shape.groups, channels, shape.norm_eps),
             nn.SiLU(),
             PackedConv2d(channels, out_channels, 3, padding=1),
         )
@@ -72,7 +73,7 @@ class ReleasedResidualBlock(nn.Module):
             nn.SiLU(), nn.Linear(shape.embedding, 2 * out_channels if shape.scale_shift else out_channels)
         )
         self.out_layers = nn.Sequential(
-            nn.GroupNorm(shape.groups, out_channels, shape.norm_eps),
+            GroupNorm(shape.groups, out_channels, shape.norm_eps),
             nn.SiLU(),
             nn.Identity(),  # in place of the dropout
             PackedConv2d(out_channels, out_channels, 3, padding=1),
@@ -107,7 +108,7 @@ class AttentionBlock(AttentionLayer, AttentionInput):
         super().__init__()
         self.heads = heads
         self.new_order = shape.new_attention_order
-        self.norm = nn.GroupNorm(shape.groups, channels, shape.norm_eps)
+        self.norm = GroupNorm(shape.groups, channels, shape.norm_eps)
         self.qkv = nn.Conv1d(channels, 3 * channels, 1)
         self.proj_out = nn.Conv1d(channels, channels, 1)
 
@@ -202,7 +203,7 @@ class ReleasedSpatialTransformer(nn.Module):
 
     def __init__(self, channels: int, heads: int, depth: int, context: int, linear: bool, groups: int) -> None:
         super().__init__()
-        self.norm = nn.GroupNorm(groups, channels, 1e-6)
+        self.norm = GroupNorm(groups, channels, 1e-6)
         self.proj_in = nn.Linear(channels, channels) if linear else nn.Conv2d(channels, channels, 1)
         self.transformer_blocks = nn.ModuleList(TransformerBlock(channels, context, heads) for _ in range(depth))
         self.proj_out = nn.Linear(channels, channels) if linear else nn.Conv2d(channels, channels, 1)

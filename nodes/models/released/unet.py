@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from guidegraph.nodes.models.networks.group_norm import GroupNorm
 from guidegraph.nodes.models.networks.hooks import NO_HOOKS, Hooks, SiteBlock, number_sites
 from guidegraph.nodes.models.networks.packed_convolution import PackedConv2d
 from guidegraph.nodes.models.networks.shells import run_shells
@@ -156,7 +157,7 @@ class ReleasedUNet(ReleasedEncoder):
                     stage.append(self.upsample(width))
                 self.output_blocks.append(stage)
         self.out = nn.Sequential(
-            nn.GroupNorm(shape.groups, width, shape.norm_eps),
+            GroupNorm(shape.groups, width, shape.norm_eps),
             nn.SiLU(),
             PackedConv2d(width, shape.out_channels, 3, padding=1),
         )
@@ -238,11 +239,11 @@ def pool_head(shape: ClassifierShape, features: int) -> nn.Sequential:
     if shape.pool == "spatial_v2":
         return nn.Sequential(
             nn.Linear(features, shape.hidden),
-            nn.GroupNorm(groups, shape.hidden, eps),
+            GroupNorm(groups, shape.hidden, eps),
             nn.SiLU(),
             nn.Linear(shape.hidden, shape.classes),
         )
-    normed: list[nn.Module] = [nn.GroupNorm(groups, features, eps), nn.SiLU()]
+    normed: list[nn.Module] = [GroupNorm(groups, features, eps), nn.SiLU()]
     if shape.pool == "adaptive":
         return nn.Sequential(*normed, nn.AdaptiveAvgPool2d(1), nn.Conv2d(features, shape.classes, 1), nn.Flatten())
     return nn.Sequential(*normed, ReleasedAttentionPool(features, shape.cells, shape.pool_heads, shape.classes))

@@ -1,4 +1,4 @@
-"""Attention equals its definition, also where masked keys are added for the CPU's sake, and only there."""
+"""Attention equals its definition, also where the CPU's policy adds masked keys or widens heads, and only there."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from torch.fx.experimental.proxy_tensor import make_fx
 from torch.nn import functional as F
 
 from guidegraph.graph.hardware import instructions
+from guidegraph.graph.hardware.policy import PADDED_LOGITS
 from guidegraph.nodes.models.networks.attention import attention, attention_weights
 
 
@@ -39,6 +40,32 @@ def make_inputs(keys: int, dtype: torch.dtype = torch.float32) -> tuple[Tensor, 
     # (B, L, heads, D) transposed, as the layers have them
     query, key, value = (torch.randn(2, n, 3, 8, generator=generator, dtype=dtype) for n in (20, keys, keys))
     return query.transpose(1, 2), key.transpose(1, 2), value.transpose(1, 2)
+
+
+@pytest.mark.parametrize("keys", [100, 128, 256])
+@pytest.mark.parametrize("width", [1, 8, 9, 16])
+@pytest.mark.parametrize("masked", [False, True])
+def test_narrow_heads_are_widened_for_many_pairs(
+    keys: int, width: int, masked: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(instructions, "is_x86", lambda: True)
+    widths: list[int] = []
+    kernel = F.scaled_dot_product_attention
+
+    def record(query: Tensor, key: Tensor, value: Tensor, **settings: Any) -> Tensor:
+        widths.append(value.shape[3])
+        return kernel(query, key, value, **settings)
+
+    monkeypatch.setattr(F, "scaled_dot_product_attention", record)
+    generator = torch.Generator().manual_seed(width)
+    query, key, value = (
+        torch.randn(2, n, 3, width, generator=generator).transpose(1, 2) for n in (PADDED_LOGITS // 128, keys, keys)
+    )
+    mask = torch.arange(keys) < torch.tensor([[keys], [keys - 3]]) if masked else None
+    attended = attention(query, key, value, mask)
+    torch.testing.assert_close(attended, attention_weights(query, key, mask) @ value, rtol=0, atol=3e-6)
+    assert attended.shape == query.shape
+    assert widths == [16 if width <= 8 and keys >= 128 else width]
 
 
 @pytest.mark.parametrize("masked", [False, True])
