@@ -11,7 +11,7 @@ from typing import Any
 
 from guidegraph.graph.errors import GuidegraphError, NodeError
 from guidegraph.graph.execution.cache import Caches
-from guidegraph.graph.execution.call import PortError, node_error
+from guidegraph.graph.execution.call import PortError, invoke, node_error
 from guidegraph.graph.execution.interpreter import run_steps
 from guidegraph.graph.execution.io_threads import IoThreads
 from guidegraph.graph.execution.loop import run_step
@@ -92,8 +92,8 @@ class TopLevel:
                 break
         started = time.perf_counter()
         try:
-            if self.is_direct:
-                run_step(step, slots, self.context, self.plan, self.keeper)
+            if self.is_direct and step.body is None:  # as run_step does, without the cost of another call
+                invoke(step, slots, None, self.keeper)
             else:
                 self._compute(step, slots)
             seconds = time.perf_counter() - started

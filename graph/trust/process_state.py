@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 from guidegraph.graph.trust.environment import make_version_reader, read_variables, restore_variables
 from guidegraph.graph.trust.seed_detection import (
     GeneratorStates,
+    StateMemory,
     find_numpy_state,
     find_python_generator,
     find_torch_state,
@@ -39,9 +40,9 @@ if TYPE_CHECKING:
     from guidegraph.graph.node import Watch
 
 Values: TypeAlias = "tuple[Any, ...]"
-PROCESS, THREAD, FOLDER, GENERATORS, VERSION = slice(2), slice(2, 5), 5, slice(6, 10), 10
+PROCESS, THREAD, FOLDER, MARKS, VERSION = slice(2), slice(2, 5), 5, 6, 11
 """Parts of the values that are read: torch's settings of the process, and those of this thread; the rest is read for
-third-party nodes alone."""
+third-party nodes alone: the current directory, pieces of the generators' states, and the version of the variables."""
 
 
 @dataclass(slots=True, eq=False)
@@ -50,6 +51,7 @@ class SavedState:
 
     values: Values
     variables: Mapping[Any, Any] | None = None
+    generators: GeneratorStates | None = None
     cuda: tuple[Any, ...] = ()
 
 
@@ -93,8 +95,8 @@ def _begin(now: SavedState, earlier: Sequence[SavedState]) -> SavedState:
         values = (*calls[0].values[PROCESS], *now.values[THREAD])
         if now.variables is not None:
             first = next(call for call in calls if call.variables is not None)
-            values = (*values, first.values[FOLDER], *now.values[GENERATORS.start :])
-            now = SavedState(values, first.variables, now.cuda)
+            values = (*values, first.values[FOLDER], *now.values[MARKS:])
+            now = SavedState(values, first.variables, now.generators, now.cuda)
         else:
             now = SavedState(values)
     _active.append(now)
@@ -133,7 +135,8 @@ def save_state(watch: Watch, keeper: StateKeeper | None = None) -> SavedState:
     if watch == "torch":
         saved = SavedState(_get_readers().torch())
     elif saved is None:
-        saved = SavedState(_get_readers().everything(), dict(read_variables()), read_cuda_states())
+        readers = _get_readers()
+        saved = SavedState(readers.everything(), dict(read_variables()), readers.generators(), read_cuda_states())
     return _begin(saved, earlier)
 
 
@@ -146,23 +149,24 @@ def restore_state(saved: SavedState, call: Call, keeper: StateKeeper | None = No
         _end(saved)
     else:
         now = readers.everything()
-        same_variables = now[VERSION] is not None or read_variables() == saved.variables
-        if now == values and same_variables and not saved.cuda and not readers.uses_cuda():
+        same = now == values and (now[VERSION] is not None or read_variables() == saved.variables)
+        if same and not saved.cuda and not readers.uses_cuda():
             _end(saved)
             if keeper is not None:
                 keeper.saved = saved
             return
-        changed = _restore_everything(saved, now, readers.settings)
+        changed = _restore_everything(saved, now, readers)
     for change in changed:
         _warn(call, change)
 
 
-def _restore_everything(saved: SavedState, now: Values, settings: tuple[_Value, ...]) -> list[str]:
-    changed = list(_restore_changed(saved.values, now, settings))
+def _restore_everything(saved: SavedState, now: Values, readers: _Readers) -> list[str]:
+    generators = readers.generators()
+    changed = list(_restore_changed(saved.values, now, readers.settings))
     if read_variables() != saved.variables:
         changed.append(restore_variables(saved.variables or {}))
     _end(saved)
-    seeded = restore_seeded(GeneratorStates(*saved.values[GENERATORS]), GeneratorStates(*now[GENERATORS]))
+    seeded = restore_seeded(saved.generators or generators, generators)
     seeded += restore_seeded_cuda(saved.cuda, read_cuda_states())
     return changed + [f"seeds {name}, which was put back" for name in seeded]
 
@@ -194,10 +198,12 @@ REMOVED = "one that was removed"
 
 
 class _Readers(NamedTuple):
-    """Readers of torch's settings and of everything, and the settings up to the current directory in that order."""
+    """Readers of torch's settings, of everything and of the generators' whole states, and the settings up to the
+    current directory in that order."""
 
     torch: Callable[[], Values]
     everything: Callable[[], Values]
+    generators: Callable[[], GeneratorStates]
     settings: tuple[_Value, ...]
     uses_cuda: Callable[[], bool]
 
@@ -210,25 +216,31 @@ def _get_readers() -> _Readers:
     of_torch = list_torch_settings(torch)
     dtype, precision = of_torch.dtype.read, of_torch.precision.read
     threads, gradients, device = of_torch.threads.read, of_torch.gradients.read, _device_reader(torch)
-    folder, watched = current_folder, of_torch[:5]
-    version = make_version_reader()
+    get_folder, watched, version = os.getcwd, of_torch[:5], make_version_reader()
     torch_state, (python_state, python) = find_torch_state(), find_python_generator()
+    torch_start, torch_end, python_start = torch_state.pieces[0], torch_state.pieces[-1], python_state.pieces[0]
+    numpy_piece = _make_numpy_reader()
 
     def read_torch() -> Values:
         return dtype(), precision(), threads(), gradients(), device()
 
     def read_everything() -> Values:
+        try:
+            folder = get_folder()
+        except OSError:
+            folder = ""
         return (
             dtype(),
             precision(),
             threads(),
             gradients(),
             device(),
-            folder(),
-            torch_state.raw,
-            python_state.raw,
+            folder,
+            torch_start.raw,
+            torch_end.raw,
+            python_start.raw,
             python.gauss_next,
-            find_numpy_state(import_numpy()()).raw,
+            numpy_piece().raw,
             version(),
         )
 
@@ -236,7 +248,32 @@ def _get_readers() -> _Readers:
         *(_Value(f"torch's {setting.name}", setting.set) for setting in watched),
         _Value("the current directory", os.chdir),
     )
-    return _Readers(read_torch, read_everything, settings, torch.cuda.is_initialized)
+    return _Readers(read_torch, read_everything, _read_generators, settings, torch.cuda.is_initialized)
+
+
+def _read_generators() -> GeneratorStates:
+    python_state, python = find_python_generator()
+    numpy_state = find_numpy_state(import_numpy()())
+    return GeneratorStates(
+        find_torch_state().state.raw, python_state.state.raw, python.gauss_next, numpy_state.state.raw
+    )
+
+
+def _make_numpy_reader() -> Callable[[], StateMemory]:
+    """A reader of the piece of NumPy's generator, which looks it up again when the generator was replaced."""
+    get_generator: Callable[[], Any] | None = None
+    kept: tuple[Any, StateMemory] | None = None  # replaced at once, since other threads read it
+
+    def find_piece() -> StateMemory:
+        nonlocal get_generator, kept
+        if get_generator is None:
+            get_generator = import_numpy()
+        generator, of_generator = get_generator(), kept
+        if of_generator is None or of_generator[0] is not generator:
+            kept = of_generator = generator, find_numpy_state(generator).pieces[0]
+        return of_generator[1]
+
+    return find_piece
 
 
 def _device_reader(torch: Any) -> Callable[[], Any]:

@@ -33,10 +33,15 @@ is, and a kept number of single precision."""
 _TORCH_MEMORY = struct.Struct(f"<Qi?3xI{WORDS}I4x f?3x d?7x")
 """torch's generator in memory: seed, number of words left, whether it is seeded, next position, words, and the kept
 normal numbers of single and double precision, each with whether it is one."""
+_TORCH_KEPT = 24
+"""The bytes at its end that hold the kept normal numbers."""
 _TORCH_HEADER = 256
 """The bytes of torch's generator, from its start, among which its seed is looked for."""
 _RARE_SEED = 0x5EED_0F6A_2A9B_4C71
 _BYTES = 4 * WORDS + 4
+_MARK = 64
+"""The bytes of a state that are compared to see whether it changed: a new block has other words in all places, and a
+draw from the same block another position."""
 _Memory = ctypes.c_char * _BYTES
 """The memory of a generator's state. Its ``raw`` is a copy, made five times as fast as by ``ctypes.string_at``."""
 
@@ -62,6 +67,13 @@ class StateMemory(Protocol):
 
     @property
     def raw(self) -> Any: ...
+
+
+class Marks(NamedTuple):
+    """The state of a generator in memory, and pieces of it, of which one changes whenever the state does."""
+
+    pieces: tuple[StateMemory, ...]
+    state: StateMemory
 
 
 class _TorchState:
@@ -147,12 +159,13 @@ def _generate_blocks(words: tuple[int, ...]) -> Iterator[int]:
 
 
 @cache
-def find_python_generator() -> tuple[StateMemory, Any]:
+def find_python_generator() -> tuple[Marks, Any]:
     """The state of Python's generator, read from memory where its layout is known, and the generator itself."""
     generator = _get_python_generator()
     if not _has_known_layout():
-        return _PythonState(), generator
-    return _Memory.from_address(id(generator) + object.__basicsize__), generator
+        return _mark_state(_PythonState()), generator
+    address = id(generator) + object.__basicsize__
+    return Marks((_read_at(address, _MARK),), _Memory.from_address(address)), generator  # the position comes first
 
 
 def _get_python_generator() -> Any:
@@ -210,14 +223,24 @@ def _parse_torch(state: bytes) -> TwisterState:
 
 
 @cache
-def find_torch_state() -> StateMemory:
+def find_torch_state() -> Marks:
     """The state of torch's generator for the CPU, read from memory where its layout is known."""
     import torch
 
     offset, generator = _find_torch_offset(), cast(Any, torch.default_generator)
     if offset is None:
-        return _TorchState()
-    return (ctypes.c_char * _TORCH_MEMORY.size).from_address(generator._cdata + offset)
+        return _mark_state(_TorchState())
+    address = generator._cdata + offset
+    kept_numbers = _read_at(address + _TORCH_MEMORY.size - _TORCH_KEPT, _TORCH_KEPT)
+    return Marks((_read_at(address, _MARK), kept_numbers), _read_at(address, _TORCH_MEMORY.size))
+
+
+def _read_at(address: int, size: int) -> StateMemory:
+    return (ctypes.c_char * size).from_address(address)
+
+
+def _mark_state(state: StateMemory) -> Marks:
+    return Marks((state,), state)
 
 
 def _find_torch_offset() -> int | None:
@@ -273,11 +296,12 @@ def import_numpy() -> Callable[[], Any]:
 
 
 @lru_cache(maxsize=1)
-def find_numpy_state(generator: Any) -> StateMemory:
+def find_numpy_state(generator: Any) -> Marks:
     """The state of a generator of NumPy's, which the cache keeps alive; empty if that is not MT19937."""
     if type(generator).__name__ != "MT19937":
-        return (ctypes.c_char * 0)()
-    return _Memory.from_address(generator.ctypes.state_address)
+        return _mark_state((ctypes.c_char * 0)())
+    address = generator.ctypes.state_address
+    return Marks((_read_at(address + _BYTES - _MARK, _MARK),), _Memory.from_address(address))  # the position comes last
 
 
 def _set_numpy(state: bytes) -> None:

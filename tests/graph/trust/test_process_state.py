@@ -27,10 +27,12 @@ from guidegraph.graph.resolution.load import build
 from guidegraph.graph.trust import process_state
 from guidegraph.graph.trust.environment import make_version_reader, read_variables
 from guidegraph.graph.trust.seed_detection import (
+    Marks,
     TwisterState,
     _find_torch_offset,
     _is_philox_seeded,
     _pack_torch,
+    find_numpy_state,
     find_python_generator,
     find_torch_state,
     import_numpy,
@@ -259,7 +261,24 @@ def test_torchs_generator_is_read_from_memory_as_it_is() -> None:
     assert _find_torch_offset() is not None
     for draw_numbers in draws:
         draw_numbers()
-        assert _pack_torch(find_torch_state().raw) == torch.get_rng_state().numpy().tobytes()
+        assert _pack_torch(find_torch_state().state.raw) == torch.get_rng_state().numpy().tobytes()
+
+
+@pytest.mark.parametrize("marks", [find_torch_state(), find_python_generator()[0], find_numpy_state(import_numpy()())])
+def test_a_piece_of_a_generators_state_changes_with_it(marks: Marks) -> None:
+    seen: list[tuple[list[Any], Any]] = []
+    for draw_numbers in (
+        lambda: (torch.manual_seed(3), random.seed(3), np.random.seed(3)),
+        *[lambda: (torch.randn(1), random.random(), np.random.random())] * 3,
+        *[lambda: torch.randn(3, dtype=torch.float64)] * 3,
+        *[lambda: (torch.rand(311), random.getrandbits(32 * 311), np.random.bytes(4 * 311))] * 5,
+        lambda: (torch.manual_seed(4), random.seed(4), np.random.seed(4)),
+    ):
+        draw_numbers()
+        seen.append(([piece.raw for piece in marks.pieces], marks.state.raw))
+    for (pieces, whole), (new_pieces, new_whole) in pairwise(seen):
+        assert (pieces == new_pieces) == (whole == new_whole)
+    assert len({str(pieces) for pieces, _ in seen}) >= 10
 
 
 def test_a_node_in_a_loop_is_named_once(tmp_path: Path) -> None:
