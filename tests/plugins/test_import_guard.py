@@ -242,7 +242,7 @@ def test_changes_made_by_torch_are_not_blamed_on_the_plugin(tmp_path: Path, monk
     assert seeds.changes == {
         "functions of modules": ["torch.nn.modules.linear.Linear.forward"],
         "random generators": ["torch's"],
-        "torch": ["the recording of gradients to False", "the number of threads to 7", "the seed to 3"],
+        "torch": ["the number of threads to 7", "the recording of gradients to False", "the seed to 3"],
     }
 
 

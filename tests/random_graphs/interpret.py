@@ -81,8 +81,14 @@ class _Interpreter:
         return {f"{name}.{key}": value for key, value in {**carry, **stacked}.items()}
 
 
+class NegativeCount(Exception):
+    """A loop over a number below 0, which only a run can find."""
+
+
 def _list_items(over: Any) -> list[Any]:
     if isinstance(over, int):
+        if over < 0:
+            raise NegativeCount(over)
         return list(range(over))
     if isinstance(over, torch.Tensor):
         return [row.reshape(1) if over.ndim == 1 else row for row in over]

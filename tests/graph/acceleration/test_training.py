@@ -116,7 +116,8 @@ nodes:
   nothing: {use: condition.vector, with: {number: 0.0}}
   unet:
     use: model.unet
-    with: {in_channels: 3, channels: 8, multipliers: [1, 2], attention: [], patch: 8, vector_dim: 1, kind: flow}
+    with: {in_channels: 3, channels: 8, multipliers: [1, 2], attention: [], patch: 8, vector_dim: 1, context_dim: null,
+      kind: flow}
   fit:
     loop: {over: data.batches, as: batch}
     carry: {denoiser: unet}

@@ -19,7 +19,7 @@ from guidegraph.graph.language.bind_parameters import bind
 from guidegraph.graph.resolution.load import build
 from tests.graph.running import run_graph
 from tests.random_graphs import RandomGraph, random_graph, sampler_graph, wild_graph
-from tests.random_graphs.interpret import interpret, same
+from tests.random_graphs.interpret import NegativeCount, interpret, same
 
 FOLDER = Path("/nowhere")
 LONG = 1000
@@ -37,7 +37,10 @@ def build_random(graph: RandomGraph) -> tuple[Graph, dict[str, Any]]:
 
 def check_outputs(graph: RandomGraph) -> None:
     """Assert that a graph gives the interpreter's values with passes, without, and from a cache."""
-    expected = interpret(graph)
+    try:
+        expected = interpret(graph)
+    except NegativeCount:
+        return
     plan, values = build_random(graph)
     cache = MemoryCache()
     variants: dict[str, dict[str, Any]] = {
@@ -65,7 +68,8 @@ def run_accepted(seeds: Iterable[int], misfits: bool) -> Iterator[tuple[int, Nod
             run(plan, values)
             yield seed, None
         except NodeError as error:
-            yield seed, error
+            if "a loop takes 0 or more iterations; found -" not in str(error):  # it is known in the run alone
+                yield seed, error
 
 
 @pytest.mark.parametrize("seed", VALID)

@@ -166,7 +166,10 @@ def test_the_command_casts_steps_alone_and_prints_the_errors(tmp_path: Path) -> 
     [
         (["--precision", "fp8"], "--precision: unknown-precision: there is no precision 'fp8'; precisions: fp32, fp16"),
         (["--precision", "fp16"], "fp16 is for parts in loops, and there is none; name a part: PART=fp16"),
-        (["--precision", "decode=fp16"], "not-exportable: there is no part 'decode'; "),
+        (
+            ["--precision", "decode=fp16"],
+            "--precision: unknown-precision: there is no part 'decode'; there are no parts",
+        ),
         (["--precision", "bf16", "--check"], "--check: no-check: bf16 runs on cuda or tensorrt only"),
     ],
 )
