@@ -2,12 +2,12 @@
 
     python benchmarks/accelerated_runs.py [--rounds 8] [--start] [--only NAME]
 
-The embedded model's text_to_image.yaml at batch 1 and 8, classifier guidance, and a workflow with a plugin of the
-gallery. Both ways have the models in memory, so a run is the sampling loop and the decoder. The parts are exported
-first, into the usual folder, which is not part of the times. Prints the median CPU seconds of each, the median and the
-range of the ratios of neighbours, and the largest difference of the pictures in levels of 255. A part that could run as
-a graph and runs in torch is an error. `--start`: also how much longer a second process takes until the end of a run of
-two steps, with its CPU seconds.
+The embedded models' text_to_image_128.yaml and text_to_image.yaml, the latter at batch 1 and 8, classifier guidance,
+and a workflow with a plugin of the gallery. Both ways have the models in memory, so a run is the sampling loop and the
+decoder. The parts are exported first, into the usual folder, which is not part of the times. Prints the median CPU
+seconds of each, the median and the range of the ratios of neighbours, and the largest difference of the pictures in
+levels of 255. A part that could run as a graph and runs in torch is an error. `--start`: also how much longer a second
+process takes until the end of a run of two steps, with its CPU seconds.
 """
 
 from __future__ import annotations
@@ -47,6 +47,7 @@ class Case:
 
 
 CASES = (
+    Case("text, 128 px", ROOT / "workflows/text_to_image_128.yaml", {}),
     Case("text, batch 1", ROOT / "workflows/text_to_image.yaml", {"batch": 1}),
     Case("text, batch 8", ROOT / "workflows/text_to_image.yaml", {"batch": 8}),
     Case("classifier", ROOT / "workflows/class_classifier_guidance_ddim.yaml", {}),

@@ -83,7 +83,10 @@ CFG = {"denoiser": "model.denoiser", "positive": "positive", "negative": "negati
 SCENES = {"denoiser": "scenes.denoiser", "positive": "positive", "negative": "negative"}
 SPATIAL = {"denoiser": "model.denoiser", "positive": "condition"}
 CLASSIFIER = {"denoiser": "model.denoiser", "classifier": "guide.classifier", "schedule": "model.schedule"}
+PLANNED = {"denoiser": "model.denoiser", "positive": "planned.positive", "negative": "planned.negative"}
 DRAWINGS = {
+    "scenes_128": Drawing("text_to_image_128.yaml", PLANNED),
+    "variation_128": Drawing("image_to_image_128.yaml", CFG),
     "scenes": Drawing("text_to_image.yaml", CFG),
     "scenes_vq": Drawing("text_to_image_vq.yaml", CFG),
     "scenes_minilm": Drawing("text_to_image_minilm.yaml", SCENES),
@@ -173,6 +176,7 @@ def timed_workflow(path: Path, text: str, loop: str) -> tuple[Workflow, list[flo
 
     def observe(event: object) -> None:
         if isinstance(event, NodeStarted) and event.path == f"nodes.{loop}":
+            CLOCK.read()  # without networks that ran before the loop
             started.append(time.process_time())
         elif isinstance(event, NodeFinished) and event.path == f"nodes.{loop}" and event.origin == "computed":
             seconds.append(time.process_time() - started[-1])
@@ -191,7 +195,9 @@ def drawing_sides(drawing: Drawing, batch: int) -> dict[str, Side]:
     params: Values = {"steps": drawing.steps, "batch": batch}
     values = {name.removeprefix("bare_"): value for name, value in workflow.run(**params).items()}
     values["scales"] = {
-        name: workflow.graph.params[name].default for name in ("scale", "sky_scale") if name in workflow.graph.params
+        name: workflow.graph.params[name].default
+        for name in ("scale", "sky_scale", "low")
+        if name in workflow.graph.params
     }
     CLOCK.watch(values["denoiser"].network)
     if "classifier" in values:
@@ -221,9 +227,11 @@ def sample(values: Values) -> Tensor:
     predict = guided(values, x.shape[0])
     for (t, alpha, sigma), matrix in zip(rows, scheduler.matrix[:, 0].tolist(), strict=True):
         times = torch.full((1,), t)
-        value = predict(x, times)
+        value = predict(x, times, t)
         if denoiser.kind == "eps":
             eps, x0 = value, (x - sigma * value) / alpha
+        elif denoiser.kind == "flow":
+            x0, eps = x - sigma * value, x + alpha * value
         else:
             x0, eps = alpha * x - sigma * value, sigma * x + alpha * value
         if "classifier" in values:
@@ -236,8 +244,11 @@ def sample(values: Values) -> Tensor:
     return x
 
 
-def guided(values: Values, batch: int) -> Callable[[Tensor, Tensor], Tensor]:
-    """The network's prediction at x and t, with both conditions in one call if there are two of equal sizes."""
+def guided(values: Values, batch: int) -> Callable[[Tensor, Tensor, float], Tensor]:
+    """The network's prediction at x and t, with both conditions in one call if there are two of equal sizes.
+
+    Where the workflow has a last timestep with guidance, `low`, there is one call below it.
+    """
     network, scale = values["denoiser"].network, values["scales"].get("scale", 1.0)
     conditions = [
         {name: None if value is None else value.expand(batch, *value.shape[1:]) for name, value in vars(each).items()}
@@ -245,19 +256,24 @@ def guided(values: Values, batch: int) -> Callable[[Tensor, Tensor], Tensor]:
     ] or [{}]
     sizes = [[None if value is None else value.shape for value in each.values()] for each in conditions]
     if len(conditions) == 1:
-        return lambda x, t: network(x, t.expand(batch), **conditions[0])
+        return lambda x, times, t: network(x, times.expand(batch), **conditions[0])
     positive, negative = conditions
+    low = values["scales"].get("low", 0.0)
     if sizes[0] != sizes[1]:
 
-        def predict_apart(x: Tensor, t: Tensor) -> Tensor:
-            cond, uncond = (network(x, t.expand(batch), **condition) for condition in conditions)
+        def predict_apart(x: Tensor, times: Tensor, t: float) -> Tensor:
+            if t < low:
+                return network(x, times.expand(batch), **positive)  # type: ignore[no-any-return]
+            cond, uncond = (network(x, times.expand(batch), **condition) for condition in conditions)
             return combine(cond, uncond, scale)
 
         return predict_apart
     joined = {name: None if value is None else torch.cat([value, negative[name]]) for name, value in positive.items()}
 
-    def predict(x: Tensor, t: Tensor) -> Tensor:
-        cond, uncond = network(torch.cat([x, x]), t.expand(2 * batch), **joined).chunk(2)
+    def predict(x: Tensor, times: Tensor, t: float) -> Tensor:
+        if t < low:
+            return network(x, times.expand(batch), **positive)  # type: ignore[no-any-return]
+        cond, uncond = network(torch.cat([x, x]), times.expand(2 * batch), **joined).chunk(2)
         return combine(cond, uncond, scale)
 
     return predict
