@@ -53,7 +53,8 @@ def feature_classes_loss(
             f"logits {tuple(logits.shape)} of features {tuple(features.shape)} and shares {tuple(share.shape)} must "
             "have one shape: set 'classes' of the classifier and 'size' of the map"
         )
-    error = functional.cross_entropy(logits.float(), share.float(), reduction="none")
+    # cross_entropy of shares exports as an operator of ONNX that takes classes alone
+    error = -(share.float() * functional.log_softmax(logits.float(), 1)).sum(1)
     if focus is None:
         return error.mean()
     if focus.shape != (share.shape[0], 1, *share.shape[2:]):

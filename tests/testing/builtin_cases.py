@@ -240,7 +240,7 @@ def overrides() -> list[NodeCase]:
             "detector.boxes",
             inputs={"detector": box_detector(), "image": picture()},
             settings={"most": 4},
-            skip={"ONNX export": "it is for an evaluation", **BY_SIXTEEN},
+            skip=BY_SIXTEEN,
         ),
         case(
             "detector.finds",
