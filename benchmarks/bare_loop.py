@@ -194,7 +194,7 @@ def drawing_sides(drawing: Drawing, batch: int) -> dict[str, Side]:
     workflow, seconds = timed_workflow(path, text, "sample")
     params: Values = {"steps": drawing.steps, "batch": batch}
     values = {name.removeprefix("bare_"): value for name, value in workflow.run(**params).items()}
-    values["scales"] = {
+    values["settings"] = {
         name: workflow.graph.params[name].default
         for name in ("scale", "sky_scale", "low")
         if name in workflow.graph.params
@@ -249,7 +249,7 @@ def guided(values: Values, batch: int) -> Callable[[Tensor, Tensor, float], Tens
 
     Where the workflow has a last timestep with guidance, `low`, there is one call below it.
     """
-    network, scale = values["denoiser"].network, values["scales"].get("scale", 1.0)
+    network, scale = values["denoiser"].network, values["settings"].get("scale", 1.0)
     conditions = [
         {name: None if value is None else value.expand(batch, *value.shape[1:]) for name, value in vars(each).items()}
         for each in (values[name] for name in ("positive", "negative") if name in values)
@@ -258,7 +258,7 @@ def guided(values: Values, batch: int) -> Callable[[Tensor, Tensor, float], Tens
     if len(conditions) == 1:
         return lambda x, times, t: network(x, times.expand(batch), **conditions[0])
     positive, negative = conditions
-    low = values["scales"].get("low", 0.0)
+    low = values["settings"].get("low", 0.0)
     if sizes[0] != sizes[1]:
 
         def predict_apart(x: Tensor, times: Tensor, t: float) -> Tensor:
@@ -286,7 +286,7 @@ def combine(cond: Tensor, uncond: Tensor, scale: float) -> Tensor:
 
 def score(values: Values, x: Tensor, t: Tensor) -> Tensor:
     """The gradient of the classifier's log-probability of the label at x, times its scale."""
-    scale = values["scales"].get("sky_scale", values["scales"]["scale"])
+    scale = values["settings"].get("sky_scale", values["settings"]["scale"])
     with torch.enable_grad():
         x = x.detach().requires_grad_()
         log_p = torch.log_softmax(values["classifier"](x, t.expand(x.shape[0])), dim=-1)

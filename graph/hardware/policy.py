@@ -24,7 +24,8 @@ of them or more are left over: this was up to 2.9 times as fast. With more keys,
 
 NARROW_HEAD, PADDED_HEAD, PADDED_LOGITS = 8, 16, 16_384
 """torch's attention multiplies heads of up to 8 numbers slowly. Padded to 16 they were 1.2 to 1.4 times as fast where a
-head has this many pairs of a query and a key, and slower in smaller maps; wider heads gained nothing."""
+head has this many pairs of a query and a key, and slower in smaller maps; wider heads gained nothing
+(benchmarks/attention.py)."""
 
 HUGE_PAGE = 2 << 20
 """Bytes of a huge page."""

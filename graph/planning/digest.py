@@ -46,12 +46,13 @@ def digest_strings(*parts: str) -> str:
 
 def digest_pairs(pairs: Iterable[tuple[str, str]]) -> str:
     """The digest of labelled digests; fresh if one of them is."""
-    fresh, text = "", ""
+    fresh = ""
+    texts: list[str] = []
     for label, digest in pairs:
-        text += f"\x1flabel {label}\x1fdigest {digest}"
+        texts.append(f"label {label}\x1fdigest {digest}")
         if digest[:1] == FRESH:
             fresh = FRESH
-    return fresh + hashlib.blake2b(text[1:].encode(errors="surrogatepass"), digest_size=16).hexdigest()
+    return fresh + hashlib.blake2b("\x1f".join(texts).encode(errors="surrogatepass"), digest_size=16).hexdigest()
 
 
 _files: dict[tuple[str, int, int, int], str] = {}
