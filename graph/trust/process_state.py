@@ -161,12 +161,13 @@ def restore_state(saved: SavedState, call: Call, keeper: StateKeeper | None = No
 
 
 def _restore_everything(saved: SavedState, now: Values, readers: _Readers) -> list[str]:
+    assert saved.generators is not None
     generators = readers.generators()
     changed = list(_restore_changed(saved.values, now, readers.settings))
     if read_variables() != saved.variables:
         changed.append(restore_variables(saved.variables or {}))
     _end(saved)
-    seeded = restore_seeded(saved.generators or generators, generators)
+    seeded = restore_seeded(saved.generators, generators)
     seeded += restore_seeded_cuda(saved.cuda, read_cuda_states())
     return changed + [f"seeds {name}, which was put back" for name in seeded]
 
@@ -268,10 +269,10 @@ def _make_numpy_reader() -> Callable[[], StateMemory]:
         nonlocal get_generator, kept
         if get_generator is None:
             get_generator = import_numpy()
-        generator, of_generator = get_generator(), kept
-        if of_generator is None or of_generator[0] is not generator:
-            kept = of_generator = generator, find_numpy_state(generator).pieces[0]
-        return of_generator[1]
+        generator, last = get_generator(), kept
+        if last is None or last[0] is not generator:
+            kept = last = generator, find_numpy_state(generator).pieces[0]
+        return last[1]
 
     return find_piece
 
