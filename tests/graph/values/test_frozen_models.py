@@ -162,7 +162,10 @@ MODULES = {
 
 
 def describe(value: Any, seen: dict[int, int]) -> Any:
-    """A value as plain text, with the tensors' values and what is the same object as what."""
+    """A value as plain text, with the tensors' values and what is the same object as what.
+
+    seen: the places of objects by `id`, so none may be made here that goes away, and whose `id` another would get.
+    """
     if isinstance(value, (int, float, str, type(None))):
         return value
     if callable(value) and not isinstance(value, nn.Module):
@@ -176,8 +179,9 @@ def describe(value: Any, seen: dict[int, int]) -> Any:
         return type(value), [(key, describe(item, seen)) for key, item in value.items()]
     if isinstance(value, (list, tuple)):
         return type(value), [describe(item, seen) for item in value]
-    state = vars(value) if hasattr(value, "__dict__") else repr(value)
-    return type(value).__name__, describe(dict(sorted(state.items())) if isinstance(state, dict) else state, seen)
+    if not hasattr(value, "__dict__"):
+        return type(value).__name__, repr(value)
+    return type(value).__name__, [(name, describe(item, seen)) for name, item in sorted(vars(value).items())]
 
 
 @pytest.mark.parametrize("kind", MODULES)
