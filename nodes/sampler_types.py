@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import ClassVar
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar
 
 from guidegraph.graph.types import Tensor, is_tensor, structured
+from guidegraph.nodes.noise_level import widen_dtype
 from guidegraph_runtime.tables.form import Form
 
 
@@ -107,3 +109,13 @@ class SchedulerState:
         """The slots expanded to (K, …), in the shape and dtype and on the device of ``like``."""
         slots = self.slots.to(like)
         return slots.reshape(-1, *(1,) * like.ndim).expand(-1, *like.shape) if slots.ndim == 1 else slots
+
+    def fit_to_inputs(self, inputs: Mapping[str, Any]) -> SchedulerState:
+        """The state with slots of the size of the port ``x`` of the call that reads it, for a graph of that call.
+
+        They are contiguous, as those of later steps are, so that torch.compile does not compile the call twice.
+        """
+        x: Any = inputs.get("x")
+        if self.slots.ndim > 1 or not is_tensor(x):
+            return self
+        return replace(self, slots=self.sized_slots(x.to(widen_dtype(x.dtype))).contiguous())

@@ -111,7 +111,7 @@ class PartStep:
             self.run_in_torch(slots)
             return
         try:
-            flat = [self._flatten(i, reading, slots[reading.slot]) for i, reading in enumerate(self.part.reads)]
+            flat = [self._flatten(i, reading, slots) for i, reading in enumerate(self.part.reads)]
         except Unsuitable as reason:
             self.accelerator.report_torch(self.part.paths, str(reason))
             self.run_in_torch(slots)
@@ -161,13 +161,17 @@ class PartStep:
             self.ready[situation] = ready
         return False
 
-    def _flatten(self, position: int, reading: Reading, value: Any) -> FlatValue:
-        """A value as tensors; that of an object which the last call had too is not made again."""
-        last = self.last.get(position)
+    def _flatten(self, position: int, reading: Reading, slots: list[Any]) -> FlatValue:
+        """A value as tensors; that of an object which the last call had too is not made again.
+
+        A value with the sizes of others is made at each call, as they may have other sizes each time.
+        """
+        last, value = self.last.get(position), slots[reading.slot]
         if last is not None and last[0] is value:
             return last[1]
-        flat = flatten_value(reading, value, self.plan)
-        if not self.single:  # such a step runs once, and its model may be freed after it
+        fitted = self.part.read(reading, slots)
+        flat = flatten_value(reading, fitted, self.plan)
+        if fitted is value and not self.single:  # such a step runs once, and its model may be freed after it
             self.last[position] = (value, flat)
         return flat
 
@@ -300,7 +304,7 @@ class Accelerator:
         the graph's, so that this run equals later ones, which need no comparison.
         """
         part = step.part
-        values = [slots[reading.slot] for reading in part.reads]
+        values = [part.read(reading, slots) for reading in part.reads]
         step.run_in_torch(slots)
         results = tuple(slots[reading.slot] for reading in part.results)
         try:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -16,6 +17,9 @@ from guidegraph_runtime.sessions.providers import choose_providers, missing
 from guidegraph_runtime.sessions.sessions import SessionSettings, create_session
 
 BATCH = DYNAMIC["B"]
+
+SMALLEST = 5e-324
+"""The smallest number of Python; zero times anything where such numbers are rounded to zero."""
 
 _NUMPY_NAMES = {
     torch.float32: "float32",
@@ -39,9 +43,10 @@ class OnnxRunner:
         self.nbytes = sum(map(len, graph.files.values()))
         self._device, self._index = kind, int(index or 0)
         providers = choose_providers(cpu_provider() if kind == "cpu" else "auto", self._index)
-        settings = SessionSettings(providers, intra_threads=torch.get_num_threads())
+        settings = SessionSettings(providers, intra_threads=torch.get_num_threads(), flush_denormals=True)
         weights = {name: data for name, data in graph.files.items() if name != GRAPH}
-        self._session = create_session("an accelerated part", graph.files[GRAPH], weights, settings)
+        with flush_denormals():  # the first session of a process changes the arithmetic of this thread
+            self._session = create_session("an accelerated part", graph.files[GRAPH], weights, settings)
         self._read_inputs = {value.name for value in self._session.get_inputs()}
 
     @property
@@ -61,7 +66,7 @@ class OnnxRunner:
             torch.cuda.current_stream().synchronize()  # onnxruntime has its own stream
         binding = self._session.io_binding()
         inputs = {
-            name: tensor.expand(shape).contiguous()
+            name: (tensor if tensor.shape == shape else tensor.expand(shape)).contiguous()
             for (name, _), tensor, shape in zip(self.description.inputs, tensors, shapes, strict=True)
             if name in self._read_inputs
         }
@@ -70,8 +75,24 @@ class OnnxRunner:
             binding.bind_input(name, kind, index, _NUMPY_NAMES[tensor.dtype], tuple(tensor.shape), tensor.data_ptr())
         for name in self.description.outputs:
             binding.bind_output(name, self._device, self._index)
-        self._session.run_with_iobinding(binding)
+        with flush_denormals():
+            self._session.run_with_iobinding(binding)
         return [_to_torch(value) for value in binding.get_outputs()]
+
+
+@contextmanager
+def flush_denormals() -> Iterator[None]:
+    """A context in which this thread rounds numbers below 1e-38 to zero, where the processor can.
+
+    onnxruntime's softmax has such numbers for masked scores, and they take a hundred times as long as others. Its own
+    threads round by a setting of the session.
+    """
+    rounded_before = SMALLEST * 1.0 == 0.0
+    torch.set_flush_denormal(True)
+    try:
+        yield
+    finally:
+        torch.set_flush_denormal(rounded_before)
 
 
 def cpu_provider() -> str:

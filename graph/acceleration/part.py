@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from guidegraph.graph.acceleration.part_values import FlatValue, Reading
+from guidegraph.graph.acceleration.part_values import FlatValue, Reading, can_fit, fit_value
 from guidegraph.graph.acceleration.parts import StepGroup, list_part_calls
 from guidegraph.graph.execution.watched_sizes import Decisive, LoopWatch, Measure, use_watch
 from guidegraph.graph.export.partition.example_values import ItemType
@@ -60,6 +60,17 @@ class Part:
     @property
     def paths(self) -> tuple[str, ...]:
         return tuple(f"nodes.{call.key}" for call in self.calls)
+
+    def read(self, reading: Reading, slots: Sequence[Any]) -> Any:
+        """The value of one of ``reads``, with the sizes of the others if it has none of its own yet.
+
+        Raises ``NodeError``.
+        """
+        value = slots[reading.slot]
+        if not can_fit(value):
+            return value
+        by_source = {other.source: slots[other.slot] for other in self.reads}
+        return fit_value(value, reading, self.calls, by_source)
 
 
 @dataclass(frozen=True)

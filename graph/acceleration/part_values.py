@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from inspect import isfunction
 from typing import TYPE_CHECKING, Any
 
+from guidegraph.graph.errors import NodeError
+from guidegraph.graph.execution.call import PortError
+from guidegraph.graph.ir import Call, node_id
 from guidegraph.graph.memory.weights import find_models
 from guidegraph.graph.planning.digest import FRESH, value_digest
 from guidegraph.graph.planning.plan import Plan
-from guidegraph.graph.sources import Index, Output, Source
-from guidegraph.graph.types import PortType, is_tensor
+from guidegraph.graph.sources import Index, Many, Output, Source
+from guidegraph.graph.types import PortType, describe_value, fields_of_structure, is_tensor
+from guidegraph_runtime.error_text import describe_error
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -46,6 +51,49 @@ class FlatValue:
     tensors: tuple[Tensor, ...]
     guard: str
     constant: bool = False
+
+
+FIT = "fit_to_inputs"
+"""A method of structured types whose values may start without the sizes of the others, as a sampler's state does.
+
+It gets the inputs of a call that reads the value, as far as they are known, and returns a value with their sizes, or
+the same value if they do not tell the sizes.
+"""
+
+
+def can_fit(value: Any) -> bool:
+    """Whether a value is of a structured type with a method ``FIT``; a field of that name is none."""
+    fields = fields_of_structure(type(value))
+    return fields is not None and FIT not in fields and isfunction(getattr(type(value), FIT, None))
+
+
+def fit_value(value: Any, reading: Reading, calls: Sequence[Call], by_source: Mapping[Source, Any]) -> Any:
+    """A value that a part reads, with the sizes that the first of its readers to know them gives it.
+
+    calls: those of the part. by_source: what the part reads. Raises ``NodeError`` for an error in the type's method.
+    """
+    for call in calls:
+        ports = {name: source for name, source in call.arguments() if not isinstance(source, Many)}
+        port = next((name for name, source in ports.items() if source == reading.source), None)
+        if port is not None:
+            inputs = {name: by_source[source] for name, source in ports.items() if source in by_source}
+            fitted = _call_fit(value, inputs, call, port)
+            if fitted is not value:
+                return fitted
+    return value
+
+
+def _call_fit(value: Any, inputs: Mapping[str, Any], call: Call, port: str) -> Any:
+    method = f"{type(value).__name__}.{FIT}"
+    try:
+        fitted = getattr(value, FIT)(inputs)
+        if type(fitted) is not type(value):
+            raise TypeError(f"expected a {type(value).__name__}; found {describe_value(fitted)}")
+        return fitted
+    except Exception as error:
+        problem = PortError(port, f"{method} failed: {describe_error(error)}: mend it, or run without acceleration")
+        mark = call.marks.get(port, call.mark)
+        raise NodeError(f"nodes.{call.key}", node_id(call), mark, problem) from error
 
 
 def flatten_value(reading: Reading, value: Any, plan: Plan) -> FlatValue:

@@ -42,7 +42,8 @@ class SessionSettings:
 
     `intra_threads` work on one operator (0: one per core), `inter_threads` on several at once. `strict`: an operator
     that falls back to the CPU is an error. `cuda_graph` records the kernels of a run once for each set of shapes and
-    replays them; it requires a GPU and `Session.bind_fixed`.
+    replays them; it requires a GPU and `Session.bind_fixed`. `flush_denormals`: onnxruntime's threads round numbers
+    below 1e-38 to zero; the first session of a process sets this in the thread that makes it, too.
     """
 
     providers: tuple[Provider, ...] = (Provider("cpu"),)
@@ -51,6 +52,7 @@ class SessionSettings:
     optimization: str = "all"
     strict: bool = False
     cuda_graph: bool = False
+    flush_denormals: bool = False
 
     @classmethod
     def on(cls, provider: str | Sequence[str] = "auto", device_id: int = 0, **options: Any) -> SessionSettings:
@@ -250,6 +252,8 @@ def _options(onnxruntime: Any, settings: SessionSettings) -> Any:
     options.graph_optimization_level = level
     options.log_severity_level = _FATAL  # errors are raised, not logged too
     options.add_session_config_entry("session.load_model_format", "ONNX")
+    if settings.flush_denormals:
+        options.add_session_config_entry("session.set_denormal_as_zero", "1")
     if settings.strict and settings.providers[0].device != "cpu":
         options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
     return options

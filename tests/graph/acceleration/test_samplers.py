@@ -13,6 +13,7 @@ import torch
 from guidegraph import load_workflow
 from guidegraph.graph.acceleration.accelerator import forget_graphs
 from guidegraph.graph.events import Event, PartAccelerated
+from guidegraph.nodes.models.own.unet import UNet
 from tests.slow_cases import mark_slow
 
 WORKFLOW = """
@@ -83,4 +84,25 @@ def test_the_network_runs_in_the_graph_for_a_batch(workflow: Path, monkeypatch: 
     run(workflow, "onnx", [], batch=3, steps=6)
     calls.clear()
     run(workflow, "onnx", [], batch=3, steps=6)
-    assert len(calls) >= 5  # the first iteration, with an empty state, may run in torch
+    assert len(calls) == 6
+
+
+@pytest.mark.parametrize("batch", [1, 3])
+def test_the_first_step_runs_in_the_graph_too(workflow: Path, monkeypatch: pytest.MonkeyPatch, batch: int) -> None:
+    """A sampler's state has no size before the first step."""
+    calls: list[int] = []
+    forward = UNet.forward
+
+    def count(*args: Any, **by_name: Any) -> Any:
+        calls.append(1)
+        return forward(*args, **by_name)
+
+    monkeypatch.setattr(UNet, "forward", count)
+    first = run(workflow, "onnx", [], batch=batch)
+    assert calls, "it is exported and compared"
+    calls.clear()
+    torch.testing.assert_close(run(workflow, "onnx", [], batch=batch)["x"], first["x"])
+    assert not calls
+    forget_graphs()
+    torch.testing.assert_close(run(workflow, "onnx", [], batch=batch)["x"], first["x"])
+    assert len(calls) == 1, "the comparison, as in another process"

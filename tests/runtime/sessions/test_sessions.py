@@ -187,6 +187,20 @@ def test_a_session_is_made_of_bytes_and_of_our_settings(tmp_path: Path, monkeypa
     }
 
 
+def test_onnxruntime_is_told_to_round_tiny_numbers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No session is made, as the first one of a process would change the arithmetic of this thread."""
+    made: list[Any] = []
+
+    def stop(data: object, options: Any, **arguments: Any) -> Any:
+        made.append(options)
+        raise RuntimeError("stopped")
+
+    monkeypatch.setattr(onnxruntime, "InferenceSession", stop)
+    with pytest.raises(BundleError, match="stopped"):
+        session(tmp_path, settings=SessionSettings(flush_denormals=True))
+    assert made[0].get_session_config_entry("session.set_denormal_as_zero") == "1"
+
+
 @pytest.mark.parametrize("optimization", ["none", "basic", "extended", "all"])
 def test_every_optimization_gives_the_same(tmp_path: Path, optimization: str) -> None:
     step = session(tmp_path, settings=SessionSettings(intra_threads=1, optimization=optimization))
