@@ -72,11 +72,18 @@ def convolution_backward(
     groups: int,
     output_mask: Sequence[bool],
 ) -> Gradients:
-    """The transposed convolution with the same weights, or the plain one if the operator itself is transposed."""
+    """The transposed convolution with the same weights, or the plain one if the operator itself is transposed.
+
+    Without a stride, the transposed one is a plain one with mirrored weights, which is faster.
+    """
     _input_alone("convolution", output_mask)
     axes = x.ndim - 2
     stride, padding, dilation = ([*v] * axes if len(v) == 1 else [*v] for v in (stride, padding, dilation))
     extra = [0] * axes
+    borders = [d * (int(k) - 1) - p for d, k, p in zip(dilation, weight.shape[2:], padding, strict=True)]
+    if not transposed and groups == 1 and {*stride} == {1} and min(borders) >= 0:
+        mirrored = weight.transpose(0, 1).flip([i + 2 for i, size in enumerate(weight.shape[2:]) if size != 1])
+        return aten.convolution.default(grad, mirrored, None, stride, borders, dilation, False, extra, 1), None, None
     if not transposed:
         spans = [d * (int(k) - 1) + 1 for d, k in zip(dilation, weight.shape[2:], strict=True)]
         rests = [size + 2 * p - span for size, p, span in zip(x.shape[2:], padding, spans, strict=True)]

@@ -40,6 +40,7 @@ from torch.onnx._internal.fx.passes.type_promotion import (
     get_type_promotion_rule,
 )
 
+from guidegraph.graph.export.onnx.attention import attend
 from guidegraph.graph.export.onnx.decompositions import decompositions
 
 if TYPE_CHECKING:
@@ -86,9 +87,10 @@ def _torch_decompositions() -> Mapping[OpOverload, Callable[..., Any]]:
 
 
 def decomposition_table() -> dict[OpOverload, Callable[..., Any]]:
-    """All decompositions for a trace; those of `decompositions` come before torch's."""
+    """All decompositions for a trace; `attend` and those of `decompositions` come before torch's."""
     by_torch = _torch_decompositions()
-    registered = {op: _first(function, by_torch.get(op)) for op, function in decompositions().items()}
+    forms = {torch.ops.aten.scaled_dot_product_attention.default: attend, **decompositions()}
+    registered = {op: _first(function, by_torch.get(op)) for op, function in forms.items()}
     return {**by_torch, **registered}
 
 

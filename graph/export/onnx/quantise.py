@@ -52,16 +52,14 @@ def quantise_weights(part: TracedPart) -> TracedPart:
 def _add_dequantised(graph: onnx_ir.Graph, weight: onnx_ir.Value, array: NDArray[Any], axis: int) -> onnx_ir.Value:
     import onnx_ir
 
+    from guidegraph.graph.export.onnx.constants import add_constant
+
     scale = np.abs(array).max(axis=1 - axis).astype(np.float32) / 127
     scale[scale == 0] = 1.0
     rounded = np.clip(np.rint(array / np.expand_dims(scale, 1 - axis)), -127, 127).astype(np.int8)
     values = []
     for suffix, data in (("int8", rounded), ("scale", scale)):
-        name = f"{weight.name}_{suffix}_{axis}"
-        value = onnx_ir.Value(name=name, const_value=onnx_ir.tensor(data, name=name))
-        value.shape, value.type = onnx_ir.Shape(data.shape), onnx_ir.TensorType(onnx_ir.DataType.from_numpy(data.dtype))
-        graph.register_initializer(value)
-        values.append(value)
+        values.append(add_constant(graph, f"{weight.name}_{suffix}_{axis}", data))
     node = onnx_ir.node("DequantizeLinear", values, {"axis": axis}, name=f"{weight.name}_dequantise_{axis}")
     out = node.outputs[0]
     out.name, out.shape, out.type = f"{weight.name}_float_{axis}", weight.shape, weight.type

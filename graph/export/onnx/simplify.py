@@ -10,6 +10,9 @@ import torch
 from onnx_ir.passes import Sequential, common
 from onnxscript.optimizer import _constant_folding
 
+from guidegraph.graph.export.onnx.affine import join_affine_steps
+from guidegraph.graph.export.onnx.upsampling import join_upsampling
+
 QUADRATIC = {"SlicesSplit"}
 """Rules of onnxscript that walk the whole graph for every node, which takes minutes for a large U-Net."""
 
@@ -28,9 +31,11 @@ def optimise(model: onnx_ir.Model) -> None:
             shape_inference=True,
             input_size_limit=_constant_folding.DEFAULT_CONSTANT_FOLD_INPUT_SIZE_LIMIT,
             output_size_limit=_constant_folding.DEFAULT_CONSTANT_FOLD_OUTPUT_SIZE_LIMIT,
-            should_fold=lambda node: None,
+            should_fold=_may_fold,
         )(model)
         onnxscript.rewriter.rewrite(model, rules)
+    join_affine_steps(model)
+    join_upsampling(model)
     Sequential(
         common.RemoveUnusedNodesPass(),
         common.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0),
@@ -41,6 +46,15 @@ def optimise(model: onnx_ir.Model) -> None:
         common.NameFixPass(),
         common.RemoveUnusedNodesPass(),
     )(model)
+
+
+def _may_fold(node: onnx_ir.Node) -> bool | None:
+    """False for the transposed weight of a convolution, of three axes or more; None leaves it to onnxscript.
+
+    The gradient of a convolution reads its weight in this form, which would not follow a LoRA as a second constant.
+    """
+    weight = node.inputs[0] if node.op_type == "Transpose" else None
+    return False if weight is not None and weight.shape is not None and len(weight.shape) > 2 else None
 
 
 class _FoldConstants(_constant_folding.FoldConstantsPass):

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import operator as python_operator
-from typing import Any
+from typing import Any, cast
 
 import torch
+from torch import Tensor
 from torch.amp.autocast_mode import _enter_autocast, _exit_autocast
 from torch.fx import GraphModule, Node
+from torch.fx.experimental.symbolic_shapes import statically_known_true
 
 from guidegraph.graph.export.onnx.program import is_functional
 
@@ -25,6 +27,8 @@ def simplify(graph: GraphModule) -> GraphModule:
             graph.graph.erase_node(node)
         if node.target is torch.ops.aten.sym_numel.default:
             _multiply_sizes(graph, node)
+        if node.target is torch.ops.aten._unsafe_view.default:
+            _join_repeats(graph, node)
     _merge_equal_calls(graph)
     sizes: dict[Any, Node] = {}
     for node in list(graph.graph.nodes):
@@ -54,6 +58,42 @@ def _multiply_sizes(graph: GraphModule, numel: Node) -> None:
             product.meta["val"] = value
     numel.replace_all_uses_with(product)
     graph.graph.erase_node(numel)
+
+
+def _join_repeats(graph: GraphModule, view: Node) -> None:
+    """Replace pixels that were repeated by an expanded view, which is slow in onnxruntime, by a resize.
+
+    Only of float16 and float32: onnxruntime resizes few other types.
+    """
+    clone: Any = view.args[0]
+    expand: Any = clone.args[0] if clone.target is torch.ops.aten.clone.default else None
+    if expand is None or expand.target is not torch.ops.aten.expand.default or len(expand.args[1]) != 6:
+        return
+    wide: Any = expand.args[0]
+    tall: Any = wide.args[0] if _is_unsqueezed(wide, 5) else None
+    if tall is None or not _is_unsqueezed(tall, 3):
+        return
+    pixels, shape = tall.args[0].meta["val"], list(cast("Any", view.args[1]))
+    factors = [expand.meta["val"].shape[axis] for axis in (3, 5)]
+    if pixels.dtype not in (torch.float16, torch.float32) or not _repeats(pixels, factors, view.meta["val"]):
+        return
+    arguments = (tall.args[0], shape[2:], *map(float, factors))
+    with graph.graph.inserting_before(view):
+        resized = graph.graph.call_function(torch.ops.aten.upsample_nearest2d.default, arguments)
+    resized.meta.update(view.meta)
+    view.replace_all_uses_with(resized)
+
+
+def _repeats(pixels: Tensor, factors: list[Any], repeated: Tensor) -> bool:
+    """Whether pictures have the sizes of others, with the last two times these factors."""
+    if not all(isinstance(factor, int) for factor in factors) or repeated.ndim != pixels.ndim:
+        return False
+    sizes = (size * factor for size, factor in zip(pixels.shape, (1, 1, *factors), strict=True))
+    return all(statically_known_true(size == other) for size, other in zip(sizes, repeated.shape, strict=True))
+
+
+def _is_unsqueezed(node: Any, axis: int) -> bool:
+    return node.target is torch.ops.aten.unsqueeze.default and node.args[1] == axis
 
 
 def _value_of(size: Any) -> Any:

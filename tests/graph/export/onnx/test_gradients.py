@@ -30,6 +30,8 @@ def convolutions() -> Iterator[tuple[str, Any, tuple[Any, ...]]]:
         (3, 2, 0, 1, 1, False, (9, 8)),
         (1, 1, 0, 1, 1, False, (5, 4)),
         (1, 2, 0, 1, 1, False, (6, 5)),
+        (1, 1, 1, 1, 1, False, (5, 4)),
+        (5, 1, 1, 1, 1, False, (6, 7)),
         (4, 4, 0, 1, 1, False, (8, 11)),
         (3, 1, 2, 2, 1, False, (6, 7)),
         (3, 1, 1, 1, 4, False, (6, 6)),
