@@ -35,6 +35,8 @@ a run), sample (of a batch), condition, level, schedule (of learning rates), ste
 """
 
 EXCEPTIONS = {
+    ("graph/export/onnx/affine.py", "epsilon"): "an attribute of ONNX's BatchNormalization",
+    ("graph/export/onnx/attention.py", "attn_mask"): "a parameter of torch's operator",
     ("graph/export/onnx/decompositions.py", "output_mask"): "a parameter of torch's operator",
     ("graph/export/onnx/gradients.py", "attn_mask"): "a parameter of torch's operator",
     ("graph/export/one_node.py", "MASKS"): "the runtime's name for a key of a bundle",

@@ -13,8 +13,8 @@ from guidegraph.graph.export.onnx.constants import add_constant
 
 OPERATORS = ("Mul", "Add")
 
-EPSILON = 1e-5
-"""Of the batch normalisation that stands for a constant scale and shift; its variance is 1 - EPSILON."""
+ADDED = 1e-5
+"""The number that BatchNormalization adds to a variance, which is 1 - ADDED for a constant scale and shift."""
 
 
 @dataclass
@@ -31,9 +31,9 @@ class _Chain:
 
 
 def join_affine_steps(model: onnx_ir.Model) -> None:
-    """Replace chains of `Mul` and `Add` of pictures (B, C, H, W) with values of one pixel, in place.
+    """Replace chains of `Mul` and `Add` of maps (B, C, H, W) and values of one pixel, in place.
 
-    Each becomes one product and one sum of the picture, with their factors and terms joined first; or one
+    Each becomes one product and one sum of the maps, whose factors and terms are joined first; or one
     BatchNormalization, if the scale and the shift are constants of the channels.
     """
     for chain in reversed(list(_find_chains(model.graph))):  # as the result of one may be the x of a later one
@@ -58,23 +58,23 @@ def _find_chains(graph: onnx_ir.Graph) -> Iterator[_Chain]:
 
 
 def _follow(x: onnx_ir.Value | None, node: onnx_ir.Node) -> _Chain | None:
-    """The chain from a picture and the first step that reads it; None if there is none."""
+    """The chain from maps and the first step that reads it; None if there is none."""
     sizes = None if x is None else _find_sizes(x)
     if x is None or sizes is None:
         return None
-    chain, picture, step = _Chain(x, sizes[1], []), x, node
-    while (operand := _find_operand(step, picture, sizes)) is not None:
-        picture = step.outputs[0]
+    chain, maps, step = _Chain(x, sizes[1], []), x, node
+    while (operand := _find_operand(step, maps, sizes)) is not None:
+        maps = step.outputs[0]
         chain.steps.append((step, operand))
-        users = list(picture.uses())
-        if len(users) != 1 or picture.is_graph_output() or users[0].node.graph is not node.graph:
+        users = list(maps.uses())
+        if len(users) != 1 or maps.is_graph_output() or users[0].node.graph is not node.graph:
             break
         step = users[0].node
     return chain if chain.steps else None
 
 
 def _find_sizes(x: onnx_ir.Value) -> list[Any] | None:
-    """The sizes of a picture in float32; None for other values, and for unknown sizes."""
+    """The sizes of maps in float32; None for other values, and for unknown sizes."""
     producer = x.producer()
     if x.dtype != onnx_ir.DataType.FLOAT or x.shape is None or len(x.shape) != 4:
         return None
@@ -95,18 +95,18 @@ def _find_reshaped(reshape: onnx_ir.Node) -> onnx_ir.Value | None:
     return source if is_whole and source is not None and source.shape is not None and len(source.shape) == 4 else None
 
 
-def _find_operand(node: onnx_ir.Node, picture: onnx_ir.Value, sizes: list[Any]) -> onnx_ir.Value | None:
-    """The values of one pixel by which a step multiplies a picture, or which it adds to it."""
+def _find_operand(node: onnx_ir.Node, maps: onnx_ir.Value, sizes: list[Any]) -> onnx_ir.Value | None:
+    """The values of one pixel by which a step multiplies maps, or which it adds to them."""
     if node.op_type not in OPERATORS or node.domain or len(node.inputs) != 2:
         return None
-    others = [value for value in node.inputs if value is not picture]
-    if len(others) != 1 or others[0] is None or others[0].shape is None:
+    operands = [value for value in node.inputs if value is not maps]
+    if len(operands) != 1 or operands[0] is None or operands[0].shape is None:
         return None
-    shape = list(others[0].shape)
+    shape = list(operands[0].shape)
     fits = len(shape) in (3, 4) and shape[-2:] == [1, 1] and sizes[2:] != [1, 1]
     padded = [1] * (4 - len(shape)) + shape
     fits = fits and all(size in (1, target) for size, target in zip(padded[:2], sizes[:2], strict=True))
-    return others[0] if fits else None
+    return operands[0] if fits else None
 
 
 def _read_channels(value: onnx_ir.Value) -> np.ndarray[Any, Any] | None:
@@ -123,9 +123,14 @@ def _normalise(graph: onnx_ir.Graph, chain: _Chain, constants: list[Any]) -> Non
     for (node, _), values in zip(chain.steps, constants, strict=True):
         scale, shift = (scale * values, shift * values) if node.op_type == "Mul" else (scale, shift + values)
     name = chain.result.name
-    arrays = {"scale": scale, "shift": shift, "mean": np.zeros(channels), "variance": np.full(channels, 1 - EPSILON)}
+    arrays = {
+        "scale": scale,
+        "shift": shift,
+        "mean": np.zeros(channels),
+        "variance": np.full(channels, 1 - ADDED),
+    }
     inputs = [add_constant(graph, f"{name}_{key}", array.astype(np.float32)) for key, array in arrays.items()]
-    node = onnx_ir.Node("", "BatchNormalization", [chain.x, *inputs], [onnx_ir.AttrFloat32("epsilon", EPSILON)])
+    node = onnx_ir.Node("", "BatchNormalization", [chain.x, *inputs], [onnx_ir.AttrFloat32("epsilon", ADDED)])
     _replace(graph, chain, [node])
 
 

@@ -27,26 +27,26 @@ def attend(
     if dropout_p or is_causal or enable_gqa:
         return NotImplemented
     scale = query.shape[-1] ** -0.5 if scale is None else scale
-    scores = torch.matmul(query * scale, key.transpose(-2, -1))
+    products = torch.matmul(query * scale, key.transpose(-2, -1))
     if attn_mask is None:
-        return torch.matmul(torch.softmax(scores, -1), value)
-    bias, counts = _split_mask(torch.atleast_2d(attn_mask), scores.dtype)
+        return torch.matmul(torch.softmax(products, -1), value)
+    bias, counts = _make_bias(torch.atleast_2d(attn_mask), products.dtype)
     if attn_mask.dtype == torch.float16:
-        scores = scores.float()  # the sum of a score and the lowest float16 can be -inf
-    weights = torch.softmax(scores + bias, -1).to(value.dtype)
+        products = products.float()  # the sum of a score and the lowest float16 can be -inf
+    weights = torch.softmax(products + bias, -1).to(value.dtype)
     is_same_for_queries = isinstance(counts.shape[-2], int) and counts.shape[-2] == 1
     if is_same_for_queries and counts.ndim == value.ndim:
         return torch.matmul(weights, value * counts)
     return torch.matmul(weights, value) * counts
 
 
-def _split_mask(mask: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-    """A number that is added to each score, and 1 for queries (..., N, 1) that have a key, 0 for others.
+def _make_bias(attn_mask: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """A number that is added to each product, and 1 for queries (..., N, 1) that have a key, 0 for others.
 
-    The scores of a query without a key stay as they are, so that its weights have no NaN.
+    The products of a query without a key stay as they are, so that its weights have no NaN.
     """
-    if mask.dtype == torch.bool:
-        counts = mask.any(-1, keepdim=True)
-        return torch.where(mask | ~counts, 0.0, -torch.inf).to(dtype), counts.to(dtype)
-    counts = (mask != -torch.inf).any(-1, keepdim=True)
-    return torch.where(counts, mask, torch.zeros_like(mask)), counts.to(dtype)
+    if attn_mask.dtype == torch.bool:
+        counts = attn_mask.any(-1, keepdim=True)
+        return torch.where(attn_mask | ~counts, 0.0, -torch.inf).to(dtype), counts.to(dtype)
+    counts = (attn_mask != -torch.inf).any(-1, keepdim=True)
+    return torch.where(counts, attn_mask, torch.zeros_like(attn_mask)), counts.to(dtype)

@@ -30,7 +30,7 @@ def join_upsampling(model: onnx_ir.Model) -> None:
 
 
 def _doubles(node: onnx_ir.Node) -> bool:
-    """Whether a node repeats each pixel of a picture twice along both axes."""
+    """Whether a node repeats each pixel of maps twice along both axes."""
     if node.op_type != "Resize" or len(node.inputs) < 3 or node.inputs[2] is None:
         return False
     scales, modes = node.inputs[2].const_value, ("mode", "coordinate_transformation_mode", "nearest_mode")
@@ -44,16 +44,16 @@ def _doubles(node: onnx_ir.Node) -> bool:
     )
 
 
-def _list_convolutions(picture: onnx_ir.Value) -> Iterator[onnx_ir.Node]:
-    """The readers of a picture, if all are convolutions of 3 × 3 that keep its size, with a constant weight."""
-    users = [use.node for use in picture.uses()]
-    resize = picture.producer()
+def _list_convolutions(maps: onnx_ir.Value) -> Iterator[onnx_ir.Node]:
+    """The readers of maps, if all are convolutions of 3 × 3 that keep their size, with a constant weight."""
+    users = [use.node for use in maps.uses()]
+    resize = maps.producer()
     same_graph = resize is not None and all(user.graph is resize.graph for user in users)
-    if same_graph and not picture.is_graph_output() and all(_fits(user, picture) for user in users):
+    if same_graph and not maps.is_graph_output() and all(_fits(user, maps) for user in users):
         yield from users
 
 
-def _fits(conv: onnx_ir.Node, picture: onnx_ir.Value) -> bool:
+def _fits(conv: onnx_ir.Node, maps: onnx_ir.Value) -> bool:
     weight = conv.inputs[1] if conv.op_type == "Conv" else None
     if weight is None or weight.const_value is None or list(weight.const_value.shape)[2:] != [3, 3]:
         return False
@@ -62,7 +62,7 @@ def _fits(conv: onnx_ir.Node, picture: onnx_ir.Value) -> bool:
     numbers = {name: list(attributes[name].as_ints()) for name in expected if name in attributes}
     group = attributes["group"].as_int() if "group" in attributes else 1
     pads = attributes["auto_pad"].as_string() if "auto_pad" in attributes else "NOTSET"
-    return conv.inputs[0] is picture and numbers == expected and (group, pads) == (1, "NOTSET")
+    return conv.inputs[0] is maps and numbers == expected and (group, pads) == (1, "NOTSET")
 
 
 def _join(graph: onnx_ir.Graph, resize: onnx_ir.Node, conv: onnx_ir.Node) -> None:
