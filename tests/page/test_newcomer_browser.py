@@ -52,7 +52,7 @@ window.watcher = new MutationObserver(() => {
     preview?.addEventListener('load', measure);
     if (preview) measure();
 });
-watcher.observe(document.querySelector('.panel'), {childList: true, subtree: true, attributes: true});
+watcher.observe(document.body, {childList: true, subtree: true, attributes: true});
 """
 STOP = """
 window.watcher = new MutationObserver(() => {
@@ -63,7 +63,7 @@ window.watcher = new MutationObserver(() => {
     watcher.disconnect();
     stop.click();
 });
-watcher.observe(document.querySelector('.panel'), {childList: true, subtree: true, attributes: true});
+watcher.observe(document.body, {childList: true, subtree: true, attributes: true});
 """
 
 
