@@ -23,9 +23,9 @@ KEY_LANES, PADDED_KEYS, PADDED_TAIL = 16, 160, 8
 of them or more are left over: this was up to 2.9 times as fast. With more keys, or fewer left over, it was slower."""
 
 NARROW_HEAD, PADDED_HEAD, PADDED_LOGITS = 8, 16, 16_384
-"""torch's attention multiplies heads of up to 8 numbers slowly. Padded to 16 they were 1.2 to 1.4 times as fast where a
-head has this many pairs of a query and a key, and slower in smaller maps; wider heads gained nothing
-(benchmarks/attention.py)."""
+"""On AMD's processors, torch's attention multiplies heads of up to 8 numbers slowly. Padded to 16 they were 1.2 to 1.4
+times as fast where a head has this many pairs of a query and a key, and slower in smaller maps; wider heads gained
+nothing. On an Intel Xeon padded heads took 1.2 times as long (benchmarks/attention.py)."""
 
 HUGE_PAGE = 2 << 20
 """Bytes of a huge page."""
@@ -78,7 +78,7 @@ class ComputePolicy:
 
         if not self.is_cpu or dtype != torch.float32 or width > NARROW_HEAD or queries * keys < PADDED_LOGITS:
             return 0
-        return PADDED_HEAD - width if instructions.is_x86() else 0
+        return PADDED_HEAD - width if instructions.is_amd() else 0
 
     def multiplies_by_vector(self, dtype: torch.dtype, rows: int) -> bool:
         """Whether a linear layer without gradients is a product of its weight with a vector.

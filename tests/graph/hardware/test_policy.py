@@ -56,14 +56,14 @@ def test_keys_are_filled_up_for_wide_kernels_alone(monkeypatch: pytest.MonkeyPat
 @pytest.mark.parametrize(
     ("width", "keys", "spare"), [(1, 128, 15), (8, 128, 8), (8, 127, 0), (9, 128, 0), (16, 1024, 0)]
 )
-def test_narrow_heads_are_widened_on_x86_alone(
+def test_narrow_heads_are_widened_on_amd_alone(
     monkeypatch: pytest.MonkeyPatch, width: int, keys: int, spare: int
 ) -> None:
-    monkeypatch.setattr(instructions, "is_x86", lambda: True)
+    monkeypatch.setattr(instructions, "is_amd", lambda: True)
     assert CPU.spare_width(torch.float32, width, 128, keys) == spare
     assert CPU.spare_width(torch.bfloat16, width, 128, keys) == 0
     assert ComputePolicy("cuda").spare_width(torch.float32, width, 128, keys) == 0
-    monkeypatch.setattr(instructions, "is_x86", lambda: False)
+    monkeypatch.setattr(instructions, "is_amd", lambda: False)
     assert CPU.spare_width(torch.float32, width, 128, keys) == 0
 
 

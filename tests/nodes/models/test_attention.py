@@ -57,7 +57,7 @@ def make_inputs(keys: int, dtype: torch.dtype = torch.float32) -> tuple[Tensor, 
 def test_narrow_heads_are_widened_for_many_pairs(
     keys: int, width: int, masked: bool, key_shapes: list[tuple[int, int]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(instructions, "is_x86", lambda: True)
+    monkeypatch.setattr(instructions, "is_amd", lambda: True)
     query, key, value = make_narrow(width, keys)
     mask = torch.arange(keys) < torch.tensor([[keys], [keys - 3]]) if masked else None
     attended = attention(query, key, value, mask)
@@ -69,7 +69,7 @@ def test_narrow_heads_are_widened_for_many_pairs(
 def test_heads_stay_narrow_with_gradients_in_traces_and_in_other_dtypes(
     key_shapes: list[tuple[int, int]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(instructions, "is_x86", lambda: True)
+    monkeypatch.setattr(instructions, "is_amd", lambda: True)
     query, key, value = make_narrow(8)
     attention(query.double(), key.double(), value.double())
     attention(query.clone().requires_grad_(), key, value)
