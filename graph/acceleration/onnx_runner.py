@@ -19,7 +19,7 @@ from guidegraph_runtime.sessions.sessions import SessionSettings, create_session
 BATCH = DYNAMIC["B"]
 
 SMALLEST = 5e-324
-"""The smallest number of Python; zero times anything where such numbers are rounded to zero."""
+"""The smallest float of Python. Where such numbers are rounded to zero, a product with it is zero."""
 
 _NUMPY_NAMES = {
     torch.float32: "float32",
