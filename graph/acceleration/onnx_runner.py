@@ -84,8 +84,8 @@ class OnnxRunner:
 def flush_denormals() -> Iterator[None]:
     """A context in which this thread rounds numbers below 1e-38 to zero, where the processor can.
 
-    onnxruntime's softmax has such numbers for masked scores, and they take a hundred times as long as others. Its own
-    threads round by a setting of the session.
+    onnxruntime's softmax makes such numbers of masked scores, and processors are slow at them. Its own threads round by
+    a setting of the session.
     """
     rounded_before = SMALLEST * 1.0 == 0.0
     torch.set_flush_denormal(True)

@@ -54,4 +54,5 @@ def test_an_accelerated_workflow_draws_the_same(
             assert float((value - expected[name]).abs().max()) <= LEVELS, name
     states = {event.state for event in events}
     assert "exported" in states
+    assert "refused" not in states
     forget_graphs()

@@ -13,8 +13,8 @@ from guidegraph.graph.export.onnx.constants import add_constant
 
 OPERATORS = ("Mul", "Add")
 
-ADDED = 1e-5
-"""The number that BatchNormalization adds to a variance, which is 1 - ADDED for a constant scale and shift."""
+VARIANCE_OFFSET = 1e-5
+"""BatchNormalization adds it to a variance, which is 1 minus it for a constant scale and shift."""
 
 
 @dataclass
@@ -127,10 +127,10 @@ def _normalise(graph: onnx_ir.Graph, chain: _Chain, constants: list[Any]) -> Non
         "scale": scale,
         "shift": shift,
         "mean": np.zeros(channels),
-        "variance": np.full(channels, 1 - ADDED),
+        "variance": np.full(channels, 1 - VARIANCE_OFFSET),
     }
     inputs = [add_constant(graph, f"{name}_{key}", array.astype(np.float32)) for key, array in arrays.items()]
-    node = onnx_ir.Node("", "BatchNormalization", [chain.x, *inputs], [onnx_ir.AttrFloat32("epsilon", ADDED)])
+    node = onnx_ir.Node("", "BatchNormalization", [chain.x, *inputs], [onnx_ir.AttrFloat32("epsilon", VARIANCE_OFFSET)])
     _replace(graph, chain, [node])
 
 

@@ -38,6 +38,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._sympy.value_ranges import ValueRanges
 
 from guidegraph.graph.export.errors import FixedSizeError
+from guidegraph.graph.export.onnx.attention import attend
 from guidegraph.graph.export.onnx.axes import Axis
 from guidegraph.graph.export.onnx.fake_sizes import ShortFakes
 from guidegraph.graph.export.onnx.program import decomposition_table
@@ -178,26 +179,16 @@ def _nearest(
     return repeated.reshape(batch, channels, height * tall, width * wide)
 
 
-def _attention(
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    attn_mask: Tensor | None = None,
-    dropout_p: float = 0.0,
-    is_causal: bool = False,
-    scale: float | None = None,
-    enable_gqa: bool = False,
-) -> Any:
-    """softmax(QKᵀ/√d) V without a mask, so that no row can be empty; NotImplemented for anything else."""
-    if attn_mask is not None or dropout_p or is_causal or enable_gqa:
-        return NotImplemented
-    scale = query.shape[-1] ** -0.5 if scale is None else scale
-    leading = query.shape[:-2]
-    if not leading or not all(_equal_sizes(leading, other.shape[:-2]) for other in (key, value)):
-        return torch.softmax((query * scale) @ key.transpose(-2, -1), dim=-1) @ value
-    query, key, value = (x.flatten(0, -3) for x in (query * scale, key, value))  # batched products need 3 axes
-    weights = torch.softmax(torch.bmm(query, key.transpose(-2, -1)), dim=-1)
-    return torch.bmm(weights, value).unflatten(0, leading)
+def _attention(query: Tensor, key: Tensor, value: Tensor, *options: Any, **by_name: Any) -> Any:
+    """Attention without a mask and with equal leading axes on three axes, for batched products; any other as it is.
+
+    NotImplemented for options that ``attend`` leaves to torch.
+    """
+    leading, attn_mask = query.shape[:-2], options[0] if options else by_name.get("attn_mask")
+    if attn_mask is not None or not leading or not all(_equal_sizes(leading, x.shape[:-2]) for x in (key, value)):
+        return attend(query, key, value, *options, **by_name)
+    attended = attend(query.flatten(0, -3), key.flatten(0, -3), value.flatten(0, -3), *options, **by_name)
+    return attended if attended is NotImplemented else attended.unflatten(0, leading)
 
 
 def _equal_sizes(left: Sequence[Any], right: Sequence[Any]) -> bool:

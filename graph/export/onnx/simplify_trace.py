@@ -85,7 +85,7 @@ def _join_repeats(graph: GraphModule, view: Node) -> None:
 
 
 def _repeats(pixels: Tensor, factors: list[Any], repeated: Tensor) -> bool:
-    """Whether pictures have the sizes of others, with the last two times these factors."""
+    """Whether ``repeated`` has the sizes of ``pixels``, the last two of them times these factors."""
     if not all(isinstance(factor, int) for factor in factors) or repeated.ndim != pixels.ndim:
         return False
     sizes = (size * factor for size, factor in zip(pixels.shape, (1, 1, *factors), strict=True))
