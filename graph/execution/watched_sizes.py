@@ -31,47 +31,45 @@ class WatchedSizes:
     """The sizes that calls of one node reported, with their iterations, the limit, and the message of the warning.
 
     Small values are measured later, several in a row: a few operations in the middle of a step, between the weights of
-    a network, take several times as long. unmeasured: the positions of the sizes that are still values, all alike.
-    kept: the bytes of those.
+    a network, take several times as long. waiting: the latest values, all alike, to compute sizes of with ``measure``;
+    without it, sizes. waiting_bytes: their bytes. largest: the largest size of each call before those, as vectors.
     """
 
     call: Call
     limit: float
     message: str
     iterations: list[int] = field(default_factory=list)
-    sizes: list[Tensor] = field(default_factory=list)
-    decisive: Decisive | None = None
+    waiting: list[Tensor] = field(default_factory=list)
+    waiting_bytes: int = 0
     measure: Measure | None = None
-    unmeasured: list[int] = field(default_factory=list)
-    kept: int = 0
+    largest: list[Tensor] = field(default_factory=list)
+    decisive: Decisive | None = None
 
     def add(self, value: Tensor, measure: Measure | None) -> None:
         """Add a size or, with ``measure``, a value to compute one from. A subclass of tensor is measured at once."""
         import torch
 
-        size = value.nbytes
-        if measure is not None and (size > KEPT_BYTES or type(value) is not torch.Tensor):
-            value = measure(value)
-        elif measure is not None:
-            if self.unmeasured and not _is_alike(self.sizes[self.unmeasured[-1]], value):
-                self.measure_kept()
-            self.unmeasured.append(len(self.sizes))
-            self.measure, self.kept = measure, self.kept + size
-        self.sizes.append(value)
-        if self.kept > MOST_KEPT_BYTES:
-            self.measure_kept()
+        if measure is not None and (value.nbytes > KEPT_BYTES or type(value) is not torch.Tensor):
+            value, measure = measure(value), None
+        is_same_kind = (measure is None) == (self.measure is None)
+        if self.waiting and not (is_same_kind and _is_alike(self.waiting[-1], value)):
+            self.find_largest()
+        self.waiting.append(value)
+        self.measure = measure
+        self.waiting_bytes += value.nbytes
+        if self.waiting_bytes > MOST_KEPT_BYTES:
+            self.find_largest()
 
-    def measure_kept(self) -> None:
-        """Measure the values that were kept for it, as one batch."""
+    def find_largest(self) -> None:
+        """Find the largest size of each call whose value waits for it, as one batch."""
         import torch
 
-        if self.measure is None or not self.unmeasured:
+        if not self.waiting:
             return
-        values = [self.sizes[i] for i in self.unmeasured]
-        measured = self.measure(torch.cat(values)).reshape(len(values), -1)
-        for i, sizes in zip(self.unmeasured, measured.unbind(), strict=True):
-            self.sizes[i] = sizes
-        self.unmeasured, self.kept = [], 0
+        values = torch.stack(self.waiting)
+        sizes = values if self.measure is None else self.measure(values.flatten(0, 1))
+        self.largest.append(sizes.reshape(len(self.waiting), -1).amax(dim=1))
+        self.waiting, self.waiting_bytes = [], 0
 
 
 def _is_alike(value: Tensor, other: Tensor) -> bool:
@@ -107,8 +105,8 @@ class LoopWatch:
         import torch
 
         for key, watched_sizes in self.watched.items():
-            watched_sizes.measure_kept()
-            sizes: list[float] = torch.stack([size.max() for size in watched_sizes.sizes]).tolist()
+            watched_sizes.find_largest()
+            sizes: list[float] = torch.cat(watched_sizes.largest).tolist()
             first = _beyond_since(sizes, watched_sizes.limit)
             if first is not None and (watched_sizes.decisive is None or bool(watched_sizes.decisive())):
                 self.warned.add(key)

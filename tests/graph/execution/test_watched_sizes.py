@@ -50,11 +50,12 @@ def rise(count: int, *shape: int) -> list[Tensor]:
         rise(6, KEPT_BYTES // 4),
         rise(40, KEPT_BYTES // 8),
         [*rise(3, 3), *rise(4, 5)],
+        [*rise(3, 3), *rise(2, KEPT_BYTES), *rise(4, 3)],
         [*rise(3, 3), *[value.double() for value in rise(4, 3)]],
         rise(1, 3),
         [torch.full((1, 2), torch.nan)],
     ],
-    ids=["small", "large", "many", "two shapes", "two dtypes", "one", "NaN"],
+    ids=["small", "large", "many", "two shapes", "small and large", "two dtypes", "one", "NaN"],
 )
 def test_values_that_are_measured_later_give_the_same_warnings(values: list[Tensor]) -> None:
     messages = list_warnings(values, later=True)
@@ -66,16 +67,16 @@ def test_values_are_kept_up_to_a_number_of_bytes() -> None:
     watch = LoopWatch(set(), op=CALL)
     for _ in range(3 * MOST_KEPT_BYTES // KEPT_BYTES):
         watch.add(torch.zeros(1, KEPT_BYTES // 4), 1.0, "", None, largest)
-        assert sum(size.nbytes for size in watch.watched["step"].sizes) <= MOST_KEPT_BYTES + KEPT_BYTES
+        assert sum(value.nbytes for value in watch.watched["step"].waiting) <= MOST_KEPT_BYTES
     watch = LoopWatch(set(), op=replace(CALL, key="large"))
     watch.add(torch.zeros(1, KEPT_BYTES), 1.0, "", None, largest)
-    assert watch.watched["large"].sizes[0].shape == (1,)
+    assert watch.watched["large"].waiting[0].shape == (1,)
 
 
 def test_a_value_that_records_gradients_is_kept_without_them() -> None:
     watch = LoopWatch(set(), op=CALL)
     watch.add(torch.ones(1, 3, requires_grad=True) * 2, 1.0, "", None, largest)
-    assert not watch.watched["step"].sizes[0].requires_grad
+    assert not watch.watched["step"].waiting[0].requires_grad
 
 
 def test_a_subclass_of_tensor_is_measured_at_once() -> None:
@@ -85,5 +86,5 @@ def test_a_subclass_of_tensor_is_measured_at_once() -> None:
     watch = LoopWatch(set(), op=CALL)
     for _ in range(2):
         watch.add(torch.zeros(2, 3).as_subclass(OfADevice), 1.0, "", None, lambda value: largest(value).amax())
-    assert [size.shape for size in watch.watched["step"].sizes] == [(), ()]
+    assert [size.shape for size in watch.watched["step"].waiting] == [(), ()]
     watch.finish(2)
