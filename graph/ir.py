@@ -31,6 +31,7 @@ from guidegraph.graph.sources import (
     list_sources,
     map_links,
 )
+from guidegraph.graph.trust.file_checks import may_hold_path
 from guidegraph.graph.types import PortType, make_fit
 from guidegraph.graph.values.output_check import OutputCheck
 from guidegraph.graph.values.ownership import is_mutable
@@ -64,7 +65,8 @@ class CallLayout(NamedTuple):
     name of their port or setting. validated: the settings among those. narrowed: the ports and settings to check,
     each with its check and its position among the leading ones, or None. constants: literal settings. mutable: those
     that are copied for each call. checks: a type check for each output; ``None`` if any value fits.
-    flat: there are no named sources and no lists of links. plain: also, there is nothing to check or to copy.
+    flat: there are no named sources and no lists of links. plain: also, no argument has to be checked or copied, and no
+    literal setting may hold a path.
     """
 
     leading: tuple[Sources, ...]
@@ -161,7 +163,7 @@ class Call:
             mutable,
             self.spec.output_checks,
             flat,
-            flat and not self.checks and not mutable,
+            flat and not self.checks and not mutable and not any(map(may_hold_path, constants.values())),
         )
 
     def parameters(self) -> Iterator[tuple[str, Port]]:

@@ -18,6 +18,8 @@ from guidegraph.graph.types import describe_value, explain_mismatch
 from guidegraph.graph.values.output_check import OutputError, output_mismatch
 from guidegraph.graph.values.ownership import copy_value
 
+_SIZES = Sizes()
+
 
 def invoke(
     step: Step, slots: list[Any], kept: dict[int, KeptJoins] | None = None, keeper: StateKeeper | None = None
@@ -33,13 +35,9 @@ def invoke(
     try:
         if step.plain:
             args = [slots[slot] for slot in step.reads]
-            if constants := step.layout.constants:  # type: ignore[union-attr]
-                check_paths(constants)
-                store_outputs(step, slots, step.function(*args, **constants))  # type: ignore[misc]
-            else:
-                store_outputs(step, slots, step.function(*args))  # type: ignore[misc]
+            store_outputs(step, slots, step.function(*args, **step.layout.constants))  # type: ignore[misc,union-attr]
         elif step.members:
-            invoke_batch(step, slots, Sizes(), invoke, None if kept is None else kept.setdefault(id(step), {}))
+            invoke_batch(step, slots, _SIZES, invoke, None if kept is None else kept.setdefault(id(step), {}))
         else:
             invoke_call(step, slots)
     except (NodeError, Cancelled):
@@ -68,14 +66,10 @@ def invoke_batch(
     kept: KeptJoins | None = None,
 ) -> None:
     """Run the calls of a batch as one or, if their arguments cannot be joined, one by one with ``invoke_member``."""
-    first = step.members[0]
-    call = first.op
-    assert isinstance(call, Call)
-    assert first.function is not None
-    leading = list(call.spec.inputs)[: len(first.args)]
-    batchable = [leading.index(p) if p in leading else p for p in call.spec.batchable if p in call.inputs]
+    function = step.members[0].function
+    assert function is not None
     arguments = [gather_arguments(member, slots) for member in step.members]
-    results = call_as_batch(first.function, arguments, batchable, sizes, kept)
+    results = call_as_batch(function, arguments, step.joined, sizes, kept)
     if results is None:
         for member in step.members:
             invoke_member(member, slots)
@@ -112,6 +106,8 @@ def gather_arguments(step: Step, slots: list[Any]) -> tuple[list[Any], dict[str,
     call, layout = step.op, step.layout
     assert isinstance(call, Call)
     assert layout is not None
+    if step.plain:
+        return [slots[slot] for slot in step.reads], layout.constants
     args = [slots[s] if isinstance(s, int) else [slots[i] for i in s] for s in step.args]
     by_name = dict(layout.constants)
     if layout.mutable:

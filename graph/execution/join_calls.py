@@ -6,11 +6,12 @@ argument with one entry for each sample, such as scales, would not fit the joine
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from guidegraph.graph.values.leaves import flatten, is_equal_leaf, unflatten
+from guidegraph.graph.values.leaves import flatten, has_fixed_leaves, is_equal_leaf, unflatten
 from guidegraph.graph.values.ownership import change_count
 
 if TYPE_CHECKING:
@@ -24,39 +25,41 @@ FlatValue: TypeAlias = "tuple[list[Any], Any]"
 
 @dataclass(frozen=True)
 class JoinedValue:
-    """The arguments of sibling calls for one port, joined, and the flat values and batch sizes that they had.
+    """The values of a port in sibling calls, their leaves and batch sizes, and the value that joins them.
 
-    changes: of the tensors in all of these, before the joined call.
+    tensors: all tensors among these leaves and in ``joined``. changes: of each tensor, before the joined call.
     """
 
-    values: Sequence[FlatValue]
-    changes: Sequence[int]
+    values: Sequence[Any]
+    flat: Sequence[FlatValue]
     lengths: Sequence[int]
     joined: Any
+    tensors: Sequence[Tensor]
+    changes: Sequence[int]
 
     @classmethod
-    def of(cls, values: Sequence[FlatValue], lengths: Sequence[int], joined: Any) -> JoinedValue:
-        return cls(values, _count_changes([*values, flatten(joined)]), lengths, joined)
+    def of(
+        cls, values: Sequence[Any], flat: Sequence[FlatValue], lengths: Sequence[int], joined: Any
+    ) -> JoinedValue | None:
+        """The record of a join; ``None`` for values whose leaves could be replaced, such as lists."""
+        import torch
 
-    def fits(self, values: Sequence[FlatValue], lengths: Sequence[int]) -> bool:
-        """Whether other arguments are the same tensors and plain values, and neither they nor `joined` changed."""
-        for (leaves, structure), (new_leaves, new_structure) in zip(self.values, values, strict=True):
-            if len(leaves) != len(new_leaves) or (structure is not new_structure and structure != new_structure):
-                return False
-            for leaf, new_leaf in zip(leaves, new_leaves, strict=True):
-                if leaf is not new_leaf:
-                    return False
-        return self.lengths == lengths and self.changes == _count_changes([*values, flatten(self.joined)])
+        if not all(has_fixed_leaves(structure) for _, structure in flat):
+            return None
+        leaves = [leaf for leaves, _ in (*flat, flatten(joined)) for leaf in leaves]
+        tensors = [leaf for leaf in leaves if isinstance(leaf, torch.Tensor)]
+        return cls(values, flat, lengths, joined, tensors, list(map(change_count, tensors)))
+
+    def joins(self, values: Sequence[Any]) -> bool:
+        """Whether these are the same values, and neither their tensors nor the joined ones changed."""
+        return all(map(operator.is_, self.values, values)) and self.changes == list(map(change_count, self.tensors))
 
 
 KeptJoins: TypeAlias = "dict[int | str, JoinedValue | None]"
-"""By port, what the earlier iterations of a loop joined; ``None`` for arguments that are new in each iteration."""
+"""By port, what the earlier iterations of a loop joined.
 
-
-def _count_changes(values: Sequence[FlatValue]) -> list[int]:
-    import torch
-
-    return [change_count(leaf) for leaves, _ in values for leaf in leaves if isinstance(leaf, torch.Tensor)]
+``None`` for arguments that are not kept: they are new in each iteration, or have leaves that can be replaced.
+"""
 
 
 class Sizes:
@@ -111,23 +114,54 @@ def call_as_batch(
     batchable: the arguments to join, by index if positional, else by name. kept: of the same calls in earlier
     iterations of a loop; it is brought up to date.
     """
+    import torch
+
+    joined = _join_arguments(calls, batchable, sizes, None if torch.is_grad_enabled() else kept)
+    if joined is None:
+        return None
+    (args, by_name), lengths = joined
+    return _split(function(*args, **by_name), lengths, sizes)
+
+
+def _join_arguments(
+    calls: Sequence[Arguments], batchable: Sequence[int | str], sizes: Sizes, kept: KeptJoins | None
+) -> tuple[Arguments, Sequence[Any]] | None:
+    """The arguments of the joined call, and the batch size of each call; ``None`` if they cannot be joined."""
+    columns = [_take_arguments(calls, port) for port in batchable]
+    earlier_joins = [_find_join(kept, port, values) for port, values in zip(batchable, columns, strict=True)]
     flat = [
-        [flatten(args[port] if isinstance(port, int) else by_name[port]) for port in batchable]
-        for args, by_name in calls
+        list(map(flatten, values)) if join is None else join.flat
+        for values, join in zip(columns, earlier_joins, strict=True)
     ]
-    lengths = sizes.find_lengths([[leaf for leaves, _ in values for leaf in leaves] for values in flat])
+    lengths = sizes.find_lengths([[leaf for values in flat for leaf in values[i][0]] for i in range(len(calls))])
     if lengths is None or _has_sample_entries(*calls[0], batchable, lengths, sizes):
         return None
-    joined_args, joined_by_name = list(calls[0][0]), dict(calls[0][1])
-    for i, port in enumerate(batchable):
-        value = _join_once(port, [values[i] for values in flat], lengths, sizes, kept)
-        if value is _UNFIT:
-            return None
-        if isinstance(port, int):
-            joined_args[port] = value
+    args, by_name = list(calls[0][0]), dict(calls[0][1])
+    for port, values, flat_values, join in zip(batchable, columns, flat, earlier_joins, strict=True):
+        if join is not None and join.lengths == lengths:
+            value = join.joined
         else:
-            joined_by_name[port] = value
-    return _split(function(*joined_args, **joined_by_name), lengths, sizes)
+            value = _join(flat_values, lengths, sizes)
+            if value is _UNFIT:
+                return None
+            if kept is not None:
+                kept[port] = None if port in kept else JoinedValue.of(values, flat_values, lengths, value)
+        if isinstance(port, int):
+            args[port] = value
+        else:
+            by_name[port] = value
+    return (args, by_name), lengths
+
+
+def _take_arguments(calls: Sequence[Arguments], port: int | str) -> list[Any]:
+    """The argument of each call for a port."""
+    return [args[port] if isinstance(port, int) else by_name[port] for args, by_name in calls]
+
+
+def _find_join(kept: KeptJoins | None, port: int | str, values: Sequence[Any]) -> JoinedValue | None:
+    """The join of the same values in an earlier iteration; ``None`` if there is none."""
+    join = None if kept is None else kept.get(port)
+    return join if join is not None and join.joins(values) else None
 
 
 def _has_sample_entries(
@@ -140,31 +174,15 @@ def _has_sample_entries(
     """Whether an argument that is not joined is a tensor with an entry for each sample of some call."""
     import torch
 
-    arguments: list[tuple[int | str, Any]] = [*enumerate(args), *by_name.items()]
-    kept_apart = [value for port, value in arguments if isinstance(value, torch.Tensor) and port not in batchable]
-    return bool(kept_apart) and any(sizes.has_batch(value, length) for value in kept_apart for length in lengths)
+    arguments: tuple[tuple[int | str, Any], ...] = (*enumerate(args), *by_name.items())
+    for port, value in arguments:
+        is_shared = isinstance(value, torch.Tensor) and port not in batchable
+        if is_shared and any(sizes.has_batch(value, length) for length in lengths):
+            return True
+    return False
 
 
 _UNFIT = object()
-
-
-def _join_once(
-    port: int | str, flat: Sequence[FlatValue], lengths: Sequence[Any], sizes: Sizes, kept: KeptJoins | None
-) -> Any:
-    """As ``_join``, or the joined value that an earlier iteration made of the same values, if no gradient is needed."""
-    import torch
-
-    if kept is None or torch.is_grad_enabled():
-        return _join(flat, lengths, sizes)
-    if port not in kept:
-        value = _join(flat, lengths, sizes)
-        kept[port] = None if value is _UNFIT else JoinedValue.of(flat, lengths, value)
-        return value
-    earlier = kept[port]
-    if earlier is not None and earlier.fits(flat, lengths):
-        return earlier.joined
-    kept[port] = None
-    return _join(flat, lengths, sizes)
 
 
 def _join(flat: Sequence[FlatValue], lengths: Sequence[Any], sizes: Sizes) -> Any:
@@ -175,15 +193,12 @@ def _join(flat: Sequence[FlatValue], lengths: Sequence[Any], sizes: Sizes) -> An
     for _, other in flat[1:]:
         if other is not structure and other != structure:
             return _UNFIT
-    columns = list(zip(*(leaves for leaves, _ in flat), strict=True))
-    if not all(_can_join(column, sizes) for column in columns):
-        return _UNFIT
-    joined = [
-        torch.cat([sizes.expand(leaf, length) for leaf, length in zip(column, lengths, strict=True)])
-        if isinstance(column[0], torch.Tensor)
-        else column[0]
-        for column in columns
-    ]
+    joined = []
+    for column in zip(*[leaves for leaves, _ in flat], strict=True):
+        if not _can_join(column, sizes):
+            return _UNFIT
+        is_tensor = isinstance(column[0], torch.Tensor)
+        joined.append(torch.cat(list(map(sizes.expand, column, lengths))) if is_tensor else column[0])
     return unflatten(joined, structure)
 
 

@@ -113,34 +113,34 @@ def _iterate(
         loop = body_plan.loop
     check_wiring(body_plan.loop.body.values(), outside)
     body_plan = body_plan.specialise(outside)
-    needs_values = {s: outside[s] for s in body_plan.needs_sources if s in outside}
-    needs_of_iteration = [s for s in body_plan.needs_sources if s not in outside]
+    needs_vary = any(source not in outside for source in body_plan.needs_sources)
     phase: Phase | None = None
     items = _separate_rows(items)
     rows = _precompute(step, body_plan, outside, items, first, context, plan)
-    carry, collected = _start_values(loop, outside, device)
+    body_values, collected = _start_values(loop, outside, device)
+    next_carries = [(Carry(loop.key, name), source) for name, source in loop.next.items()]
+    token = _find_token(loop, context, plan)
     context.iterations.append(0)
     with _use_fresh_watch(context) as watch:
         for i in range(first, total):
             context.cancel.check()
             context.iterations[-1] = watch.iteration = i
             item = to_device(fetch_item(step, items, i), device)
-            values = rows[i] if i in rows else run_prologue(body_plan, outside, item, i, context, plan)
-            body_values: dict[Source, Any] = {**outside, **values, **carry}
+            body_values |= rows[i] if i in rows else run_prologue(body_plan, outside, item, i, context, plan)
             set_item(body_values, body_plan.item_sources, loop, item, i)
-            new_needs = {s: body_values[s] for s in needs_of_iteration if s in body_values}
-            if phase is None or new_needs:
-                phase = body_plan.variant({**needs_values, **new_needs})
+            if phase is None or needs_vary:
+                phase = body_plan.variant({s: body_values[s] for s in body_plan.needs_sources if s in body_values})
             results = run_phases(phase, body_values, context, plan)
             for name, source in loop.collect.items():
                 collected[name].append(results[source])
-            carry = {Carry(loop.key, name): results[source] for name, source in loop.next.items()}
+            for carried, source in next_carries:
+                body_values[carried] = results[source]
             report_progress(context, loop, i + 1, total, {})
-            _stop_where_requested(loop, i + 1, total, carry, collected, _find_token(loop, context, plan))
+            _stop_where_requested(loop, i + 1, total, body_values, collected, token)
     watch.finish(total)
     context.iterations.pop()
     stacked = {name: stack(values, loop.outputs[name]) for name, values in collected.items()}
-    return {**{name: carry[Carry(loop.key, name)] for name in loop.carry}, **stacked}
+    return {**{name: body_values[Carry(loop.key, name)] for name in loop.carry}, **stacked}
 
 
 def _choose_body(
@@ -179,7 +179,7 @@ def _find_first(step: Step, loop: Loop, total: int) -> int:
 def _start_values(
     loop: Loop, outside: Mapping[Source, Any], device: torch.device
 ) -> tuple[dict[Source, Any], dict[str, list[Any]]]:
-    """The carries before the first iteration, and the collected values of earlier ones; of a resumed loop its state."""
+    """The body's values before the first iteration, and the collected values of earlier ones, if it is resumed."""
     collected: dict[str, list[Any]] = {name: [] for name in loop.collect}
     if loop.resumed is None:
         start = {name: outside[source] for name, source in loop.carry.items()}
@@ -187,7 +187,7 @@ def _start_values(
         start, collected = loop.resumed.read_carry(device), loop.resumed.read_collected(device)
     if loop.stop_at is not None:
         capture_state(loop.key, 0, 0, start, {})  # a value that no file can hold is better found before the iterations
-    return {Carry(loop.key, name): value for name, value in start.items()}, collected
+    return {**outside, **{Carry(loop.key, name): value for name, value in start.items()}}, collected
 
 
 def _find_token(loop: Loop, context: LoopContext, plan: Plan) -> StopToken | None:
@@ -199,7 +199,7 @@ def _stop_where_requested(
     loop: Loop,
     done: int,
     total: int,
-    carry: Mapping[Source, Any],
+    body_values: Mapping[Source, Any],
     collected: Mapping[str, Sequence[Any]],
     token: StopToken | None,
 ) -> None:
@@ -210,7 +210,7 @@ def _stop_where_requested(
     is_asked = token is not None and token.requested and done < total
     if done != loop.stop_at and not is_asked:
         return
-    values = {name: carry[Carry(loop.key, name)] for name in loop.carry}
+    values = {name: body_values[Carry(loop.key, name)] for name in loop.carry}
     try:
         state = capture_state(loop.key, done, total, values, collected)
     except GuidegraphError as error:
@@ -314,12 +314,14 @@ def _precompute(
 
 
 def run_phases(phase: Phase, values: Mapping[Source, Any], context: LoopContext, plan: Plan) -> dict[Source, Any]:
-    """Run a body's steps once, making each choice as soon as its value is known. Raises ``NodeError``."""
+    """Run a body's steps once, making each choice as soon as its value is known. Raises ``NodeError``.
+
+    Returns the values of the roots, each by its original source.
+    """
     while phase.choices:
         values = {**values, **run_block(phase.block, values, context, plan)}
         phase = phase.after_branches(tuple(_choose_branch(choice, values, context) for choice in phase.choices))
-    results = run_block(phase.block, values, context, plan)
-    return {root: results[source] for root, source in phase.roots.items()}
+    return run_block(phase.block, values, context, plan)
 
 
 def _choose_branch(choice: Choice, values: Mapping[Source, Any], context: LoopContext) -> str:

@@ -31,7 +31,8 @@ class Step:
     args: slots (or tuples of slots) of leading ports, passed by position. wired: those passed by the name of their port
     or setting. layout: of a call. outs: the slot of each output. reads: all slots that the step reads. plain: see
     ``CallLayout``. watch: the process state to restore after it. frees: slots that this step is the last to use.
-    members: the calls of a batch. body: of a loop. closure: the sources that a loop reads from outside.
+    members: the calls of a batch. joined: the arguments that a batch joins, by index if they are passed by position.
+    body: of a loop. closure: the sources that a loop reads from outside.
     accelerated: computes the members of an accelerated part at once, from the slots.
     """
 
@@ -47,6 +48,7 @@ class Step:
     watch: Watch = "nothing"
     frees: tuple[Slot, ...] = ()
     members: tuple[Step, ...] = ()
+    joined: tuple[int | str, ...] = ()
     body: BodyPlan | None = None
     closure: tuple[tuple[Source, Slot], ...] = ()
     accelerated: Callable[[list[Any]], None] | None = None
@@ -229,7 +231,8 @@ def _plan_body_after_choices(loop: Loop, branches: Mapping[str, str], passes: fr
 class Phase:
     """The part of a block that can run before its next choices; all of it if there are none.
 
-    roots: the current source of each of the block's original roots.
+    block: computes what the choices and later phases read; that of the last phase computes the roots, by their original
+    source. roots: the current source of each of the block's original roots.
     """
 
     block: BlockPlan
@@ -263,7 +266,9 @@ def _phase(
 ) -> Phase:
     choices = find_next_choices(ops, roots.values())
     if not choices:
-        return Phase(flatten_block(ops, roots.values(), passes, excluded), (), roots, {}, passes, excluded)
+        block = flatten_block(ops, roots.values(), passes, excluded)
+        block.results = {root: block.results[source] for root, source in roots.items()}
+        return Phase(block, (), roots, {}, passes, excluded)
     deciding = [choice.when for choice in choices]
     first_ops = prune(ops, deciding, effects=False)
     later = {key: op for key, op in ops.items() if key not in first_ops}
@@ -317,13 +322,21 @@ def _step(op: Op | BatchCall, slots: Slots, passes: frozenset[str]) -> Step:
         members = tuple(call_step(call, slots) for call in op.calls)
         outs = tuple(slot for member in members for slot in member.outs)
         reads = tuple(slot for member in members for slot in member.reads)
-        return Step(op, op.calls, outs, reads, watch=members[0].watch, members=members)
+        joined = _list_joined(op.calls[0], len(members[0].args))
+        return Step(op, op.calls, outs, reads, watch=members[0].watch, members=members, joined=joined)
     if isinstance(op, Call):
         return call_step(op, slots)
     closure = tuple((s, slots.of(s)) for s in dict.fromkeys(op.sources()))
     positions = {name: i for i, name in enumerate(op.outputs)}
     reads, outs = tuple(slot for _, slot in closure), slots.outputs(op.key, positions)
     return Step(op, (op,), outs, reads, body=plan_body(op, passes), closure=closure)
+
+
+def _list_joined(call: Call, positional: int) -> tuple[int | str, ...]:
+    """The batchable arguments of a call, by index if they are among the leading ones, which are passed by position."""
+    leading = list(call.spec.inputs)[:positional]
+    ports = [port for port in call.spec.batchable if port in call.inputs]
+    return tuple(leading.index(port) if port in leading else port for port in ports)
 
 
 def plan_body(loop: Loop, passes: frozenset[str]) -> BodyPlan:

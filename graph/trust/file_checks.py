@@ -25,12 +25,18 @@ __all__ = [
     "RefusedFile",
     "check_path",
     "check_paths",
+    "may_hold_path",
     "open_regular",
     "read_regular",
     "require_regular",
     "require_regular_files",
     "restrict_reads",
 ]
+
+
+def may_hold_path(value: Any) -> bool:
+    """Whether ``check_paths`` looks into a value: a path, a list or a tuple."""
+    return isinstance(value, (Path, list, tuple))
 
 
 def check_paths(settings: Mapping[str, Any]) -> None:

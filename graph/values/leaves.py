@@ -32,6 +32,17 @@ def flatten(value: Any) -> tuple[list[Any], Any]:
     return tree_flatten(value)
 
 
+def has_fixed_leaves(structure: Any) -> bool:
+    """Whether the leaves of a value, with this structure from `flatten`, cannot be replaced.
+
+    Those of a tensor, and of a frozen structured value of tensors and plain values, cannot.
+    """
+    if not isinstance(structure, type):
+        return structure is _TENSOR
+    parameters: Any = structure.__dataclass_params__  # type: ignore[attr-defined]
+    return bool(parameters.frozen)
+
+
 def unflatten(leaves: list[Any], structure: Any) -> Any:
     """The value with a structure from `flatten` and these leaves."""
     if structure is _TENSOR:

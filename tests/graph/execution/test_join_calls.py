@@ -178,6 +178,18 @@ def test_a_joined_value_that_a_call_changes_in_place_is_joined_again() -> None:
         assert [result[:, 0].tolist() for result in results] == [[3.0] * 2, [5.0] * 2]
 
 
+@torch.no_grad()
+def test_lists_whose_entries_are_replaced_are_joined_again() -> None:
+    lists = [[filled(1, 1.0)], [filled(1, 2.0)]]
+    kept: KeptJoins = {}
+    for value in (2.0, 5.0):
+        lists[1][0] = filled(1, value)
+        siblings: list[Any] = [([filled(2, 1.0), entries], {}) for entries in lists]
+        results = call_as_batch(lambda x, shifts: x + shifts[0], siblings, [0, 1], Sizes(), kept)
+        assert results is not None
+        assert results[1][:, 0].tolist() == [1.0 + value] * 2
+
+
 def test_each_iteration_with_gradients_joins_for_itself() -> None:
     same = [filled(1, 1.0).requires_grad_(), filled(1, 2.0).requires_grad_()]
     _, shifts = run_iterations([same, same], {})
