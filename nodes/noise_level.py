@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, TypeAlias, get_args
+from typing import TYPE_CHECKING, Literal, NamedTuple, TypeAlias, get_args
 
 from guidegraph.graph.types import Tensor
 from guidegraph_runtime.tables.form import Form
@@ -26,11 +25,10 @@ def widen_dtype(dtype: torch.dtype) -> torch.dtype:
     """The dtype in which a sampler computes, at least float32, whatever that of the networks."""
     import torch
 
-    return torch.promote_types(dtype, torch.float32)
+    return dtype if dtype in (torch.float32, torch.float64) else torch.promote_types(dtype, torch.float32)
 
 
-@dataclass(frozen=True)
-class NoiseLevel:
+class NoiseLevel(NamedTuple):
     """A noisy x = αx0 + σε (B, …), with α and σ in shapes that broadcast to it, of a schedule of this form.
 
     The methods take the value (B, …) of a prediction that was made there, and its kind, one of `KINDS`. α² + σ² is 1

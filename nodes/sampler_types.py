@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 
 from guidegraph.graph.types import Tensor, is_tensor, structured
 from guidegraph.nodes.noise_level import widen_dtype
+from guidegraph.nodes.shape_checks import cast_like
 from guidegraph_runtime.tables.form import Form
 
 
@@ -107,7 +108,7 @@ class SchedulerState:
 
     def sized_slots(self, like: Tensor) -> Tensor:
         """The slots expanded to (K, …), in the shape and dtype and on the device of ``like``."""
-        slots = self.slots.to(like)
+        slots = cast_like(self.slots, like)
         return slots.reshape(-1, *(1,) * like.ndim).expand(-1, *like.shape) if slots.ndim == 1 else slots
 
     def fit_to_inputs(self, inputs: Mapping[str, Any]) -> SchedulerState:

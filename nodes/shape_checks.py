@@ -41,6 +41,11 @@ def cast_mask(mask: Tensor, like: Tensor) -> Tensor:
     return mask.to(like)
 
 
+def cast_like(value: Tensor, like: Tensor) -> Tensor:
+    """A value in the dtype and on the device of another; the value itself if it has both."""
+    return value if value.dtype == like.dtype and value.device == like.device else value.to(like)
+
+
 def has_values(*tensors: Tensor) -> bool:
     """Whether the values of tensors, and of results computed from them, can be read: not while a graph is traced."""
     import torch

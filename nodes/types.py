@@ -118,6 +118,17 @@ class Prediction:
 
     __rmul__ = __mul__
 
+    def extrapolate(self, other: Prediction, scale: Scale) -> Prediction:
+        """``self + scale * (other - self)`` in fewer operations: the formula of classifier-free guidance."""
+        other._check_addable(self)
+        difference = other.value - self.value
+        is_wide = difference.dtype.itemsize >= 4  # half precision would round the scale
+        if is_wide and isinstance(scale, (int, float)) and not isinstance(scale, bool):
+            value = self.value.add(difference, alpha=scale)
+        else:
+            value = self.value + per_sample(scale, difference) * difference
+        return Prediction(value, self.kind, self.variance if other.variance is None else other.variance)
+
     def __truediv__(self, scale: Scale) -> Prediction:
         return Prediction(self.value / per_sample(scale, self.value), self.kind, self.variance)
 

@@ -40,7 +40,7 @@ def classifier_free_guidance(cond: Prediction, uncond: Prediction, *, scale: Sca
     scale: 1 gives cond, 0 gives uncond; one number, or a tensor (B). The paper's (1 + w)·cond − w·uncond has
     scale = w + 1.
     """
-    return uncond + scale * (cond - uncond)
+    return uncond.extrapolate(cond, scale)
 
 
 def _class_range(classifier: Classifier) -> dict[str, Range]:

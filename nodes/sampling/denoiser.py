@@ -9,7 +9,7 @@ from typing import NamedTuple, Protocol, runtime_checkable
 from guidegraph.graph.node import node
 from guidegraph.graph.types import Tensor, capability
 from guidegraph.nodes.guidance.hooks import HookedDenoiser, HookedWrapper, Site, select_sites
-from guidegraph.nodes.shape_checks import expand_leading_axis, expand_to_batch
+from guidegraph.nodes.shape_checks import expand_leading_axis, expand_to_batch, has_values
 from guidegraph.nodes.types import Condition, Denoiser, Prediction, Sample, Scale, Table, Timesteps
 
 
@@ -33,13 +33,15 @@ def predict(denoiser: Denoiser, x: Sample, t: Timesteps, condition: Condition | 
 
 
 def expand_condition(condition: Condition, batch: int) -> Condition:
-    """Expand every field of a condition to a leading axis of `batch`."""
-    return Condition(
-        _expand_field(condition.vector, batch),
-        _expand_field(condition.tokens, batch),
-        _expand_field(condition.mask, batch),
-        _expand_field(condition.spatial, batch),
-    )
+    """The condition with every field expanded to a leading axis of `batch`.
+
+    Unless traced, it is the condition itself if all fields have that axis.
+    """
+    values = (condition.vector, condition.tokens, condition.mask, condition.spatial)
+    tensors = [value for value in values if value is not None]
+    if all(tensor.shape[0] == batch for tensor in tensors) and has_values(*tensors):
+        return condition
+    return Condition(*[_expand_field(value, batch) for value in values])
 
 
 def _expand_field(value: Tensor | None, batch: int) -> Tensor | None:
@@ -72,7 +74,7 @@ class GuidedDenoiser:
 
     def _guide(self, cond: Prediction, x: Tensor, t: Tensor) -> Prediction:
         uncond = predict(self.denoiser, x, t, self.negative)
-        return uncond + self.scale * (cond - uncond)
+        return uncond.extrapolate(cond, self.scale)
 
 
 @dataclass(frozen=True)

@@ -13,11 +13,12 @@ from guidegraph.graph.execution.intermediates import offer_value
 from guidegraph.graph.execution.watched_sizes import is_watching, watch_size
 from guidegraph.graph.node import node
 from guidegraph.graph.types import is_tensor
+from guidegraph.graph.values.ownership import change_count
 from guidegraph.nodes.derive import node_for
 from guidegraph.nodes.noise_level import NoiseLevel, widen_dtype
 from guidegraph.nodes.sampling.clipping import clip_each, clip_x0
 from guidegraph.nodes.sampling.table_rows import Terms, along, is_shared, take_entry, take_row
-from guidegraph.nodes.shape_checks import check_compatible, has_values
+from guidegraph.nodes.shape_checks import cast_like, check_compatible, has_values
 from guidegraph.nodes.types import (
     Noise,
     Prediction,
@@ -139,7 +140,7 @@ def step(
     moved, slots = row.apply(x0, eps, drawn)
     if score is not None:
         moved = moved + row.score_gain * spread**2 * score.to(row.x)
-    return Step(moved, SchedulerState(state.index + 1, slots))
+    return Step(moved, SchedulerState(row.next_index(), slots))
 
 
 @node("scheduler.mean")
@@ -217,8 +218,14 @@ class _Row:
                 f"the sampler's state has rows for {state.index.shape[0]} samples and x has {x.shape[0]}: give one row "
                 "for all or for each"
             )
-        self.matrix, alpha, sigma, self._terms = take_row(scheduler, state.index, self.x)
-        self.alpha, self.sigma = along(alpha, self.x), along(sigma, self.x)
+        self._row = take_row(scheduler, state.index, self.x)
+        self.alpha, self.sigma = along(self._row.alpha, self.x), along(self._row.sigma, self.x)
+
+    def next_index(self) -> Tensor:
+        """The index of the next row, for the state after this one; that of the kept rows unless it was changed."""
+        following = self._row.following
+        is_kept = following is not None and self._index.ndim == 1 and not change_count(following)
+        return following if following is not None and is_kept else self._index + 1
 
     def _take(self, column: Tensor) -> Tensor:
         """The row's entry of another column of the table."""
@@ -233,19 +240,20 @@ class _Row:
         """x′ and s′ = M · [x, x0, ε, noise, s]. drawn: the noise, zero by default."""
         import torch
 
-        if self._terms:
-            moved = self._add_terms(self._terms, (self.x, x0, eps, drawn))
+        row = self._row
+        if row.terms and row.zeros is not None:
+            moved = self._add_terms(row.terms, (self.x, x0, eps, drawn))
             if moved.requires_grad or not self.x.requires_grad:  # the product has a gradient for x, if only of zeros
-                return moved, self.slots.new_zeros(self.slots.shape)
+                return moved, row.zeros.expand(self.slots.shape)
         if drawn is None:
             drawn = torch.zeros_like(self.x)
         if not self._shared:
             values = torch.cat([torch.stack([self.x, x0, eps, drawn], 1), self.slots.transpose(0, 1)], 1)
-            moved = (self.matrix @ values.flatten(2)).unflatten(2, self.x.shape[1:])
+            moved = (row.matrix @ values.flatten(2)).unflatten(2, self.x.shape[1:])
             return moved[:, 0], moved[:, 1:].transpose(0, 1)
         shape = self.x.shape
         inputs = torch.cat([self.x, x0, eps, drawn, self.slots.reshape(-1, *shape[1:])])
-        outputs = torch.mm(self.matrix, inputs.reshape(len(INPUTS), -1)).reshape(-1, *shape)
+        outputs = torch.mm(row.matrix, inputs.reshape(len(INPUTS), -1)).reshape(-1, *shape)
         return outputs.select(0, 0), outputs.narrow(0, 1, K)
 
     def _add_terms(self, terms: Terms, inputs: Sequence[Tensor | None]) -> Tensor:
@@ -313,7 +321,7 @@ class _Row:
                 "the sampler starts at α = 0, where an ε prediction says nothing of x0: use a model that predicts v, "
                 "x0 or flow, or levels that start where signal is left"
             )
-        return prediction.value.to(self.x)
+        return cast_like(prediction.value, self.x)
 
 
 def _watch_range(x0: Tensor, prediction: Prediction, data_rms: float, row: _Row) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 from weakref import WeakKeyDictionary
 
@@ -18,16 +19,35 @@ Terms: TypeAlias = tuple[tuple[int, float], ...]
 """A sum of inputs of a row: the position of each among [x, x0, ε, noise, s], and its coefficient."""
 
 
+class Zeros:
+    """Zeros of any shape, as views of one number, which nothing may change in place.
+
+    The last view is kept, since a loop asks for it again.
+    """
+
+    def __init__(self, zero: Tensor) -> None:
+        self._zero = self._last = zero
+
+    def expand(self, shape: torch.Size) -> Tensor:
+        zeros = self._last
+        if zeros.shape != shape:
+            zeros = self._last = self._zero.expand(shape)
+        return zeros
+
+
 class TableRow(NamedTuple):
     """A row's matrix M (1+K, 4+K), and its α and σ, without axes; of a row for each sample, all with a leading B.
 
-    terms: x′ as a sum, of a row that keeps nothing in s′ and whose numbers are known.
+    terms: x′ as a sum, of a row that keeps nothing in s′ and whose numbers are known. zeros: makes the s′ of
+    a row with terms. following: the index (1) of the next row, for the state after this one.
     """
 
     matrix: Tensor
     alpha: Tensor
     sigma: Tensor
     terms: Terms | None = None
+    zeros: Zeros | None = None
+    following: Tensor | None = None
 
 
 def take_row(scheduler: Scheduler, index: Tensor, like: Tensor) -> TableRow:
@@ -36,13 +56,16 @@ def take_row(scheduler: Scheduler, index: Tensor, like: Tensor) -> TableRow:
     A concrete index (1) on the CPU takes it from a list of all rows, which is made once; others select it in a graph,
     or on their device, without waiting for the value. Raises ``ValueError`` if the table has no such row.
     """
-    concrete = index.device.type == "cpu" and is_shared(index) and has_values(index, like)
-    rows = _list_rows(scheduler, like) if concrete else None
-    if rows is not None:
+    concrete = is_shared(index) and index.device.type == "cpu" and has_values(index, like)
+    kept = _keep_rows(scheduler, like) if concrete else None
+    if kept is not None and kept.rows is not None:
+        row = kept.by_index.get(id(index))
+        if row is not None and not change_count(index):
+            return row
         position = int(index)
-        if not 0 <= position < len(rows):
+        if not 0 <= position < len(kept.rows):
             raise _no_row(scheduler, position)
-        return rows[position]
+        return kept.rows[position]
     try:
         matrix, alpha, sigma = (take_entry(column, index, like) for column in _columns(scheduler))
         return TableRow(matrix, alpha, sigma)
@@ -70,21 +93,28 @@ def along(level: Tensor, x: Tensor) -> Tensor:
     return level if level.ndim == 0 else level.reshape(-1, *(1,) * (x.ndim - 1))
 
 
-_Rows: TypeAlias = "list[TableRow] | None"
-
-
 class _KeptRows(NamedTuple):
-    """All rows, and how often the columns had been changed in place when they were made."""
+    """All rows, and how often the columns had been changed in place when they were made.
+
+    rows: None if the table is differentiated. by_index: the rows by the identity of ``following`` of the row before, so
+    that a loop need not read the value of an index that these rows made.
+    """
 
     changes: list[int]
-    rows: _Rows
+    rows: list[TableRow] | None
+    by_index: dict[int, TableRow]
+
+    @classmethod
+    def of(cls, scheduler: Scheduler, like: Tensor, changes: list[int]) -> _KeptRows:
+        rows = _make_rows(scheduler, like)
+        return cls(changes, rows, {id(row.following): after for row, after in pairwise(rows or ())})
 
 
 _kept: WeakKeyDictionary[Scheduler, dict[tuple[torch.dtype, torch.device], _KeptRows]] = WeakKeyDictionary()
 
 
-def _list_rows(scheduler: Scheduler, like: Tensor) -> _Rows:
-    """All rows, made once for a dtype and device; None if the table is differentiated, or calls are recorded."""
+def _keep_rows(scheduler: Scheduler, like: Tensor) -> _KeptRows | None:
+    """All rows, made once for a dtype and device; None if calls are recorded."""
     by_dtype = _kept.get(scheduler)
     if by_dtype is None:
         by_dtype = _kept[scheduler] = {}
@@ -93,11 +123,11 @@ def _list_rows(scheduler: Scheduler, like: Tensor) -> _Rows:
     if kept is None or kept.changes != changes:
         if is_transformed():
             return None
-        kept = by_dtype[key] = _KeptRows(changes, _make_rows(scheduler, like))
-    return kept.rows
+        kept = by_dtype[key] = _KeptRows.of(scheduler, like, changes)
+    return kept
 
 
-def _make_rows(scheduler: Scheduler, like: Tensor) -> _Rows:
+def _make_rows(scheduler: Scheduler, like: Tensor) -> list[TableRow] | None:
     import torch
 
     if any(not has_values(column) or column.requires_grad for column in _columns(scheduler)):
@@ -106,9 +136,13 @@ def _make_rows(scheduler: Scheduler, like: Tensor) -> _Rows:
         columns = [
             column.to(device=like.device, dtype=like.dtype, copy=True).unbind() for column in _columns(scheduler)
         ]
+        zeros = Zeros(torch.zeros((), device=like.device, dtype=like.dtype))
+        following = torch.arange(1, len(scheduler.t) + 1).split(1)
     is_known = not scheduler.matrix.is_meta
-    terms = map(_list_terms, scheduler.matrix.tolist()) if is_known else [None] * len(scheduler.matrix)
-    return [TableRow(*entries) for entries in zip(*columns, terms, strict=True)]
+    all_terms = map(_list_terms, scheduler.matrix.tolist()) if is_known else [None] * len(scheduler.matrix)
+    matrices, alphas, sigmas = columns
+    rows = zip(matrices, alphas, sigmas, all_terms, following, strict=True)
+    return [TableRow(matrix, alpha, sigma, terms, zeros, index) for matrix, alpha, sigma, terms, index in rows]
 
 
 def _list_terms(matrix: list[list[float]]) -> Terms | None:

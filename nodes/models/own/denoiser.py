@@ -129,14 +129,21 @@ def check_spatial(config: NetworkPorts, x: Tensor, spatial: Tensor | None) -> No
 def check_fields(config: NetworkPorts, condition: Condition) -> None:
     """Raise ``ValueError`` if the vector or the tokens do not have the widths that a network takes."""
     unused = condition.tokens is not None and config.context_dim is not None and config.vector_dim is None
-    for name, value, width, null in (
-        ("a vector", None if unused else condition.vector, config.vector_dim, "label.embed without a label"),
-        ("tokens", condition.tokens, config.context_dim, "text.encode with an empty prompt"),
+    vector, tokens = None if unused else _find_width(condition.vector), _find_width(condition.tokens)
+    if (vector, tokens) == (config.vector_dim, config.context_dim):
+        return
+    for name, actual, width, null in (
+        ("a vector", vector, config.vector_dim, "label.embed without a label"),
+        ("tokens", tokens, config.context_dim, "text.encode with an empty prompt"),
     ):
-        actual = None if value is None else value.shape[-1]
         if actual == width:
             continue
         if width is None:
             raise ValueError(f"this denoiser takes no {name.removeprefix('a ')} in its condition, and got {name}")
         got = "none" if actual is None else f"width {actual}"
         raise ValueError(f"this denoiser takes {name} of width {width}, and got {got}: the null condition is {null}")
+
+
+def _find_width(value: Tensor | None) -> int | None:
+    """The size of the last axis; None for an absent field."""
+    return None if value is None else value.shape[-1]

@@ -199,6 +199,32 @@ def test_cfg_needs_one_call_at_scale_1_and_gives_it_unchanged() -> None:
     assert spec.identity(scale=7.5) is None
 
 
+@pytest.mark.parametrize("scale", [0, 1.0, 7.5, torch.tensor(2.0), torch.tensor([0.5, 3.0])])
+@pytest.mark.parametrize("variances", [(False, False), (True, False), (False, True), (True, True)])
+def test_extrapolation_is_the_arithmetic_of_predictions(scale: Any, variances: tuple[bool, bool]) -> None:
+    uncond, cond = (
+        Prediction(normal(2, 1, 3, 3, seed=i).double(), "v", normal(2, 1, 3, 3, seed=9 + i) if has_variance else None)
+        for i, has_variance in enumerate(variances)
+    )
+    actual, expected = uncond.extrapolate(cond, scale), uncond + scale * (cond - uncond)
+    assert actual.kind == "v"
+    assert actual.variance is expected.variance
+    torch.testing.assert_close(actual.value, expected.value, rtol=1e-14, atol=1e-14)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32])
+def test_cfg_of_a_sample_is_the_same_in_any_batch_and_keeps_the_scale(dtype: torch.dtype) -> None:
+    uncond, cond = (normal(3, 3, 5, 5, seed=i).to(dtype) for i in range(2))
+
+    def guide(samples: slice, scale: float) -> Tensor:
+        pair = (Prediction(cond[samples], "eps"), Prediction(uncond[samples], "eps"))
+        return guidance.classifier_free_guidance(*pair, scale=scale).value
+
+    alone = torch.cat([guide(slice(i, i + 1), 7.3) for i in range(3)])
+    assert torch.equal(guide(slice(3), 7.3), alone)
+    assert not torch.equal(guide(slice(3), 1.003), guide(slice(3), 1.0))
+
+
 def test_cfg_of_different_kinds_is_refused() -> None:
     with pytest.raises(ValueError, match="'v' and 'eps' do not add"):
         guidance.classifier_free_guidance(Prediction(normal(2), "v"), Prediction(normal(2), "eps"), scale=2.0)

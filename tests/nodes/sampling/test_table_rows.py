@@ -9,7 +9,9 @@ import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from guidegraph.nodes.sampling import scheduler as samplers
-from guidegraph.nodes.sampling.table_rows import take_entry, take_row
+from guidegraph.nodes.sampling.scheduler_step import step
+from guidegraph.nodes.sampling.table_rows import Zeros, take_entry, take_row
+from guidegraph.nodes.types import Prediction, SchedulerState
 from tests.nodes.sampling.closed_form import scaled_linear
 
 
@@ -34,6 +36,28 @@ def test_the_terms_of_a_row_are_its_matrix_if_it_keeps_nothing(name: str) -> Non
         else:
             assert terms is not None
             assert dict(terms) == {i: float(matrix[0, i]) for i in matrix[0].nonzero().flatten().tolist()}
+
+
+def test_the_zeros_of_a_size_are_kept_until_another_size_is_asked_for() -> None:
+    zeros = Zeros(torch.zeros((), dtype=torch.float64))
+    small = zeros.expand(torch.Size([4, 1, 2]))
+    assert zeros.expand(torch.Size([4, 1, 2])) is small
+    for shape in ([4, 3, 2], [4, 1, 2], []):
+        assert torch.equal(zeros.expand(torch.Size(shape)), torch.zeros(shape, dtype=torch.float64))
+
+
+def test_an_index_that_is_changed_in_place_is_read_again() -> None:
+    sampler, x = samplers.ddim(scaled_linear(), steps=4), torch.zeros(1, 1, 2, 2)
+
+    def take_step() -> SchedulerState:
+        return step(sampler.scheduler, x, Prediction(x, "eps"), sampler.state, sampler.steps[:1]).state
+
+    first = take_step()
+    assert first.index is take_step().index
+    assert take_row(sampler.scheduler, first.index, x).alpha == take_row(sampler.scheduler, torch.tensor([1]), x).alpha
+    first.index.add_(2)
+    assert take_row(sampler.scheduler, first.index, x).alpha == take_row(sampler.scheduler, torch.tensor([3]), x).alpha
+    assert take_step().index.tolist() == [1]
 
 
 @pytest.mark.parametrize("row", [-1, 8])
