@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -18,26 +19,29 @@ def attend(
     *,
     scale: float | None = None,
     enable_gqa: bool = False,
+    multiply: Callable[[Tensor, Tensor], Tensor] = torch.matmul,
 ) -> Any:
     """softmax(QKᵀ/√d + mask) V; zero for a query whose keys are all hidden, as in torch's kernels.
 
     query: (..., N, d), key: (..., M, d), value: (..., M, e), attn_mask: broadcastable to (..., N, M), True for the keys
-    that count, or added to the scores. Returns (..., N, e). NotImplemented for other options, which torch converts.
+    that count, or added to the scores. multiply: of matrices; torch.matmul broadcasts the axes before theirs, and
+    torch.bmm takes fewer operators where there is one that is equal in all. Returns (..., N, e). NotImplemented for
+    other options, which torch converts.
     """
     if dropout_p or is_causal or enable_gqa:
         return NotImplemented
     scale = query.shape[-1] ** -0.5 if scale is None else scale
-    products = torch.matmul(query * scale, key.transpose(-2, -1))
+    products = multiply(query * scale, key.transpose(-2, -1))
     if attn_mask is None:
-        return torch.matmul(torch.softmax(products, -1), value)
+        return multiply(torch.softmax(products, -1), value)
     bias, counts = _make_bias(torch.atleast_2d(attn_mask), products.dtype)
     if attn_mask.dtype == torch.float16:
         products = products.float()  # the sum of a score and the lowest float16 can be -inf
     weights = torch.softmax(products + bias, -1).to(value.dtype)
     is_same_for_queries = isinstance(counts.shape[-2], int) and counts.shape[-2] == 1
     if is_same_for_queries and counts.ndim == value.ndim:
-        return torch.matmul(weights, value * counts)
-    return torch.matmul(weights, value) * counts
+        return multiply(weights, value * counts)
+    return multiply(weights, value) * counts
 
 
 def _make_bias(attn_mask: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:

@@ -187,7 +187,8 @@ def _attention(query: Tensor, key: Tensor, value: Tensor, *options: Any, **by_na
     leading, attn_mask = query.shape[:-2], options[0] if options else by_name.get("attn_mask")
     if attn_mask is not None or not leading or not all(_equal_sizes(leading, x.shape[:-2]) for x in (key, value)):
         return attend(query, key, value, *options, **by_name)
-    attended = attend(query.flatten(0, -3), key.flatten(0, -3), value.flatten(0, -3), *options, **by_name)
+    query, key, value = (tensor.flatten(0, -3) for tensor in (query, key, value))
+    attended = attend(query, key, value, *options, multiply=torch.bmm, **by_name)
     return attended if attended is NotImplemented else attended.unflatten(0, leading)
 
 

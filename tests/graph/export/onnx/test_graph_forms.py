@@ -143,6 +143,20 @@ def test_a_graph_of_masked_attention_has_no_guards_and_one_transposition_of_the_
     assert operators["Transpose"] == 1
 
 
+def differentiate_attention(x: Tensor) -> Tensor:
+    with torch.enable_grad():
+        x = x.detach().requires_grad_()
+        attended = F.scaled_dot_product_attention(x, x.flip(1), x * 2)
+        return torch.autograd.grad(attended, x, attended.detach())[0]
+
+
+def test_the_gradient_of_attention_broadcasts_nothing() -> None:
+    part = export(differentiate_attention, [normal(2, 3, 5, 4)], [{0: BATCH, 2: Axis("tokens", max=64)}])
+    for batch, tokens in ((1, 5), (4, 9)):
+        check(part, differentiate_attention, [normal(batch, 3, tokens, 4)])
+    assert count(part)["Expand"] == 0
+
+
 NORM = norm(4)
 
 
