@@ -119,7 +119,10 @@ class Prediction:
     __rmul__ = __mul__
 
     def extrapolate(self, other: Prediction, scale: Scale) -> Prediction:
-        """``self + scale * (other - self)`` in fewer operations: the formula of classifier-free guidance."""
+        """``self + scale * (other - self)`` in fewer operations (Ho & Salimans 2022, eq. 6).
+
+        scale: a number, or a tensor (B). It has the variance that the formula has, and the same errors.
+        """
         other._check_addable(self)
         difference = other.value - self.value
         is_wide = difference.dtype.itemsize >= 4  # half precision would round the scale

@@ -222,10 +222,11 @@ class _Row:
         self.alpha, self.sigma = along(self._row.alpha, self.x), along(self._row.sigma, self.x)
 
     def next_index(self) -> Tensor:
-        """The index of the next row, for the state after this one; that of the kept rows unless it was changed."""
+        """The index of the next row, for the state after this one, in the shape of this one."""
         following = self._row.following
-        is_kept = following is not None and self._index.ndim == 1 and not change_count(following)
-        return following if following is not None and is_kept else self._index + 1
+        if following is None or self._index.ndim == 0 or change_count(following):
+            return self._index + 1
+        return following
 
     def _take(self, column: Tensor) -> Tensor:
         """The row's entry of another column of the table."""

@@ -38,8 +38,8 @@ class Zeros:
 class TableRow(NamedTuple):
     """A row's matrix M (1+K, 4+K), and its α and σ, without axes; of a row for each sample, all with a leading B.
 
-    terms: x′ as a sum, of a row that keeps nothing in s′ and whose numbers are known. zeros: makes the s′ of
-    a row with terms. following: the index (1) of the next row, for the state after this one.
+    terms: x′ as a sum, of a row that keeps nothing in s′ and whose numbers are known. zeros: makes the s′ of a row with
+    terms. following: the index (1) of the next row, int64 on the CPU, for the state after this one.
     """
 
     matrix: Tensor
@@ -137,7 +137,7 @@ def _make_rows(scheduler: Scheduler, like: Tensor) -> list[TableRow] | None:
             column.to(device=like.device, dtype=like.dtype, copy=True).unbind() for column in _columns(scheduler)
         ]
         zeros = Zeros(torch.zeros((), device=like.device, dtype=like.dtype))
-        following = torch.arange(1, len(scheduler.t) + 1).split(1)
+        following = torch.arange(1, len(scheduler.t) + 1, device="cpu").split(1)
     is_known = not scheduler.matrix.is_meta
     all_terms = map(_list_terms, scheduler.matrix.tolist()) if is_known else [None] * len(scheduler.matrix)
     matrices, alphas, sigmas = columns

@@ -60,6 +60,14 @@ def test_an_index_that_is_changed_in_place_is_read_again() -> None:
     assert take_step().index.tolist() == [1]
 
 
+def test_the_next_index_stays_on_the_cpu_whatever_torchs_default_device() -> None:
+    sampler, x = samplers.ddim(scaled_linear(), steps=4), torch.zeros(1, 1, 2, 2)
+    with torch.device("meta"):
+        state = step(sampler.scheduler, x, Prediction(x, "eps"), sampler.state, sampler.steps[:1]).state
+    assert state.index.device.type == state.slots.device.type == "cpu"
+    assert state.index.tolist() == [1]
+
+
 @pytest.mark.parametrize("row", [-1, 8])
 def test_a_row_that_does_not_exist_is_an_error(row: int) -> None:
     scheduler = samplers.ddim(scaled_linear(), steps=8).scheduler
