@@ -3,8 +3,10 @@ Hamilton's Driver.
 
     python benchmarks/overhead.py [--sizes 100 1000 10000] [--peers]
 
-Prints microseconds of CPU time a node, the best of several rounds; loading + validation, planning and the run apart.
-The engines take turns in one process, so that a busy machine slows all of them.
+Prints microseconds of CPU time a node, the best and the median of several rounds. A whole call is `workflow.run(x=…)`
+with another x each time, with the cache in memory and without one; of the peers it is `run` or `execute`. The stages
+apart are loading + validation, which a call does not repeat, planning, and the run of a plan. The engines take turns in
+one process, so that a busy machine slows all of them.
 """
 
 from __future__ import annotations
@@ -17,8 +19,9 @@ import sys
 import tempfile
 import time
 import types
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
+from itertools import count
 from pathlib import Path
 
 from guidegraph import node
@@ -27,6 +30,10 @@ from guidegraph.graph.node import get_spec
 from guidegraph.graph.planning.plan import compile_plan
 from guidegraph.graph.registry import Registry
 from guidegraph.graph.resolution.load import build
+from guidegraph.workflow import Workflow
+
+INPUTS = count(1)
+"""Another input for each call, so that no call finds its values in a cache."""
 
 
 @node("chain.increment")
@@ -50,7 +57,7 @@ def total(values: Sequence[int]) -> int:
 def wide_yaml(n: int) -> str:
     """One node that n - 2 read, and one that reads all of those."""
     names = [f"n{i}" for i in range(1, n - 1)]
-    lines = ["guidegraph: 1", "nodes:", "  n0: {use: chain.increment}"]
+    lines = ["guidegraph: 1", "params: {x: 0}", "nodes:", "  n0: {use: chain.increment, in: {x: params.x}}"]
     lines += [f"  {name}: {{use: chain.add, in: {{x: n0}}, with: {{k: {k}}}}}" for k, name in enumerate(names)]
     lines += [f"  last: {{use: chain.total, in: {{values: [{', '.join(names)}]}}}}"]
     return "\n".join([*lines, "outputs: {out: last}", ""])
@@ -58,7 +65,7 @@ def wide_yaml(n: int) -> str:
 
 def chain_yaml(n: int) -> str:
     """A chain of n nodes."""
-    lines = ["guidegraph: 1", "nodes:", "  n0: {use: chain.increment}"]
+    lines = ["guidegraph: 1", "params: {x: 0}", "nodes:", "  n0: {use: chain.increment, in: {x: params.x}}"]
     lines += [f"  n{i}: {{use: chain.increment, in: {{x: n{i - 1}}}}}" for i in range(1, n)]
     return "\n".join([*lines, f"outputs: {{out: n{n - 1}}}", ""])
 
@@ -71,7 +78,7 @@ def seconds(call: Callable[[], object]) -> float:
 
 
 def ours(n: int, folder: Path, own: bool = False, wide: bool = False) -> dict[str, Callable[[], object]]:
-    """Load + validate, plan, and run, each to be timed. wide: not a chain, but n - 2 nodes between a first and a last.
+    """A whole call and its stages, each to be timed. wide: not a chain, but n - 2 nodes between a first and a last.
 
     own: the node counts as one that comes with guidegraph; around that of anybody else, the state of the process is
     read and put back.
@@ -82,14 +89,17 @@ def ours(n: int, folder: Path, own: bool = False, wide: bool = False) -> dict[st
     specs = [replace(get_spec(function), distribution=owner) for function in (increment, add, total)]
     registry = Registry({spec.id: spec for spec in specs})
     graph = build(path, registry)
-    plan = compile_plan(graph, {})
-    result = run_plan(plan, Attachments())
+    plan = compile_plan(graph, {"x": 0})
+    cached, uncached = Workflow(graph), Workflow(graph, cache="off")
     expected = sum(range(1, n - 1)) if wide else n
-    if result.outputs["out"] != expected:
-        raise SystemExit(f"{path.stem} gave {result.outputs['out']}, not {expected}")
+    for workflow in (cached, uncached):
+        if (found := workflow.run(x=0)["out"]) != expected:
+            raise SystemExit(f"{path.stem} gave {found}, not {expected}")
     return {
+        "whole call": lambda: cached.run(x=next(INPUTS)),
+        "without cache": lambda: uncached.run(x=next(INPUTS)),
         "load+validate": lambda: build(path, registry),
-        "plan": lambda: compile_plan(graph, {}),
+        "plan": lambda: compile_plan(graph, {"x": 0}),
         "run": lambda: run_plan(plan, Attachments()),
     }
 
@@ -108,14 +118,14 @@ def haystack(n: int) -> Callable[[], object]:
         pipeline.add_component(f"n{i}", Increment())
     for i in range(1, n):
         pipeline.connect(f"n{i - 1}.out", f"n{i}.x")
-    return lambda: pipeline.run({"n0": {"x": 0}})
+    return lambda: pipeline.run({"n0": {"x": next(INPUTS)}})
 
 
 def hamilton(n: int) -> Callable[[], object]:
     from hamilton import driver
 
     module = types.ModuleType(f"chain_{n}")
-    source = ["def n0() -> int:\n    return 1"]
+    source = ["def n0(x: int) -> int:\n    return x + 1"]
     source += [f"def n{i}(n{i - 1}: int) -> int:\n    return n{i - 1} + 1" for i in range(1, n)]
     exec("\n".join(source), module.__dict__)
     sys.modules[module.__name__] = module
@@ -123,17 +133,20 @@ def hamilton(n: int) -> Callable[[], object]:
         if name.startswith("n") and callable(value):
             value.__module__ = module.__name__
     built = driver.Builder().with_modules(module).build()
-    return lambda: built.execute([f"n{n - 1}"])
+    return lambda: built.execute([f"n{n - 1}"], inputs={"x": next(INPUTS)})
 
 
-def peer_row(name: str, make: Callable[[int], Callable[[], object]], n: int, rounds: int) -> str:
-    try:
-        call = make(n)
-        call()
-        best = min(seconds(call) for _ in range(rounds))
-    except RecursionError:
-        return f"{name:22} {n:>7}  recursion error"
-    return f"{name:22} {n:>7}  run {best / n * 1e6:8.1f} us a node"
+def list_peers() -> Iterator[tuple[str, int, dict[str, Callable[[], object]]]]:
+    """The whole call of each peer at 100 and 1,000 nodes, by name and size; those that fail are named at once."""
+    for name, make in (("haystack Pipeline", haystack), ("hamilton Driver", hamilton)):
+        for n in (100, 1000):
+            try:
+                call = make(n)
+                call()
+            except RecursionError:
+                print(f"{name:22} {n:>7}  recursion error")
+            else:
+                yield name, n, {"whole call": call}
 
 
 def main() -> None:
@@ -148,6 +161,8 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         kinds = {"own node": (True, False), "own node, wide": (True, True), "third-party node": (False, False)}
         calls = {(name, n): ours(n, Path(folder), *kind) for name, kind in kinds.items() for n in options.sizes}
+        if options.peers:
+            calls |= {(name, n): stages for name, n, stages in list_peers()}
         times: dict[tuple[str, int, str], list[float]] = {}
         for _ in range(options.rounds):
             for (name, n), stages in calls.items():
@@ -160,13 +175,9 @@ def main() -> None:
             )
             print(f"{name:22} {n:>7}  {parts} us a node")
         small, large = min(options.sizes), max(options.sizes)
-        for stage in ("plan", "run"):
+        for stage in ("whole call", "plan", "run"):
             ratio = min(times["own node", large, stage]) / min(times["own node", small, stage])
             print(f"{stage}, {large} : {small} nodes: ratio {ratio:.2f}")
-    if options.peers:
-        for n in (100, 1000):
-            print(peer_row("haystack Pipeline", haystack, n, 3))
-            print(peer_row("hamilton Driver", hamilton, n, 3))
 
 
 def _installed(package: str) -> bool:

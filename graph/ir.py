@@ -360,6 +360,14 @@ class Graph:
         return self.file.stem
 
     @cached_property
+    def parameter_readers(self) -> tuple[Op, ...]:
+        """The operations to which the value of a parameter may come, in bodies too: directly, or through a choice."""
+        ops = tuple(walk(self.ops))
+        if self.traits.choices:  # a branch that is a parameter feeds whatever reads the choice
+            return ops
+        return tuple([op for op in ops if any(isinstance(source, Param) for source in op.sources())])
+
+    @cached_property
     def traits(self) -> GraphTraits:
         """The traits of its operations, in bodies too. A plan of the graph has no operations of other kinds."""
         kinds = {type(op) for op in walk(self.ops)}

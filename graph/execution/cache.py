@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from guidegraph.graph.events import Origin
 from guidegraph.graph.planning.digest import FRESH
 from guidegraph.graph.types import is_tensor
-from guidegraph.graph.values.ownership import Seal
+from guidegraph.graph.values.ownership import IMMUTABLE_SEAL, Seal
 from guidegraph.graph.values.serialise import NotSerialisable, read_value, write_value
 from guidegraph_runtime.error_text import describe_error
 from guidegraph_runtime.files.temporary_names import remove_stale_once
@@ -28,6 +28,10 @@ log = logging.getLogger(__name__)
 Values = tuple[Any, ...]
 DEPTH = 9
 """How many levels of containers and objects are searched for memory."""
+_PLAIN, _PLAIN_BYTES = frozenset({type(None), bool, int, float}), 32
+"""Types of plain values, and the bytes that each value counts."""
+_ENTRY_BYTES = 288
+"""What an entry takes in memory beside its values: its digest, its tuples and its place in the order of use."""
 
 
 def nbytes(value: Any) -> int:
@@ -41,7 +45,7 @@ def nbytes(value: Any) -> int:
 def _count_bytes(value: Any, depth: int, seen: set[int]) -> int:
     """The size of a value. seen: the identities of objects, and of tensors' memory, that were counted already."""
     if value is None or isinstance(value, (bool, int, float)):
-        return 32
+        return _PLAIN_BYTES
     if isinstance(value, (str, bytes)):
         return len(value)
     if is_tensor(value):
@@ -103,11 +107,18 @@ class MemoryCache:
         self._entries.move_to_end(digest)
         return values
 
+    def misses(self, digests: Iterable[str]) -> bool:
+        """Whether it has values of none of these digests."""
+        return self._entries.keys().isdisjoint(digests)
+
     def put(self, digest: str, values: Values) -> None:
-        size = 64 + nbytes(values)
-        if size > self.limit or digest in self._entries:
+        if digest in self._entries:
             return
-        self._entries[digest] = (values, Seal.of(values), size)
+        plain = _PLAIN.issuperset(map(type, values))  # of most nodes that compute little, so this costs them little
+        size = _ENTRY_BYTES + (_PLAIN_BYTES * len(values) if plain else nbytes(values))
+        if size > self.limit:
+            return
+        self._entries[digest] = (values, IMMUTABLE_SEAL if plain else Seal.of(values), size)
         self.size += size
         while self.size > self.limit:
             _, (_, _, dropped) = self._entries.popitem(last=False)
@@ -195,11 +206,14 @@ class Caches:
             return values, "disk"
         return None
 
-    def accept(self, digest: str) -> bool:
-        """Whether there is a cache, and the digest is not new in every run."""
-        return self.enabled and not digest.startswith(FRESH)
+    def misses(self, digests: Iterable[str]) -> bool:
+        """Whether it is known, without a look at the folder, that no cache has values of these digests."""
+        return self.disk is None and (self.memory is None or self.memory.misses(digests))
 
     def put(self, digest: str, values: Values) -> None:
+        """Keep the values of a digest, unless it is new in every run."""
+        if digest.startswith(FRESH):
+            return
         if self.memory is not None:
             self.memory.put(digest, values)
         if self.disk is not None and values:

@@ -178,7 +178,7 @@ class _Runner:
 
         deciding: compute only these sources, which choices depend on.
         """
-        if not deciding and not self.held and not self.caches.enabled and self.config.prunes:
+        if not deciding and not self.held and self.config.prunes and self.caches.misses(self.plan.digests.values()):
             return self.plan.ops, {}  # pruned when the plan was made: all are needed
         return self._find_needed(deciding)
 

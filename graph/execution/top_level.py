@@ -162,13 +162,11 @@ class TopLevel:
 
     def _keep(self, step: Step, slots: list[Any]) -> None:
         """Put the values of a step into the caches."""
-        position = 0
+        values = [slots[slot] for slot in step.outs]
         for op in step.ops:
-            digest = self.plan.digests[op.key]
-            end = position + len(op.outputs)
-            if self.caches.accept(digest):
-                self.caches.put(digest, tuple(slots[slot] for slot in step.outs[position:end]))
-            position = end
+            count = len(op.outputs)
+            self.caches.put(self.plan.digests[op.key], tuple(values[:count]))
+            values = values[count:]
 
 
 def _check_inputs(step: Step, slots: list[Any], states: Mapping[Slot, InputState]) -> None:

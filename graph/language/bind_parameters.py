@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import numbers
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from guidegraph.graph.errors import Mark, Problem, WorkflowError, suggest
-from guidegraph.graph.ir import Call, Graph, Loop, Op, Parameter, walk
+from guidegraph.graph.ir import Call, Choice, Graph, Loop, Op, Parameter, walk
 from guidegraph.graph.language.yaml_tree import Scalar, find_repeated_keys, read_tree, shorten, to_python
 from guidegraph.graph.literals import convert_literal, is_plain_data
 from guidegraph.graph.origins import Origins, list_origins, list_parameter_ports, trace_origins
@@ -50,10 +50,11 @@ def bind(graph: Graph, arguments: Mapping[str, object], *, text: bool = False, l
             values[name] = _convert(parameter, arguments[name], text)
         except ValueError as error:
             problems.append(Problem(mark, "bad-value", f"'{name}': {error}", path))
-    for name, message in list_misfits(graph.ops, values):
+    for name, message in list_misfits(graph.ops, values, graph.parameter_readers):
         value_mark = mark if name in arguments else graph.params[name].mark
         problems.append(Problem(value_mark, "bad-value", f"'{name}': {message}", f"params.{name}"))
-    problems += find_trip_problems(graph.ops, values)
+    if graph.traits.loops:
+        problems += find_trip_problems(graph.ops, values)
     if problems:
         raise WorkflowError(problems)
     return values
@@ -130,13 +131,19 @@ def _to_python_number(value: object) -> object:
     return float(value) if isinstance(value, numbers.Real) else value
 
 
-def list_misfits(ops: Mapping[str, Op], values: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """Parameters whose value does not fit a port they feed, at any depth and in all branches, each with a reason."""
+def list_misfits(
+    ops: Mapping[str, Op], values: Mapping[str, Any], readers: Iterable[Op] | None = None
+) -> list[tuple[str, str]]:
+    """Parameters whose value does not fit a port they feed, at any depth and in all branches, each with a reason.
+
+    readers: the operations to which parameters may come (``Graph.parameter_readers``); by default all.
+    """
     reasons: dict[str, str] = {}
     if not values:
         return []
-    origins = trace_origins(ops)
-    for op in walk(ops):
+    readers = [*walk(ops)] if readers is None else readers
+    origins = trace_origins(ops) if any(isinstance(op, Choice) for op in readers) else {}
+    for op in readers:
         if isinstance(op, Loop):
             misfits = _list_loop_misfits(op, origins, values)
         else:

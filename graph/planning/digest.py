@@ -46,13 +46,9 @@ def digest_strings(*parts: str) -> str:
 
 def digest_pairs(pairs: Iterable[tuple[str, str]]) -> str:
     """The digest of labelled digests; fresh if one of them is."""
-    fresh = ""
-    texts: list[str] = []
-    for label, digest in pairs:
-        texts.append(f"label {label}\x1fdigest {digest}")
-        if digest[:1] == FRESH:
-            fresh = FRESH
-    return fresh + hashlib.blake2b("\x1f".join(texts).encode(errors="surrogatepass"), digest_size=16).hexdigest()
+    text = "\x1f".join([f"label {label}\x1fdigest {digest}" for label, digest in pairs])
+    digest = hashlib.blake2b(text.encode(errors="surrogatepass"), digest_size=16).hexdigest()
+    return FRESH + digest if f"\x1fdigest {FRESH}" in text else digest
 
 
 _files: dict[tuple[str, int, int, int], str] = {}

@@ -77,7 +77,10 @@ def compile_plan(graph: Graph, values: Mapping[str, Any], config: RunConfig | No
         check_effects(needed, values, config.policy)
     check_shapes(graph, values, only)
     literals = {name: Literal(copy_parameter(value)) for name, value in values.items()}
-    ops = {key: bind_params(op, literals) for key, op in graph.ops.items()} if literals else dict(graph.ops)
+    ops = dict(graph.ops)
+    for op in graph.parameter_readers if literals else ():
+        if op.key in ops:
+            ops[op.key] = bind_params(op, literals)
     outputs: dict[str, OutputSource] = {}
     for name in list(graph.outputs) if only is None else list(only):
         output = graph.outputs[name]

@@ -113,9 +113,14 @@ class Slots:
 def call_step(call: Call, slots: Slots) -> Step:
     """The step of a call."""
     spec, layout = call.spec, call.layout
-    args = tuple([slots.each(sources) for sources in layout.leading])
-    wired = tuple([(name, slots.each(sources)) for name, sources in layout.by_name]) if layout.by_name else ()
-    reads = cast("tuple[Slot, ...]", args) if layout.flat else _flatten_slots([*args, *[slot for _, slot in wired]])
+    args: tuple[Slot | tuple[Slot, ...], ...]
+    wired: tuple[tuple[str, Slot | tuple[Slot, ...]], ...] = ()
+    if layout.flat:
+        args = reads = tuple(map(slots.of, cast("tuple[Source, ...]", layout.leading)))
+    else:
+        args = tuple([slots.each(sources) for sources in layout.leading])
+        wired = tuple([(name, slots.each(sources)) for name, sources in layout.by_name])
+        reads = _flatten_slots([*args, *[slot for _, slot in wired]])
     outs = slots.outputs(call.key, spec.output_positions)
     return Step(call, (call,), outs, reads, spec.function, args, wired, layout, layout.plain, spec.watch)
 
@@ -311,7 +316,7 @@ def flatten_block(
     if "batch" in passes - excluded:
         ordered = group_siblings(ops)
     slots = Slots()
-    steps = [_step(op, slots, passes) for op in ordered]
+    steps = [call_step(op, slots) if type(op) is Call else _step(op, slots, passes) for op in ordered]
     results = {source: slots.of(source) for source in root_sources}
     free_after_last_use(steps, {*results.values(), *(slot for slot, _ in slots.constants)})
     return BlockPlan(slots.size, slots.constants, slots.inputs, steps, results)

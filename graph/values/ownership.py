@@ -148,7 +148,7 @@ class Seal:
     def of(cls, value: Any) -> Seal:
         """The seal of a value as it is now."""
         if _is_immutable(value):
-            return _IMMUTABLE_SEAL
+            return IMMUTABLE_SEAL
         tensors, held = _find_tensors(value)
         return cls(
             tuple((weakref.ref(tensor), change_count(tensor)) for tensor in tensors), held, _checksum((value, held))
@@ -156,7 +156,7 @@ class Seal:
 
     def matches(self, value: Any) -> bool:
         """Whether the value is unchanged, as far as the seal can tell."""
-        if self is _IMMUTABLE_SEAL:
+        if self is IMMUTABLE_SEAL:
             return True
         for reference, count in self.tensors:
             tensor = reference()
@@ -165,7 +165,8 @@ class Seal:
         return _checksum((value, self.held)) == self.checksum
 
 
-_IMMUTABLE_SEAL = Seal((), (), 0)
+IMMUTABLE_SEAL = Seal((), (), 0)
+"""The seal of every value that cannot be changed in place."""
 
 
 def _is_immutable(value: Any) -> bool:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import errno
+import gc
 import hashlib
 import importlib
 import shutil
 import sys
+import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -250,6 +252,18 @@ def test_a_value_changed_in_place_is_not_served_again(tmp_path: Path) -> None:
     memory = MemoryCache()
     go(tmp_path, memory=memory).outputs["t"].zero_()
     assert torch.equal(go(tmp_path, memory=memory).outputs["t"], torch.ones(2, 3))
+
+
+def test_many_small_values_take_no_more_memory_than_they_count() -> None:
+    memory, count = MemoryCache(), 20_000
+    gc.collect()
+    tracemalloc.start()
+    try:
+        for i in range(count):
+            memory.put(f"{i:032x}", (1000 + i,))
+        assert memory.size / 1.2 < tracemalloc.get_traced_memory()[0] < memory.size * 1.2
+    finally:
+        tracemalloc.stop()
 
 
 def test_memory_stays_below_its_limit_and_keeps_the_recent() -> None:

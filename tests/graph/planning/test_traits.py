@@ -10,8 +10,10 @@ import pytest
 from guidegraph.graph.execution.attachments import Attachments
 from guidegraph.graph.execution.run import run_plan
 from guidegraph.graph.ir import Graph
+from guidegraph.graph.language.bind_parameters import bind
 from guidegraph.graph.planning.plan import compile_plan
 from guidegraph.graph.resolution.load import build
+from guidegraph.workflow import Workflow
 from tests.graph.engine_nodes import REGISTRY
 from tests.work_counter import count_calls
 
@@ -26,9 +28,12 @@ LOOP = """a: {{use: toy.number}}
     next: {{x: later}}"""
 
 
+CALLS_A_NODE = 90
+
+
 def make_graph(folder: Path, nodes: str, output: str = "b") -> Graph:
     path = folder / "graph.yaml"
-    path.write_text(f"guidegraph: 1\nnodes:\n  {nodes}\noutputs: {{out: {output}}}\n")
+    path.write_text(f"guidegraph: 1\nparams: {{x: 1.0}}\nnodes:\n  {nodes}\noutputs: {{out: {output}}}\n")
     return build(path, REGISTRY)
 
 
@@ -74,6 +79,25 @@ def test_the_work_of_planning_and_running_a_node_does_not_grow_with_the_graph(tm
     assert large <= small
 
 
-def make_chain(size: int) -> str:
-    nodes = ["n0: {use: toy.number}", *(f"n{i}: {{use: toy.add, in: {{a: n{i - 1}}}}}" for i in range(1, size))]
+def test_binding_a_parameter_visits_only_the_nodes_that_read_it(tmp_path: Path) -> None:
+    graphs = [make_graph(tmp_path, make_chain(n, x="params.x"), f"n{n - 1}") for n in (30, 3000)]
+    for graph in graphs:  # the graph keeps which nodes read a parameter
+        bind(graph, {"x": 1.0})
+    small, large = (count_calls(partial(bind, graph, {"x": 2.0})) for graph in graphs)
+    assert large == small
+
+
+def test_a_run_with_another_value_costs_few_calls_a_node(tmp_path: Path) -> None:
+    """The whole call, with a cache in memory: binding, planning, digests, the run and what the cache keeps."""
+    graph, size = make_graph(tmp_path, make_chain(1000, x="params.x"), "n999"), 1000
+    workflow = Workflow(graph)
+    for x in (1.0, 2.0):
+        workflow.run(x=x)
+    assert count_calls(lambda: workflow.run(x=3.0)) / size < CALLS_A_NODE
+
+
+def make_chain(size: int, x: str | None = None) -> str:
+    """A chain of nodes that add to a number. x: what the first adds to, by default a number of a node."""
+    first = "n0: {use: toy.number}" if x is None else f"n0: {{use: toy.add, in: {{a: {x}}}}}"
+    nodes = [first, *(f"n{i}: {{use: toy.add, in: {{a: n{i - 1}}}}}" for i in range(1, size))]
     return "\n  ".join(nodes)
