@@ -45,9 +45,13 @@ def make_sampler_check(name: str) -> Callable[..., dict[str, str]]:
     return check
 
 
-for _name in SAMPLERS:
+for _name, _traits in SAMPLERS.items():
     globals()[_name] = node_from_operation(
-        f"scheduler.{_name}", __name__, outputs=Sampler, check=make_sampler_check(_name)
+        f"scheduler.{_name}",
+        __name__,
+        outputs=Sampler,
+        check=make_sampler_check(_name),
+        version=2 if _traits.spans_range else 1,  # 2: `sigmas: karras` on a shifted flow ends at the shifted 1/T
     )
 
 

@@ -96,12 +96,14 @@ class SamplerTraits(NamedTuple):
     """What other code reads of a sampler.
 
     start: where its default levels may start. rising: whether it can go from the data to the noise, if eta is 0.
-    level_settings: the names of its settings that choose levels, which are not read if levels are wired.
+    level_settings: the names of its settings that choose levels, which are not read if levels are wired. spans_range:
+    whether its Karras and exponential levels span the trained range (`noise_levels.Rule.full`).
     """
 
     start: Start
     rising: bool
     level_settings: tuple[str, ...]
+    spans_range: bool
 
 
 SAMPLERS: dict[str, SamplerTraits] = {}
@@ -143,7 +145,7 @@ def sampler(
         build.__name__, build.__doc__ = name, solver.__doc__
         _set_signature(build, settings)
         operation(f"scheduler.{name}", shape=_table_shape, output_help=OUTPUT_HELP)(build)
-        SAMPLERS[name] = SamplerTraits(start, rising, tuple(p.name for p in recipe.choosing))
+        SAMPLERS[name] = SamplerTraits(start, rising, tuple(p.name for p in recipe.choosing), rule.full)
         return solver
 
     return register
@@ -184,7 +186,8 @@ class _Recipe(NamedTuple):
         if self.start in ("signal", "flow") and noise.form != "flow":
             require_signal(visited, self.solver.__name__)
         rows: list[Row] = []
-        first = int(self.start == "signal" and visited[0].alpha == 0)  # the solver divides by α, and goes on from here
+        divides = self.start == "signal" and values.get("flow") != "comfyui"
+        first = int(divides and visited[0].alpha == 0)  # the solver divides by α, and goes on from here
         if len(visited) > first + 1:
             available = {"levels": visited[first:], "noise": noise, "skipped": skipped}
             own = {p.name: values[p.name] for p in self.own}
