@@ -90,27 +90,42 @@ def dpmpp_2m_sde(
 
 
 @sampler(LAMBDA, start="zero", rederives=False, steps=20)
-def dpmpp_3m_sde(levels: Sequence[Level], *, eta: Eta = 1.0) -> list[Row]:
+def dpmpp_3m_sde(
+    levels: Sequence[Level],
+    skipped: int = 0,
+    *,
+    eta: Eta = 1.0,
+    solver_type: Solver = "heun",
+    lower_order_final: bool = False,
+    euler_at_final: bool = False,
+) -> list[Row]:
     """DPM-Solver++(3M) for the reverse SDE, as in k-diffusion: one call a step; eta scales the fresh noise.
 
     x̂0 is a quadratic in λ through the last three calls, integrated exactly; of lower order in the first two steps,
     and of first order to σ = 0. As in k-diffusion, and in diffusers' third order, the quadratic term counts half (D₂ is
     a divided difference where the derivation has a derivative): at eta 0 the order of convergence is 2.
+
+    solver_type: of a step of second order, as for dpmpp_2m; diffusers' default is midpoint. lower_order_final: with
+    fewer than 15 steps, the last is of first order and the one before of second, as in diffusers. euler_at_final: as
+    for dpmpp_2m.
     """
     rows = []
+    last = len(levels) - 2
+    lower = lower_order_final and last + 1 + skipped < 15
     for i, (a, b) in enumerate(pairwise(levels)):
         change = _exponential(a, b, eta)
         x = change.keep * X + b.alpha * change.gain * X0 + change.noise * NOISE
-        if i > 0 and b.sigma > 0:
+        if i > 0 and b.sigma > 0 and not (i == last and (lower or euler_at_final)):
             h = b.lam - a.lam
             h1 = a.lam - levels[i - 1].lam
             slope = (X0 - S1) * h / h1
-            if i > 1:
+            if i > 1 and not (i == last - 1 and lower):
                 h2 = levels[i - 1].lam - levels[i - 2].lam
                 bend = (slope - (S1 - S2) * h / h2) / (h1 + h2)
                 slope = slope + h1 * bend
-                x = x - b.alpha * _phi3(change.h) * h * bend
-            x = x + b.alpha * _phi2(change.h) * slope
+                x = x - b.alpha * _phi3(change.h) * h * bend + b.alpha * _phi2(change.h) * slope
+            else:
+                x = x + b.alpha * _slope_weight(change, solver_type) * slope
         rows.append(Row(a, x, slots=(X0, S1), score_gain=change.noise**2))
     return rows
 
