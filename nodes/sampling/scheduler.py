@@ -45,13 +45,13 @@ def make_sampler_check(name: str) -> Callable[..., dict[str, str]]:
     return check
 
 
-for _name, _traits in SAMPLERS.items():
+for _name in SAMPLERS:
     globals()[_name] = node_from_operation(
         f"scheduler.{_name}",
         __name__,
         outputs=Sampler,
         check=make_sampler_check(_name),
-        version=2 if _traits.spans_range else 1,  # 2: `sigmas: karras` on a shifted flow ends at the shifted 1/T
+        version=2,  # `sigmas: karras` on a shifted flow ends at the shifted 1/T; a stated range is kept, if steep
     )
 
 

@@ -293,6 +293,19 @@ def start(levels: Levels, *, strength: Fraction = 1.0) -> Levels:
     return _to_fields(_slice(parsed, slice(first, None)))
 
 
+@operation("levels.drop_penultimate")
+def drop_penultimate(levels: Levels) -> Levels:
+    """The levels without the one before the end, so that the last step is longer: ask for one step more than wanted.
+
+    ComfyUI has such levels for its samplers dpm_2, dpm_2_ancestral and uni_pc, in few steps another picture.
+    """
+    parsed = parse_levels(levels)
+    if len(parsed.t) < 3:
+        raise ValueError("levels of a single step have none before the end to leave out: ask for two steps or more")
+    kept = [*range(len(parsed.t) - 2), -1]
+    return _to_fields(parsed._replace(t=parsed.t[kept], ratio=parsed.ratio[kept]))
+
+
 @operation("levels.reverse")
 def reverse(levels: Levels, schedule: Schedule) -> Levels:
     """The levels from the data to the noise, for inversion with a deterministic sampler.

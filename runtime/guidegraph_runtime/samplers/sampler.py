@@ -96,15 +96,13 @@ class SamplerTraits(NamedTuple):
     """What other code reads of a sampler.
 
     start: where its default levels may start. rising: whether it can go from the data to the noise, if eta is 0.
-    level_settings: the names of its settings that choose levels, which are not read if levels are wired. spans_range:
-    whether its Karras and exponential levels span the trained range (`noise_levels.Rule.full`). follow: makes it for
-    given levels (`_Recipe.follow`).
+    level_settings: the names of its settings that choose levels, which are not read if levels are wired. follow:
+    makes it for given levels (`_Recipe.follow`).
     """
 
     start: Start
     rising: bool
     level_settings: tuple[str, ...]
-    spans_range: bool
     follow: Callable[..., Sampler]
 
 
@@ -147,7 +145,7 @@ def sampler(
         build.__name__, build.__doc__ = name, solver.__doc__
         _set_signature(build, settings)
         operation(f"scheduler.{name}", shape=_table_shape, output_help=OUTPUT_HELP)(build)
-        SAMPLERS[name] = SamplerTraits(start, rising, tuple(p.name for p in recipe.choosing), rule.full, recipe.follow)
+        SAMPLERS[name] = SamplerTraits(start, rising, tuple(p.name for p in recipe.choosing), recipe.follow)
         return solver
 
     return register

@@ -147,14 +147,24 @@ class NoiseSchedule:
         return self.at_unshifted(self.lowest.t) if self.form == "flow" and self.low == self.first else self.lowest
 
     def with_signal(self, zero: bool = False) -> NoiseSchedule:
-        """Restrict default levels to timesteps where signal is left, even within the trained range.
+        """Restrict default levels to timesteps where signal is left, if the trained range ends in a cliff.
 
         zero: keep a schedule that ends at α = 0, for solvers that can start there, as its model was trained to. A flow
         is kept: every solver starts where its model does, at α = 0.
         """
-        if self.form == "flow" or (zero and self.at(self.high).alpha == 0):
+        if self.form == "flow" or not self._ends_in_cliff or (zero and self.at(self.high).alpha == 0):
             return self
         return NoiseSchedule(self.log_ratio, self.low, _last_with_signal(self.log_ratio, self.high))
+
+    @property
+    def _ends_in_cliff(self) -> bool:
+        """Whether log(σ/α) rises in the last trained timestep more than twice as much as in any before.
+
+        It does on the cosine schedule and with zero terminal SNR; not where all of a few levels are far apart.
+        """
+        times = np.arange(self.high, -1, -1)[::-1]
+        rises = np.diff(np.interp(times, np.arange(len(self.log_ratio)), self.log_ratio))
+        return bool(len(rises) and rises[-1] > 2 * rises[:-1].max(initial=CLIFF / 2))
 
     def near(self, ratio: float) -> Level:
         """The level at the time where σ/α is `ratio` > 0; beyond the schedule, the level of this σ/α itself."""

@@ -243,3 +243,21 @@ def test_the_convention_of_a_flow_changes_nothing_on_another_schedule(name: str)
     build = getattr(samplers, name)
     ours, theirs = (build(schedules.scaled_linear(), steps=6, flow=flow) for flow in ("diffusers", "comfyui"))
     torch.testing.assert_close(ours.scheduler.matrix, theirs.scheduler.matrix, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("name", ["dpm2", "dpm2_ancestral"])
+@pytest.mark.parametrize("shift", [1.0, 3.0])
+def test_four_steps_from_a_picture_as_in_comfyui(name: str, shift: float) -> None:
+    """ComfyUI computes one level more for dpm_2 and drops the one before the last: 0.2 to 0.6 off without that."""
+    schedule, steps = schedules.flow(shift=shift), 8
+    levels = grids.start(grids.drop_penultimate(grids.linspace(schedule, steps=steps + 1)), strength=0.5)
+    table = np.asarray(shifted(np.arange(1, T + 1) / T, shift))
+    sigmas = [*comfyui_normal(table, shift, steps + 1)[:-1], 0.0][-5:]
+    np.testing.assert_allclose(sigmas_of(levels), sigmas, atol=1e-6)
+    expected = comfyui_sample(SOLVERS[name][0], sigmas, NOISES)
+    made = getattr(samplers, name)(schedule, levels, flow="comfyui")
+    fresh = iter(NOISES)
+    reads = (made.scheduler.matrix[:, :, 3] != 0).any(1)
+    drawn = [torch.from_numpy(next(fresh)) if noise else torch.zeros(1, 64) for noise in reads]
+    actual = sample_mixture(made, normal(1, 64), schedule, noises=drawn).numpy()
+    np.testing.assert_allclose(actual, expected, rtol=0, atol=3e-6 * np.abs(expected).max())
