@@ -8,6 +8,7 @@ from dataclasses import is_dataclass
 from functools import cache
 from itertools import takewhile
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NamedTuple, TypeVar, Union, get_args, get_origin, get_type_hints
 
 import numpy as np
@@ -73,14 +74,17 @@ def node_for(id: str, **traits: Any) -> Callable[[Callable[..., R]], Callable[..
     return register
 
 
-def define_nodes(module: dict[str, Any], namespace: str, **options: Any) -> None:
+def define_nodes(
+    module: dict[str, Any], namespace: str, versions: Mapping[str, int] = MappingProxyType({}), **options: Any
+) -> None:
     """Define the nodes of a namespace's operations in a module, under the names in their ids.
 
-    module: its ``globals()``. options: those of `node_from_operation`.
+    module: its ``globals()``. versions: those above 1, by name. options: those of `node_from_operation`.
     """
     for id in OPERATIONS:
         if id.startswith(f"{namespace}."):
-            module[id.partition(".")[2]] = node_from_operation(id, module["__name__"], **options)
+            name = id.partition(".")[2]
+            module[name] = node_from_operation(id, module["__name__"], version=versions.get(name, 1), **options)
 
 
 def to_runtime(value: Any) -> Any:

@@ -44,11 +44,13 @@ def checkpoint_flow_shift(*, path: Path) -> FlowShiftSettings:
     return FlowShiftSettings(*read_flow_shift(read_json(config_path), config_path))
 
 
-@node("checkpoint.sampling", host=True)
+@node("checkpoint.sampling", host=True, version=2)
 def checkpoint_sampling(*, path: Path) -> Sampling:
     """The settings for the timesteps of a checkpoint's own software, to wire into scheduler.ddim and others.
 
-    path: the checkpoint. A diffusers folder has them in its scheduler_config.json. A CompVis single file, or a folder
+    `scheduler.of_checkpoint` is the whole sampler of a diffusers folder, with its solver, order and spacing of σ.
+    path: the checkpoint. A diffusers folder has them in its scheduler_config.json: the fields that the config's class
+    reads, and its defaults. A CompVis single file, or a folder
     with one and its config.yaml, has Stable Diffusion's (offset 1, the last ᾱ is ᾱ_0, leading). Any other file has
     offset 0 and 1 as the last ᾱ.
     Raises an error for a folder without a scheduler, and for a file that is not a checkpoint.

@@ -15,7 +15,10 @@ from guidegraph_runtime.tables import noise_levels
 
 __doc__ = host.__doc__
 
-define_nodes(globals(), "levels")
+FLOW_ENDS = ("karras", "exponential", "polyexponential", "kl_optimal", "linspace", "sgm_uniform", "beta")
+"""Levels of a shifted flow end at the shifted 1/T since version 2, and a stated range of few, steep levels is kept."""
+
+define_nodes(globals(), "levels", versions=dict.fromkeys(FLOW_ENDS, 2))
 
 
 if TYPE_CHECKING:  # the nodes that were defined above

@@ -42,6 +42,7 @@ NOT_BUILT = {
     "checkpoint.flow_shift": CHECKPOINT,
     "checkpoint.load": CHECKPOINT,
     "checkpoint.sampling": CHECKPOINT,
+    "scheduler.of_checkpoint": CHECKPOINT,
     "denoiser.distilled": DISTILLED,
     "denoiser.predict_distilled": DISTILLED,
     "lora.apply": "needs a LoRA file for a released U-Net; tests/nodes/checkpoints makes them",

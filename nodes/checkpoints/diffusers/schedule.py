@@ -19,6 +19,7 @@ from guidegraph.nodes.checkpoints.config_values import (
     read_numbers,
 )
 from guidegraph.nodes.checkpoints.diffusers.config import check_config, read_json
+from guidegraph.nodes.checkpoints.diffusers.samplers import CLASSES
 from guidegraph.nodes.sampling import schedule as schedules
 from guidegraph.nodes.types import PredictionKind, Schedule
 
@@ -26,20 +27,8 @@ KINDS: dict[str, PredictionKind] = {"epsilon": "eps", "sample": "x0", "v_predict
 SPACINGS = ("leading", "trailing", "linspace")
 CONFIG = "scheduler_config.json"
 
-LINSPACE_CLASSES = (
-    "DEISMultistepScheduler",
-    "DPMSolverMultistepScheduler",
-    "EulerAncestralDiscreteScheduler",
-    "EulerDiscreteScheduler",
-    "HeunDiscreteScheduler",
-    "KDPM2AncestralDiscreteScheduler",
-    "KDPM2DiscreteScheduler",
-    "LMSDiscreteScheduler",
-    "SASolverScheduler",
-    "UniPCMultistepScheduler",
-)
-"""Classes of diffusers that space timesteps by linspace where `timestep_spacing` is absent; others by leading."""
 NARROW_CLASSES = (
+    "DPMSolverSDEScheduler",
     "HeunDiscreteScheduler",
     "KDPM2AncestralDiscreteScheduler",
     "KDPM2DiscreteScheduler",
@@ -47,8 +36,10 @@ NARROW_CLASSES = (
     "TCDScheduler",
 )
 """Classes whose β go from 0.00085 to 0.012 where `beta_start` and `beta_end` are absent, as Stable Diffusion's do."""
-FIRST_CLASSES = ("PNDMScheduler",)
-"""Classes that end at ᾱ_0 where `set_alpha_to_one` is absent."""
+LINSPACE_CLASSES = ("DPMSolverSinglestepScheduler", "SASolverScheduler")
+"""Classes that space timesteps by linspace, the first whatever `timestep_spacing` is."""
+FIRST_CLASSES = ("DEISMultistepScheduler", "SASolverScheduler", "TCDScheduler")
+"""Classes that end at ᾱ_0, whatever `set_alpha_to_one` and `final_sigmas_type` are."""
 
 FLOW_CLASSES = ("FlowMatchEulerDiscreteScheduler", "FlowMatchHeunDiscreteScheduler")
 FLOW_USED = ("num_train_timesteps", "shift", "use_dynamic_shifting")
@@ -141,7 +132,8 @@ def build_noise_schedule(config: Mapping[str, Any], path: Path) -> Schedule:
         else:
             supported = "linear, scaled_linear, sigmoid and squaredcos_cap_v2"
             raise ValueError(f"'beta_schedule' is {format_value(name)}; supported are {supported}")
-        return schedules.zero_terminal_snr(schedule) if config.get("rescale_betas_zero_snr") else schedule
+        rescales = config.get("rescale_betas_zero_snr") and _reads(config, "rescale_betas_zero_snr")
+        return schedules.zero_terminal_snr(schedule) if rescales else schedule
     except (ValueError, TypeError, OverflowError, IndexError) as error:
         raise ValueError(f"'{path}' describes no schedule: {error}") from None
 
@@ -160,12 +152,29 @@ def read_prediction_kind(config: Mapping[str, Any], path: Path) -> PredictionKin
 
 
 def read_sampler_settings(config: Mapping[str, Any], path: Path) -> SamplerSettings:
-    """The offset, the last ᾱ and the spacing of a scheduler_config.json, or its class's. Raises ``ValueError``."""
+    """The offset, the last ᾱ and the spacing of a scheduler_config.json as its class takes them.
+
+    Fields that the class ignores do not count. Raises ``ValueError``.
+    """
     name = config.get("_class_name")
-    spacing = config.get("timestep_spacing", "linspace" if name in LINSPACE_CLASSES else "leading")
+    defaults = CLASSES[name].fields if isinstance(name, str) and name in CLASSES else {}
+    spacing = defaults.get("timestep_spacing", "linspace" if name in LINSPACE_CLASSES else "leading")
+    if name != "DPMSolverSinglestepScheduler":
+        spacing = config.get("timestep_spacing", spacing)
     if spacing not in SPACINGS:
         raise ValueError(
             f"'{path}': 'timestep_spacing' is {format_value(spacing)}; supported are {', '.join(SPACINGS)}"
         )
-    final: Literal["one", "first"] = "one" if config.get("set_alpha_to_one", name not in FIRST_CLASSES) else "first"
-    return SamplerSettings(read_integer(config, "steps_offset", 0, path, low=0), final, spacing)
+    offset = read_integer(config, "steps_offset", 0, path, low=0)
+    ends_first = name in FIRST_CLASSES
+    if not ends_first and _reads(config, "set_alpha_to_one"):
+        ends_first = not config.get("set_alpha_to_one", defaults.get("set_alpha_to_one", True))
+    elif not ends_first and _reads(config, "final_sigmas_type"):
+        ends_first = config.get("final_sigmas_type") == "sigma_min"
+    return SamplerSettings(offset if _reads(config, "steps_offset") else 0, "first" if ends_first else "one", spacing)
+
+
+def _reads(config: Mapping[str, Any], field: str) -> bool:
+    """Whether the class of a config reads a field; so does a class that is not known."""
+    name = config.get("_class_name")
+    return not isinstance(name, str) or name not in CLASSES or field in CLASSES[name].fields

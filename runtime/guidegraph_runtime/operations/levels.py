@@ -6,7 +6,9 @@ steps: the number of steps. final: where the last step ends, at ᾱ = 1 (one) or
 trained on, as do all grids that are not listed level by level.
 
 On a flow schedule, σ is that of x = (1 − σ)x0 + σε, from 0 to 1, wherever these nodes speak of σ/α; evenly spaced
-timesteps count down from T and are moved by the schedule's shift.
+timesteps count down from T and are moved by the schedule's shift. The last σ of karras, exponential, polyexponential
+and kl_optimal is the shifted 1/T, as in ComfyUI.
+flow: the software whose levels those of a flow are, comfyui or diffusers, where the two differ.
 
 The fields of levels: t and ratio, σ/α (N + 1), float64, noisiest first; form, that of the schedule.
 """
@@ -49,6 +51,7 @@ from guidegraph_runtime.tables.rows import Array, Level
 from guidegraph_runtime.tables.spacings import Aligned
 
 Listed: TypeAlias = Literal["one", "first", "listed"]
+Flow: TypeAlias = Literal["comfyui", "diffusers"]
 Numbers: TypeAlias = Annotated[list[NotNegative], NotEmpty()]
 
 
@@ -64,13 +67,13 @@ def leading(schedule: Schedule, *, steps: Steps = 30, offset: Offset = 0, final:
     Those of a flow are T / steps apart, not rounded, and count down from T, like the trailing ones.
     offset: added to each timestep; Stable Diffusion has 1.
     """
-    return _space_timesteps(schedule, "leading", steps, True, offset, final)
+    return _space_timesteps(schedule, "leading", steps, offset, final)
 
 
 @operation("levels.trailing", shape=table_shape)
 def trailing(schedule: Schedule, *, steps: Steps = 30, final: Final = "one") -> Levels:
     """Every (T / steps)-th timestep from the last one down, rounded (Lin et al. 2023, table 2)."""
-    return _space_timesteps(schedule, "trailing", steps, True, 0, final)
+    return _space_timesteps(schedule, "trailing", steps, 0, final)
 
 
 @operation("levels.linspace", shape=table_shape)
@@ -84,10 +87,16 @@ def linspace(
 ) -> Levels:
     """Evenly spaced timesteps from the last to the first, both visited: ComfyUI's `normal`, the default of Euler.
 
-    whole_times: round the timesteps. lands: do not visit the first timestep, because the last step ends there, as
-    DPM-Solver++ and UniPC do by default.
+    On a flow, the last timestep before the shift is T times the shifted 1/T, as in ComfyUI and in diffusers' flow
+    schedulers, so that the last σ is shifted twice.
+    whole_times: round the timesteps, not on a flow. lands: do not visit the first timestep, because the last step ends
+    there, as DPM-Solver++ and UniPC do by default.
     """
-    return _space_timesteps(schedule, "linspace", steps, whole_times, 0, final, lands)
+    noise = parse_schedule(schedule)
+    if noise.form == "flow":
+        return _at_times(noise, _even_times(noise, _count_steps(steps) + lands)[:steps], final)
+    rule = Rule(whole_times, lands, True)
+    return _at_times(noise, noise_levels.timesteps(noise, rule, _count_steps(steps), "linspace"), final)
 
 
 @operation("levels.simple", shape=table_shape)
@@ -102,23 +111,36 @@ def simple(schedule: Schedule, *, steps: Steps = 30, final: Final = "one") -> Le
 
 @operation("levels.sgm_uniform", shape=table_shape)
 def sgm_uniform(schedule: Schedule, *, steps: Steps = 30, final: Final = "one") -> Levels:
-    """Evenly spaced timesteps from the last to the first, without the first: ComfyUI's `sgm_uniform`."""
-    noise, steps = parse_schedule(schedule).before_shift(), _count_steps(steps)
-    return _at_times(noise, spacings.sgm_uniform(noise.low, noise.high, steps), final)
+    """Evenly spaced timesteps from the last to the first, without the first: ComfyUI's `sgm_uniform`.
+
+    On a flow, they are spaced down to the end of `levels.linspace`.
+    """
+    noise = parse_schedule(schedule)
+    return _at_times(noise, _even_times(noise, _count_steps(steps) + 1)[:-1], final)
 
 
 @operation("levels.beta", shape=table_shape)
 def beta(
-    schedule: Schedule, *, steps: Steps = 30, a: Positive = 0.6, b: Positive = 0.6, final: Final = "one"
+    schedule: Schedule,
+    *,
+    steps: Steps = 30,
+    a: Positive = 0.6,
+    b: Positive = 0.6,
+    final: Final = "one",
+    flow: Flow = "comfyui",
 ) -> Levels:
     """Whole timesteps at the quantiles of a Beta(a, b) distribution (Lee et al. 2024): dense at both ends.
 
-    a, b: shape parameters; values below 1 make the ends dense. Timesteps that round to the same one are visited once;
-    those of a flow schedule are not rounded.
+    a, b: shape parameters; values below 1 make the ends dense. Timesteps that round to the same one are visited once.
+    flow: comfyui has whole timesteps on a flow too, before its shift. diffusers has the quantiles of σ between the ends
+    of `levels.linspace`, both visited (`use_beta_sigmas`).
     """
-    noise, steps = parse_schedule(schedule).before_shift(), _count_steps(steps)
-    rounds = noise.form != "flow"
-    return _at_times(noise, spacings.beta(math.ceil(noise.low), math.floor(noise.high), steps, a, b, rounds), final)
+    noise, steps = parse_schedule(schedule), _count_steps(steps)
+    if noise.form == "flow" and flow == "diffusers":
+        first, last = _ends(noise, None, None, flow)
+        return _between(noise, first, last, spacings.beta_sigmas(*_sigmas_of(noise, first, last), steps, a, b), final)
+    noise = noise.before_shift()
+    return _at_times(noise, spacings.beta(math.ceil(noise.low), math.floor(noise.high), steps, a, b), final)
 
 
 @operation("levels.karras", shape=table_shape)
@@ -130,10 +152,15 @@ def karras(
     sigma_max: Positive | None = None,
     sigma_min: Positive | None = None,
     final: Final = "one",
+    flow: Flow = "comfyui",
 ) -> Levels:
-    """σ/α evenly spaced in the ρ-th root (Karras et al. 2022, eq. 5). rho: ρ, larger is denser near the data."""
+    """σ/α evenly spaced in the ρ-th root (Karras et al. 2022, eq. 5).
+
+    rho: ρ, larger is denser near the data. flow: the last σ of a flow without sigma_min, the shifted 1/T (comfyui) or
+    that of `levels.flow_sd3`, which is shifted twice (diffusers, `use_karras_sigmas`).
+    """
     noise, ramp = parse_schedule(schedule), np.linspace(0, 1, _count_steps(steps))
-    first, last = _ends(noise, sigma_max, sigma_min)
+    first, last = _ends(noise, sigma_max, sigma_min, flow)
     return _between(noise, first, last, polynomial(*_sigmas_of(noise, first, last), ramp, rho), final)
 
 
@@ -145,10 +172,14 @@ def exponential(
     sigma_max: Positive | None = None,
     sigma_min: Positive | None = None,
     final: Final = "one",
+    flow: Flow = "comfyui",
 ) -> Levels:
-    """σ/α evenly spaced in the logarithm, that is in λ = log(α/σ) (Lu et al. 2022)."""
+    """σ/α evenly spaced in the logarithm, that is in λ = log(α/σ) (Lu et al. 2022).
+
+    flow: as for `levels.karras`.
+    """
     noise, ramp = parse_schedule(schedule), np.linspace(0, 1, _count_steps(steps))
-    first, last = _ends(noise, sigma_max, sigma_min)
+    first, last = _ends(noise, sigma_max, sigma_min, flow)
     return _between(noise, first, last, noise_levels.exponential(*_sigmas_of(noise, first, last), ramp), final)
 
 
@@ -262,6 +293,19 @@ def start(levels: Levels, *, strength: Fraction = 1.0) -> Levels:
     return _to_fields(_slice(parsed, slice(first, None)))
 
 
+@operation("levels.drop_penultimate")
+def drop_penultimate(levels: Levels) -> Levels:
+    """The levels without the one before the end, so that the last step is longer: ask for one step more than wanted.
+
+    ComfyUI has such levels for its samplers dpm_2, dpm_2_ancestral and uni_pc, in few steps another picture.
+    """
+    parsed = parse_levels(levels)
+    if len(parsed.t) < 3:
+        raise ValueError("levels of a single step have none before the end to leave out: ask for two steps or more")
+    kept = [*range(len(parsed.t) - 2), -1]
+    return _to_fields(parsed._replace(t=parsed.t[kept], ratio=parsed.ratio[kept]))
+
+
 @operation("levels.reverse")
 def reverse(levels: Levels, schedule: Schedule) -> Levels:
     """The levels from the data to the noise, for inversion with a deterministic sampler.
@@ -291,19 +335,20 @@ def whole_timesteps(levels: Levels, schedule: Schedule) -> Levels:
     return _to_fields(noise_levels.Levels.of(kept))
 
 
-def _space_timesteps(
-    schedule: Schedule,
-    spacing: Spacing,
-    steps: int,
-    rounds: bool,
-    offset: int,
-    final: Final,
-    lands: bool = False,
-) -> Levels:
-    noise = parse_schedule(schedule)
-    return _at_times(
-        noise, noise_levels.timesteps(noise, Rule(rounds, lands, True), _count_steps(steps), spacing, offset), final
-    )
+def _space_timesteps(schedule: Schedule, spacing: Spacing, steps: int, offset: int, final: Final) -> Levels:
+    noise, rule = parse_schedule(schedule), Rule(rounds=True, lands=False, full=True)
+    return _at_times(noise, noise_levels.timesteps(noise, rule, _count_steps(steps), spacing, offset), final)
+
+
+def _even_times(noise: NoiseSchedule, count: int) -> Array:
+    """Evenly spaced times from the last trained one to the first, before the shift of a flow.
+
+    Those of a whole flow end at T · σ of its lowest level, which the shift then moves once more.
+    """
+    low, high = noise.before_shift().low, noise.before_shift().high
+    if noise.form == "flow" and noise.low == noise.first:
+        low = noise.lowest.t
+    return np.linspace(high, low, count)
 
 
 def _count_steps(steps: int) -> int:
@@ -311,10 +356,13 @@ def _count_steps(steps: int) -> int:
     return steps
 
 
-def _ends(noise: NoiseSchedule, sigma_max: float | None, sigma_min: float | None) -> tuple[Level, Level]:
+def _ends(
+    noise: NoiseSchedule, sigma_max: float | None, sigma_min: float | None, flow: Flow = "comfyui"
+) -> tuple[Level, Level]:
     """The levels of the largest and smallest σ: by default, of the model's trained range where signal is left."""
+    lowest = noise.lowest if flow == "comfyui" else noise.lowest_twice
     first = noise.at(noise.with_signal().high) if sigma_max is None else noise.near_sigma(sigma_max)
-    last = noise.at(noise.low) if sigma_min is None else noise.near_sigma(sigma_min)
+    last = lowest if sigma_min is None else noise.near_sigma(sigma_min)
     if last.ratio >= first.ratio:
         high, low = _sigmas_of(noise, first, last)
         raise ValueError(f"sigma_min {low:g} must be below sigma_max {high:g}")

@@ -10,15 +10,20 @@ from typing import Literal, NamedTuple, TypeAlias
 from guidegraph_runtime.samplers.sampler import Deterministic, Eta, sampler
 from guidegraph_runtime.tables.noise_levels import LAMBDA, RATIO, NoiseSchedule
 from guidegraph_runtime.tables.rows import (
+    BY_RATIO,
     NOISE,
     S1,
     S2,
     X0,
     Array,
+    FlowSteps,
     Level,
     Row,
+    Variable,
     X,
+    ancestral_levels,
     ancestral_split,
+    variable_of,
 )
 
 Solver: TypeAlias = Literal["midpoint", "heun"]
@@ -33,6 +38,7 @@ def dpmpp_2m(
     solver_type: Solver = "midpoint",
     lower_order_final: bool = True,
     euler_at_final: bool = False,
+    flow: FlowSteps = "diffusers",
 ) -> list[Row]:
     """DPM-Solver++(2M) (Lu et al. 2022, algorithm 2): multistep, of second order, one call a step.
 
@@ -40,18 +46,21 @@ def dpmpp_2m(
 
     solver_type: weight x̂0's slope by half of a step (midpoint), or by its integral (heun). lower_order_final: the last
     step is of first order if there are fewer than 15 steps. euler_at_final: the last step is always of first order.
+    flow: comfyui steps in log σ of a flow, where diffusers steps in λ.
     """
     # Over a step h of λ, the slope counts (1 − e^{−h})/2, or its exact integral 1 − (1 − e^{−h})/h. With η above 0
     # (dpmpp_2m_sde), h is (1 + η)h, and the noise has the variance σ′²(1 − e^{−2ηh}).
     rows = []
     last = len(levels) - 2
     euler = euler_at_final or (lower_order_final and last + 1 + skipped < 15)
+    variable = variable_of(levels[0], flow)
     for i, (a, b) in enumerate(pairwise(levels)):
-        change = _exponential(a, b, eta)
-        x = change.keep * X + b.alpha * change.gain * X0 + change.noise * NOISE
+        change = _exponential(a, b, eta, variable)
+        scale = variable.scale(b)
+        x = change.keep * X + scale * change.gain * X0 + change.noise * NOISE
         if i > 0 and not (i == last and (b.sigma == 0 or euler)):
-            slope = (X0 - S1) * (b.lam - a.lam) / (a.lam - levels[i - 1].lam)
-            x = x + b.alpha * _slope_weight(change, solver_type) * slope
+            slope = (X0 - S1) * _log_step(a, b, variable) / _log_step(levels[i - 1], a, variable)
+            x = x + scale * _slope_weight(change, solver_type) * slope
         rows.append(Row(a, x, slots=(X0,), score_gain=change.noise**2))
     return rows
 
@@ -81,27 +90,42 @@ def dpmpp_2m_sde(
 
 
 @sampler(LAMBDA, start="zero", rederives=False, steps=20)
-def dpmpp_3m_sde(levels: Sequence[Level], *, eta: Eta = 1.0) -> list[Row]:
+def dpmpp_3m_sde(
+    levels: Sequence[Level],
+    skipped: int = 0,
+    *,
+    eta: Eta = 1.0,
+    solver_type: Solver = "heun",
+    lower_order_final: bool = False,
+    euler_at_final: bool = False,
+) -> list[Row]:
     """DPM-Solver++(3M) for the reverse SDE, as in k-diffusion: one call a step; eta scales the fresh noise.
 
     x̂0 is a quadratic in λ through the last three calls, integrated exactly; of lower order in the first two steps,
     and of first order to σ = 0. As in k-diffusion, and in diffusers' third order, the quadratic term counts half (D₂ is
     a divided difference where the derivation has a derivative): at eta 0 the order of convergence is 2.
+
+    solver_type: of a step of second order, as for dpmpp_2m; diffusers' default is midpoint. lower_order_final: with
+    fewer than 15 steps, the last is of first order and the one before of second, as in diffusers. euler_at_final: as
+    for dpmpp_2m.
     """
     rows = []
+    last = len(levels) - 2
+    lower = lower_order_final and last + 1 + skipped < 15
     for i, (a, b) in enumerate(pairwise(levels)):
         change = _exponential(a, b, eta)
         x = change.keep * X + b.alpha * change.gain * X0 + change.noise * NOISE
-        if i > 0 and b.sigma > 0:
+        if i > 0 and b.sigma > 0 and not (i == last and (lower or euler_at_final)):
             h = b.lam - a.lam
             h1 = a.lam - levels[i - 1].lam
             slope = (X0 - S1) * h / h1
-            if i > 1:
+            if i > 1 and not (i == last - 1 and lower):
                 h2 = levels[i - 1].lam - levels[i - 2].lam
                 bend = (slope - (S1 - S2) * h / h2) / (h1 + h2)
                 slope = slope + h1 * bend
-                x = x - b.alpha * _phi3(change.h) * h * bend
-            x = x + b.alpha * _phi2(change.h) * slope
+                x = x - b.alpha * _phi3(change.h) * h * bend + b.alpha * _phi2(change.h) * slope
+            else:
+                x = x + b.alpha * _slope_weight(change, solver_type) * slope
         rows.append(Row(a, x, slots=(X0, S1), score_gain=change.noise**2))
     return rows
 
@@ -128,23 +152,36 @@ def dpmpp_2s(levels: Sequence[Level], skipped: int = 0, *, solver_type: Solver =
 
 
 @sampler(RATIO, rederives=False, steps=20)
-def dpmpp_2s_ancestral(levels: Sequence[Level], noise: NoiseSchedule, *, eta: Eta = 1.0) -> list[Row]:
+def dpmpp_2s_ancestral(
+    levels: Sequence[Level], noise: NoiseSchedule, *, eta: Eta = 1.0, flow: FlowSteps = "diffusers"
+) -> list[Row]:
     """DPM-Solver++(2S) with fresh noise at every step, as in k-diffusion: 2·steps − 1 calls; eta scales that noise.
 
     A step goes from s = σ/α to s_down, with its inner call at the midpoint of λ, then noise of s_up leads back to s′. A
     step to σ = 0 is Euler's.
+
+    flow: comfyui is its rectified-flow form, as in euler_ancestral; the inner call of a step from σ = 1 is at 0.9999.
     """
     rows = []
     for a, b in pairwise(levels):
-        down, up = ancestral_split(a.ratio, b.ratio, eta)
+        down, up = ancestral_levels(a, b, eta, flow)
         if down == 0:
             rows.append(Row(a, integrate(X, a, b, X0)))
             continue
-        middle = noise.near(math.sqrt(a.ratio * down))
-        rows.append(Row(a, integrate(X, a, middle, X0), slots=(X / a.alpha,)))
-        x = b.alpha * (down / a.ratio * S1 + (1 - down / a.ratio) * X0 + up * NOISE)
+        middle = noise.near(math.sqrt(a.ratio * down)) if a.alpha > 0 else noise.near_sigma(FIRST_INNER)
+        if a.alpha > 0:
+            rows.append(Row(a, integrate(X, a, middle, X0), slots=(X / a.alpha,)))
+            x = b.alpha * (down / a.ratio * S1 + (1 - down / a.ratio) * X0 + up * NOISE)
+        else:
+            lower = Level.at(b.t, down, b.form)
+            rows.append(Row(a, integrate(X, a, middle, X0), slots=(X,)))
+            x = b.alpha * (integrate(S1, a, lower, X0) / lower.alpha + up * NOISE)
         rows.append(Row(middle, x, score_gain=(b.alpha * up) ** 2))
     return rows
+
+
+FIRST_INNER = 0.9999
+"""σ of ComfyUI's inner call in a step of dpmpp_2s_ancestral from σ = 1, where λ has no midpoint."""
 
 
 @sampler(RATIO, rederives=False, steps=20)
@@ -190,14 +227,24 @@ class _Change(NamedTuple):
     h: float
 
 
-def _exponential(a: Level, b: Level, eta: float) -> _Change:
-    decay = a.alpha * b.sigma / (b.alpha * a.sigma)  # e^{−h} of the step of λ
+def _exponential(a: Level, b: Level, eta: float, variable: Variable = BY_RATIO) -> _Change:
+    decay = _decay(a, b, variable)
     return _Change(
         keep=b.sigma / a.sigma * decay**eta,
         gain=1 - decay ** (1 + eta),
         noise=b.sigma * math.sqrt(1 - decay ** (2 * eta)),
         h=-(1 + eta) * math.log(decay) if decay > 0 else math.inf,
     )
+
+
+def _decay(a: Level, b: Level, variable: Variable) -> float:
+    """s′/s, which is e^{−h} of the step h of λ unless straight."""
+    return variable.scale(a) * b.sigma / (variable.scale(b) * a.sigma)
+
+
+def _log_step(a: Level, b: Level, variable: Variable) -> float:
+    """log s/s′: the step of λ unless straight."""
+    return math.log(variable.of(a) / variable.of(b)) if variable.straight else b.lam - a.lam
 
 
 def _slope_weight(change: _Change, solver_type: Solver) -> float:

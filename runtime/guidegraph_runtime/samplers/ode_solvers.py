@@ -1,11 +1,11 @@
-"""Solvers of dy/ds = ε in y = x/α and s = σ/α (Karras et al. 2022, eq. 1 with σ(t) = t)."""
+"""Solvers of dy/ds = ε in y = x/α and s = σ/α (Karras et al. 2022, eq. 1 with σ(t) = t), or of a flow in x and σ."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
 from itertools import pairwise
-from typing import Annotated
+from typing import Annotated, Literal, TypeAlias
 
 import numpy as np
 
@@ -20,11 +20,16 @@ from guidegraph_runtime.tables.rows import (
     S3,
     X0,
     Array,
+    FlowSteps,
     Level,
     Row,
+    Variable,
     X,
-    ancestral_split,
+    ancestral_levels,
+    variable_of,
 )
+
+Polynomial: TypeAlias = Literal["log_sigma", "time"]
 
 
 @sampler(RATIO, start="zero", rising=True, eta=0, steps=30)
@@ -35,27 +40,27 @@ def euler(levels: Sequence[Level]) -> list[Row]:
 
 
 @sampler(RATIO, start="zero", steps=30)
-def euler_ancestral(levels: Sequence[Level], *, eta: Eta = 1.0) -> list[Row]:
+def euler_ancestral(levels: Sequence[Level], *, eta: Eta = 1.0, flow: FlowSteps = "diffusers") -> list[Row]:
     """Euler's method with fresh noise at every step; eta scales that noise.
 
     A step from s = σ/α goes to s_down, then noise of s_up leads back to s′, with s_down² + s_up² = s′².
+
+    flow: comfyui is its rectified-flow form, in which a step of a flow goes down to σ′(1 + (σ′/σ − 1) eta).
     """
     rows = []
     for a, b in pairwise(levels):
-        down, up = ancestral_split(a.ratio, b.ratio, eta)
+        down, up = ancestral_levels(a, b, eta, flow)
         rows.append(Row(a, b.alpha * (X0 + down * EPS + up * NOISE), score_gain=(b.alpha * up) ** 2))
     return rows
 
 
 @sampler(RATIO, rising=True, eta=0, steps=30)
-def heun(levels: Sequence[Level]) -> list[Row]:
-    """Heun's method, of second order (Karras et al. 2022, algorithm 1): 2·steps − 1 calls."""
-    rows = []
-    for a, b in pairwise(levels):
-        rows.append(Row(a, _toward(b), slots=(X / a.alpha, EPS)))
-        if b.sigma > 0:
-            rows.append(Row(b, b.alpha * (S1 + (b.ratio - a.ratio) / 2 * (S2 + EPS))))
-    return rows
+def heun(levels: Sequence[Level], *, flow: FlowSteps = "diffusers") -> list[Row]:
+    """Heun's method, of second order (Karras et al. 2022, algorithm 1): 2·steps − 1 calls.
+
+    flow: comfyui steps in x and σ of a flow, which is heun_flow.
+    """
+    return _heun(levels, variable_of(levels[0], flow))
 
 
 @sampler(RATIO, start="zero", rising=True, eta=0, steps=30)
@@ -65,13 +70,16 @@ def heun_flow(levels: Sequence[Level]) -> list[Row]:
     A step from σ to σ′ is x′ = x + (σ′ − σ)/2 (u₁ + u₂), with u = ε − x0 at the step's start and at the end of an Euler
     step, as in the flow Heun scheduler of diffusers. On a variance-preserving schedule the path is that of x/(α + σ).
     """
+    return _heun(levels, Variable(straight=True))
+
+
+def _heun(levels: Sequence[Level], variable: Variable) -> list[Row]:
     rows = []
     for a, b in pairwise(levels):
-        rows.append(Row(a, _toward(b), slots=(X / (a.alpha + a.sigma), EPS - X0)))
+        rows.append(Row(a, _toward(b), slots=(X / variable.scale(a), variable.slope)))
         if b.sigma > 0:
-            end = b.alpha + b.sigma
-            change = b.sigma / end - a.sigma / (a.alpha + a.sigma)
-            rows.append(Row(b, end * (S1 + change / 2 * (S2 + EPS - X0))))
+            change = variable.of(b) - variable.of(a)
+            rows.append(Row(b, variable.scale(b) * (S1 + change / 2 * (S2 + variable.slope))))
     return rows
 
 
@@ -91,38 +99,48 @@ def euler_stochastic(levels: Sequence[Level], *, eta: Eta = 1.0) -> list[Row]:
 
 
 @sampler(RATIO, rising=True, eta=0, steps=30)
-def dpm2(levels: Sequence[Level], noise: NoiseSchedule) -> list[Row]:
+def dpm2(levels: Sequence[Level], noise: NoiseSchedule, *, flow: FlowSteps = "diffusers") -> list[Row]:
     """DPM-Solver-2 (Lu et al. 2022, r₁ = ½) in x/α, of second order: 2·steps − 1 calls.
 
     The inner call of a step is at the midpoint of log σ/α. A step to σ = 0 is Euler's.
+
+    flow: comfyui steps in x and σ of a flow, with the midpoint of log σ.
     """
+    variable = variable_of(levels[0], flow)
     rows = []
     for a, b in pairwise(levels):
         if b.sigma == 0:
             rows.append(Row(a, _toward(b)))
             continue
-        middle = noise.near(math.sqrt(a.ratio * b.ratio))
-        rows.append(Row(a, _toward(middle), slots=(X / a.alpha,)))
-        rows.append(Row(middle, b.alpha * (S1 + (b.ratio - a.ratio) * EPS)))
+        middle = noise.near_of(variable, math.sqrt(variable.of(a) * variable.of(b)))
+        rows.append(Row(a, _toward(middle), slots=(X / variable.scale(a),)))
+        change = variable.of(b) - variable.of(a)
+        rows.append(Row(middle, variable.scale(b) * (S1 + change * variable.slope)))
     return rows
 
 
 @sampler(RATIO, steps=30)
-def dpm2_ancestral(levels: Sequence[Level], noise: NoiseSchedule, *, eta: Eta = 1.0) -> list[Row]:
+def dpm2_ancestral(
+    levels: Sequence[Level], noise: NoiseSchedule, *, eta: Eta = 1.0, flow: FlowSteps = "diffusers"
+) -> list[Row]:
     """DPM-Solver-2 with fresh noise at every step, as in k-diffusion: 2·steps − 1 calls; eta scales that noise.
 
     A step from s = σ/α goes to s_down, with its inner call at the midpoint of log s, then noise of s_up leads back to
     s′. A step to σ = 0 is Euler's.
+
+    flow: comfyui is its rectified-flow form: as euler_ancestral, with the inner call at the midpoint of log σ.
     """
+    variable = variable_of(levels[0], flow)
     rows = []
     for a, b in pairwise(levels):
-        down, up = ancestral_split(a.ratio, b.ratio, eta)
+        down, up = ancestral_levels(a, b, eta, flow)
         if down == 0:
             rows.append(Row(a, _toward(b)))
             continue
-        middle = noise.near(math.sqrt(a.ratio * down))
-        rows.append(Row(a, _toward(middle), slots=(X / a.alpha,)))
-        x = b.alpha * (S1 + (down - a.ratio) * EPS + up * NOISE)
+        lower, scale = (down / (1 + down), 1 + down) if variable.straight else (down, 1.0)
+        middle = noise.near_of(variable, math.sqrt(variable.of(a) * lower))
+        rows.append(Row(a, _toward(middle), slots=(X / variable.scale(a),)))
+        x = b.alpha * (scale * (S1 + (lower - variable.of(a)) * variable.slope) + up * NOISE)
         rows.append(Row(middle, x, score_gain=(b.alpha * up) ** 2))
     return rows
 
@@ -166,15 +184,26 @@ def edm(
 
 
 @sampler(RATIO, eta=0, steps=30)
-def lms(levels: Sequence[Level], *, order: Annotated[int, Range(low=1, high=4)] = 4) -> list[Row]:
+def lms(
+    levels: Sequence[Level],
+    *,
+    order: Annotated[int, Range(low=1, high=4)] = 4,
+    flow: FlowSteps = "diffusers",
+) -> list[Row]:
     """Linear multistep in x/α, of order up to 4: one call a step.
 
     ε between the last calls is the polynomial in σ/α through them, integrated exactly.
+
+    flow: comfyui has the polynomial of ε − x0 in σ of a flow, and takes x̂0 in the step to σ = 0.
     """
+    variable = variable_of(levels[0], flow)
     rows = []
     for i, (a, b) in enumerate(pairwise(levels)):
-        past = [level.ratio for level in levels[i::-1][:order]]
-        rows.append(_multistep(a, b, _integrals(past, a.ratio, b.ratio, np.ones_like)))
+        if variable.straight and b.sigma == 0:
+            rows.append(Row(a, _toward(b)))
+            continue
+        past = [variable.of(level) for level in levels[i::-1][:order]]
+        rows.append(_multistep(a, b, _integrals(past, variable.of(a), variable.of(b), np.ones_like), variable))
     return rows
 
 
@@ -185,13 +214,18 @@ def deis(
     *,
     order: Annotated[int, Range(low=1, high=3)] = 3,
     lower_order_final: bool = True,
+    polynomial: Polynomial = "log_sigma",
+    flow: FlowSteps = "diffusers",
 ) -> list[Row]:
     """DEIS (Zhang & Chen 2023): multistep in log σ/α, of order up to 3, one call a step.
 
     This is the log ρ variant: as LMS, with a polynomial in log σ/α. A step that lands at σ = 0 is of first order.
 
     lower_order_final: with fewer than 15 steps, the last is of first order and the one before of at most second order.
+    polynomial: its variable, log σ/α as in diffusers, or as in ComfyUI the time t of the variance-preserving SDE whose
+    σ/α goes from 0.002 at t = 0.001 to 80 at t = 1 (tAB). flow: comfyui steps in x and σ of a flow.
     """
+    variable = variable_of(levels[0], flow)
     rows = []
     steps = len(levels) - 1
     lower = lower_order_final and steps + skipped < 15
@@ -200,14 +234,39 @@ def deis(
         if b.sigma == 0:
             rows.append(Row(a, _toward(b)))
             continue
-        past = [math.log(level.ratio) for level in levels[i::-1][:used]]
-        rows.append(_multistep(a, b, _integrals(past, math.log(a.ratio), math.log(b.ratio), np.exp)))
+        past = [variable.of(level) for level in levels[i::-1][:used]]
+        if polynomial == "log_sigma":
+            logs = [math.log(s) for s in past]
+            weights = _integrals(logs, math.log(variable.of(a)), math.log(variable.of(b)), np.exp)
+        else:
+            times = [_time_of_sde(s) for s in past]
+            weights = _integrals(times, _time_of_sde(variable.of(a)), _time_of_sde(variable.of(b)), _rate_of_sde)
+        rows.append(_multistep(a, b, weights, variable))
     return rows
 
 
-def _multistep(a: Level, b: Level, weights: Sequence[float]) -> Row:
-    change = sum(w * eps for w, eps in zip(weights, (EPS, S1, S2, S3), strict=False))
-    return Row(a, b.alpha * (X / a.alpha + change), slots=(EPS, S1, S2))
+SDE_SLOPE, SDE_START = (
+    float(value)
+    for value in np.linalg.solve([[0.5 * 0.001**2, 0.001], [0.5, 1.0]], [math.log1p(0.002**2), math.log1p(80.0**2)])
+)
+"""The slope and the start of β(t) = start + slope · t, with log(1 + s²) = ½ slope t² + start t for s = σ/α at t."""
+
+
+def _time_of_sde(s: float) -> float:
+    return (math.sqrt(SDE_START**2 + 2 * SDE_SLOPE * math.log1p(s**2)) - SDE_START) / SDE_SLOPE
+
+
+def _rate_of_sde(t: Array) -> Array:
+    """ds/dt."""
+    growth = 0.5 * SDE_SLOPE * t**2 + SDE_START * t
+    rate: Array = (SDE_SLOPE * t + SDE_START) * np.exp(growth) / (2 * np.sqrt(np.expm1(growth)))
+    return rate
+
+
+def _multistep(a: Level, b: Level, weights: Sequence[float], variable: Variable) -> Row:
+    slope = variable.slope
+    change = sum(w * past for w, past in zip(weights, (slope, S1, S2, S3), strict=False))
+    return Row(a, variable.scale(b) * (X / variable.scale(a) + change), slots=(slope, S1, S2))
 
 
 def _toward(b: Level) -> Array:

@@ -25,7 +25,7 @@ from guidegraph_runtime.declare.settings import (
 )
 from guidegraph_runtime.tables import noise_levels
 from guidegraph_runtime.tables.form import Form
-from guidegraph_runtime.tables.noise_levels import Rule, parse_levels, parse_schedule
+from guidegraph_runtime.tables.noise_levels import NoiseSchedule, Rule, parse_levels, parse_schedule
 from guidegraph_runtime.tables.rows import EPS, X0, Array, K, Level, Row, stack_rows
 
 SHARED_SETTINGS = """
@@ -96,12 +96,14 @@ class SamplerTraits(NamedTuple):
     """What other code reads of a sampler.
 
     start: where its default levels may start. rising: whether it can go from the data to the noise, if eta is 0.
-    level_settings: the names of its settings that choose levels, which are not read if levels are wired.
+    level_settings: the names of its settings that choose levels, which are not read if levels are wired. follow:
+    makes it for given levels (`_Recipe.follow`).
     """
 
     start: Start
     rising: bool
     level_settings: tuple[str, ...]
+    follow: Callable[..., Sampler]
 
 
 SAMPLERS: dict[str, SamplerTraits] = {}
@@ -143,7 +145,7 @@ def sampler(
         build.__name__, build.__doc__ = name, solver.__doc__
         _set_signature(build, settings)
         operation(f"scheduler.{name}", shape=_table_shape, output_help=OUTPUT_HELP)(build)
-        SAMPLERS[name] = SamplerTraits(start, rising, tuple(p.name for p in recipe.choosing))
+        SAMPLERS[name] = SamplerTraits(start, rising, tuple(p.name for p in recipe.choosing), recipe.follow)
         return solver
 
     return register
@@ -181,14 +183,31 @@ class _Recipe(NamedTuple):
             skipped = steps - (len(visited) - 1)
         else:
             visited, skipped = self._check_wired(parse_levels(levels), values, noise.form), 0
+        return self.follow(noise, visited, values, skipped)
+
+    def follow(
+        self,
+        noise: NoiseSchedule,
+        visited: Sequence[Level],
+        changed: Mapping[str, Any],
+        skipped: int = 0,
+        ends: Sequence[Level] | None = None,
+    ) -> Sampler:
+        """The sampler on these levels, of which `skipped` were left out before, as with a start from a picture.
+
+        ends: where each step ends, if that is not where the next one starts, for a solver that remembers nothing.
+        """
+        values = self.preset | {**changed}
         if self.start in ("signal", "flow") and noise.form != "flow":
             require_signal(visited, self.solver.__name__)
         rows: list[Row] = []
-        first = int(self.start == "signal" and visited[0].alpha == 0)  # the solver divides by α, and goes on from here
+        divides = self.start == "signal" and values.get("flow") != "comfyui"
+        first = int(divides and visited[0].alpha == 0)  # the solver divides by α, and goes on from here
         if len(visited) > first + 1:
-            available = {"levels": visited[first:], "noise": noise, "skipped": skipped}
             own = {p.name: values[p.name] for p in self.own}
-            rows = self.solver(*(available[name] for name in self.inputs), **own)
+            for part in [visited[first:]] if ends is None else zip(visited, ends, strict=False):
+                available = {"levels": part, "noise": noise, "skipped": skipped}
+                rows += self.solver(*(available[name] for name in self.inputs), **own)
         if first:  # a step to where the solver starts, which is not visited[1] in a sampler that adds noise first
             start = rows[0].level if rows else visited[1]
             rows = [Row(visited[0], start.alpha * X0 + start.sigma * EPS), *rows]

@@ -15,7 +15,7 @@ from guidegraph_runtime.declare.settings import Fraction, Offset, Steps
 from guidegraph_runtime.errors import SettingError
 from guidegraph_runtime.limits import check_limit
 from guidegraph_runtime.tables.form import Form
-from guidegraph_runtime.tables.rows import Array, Level
+from guidegraph_runtime.tables.rows import Array, Level, Variable
 
 Spacing: TypeAlias = Literal["leading", "trailing", "linspace"]
 Sigmas: TypeAlias = Literal["schedule", "karras", "exponential"]
@@ -133,15 +133,38 @@ class NoiseSchedule:
         """The number of whole timesteps in the trained range."""
         return math.floor(self.high) - math.ceil(self.low) + 1
 
+    @property
+    def lowest(self) -> Level:
+        """The level of the first trained timestep; of a whole flow, where the shift moves it, as ComfyUI's σ_min."""
+        return self.at_unshifted(self.before_shift().low)
+
+    @property
+    def lowest_twice(self) -> Level:
+        """`lowest`, which of a whole flow is moved by the shift once more, as the last σ of diffusers' flow schedulers.
+
+        They space times before the shift down to the σ(1/T) after it.
+        """
+        return self.at_unshifted(self.lowest.t) if self.form == "flow" and self.low == self.first else self.lowest
+
     def with_signal(self, zero: bool = False) -> NoiseSchedule:
-        """Restrict default levels to timesteps where signal is left, even within the trained range.
+        """Restrict default levels to timesteps where signal is left, if the trained range ends in a cliff.
 
         zero: keep a schedule that ends at α = 0, for solvers that can start there, as its model was trained to. A flow
         is kept: every solver starts where its model does, at α = 0.
         """
-        if self.form == "flow" or (zero and self.at(self.high).alpha == 0):
+        if self.form == "flow" or not self._ends_in_cliff or (zero and self.at(self.high).alpha == 0):
             return self
         return NoiseSchedule(self.log_ratio, self.low, _last_with_signal(self.log_ratio, self.high))
+
+    @property
+    def _ends_in_cliff(self) -> bool:
+        """Whether log(σ/α) rises in the last trained timestep more than twice as much as in any before.
+
+        It does on the cosine schedule and with zero terminal SNR; not where all of a few levels are far apart.
+        """
+        times = np.arange(self.high, -1, -1)[::-1]
+        rises = np.diff(np.interp(times, np.arange(len(self.log_ratio)), self.log_ratio))
+        return bool(len(rises) and rises[-1] > 2 * rises[:-1].max(initial=CLIFF / 2))
 
     def near(self, ratio: float) -> Level:
         """The level at the time where σ/α is `ratio` > 0; beyond the schedule, the level of this σ/α itself."""
@@ -151,6 +174,10 @@ class NoiseSchedule:
     def near_sigma(self, sigma: float) -> Level:
         """The level of a σ as `sigma_of` counts it, like `near`."""
         return self.near(self.ratio_of(sigma))
+
+    def near_of(self, variable: Variable, s: float) -> Level:
+        """The level at the time where a solver's variable is `s` > 0, like `near`."""
+        return self.near(s / (1 - s) if variable.straight else s)
 
     def at(self, t: float) -> Level:
         """The level at time t, rounded to float32 as networks receive t in float32: α and σ are those of that t."""
@@ -229,7 +256,7 @@ def levels(
             "from: use ddim or ddpm, or wire levels"
         )
     if sigmas != "schedule" and rule.full:
-        visited = respace(sigmas, steps, trained.at(trained.high), trained.at(trained.low), trained)
+        visited = respace(sigmas, steps, trained.at(trained.high), trained.lowest, trained)
     else:
         visited = [noise.at_unshifted(float(t)) for t in timesteps(trained, rule, steps, spacing, offset)]
         if sigmas != "schedule":

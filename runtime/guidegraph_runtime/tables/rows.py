@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple, TypeAlias
+from typing import Literal, NamedTuple, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -62,6 +62,39 @@ class Level:
     def power(self) -> float:
         """α² + σ², the variance of x if x0 has variance 1."""
         return self.alpha**2 + self.sigma**2 if self.form == "flow" else 1.0
+
+
+FlowSteps: TypeAlias = Literal["diffusers", "comfyui"]
+"""The software whose solver it is on a flow: diffusers steps in x/α and σ/α there too, ComfyUI in x and σ."""
+
+
+class Variable(NamedTuple):
+    """What a solver integrates: y = x/scale in a variable s, with the slope dy/ds.
+
+    y = x/α, s = σ/α and the slope ε; straight: y = x/(α + σ), s = σ/(α + σ) and ε − x0, which on a flow are x, σ and u.
+    """
+
+    straight: bool
+
+    def of(self, level: Level) -> float:
+        """s at a level; infinite at α = 0 unless straight."""
+        return level.sigma / (level.alpha + level.sigma) if self.straight else level.ratio
+
+    def scale(self, level: Level) -> float:
+        return level.alpha + level.sigma if self.straight else level.alpha
+
+    @property
+    def slope(self) -> Array:
+        slope: Array = EPS - X0 if self.straight else EPS
+        return slope
+
+
+BY_RATIO = Variable(straight=False)
+
+
+def variable_of(level: Level, flow: FlowSteps) -> Variable:
+    """The variable of a solver on the levels that `level` belongs to."""
+    return Variable(straight=True) if level.form == "flow" and flow == "comfyui" else BY_RATIO
 
 
 @dataclass(frozen=True, eq=False)
@@ -121,3 +154,15 @@ def ancestral_split(start: float, end: float, eta: float) -> tuple[float, float]
     """(s_down, s_up) of an ancestral step from σ/α = start to end: s_down² + s_up² = end², and η scales s_up."""
     up = min(eta * end * math.sqrt(1 - (end / start) ** 2), end)
     return math.sqrt(end**2 - up**2), up
+
+
+def ancestral_levels(a: Level, b: Level, eta: float, flow: FlowSteps) -> tuple[float, float]:
+    """(s_down, s_up) of an ancestral step from a to b in σ/α, as `ancestral_split`.
+
+    ComfyUI's step of a flow goes down to σ = σ_b(1 + (σ_b/σ_a − 1) eta), by its rectified-flow samplers.
+    """
+    if not variable_of(a, flow).straight or b.sigma == 0:
+        return ancestral_split(a.ratio, b.ratio, eta)
+    sigma = b.sigma * (1 + (b.sigma / a.sigma - 1) * eta)
+    down = sigma / (1 - sigma)
+    return down, math.sqrt(max(b.ratio**2 - down**2, 0.0))

@@ -36,21 +36,20 @@ def simple(first: float, last: float, steps: int) -> Array:
     return times
 
 
-def sgm_uniform(first: float, last: float, steps: int) -> Array:
-    """Timesteps evenly from the last one toward the first, which is left to the landing: ComfyUI's `sgm_uniform`."""
-    return np.linspace(last, first, steps + 1)[:-1]
-
-
-def beta(first: float, last: float, steps: int, a: float, b: float, rounds: bool = True) -> Array:
-    """Timesteps at the quantiles of a Beta(a, b) distribution (Lee et al. 2024); duplicates are removed.
-
-    rounds: round them.
-    """
+def beta(first: float, last: float, steps: int, a: float, b: float) -> Array:
+    """Whole timesteps at the quantiles of a Beta(a, b) distribution (Lee et al. 2024); duplicates are removed."""
     quantiles = 1 - np.linspace(0, 1, steps, endpoint=False)
     positions = np.array([beta_quantile(float(p), a, b) for p in quantiles]) * (last - first)
-    times: Array = first + (np.round(positions) if rounds else positions)
+    times: Array = first + np.round(positions)
     distinct: Array = times[np.append(True, np.diff(times) != 0)]
     return distinct
+
+
+def beta_sigmas(high: float, low: float, steps: int, a: float, b: float) -> Array:
+    """σ from high to low at the quantiles of a Beta(a, b) distribution: diffusers' `use_beta_sigmas`."""
+    quantiles = 1 - np.linspace(0, 1, steps)
+    sigmas: Array = low + np.array([beta_quantile(float(p), a, b) for p in quantiles]) * (high - low)
+    return sigmas
 
 
 def polyexponential(high: float, low: float, steps: int, rho: float) -> Array:

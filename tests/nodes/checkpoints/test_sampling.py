@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -44,11 +45,43 @@ def test_a_diffusers_folder_may_hold_a_config_yaml(text: str, tmp_path: Path) ->
     assert checkpoint_sampling(path=tmp_path) == (0, "one", "trailing")
 
 
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("EulerDiscreteScheduler", (1, "one", "leading")),
+        ("DPMSolverMultistepScheduler", (1, "one", "leading")),
+        ("UniPCMultistepScheduler", (1, "one", "leading")),
+        ("HeunDiscreteScheduler", (1, "one", "leading")),
+        ("LMSDiscreteScheduler", (1, "one", "leading")),
+        ("DPMSolverSinglestepScheduler", (0, "one", "linspace")),
+        ("DEISMultistepScheduler", (1, "first", "leading")),
+        ("SASolverScheduler", (1, "first", "leading")),
+        ("DDIMScheduler", (1, "first", "leading")),
+        ("PNDMScheduler", (1, "first", "leading")),
+    ],
+)
+def test_fields_that_a_class_ignores_do_not_count(name: str, expected: tuple[Any, ...], tmp_path: Path) -> None:
+    """The fields of SDXL's released config."""
+    config = {"_class_name": name, "set_alpha_to_one": False, "steps_offset": 1, "timestep_spacing": "leading"}
+    (tmp_path / "scheduler").mkdir()
+    (tmp_path / "scheduler" / "scheduler_config.json").write_text(json.dumps(config))
+    assert checkpoint_sampling(path=tmp_path) == expected
+
+
+def test_a_final_sigma_type_is_an_end_at_the_first_timestep(tmp_path: Path) -> None:
+    (tmp_path / "scheduler").mkdir()
+    for name in ("EulerDiscreteScheduler", "DPMSolverMultistepScheduler", "UniPCMultistepScheduler"):
+        config = {"_class_name": name, "final_sigmas_type": "sigma_min"}
+        (tmp_path / "scheduler" / "scheduler_config.json").write_text(json.dumps(config))
+        assert checkpoint_sampling(path=tmp_path).final == "first"
+
+
 SCHEDULERS = (
     "DDIMScheduler",
     "DDPMScheduler",
     "DEISMultistepScheduler",
     "DPMSolverMultistepScheduler",
+    "DPMSolverSinglestepScheduler",
     "EulerAncestralDiscreteScheduler",
     "EulerDiscreteScheduler",
     "HeunDiscreteScheduler",
@@ -70,8 +103,13 @@ def test_absent_fields_have_the_defaults_of_their_class_in_diffusers(name: str, 
     (tmp_path / "scheduler").mkdir()
     config = tmp_path / "scheduler" / "scheduler_config.json"
     config.write_text(json.dumps({"_class_name": name, "beta_schedule": "linear"}))
-    final = "one" if scheduler.config.get("set_alpha_to_one", True) else "first"
-    expected = (scheduler.config.get("steps_offset", 0), final, scheduler.config["timestep_spacing"])
+    scheduler.set_timesteps(4)
+    if hasattr(scheduler, "sigmas"):
+        ends_first = float(scheduler.sigmas[-1]) > 0
+    else:
+        ends_first = name in ("PNDMScheduler", "TCDScheduler")
+    spacing = scheduler.config.get("timestep_spacing", "linspace")
+    expected = (scheduler.config.get("steps_offset", 0), "first" if ends_first else "one", spacing)
     assert checkpoint_sampling(path=tmp_path) == expected
     schedule, kind = read_scheduler(tmp_path / "scheduler")
     assert kind == "eps"

@@ -78,13 +78,6 @@ def test_the_default_levels_of_a_flow_are_those_of_flux() -> None:
     torch.testing.assert_close(samplers.ddim(schedule, steps=20).steps, expected)
 
 
-def test_evenly_spaced_levels_of_a_flow_are_shifted() -> None:
-    schedule = schedules.flow(shift=2.5)
-    even = np.linspace(1000, 1, 12) / 1000
-    expected = 2.5 * even / (1 + 1.5 * even)
-    np.testing.assert_allclose(sigmas_of(grids.linspace(schedule, steps=12)), expected, rtol=1e-6)
-
-
 def test_spaced_sigma_of_a_flow_is_that_of_k_diffusion() -> None:
     from tests.nodes.sampling import k_diffusion
 

@@ -281,6 +281,29 @@ def test_a_schedule_that_ends_with_signal_is_used_to_its_end() -> None:
     assert len(samplers.ddpm(schedules.linear()).steps) == 1000
 
 
+@pytest.mark.parametrize("name", SAMPLERS)
+@pytest.mark.parametrize("train_steps", [4, 6, 10])
+def test_a_stated_range_of_few_steep_levels_is_kept(name: str, train_steps: int) -> None:
+    """Each level is more than twice the one before, as in the last step of a schedule that ends in pure noise."""
+    schedule = schedules.edm(train_steps=train_steps, sigmas="exponential")
+    start = SAMPLERS[name](schedule, steps=3, spacing="trailing").scheduler
+    assert start.sigma[0].item() / start.alpha[0].item() == pytest.approx(80, rel=1e-5)
+    ratios = [0.1, 0.5, 2.0, 9.0, 45.0]
+    own = replace(schedule, alphas_bar=torch.tensor([1 / (1 + r**2) for r in ratios]).double(), trained_to=4.0)
+    assert grids.karras(own, steps=3).ratio[0].item() == pytest.approx(45, rel=1e-5)
+
+
+@pytest.mark.parametrize("steps", [2, 4, 20])
+def test_the_level_before_the_end_can_be_left_out_as_in_comfyui(steps: int) -> None:
+    for schedule in (scaled_linear(), schedules.flow(shift=3.0)):
+        more = grids.linspace(schedule, steps=steps + 1)
+        ours = grids.drop_penultimate(more)
+        assert ours.ratio.tolist() == [*more.ratio.tolist()[:-2], 0.0]
+        assert ours.t.tolist() == [*more.t.tolist()[:-2], -1.0]
+    with pytest.raises(ValueError, match="a single step have none before the end"):
+        grids.drop_penultimate(grids.linspace(scaled_linear(), steps=1))
+
+
 def test_trained_sets_the_range_of_timesteps_of_a_model() -> None:
     narrowed = schedules.trained(schedules.cosine(), first=10, last=900)
     assert (narrowed.trained_from, narrowed.trained_to) == (10, 900)

@@ -1,0 +1,52 @@
+"""The sampler that a checkpoint's own scheduler config describes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from guidegraph.graph.node import node
+from guidegraph.nodes.derive import to_engine, to_runtime
+from guidegraph.nodes.sampling.scheduler import Sampler
+from guidegraph.nodes.types import Schedule
+from guidegraph_runtime.declare import settings
+from guidegraph_runtime.declare.settings import Fraction, Steps
+
+
+@node("scheduler.of_checkpoint", host=True)
+def of_checkpoint(schedule: Schedule, *, path: Path, steps: Steps = 30, strength: Fraction = 1.0) -> Sampler:
+    """The sampler of a diffusers folder: solver, timesteps, end, order and clipping as its scheduler config has them.
+
+    What counts is the class of the config: fields that it ignores are ignored, and absent ones have its defaults. The
+    timesteps are those of diffusers where it rounds them, too.
+    schedule: that of the checkpoint; if its levels shift with the size of the picture, that of schedule.flow_shift.
+    path: the folder, whose scheduler/scheduler_config.json is read, and model_index.json for a flow. steps: of the
+    solver; some call the model more than once per step. strength: run only this last fraction of the steps.
+    Samplers that draw noise need it at scheduler.step. In a bundle, use the sampler's own node instead.
+    The loop starts from noise of unit variance. Pipelines of diffusers multiply it by σ, 0.998 of Stable Diffusion, for
+    classes that step in σ/α with linspace or trailing timesteps, which moves the sample by 0.2 %.
+    Raises an error for a class or a setting that no sampler here repeats, with what to use instead, for a schedule of
+    another form, and for a folder without a scheduler.
+    """
+    from guidegraph.nodes.checkpoints.diffusers.config import read_json
+    from guidegraph.nodes.checkpoints.diffusers.samplers import read_recipe
+    from guidegraph.nodes.checkpoints.diffusers.schedule import CONFIG
+    from guidegraph_runtime.samplers.sampler import SAMPLERS
+    from guidegraph_runtime.tables.noise_levels import Levels, check_levels, count_kept_steps, parse_schedule
+
+    config, index = path / "scheduler" / CONFIG, path / "model_index.json"
+    pipeline = read_json(index).get("_class_name") if index.is_file() else None
+    noise = parse_schedule(to_runtime(schedule))
+    recipe = read_recipe(read_json(config), config, noise, steps, pipeline if isinstance(pipeline, str) else None)
+    check_levels(Levels.of(recipe.visited))
+    taken = len(recipe.visited) - 1  # a class that cuts off the noisiest timesteps may take fewer
+    skipped = taken - count_kept_steps(taken, strength)
+    if skipped and recipe.no_start_in_the_middle:
+        reason = recipe.no_start_in_the_middle
+        raise ValueError(f"strength: the class of '{config}' cannot start in the middle as diffusers does: {reason}")
+    ends = None if recipe.ends is None else recipe.ends[skipped:]
+    table = SAMPLERS[recipe.sampler].follow(noise, recipe.visited[skipped:], recipe.settings, skipped, ends)
+    return Sampler(
+        to_engine(table.scheduler, settings.Scheduler),
+        to_engine(table.steps, None),
+        to_engine(table.state, settings.SchedulerState),
+    )
