@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from guidegraph.graph.errors import GuidegraphError, NodeError
+from guidegraph.graph.events import Origin
 from guidegraph.graph.execution.cache import Caches
 from guidegraph.graph.execution.call import PortError, invoke, node_error
 from guidegraph.graph.execution.interpreter import run_steps
@@ -112,10 +113,10 @@ class TopLevel:
 
     def _finish(self, step: Step, slots: list[Any], seconds: float) -> None:
         """Record a step that has run, and hand on its values."""
-        if self.is_cached:
-            self._keep(step, slots)
+        origins = self._keep(step, slots) if self.is_cached else None
         for op in step.ops:
-            self.record.finish_node(op, self.plan.digests[op.key], seconds, "computed")
+            origin = "computed" if origins is None else origins[op.key]
+            self.record.finish_node(op, self.plan.digests[op.key], seconds, origin)
         if self.wiring.awaited:
             self.wiring.check(dict(zip(step.outputs(), (slots[slot] for slot in step.outs), strict=True)))
         for slot in step.outs:
@@ -160,15 +161,20 @@ class TopLevel:
         if self.keeper is not None:
             self.keeper.forget()
 
-    def _keep(self, step: Step, slots: list[Any]) -> None:
-        """Put the values of a step into the caches."""
+    def _keep(self, step: Step, slots: list[Any]) -> dict[str, Origin]:
+        """Put the values of a step into the caches, or compare them. Returns the operations' origins by key."""
         position = 0
+        origins: dict[str, Origin] = {}
         for op in step.ops:
-            digest = self.plan.digests[op.key]
+            digest, origins[op.key] = self.plan.digests[op.key], "computed"
             end = position + len(op.outputs)
             if self.caches.accept(digest):
-                self.caches.put(digest, tuple(slots[slot] for slot in step.outs[position:end]))
+                values = tuple(slots[slot] for slot in step.outs[position:end])
+                if self.caches.expected:
+                    origins[op.key] = self.caches.check(op, digest, values)
+                self.caches.put(digest, values)
             position = end
+        return origins
 
 
 def _check_inputs(step: Step, slots: list[Any], states: Mapping[Slot, InputState]) -> None:

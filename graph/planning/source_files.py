@@ -2,8 +2,8 @@
 
 Imports are read from the source with ``ast``, wherever they stand, so that an import inside of a function counts before
 it is executed. A package counts as a whole, with its data files. A module outside of packages counts with what it
-imports, and with the files beside it that its strings name. Libraries in ``site-packages`` count by their version. Files
-with absolute or computed paths, environment variables and the network are not seen.
+imports, and with the files beside it that its strings name. Libraries in ``site-packages`` count by their version.
+Files with absolute or computed paths, environment variables and the network are not seen.
 """
 
 from __future__ import annotations
@@ -22,13 +22,15 @@ from functools import cache
 from importlib.machinery import PathFinder
 from pathlib import Path
 
+from guidegraph.graph.trust.file_checks import open_regular
+
 OWN = "guidegraph"
 OWN_PREFIX = f"{OWN}."
 COUNTED_APART = frozenset({"torch", "guidegraph_runtime"})
 """Libraries that every digest has anyway."""
 IMPORT_FUNCTIONS = frozenset({"import_module", "__import__", "files", "get_data"})
 """Functions whose first argument names a module or a package of data."""
-IMPORT_WORDS = (b"import", b"files", b"get_data")
+IMPORT_WORDS = re.compile(b"import|files|get_data")
 """A file without any of these words imports nothing."""
 DESKTOP_FILES = frozenset({".DS_Store", "Thumbs.db", "desktop.ini"})
 """Files that desktops write into folders that are viewed: they do not change a folder's digest."""
@@ -38,13 +40,13 @@ DESKTOP_FILES = frozenset({".DS_Store", "Thumbs.db", "desktop.ini"})
 class SourceFiles:
     """What the code of a node is made of.
 
-    code, data: files by name; the names are the same wherever the code is installed. libraries: for each imported
+    code, data: paths by name; the names are the same wherever the code is installed. libraries: for each imported
     library, the files that state its version and its contents.
     """
 
-    code: dict[str, Path] = field(default_factory=dict)
-    data: dict[str, Path] = field(default_factory=dict)
-    libraries: dict[str, Path] = field(default_factory=dict)
+    code: dict[str, str] = field(default_factory=dict)
+    data: dict[str, str] = field(default_factory=dict)
+    libraries: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -75,16 +77,18 @@ def find_source_files(module: str) -> SourceFiles:
         if unit != root and _is_installed(unit.path) and (versions := _find_distributions(unit)):
             found.libraries |= versions
             continue
-        code, data = _list_package(unit) if unit.is_package else ({unit.path.name: unit.path}, {})
+        code, data = _list_package(str(unit.path)) if unit.is_package else ({unit.path.name: str(unit.path)}, {})
         found.code |= {f"{unit.name}/{name}": path for name, path in code.items()}
+        if unit.is_own:
+            continue
         found.data |= {f"{unit.name}/{name}": path for name, path in data.items()}
-        for path in () if unit.is_own else code.values():
-            if path.suffix != ".py":  # a compiled module
+        beside = None if _is_installed(unit.path) else unit.path.parent
+        for path in code.values():
+            if not path.endswith(".py"):  # a compiled module
                 continue
             names, strings = _read_source(path, with_strings=not unit.is_package)
-            beside = None if _is_installed(path) else path.parent
             if not unit.is_package and beside is not None:
-                found.data |= {f"{unit.name}/{name}": file for name, file in _find_named_files(path, strings)}
+                found.data |= {f"{unit.name}/{name}": file for name, file in _find_named_files(unit.path, strings)}
             for name in names:
                 used = _locate(_resolve(name, unit), beside)
                 if used is not None and used.name not in seen:
@@ -167,7 +171,7 @@ def _is_stdlib(path: Path) -> bool:
     return str(path).startswith(_library_folders()) and not _is_installed(path)
 
 
-def _find_distributions(unit: _Unit) -> dict[str, Path]:
+def _find_distributions(unit: _Unit) -> dict[str, str]:
     """The lists of files (RECORD) of the distributions that installed a library, by name and version."""
     top = unit.name.partition(".")[0]
     folder = next(parent for parent in unit.path.parents if parent.name in ("site-packages", "dist-packages"))
@@ -175,7 +179,7 @@ def _find_distributions(unit: _Unit) -> dict[str, Path]:
     named = [path for name, path in records.items() if name.partition("-")[0].lower() == top.lower()]
     start = b"\n" + os.fsencode(unit.path.relative_to(folder).as_posix()) + (b"/" if unit.is_package else b",")
     holding = named or [path for path in records.values() if start in b"\n" + path.read_bytes()]
-    return {path.parent.name: path for path in holding}
+    return {path.parent.name: str(path) for path in holding}
 
 
 @cache
@@ -184,13 +188,14 @@ def _list_records(folder: Path) -> dict[str, Path]:
     return {path.parent.name: path for path in sorted(folder.glob("*.dist-info/RECORD"))}
 
 
-def _list_package(unit: _Unit) -> tuple[dict[str, Path], dict[str, Path]]:
+def _list_package(folder: str) -> tuple[dict[str, str], dict[str, str]]:
     """The Python files and the data files of a package by their path in it, in order, also behind links to folders."""
-    code: dict[str, Path] = {}
-    data: dict[str, Path] = {}
-    for path in sorted(_walk(str(unit.path), frozenset())):
-        name = path[len(str(unit.path)) + 1 :].replace(os.sep, "/")
-        (code if name.endswith(".py") else data)[name] = Path(path)
+    code: dict[str, str] = {}
+    data: dict[str, str] = {}
+    start = len(folder) + 1
+    for path in sorted(_walk(folder, frozenset())):
+        name = path[start:].replace(os.sep, "/")
+        (code if name.endswith(".py") else data)[name] = path
     return code, data
 
 
@@ -207,15 +212,16 @@ def _walk(folder: str, around: frozenset[str]) -> Iterator[str]:
                 yield entry.path
 
 
-def _read_source(path: Path, *, with_strings: bool) -> tuple[set[str], set[str]]:
+def _read_source(path: str, *, with_strings: bool) -> tuple[set[str], set[str]]:
     """The modules that a Python file imports, relative ones with leading dots, and its strings if they are wanted.
 
     The fields of a formatted string are ``*``. A file that is no Python of this version imports nothing.
     """
     names: set[str] = set()
     strings: set[str] = set()
-    text = path.read_bytes()
-    if not with_strings and not any(word in text for word in IMPORT_WORDS):
+    with open_regular(path) as file:
+        text = file.read()
+    if not with_strings and not IMPORT_WORDS.search(text):
         return names, strings
     try:
         with warnings.catch_warnings():
@@ -248,7 +254,7 @@ def _is_import_call(call: ast.Call) -> bool:
 FILE_PATTERN = re.compile(r"[^\s/]*[*?][^\s/]*\.\w+")
 
 
-def _find_named_files(path: Path, strings: set[str]) -> Iterator[tuple[str, Path]]:
+def _find_named_files(path: Path, strings: set[str]) -> Iterator[tuple[str, str]]:
     """The files beside a Python file that its strings name: as a path, a folder, a suffix or a pattern."""
     folder = path.parent
     present = set(os.listdir(folder))
@@ -264,4 +270,4 @@ def _find_named_files(path: Path, strings: set[str]) -> Iterator[tuple[str, Path
             named = os.path.join(folder, name)
             for file in sorted(_walk(named, frozenset())) if os.path.isdir(named) else [named]:
                 if os.path.isfile(file):
-                    yield os.path.relpath(file, folder).replace(os.sep, "/"), Path(file)
+                    yield os.path.relpath(file, folder).replace(os.sep, "/"), file

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.commands.command import environment, process
+from tests.commands.command import Command, environment, process
 from tests.graph.planning.plugin_ways import WAYS, WORKFLOW, write_file_plugin, write_package_plugin
 
 
@@ -28,3 +28,13 @@ def test_a_changed_helper_is_never_stale(tmp_path: Path, way: str, layout: str) 
         )
         assert result.returncode == 0, result.stderr
         assert json.loads((tmp_path / "out" / "a.json").read_text()) == number
+
+
+def test_the_values_of_a_cache_are_verified(cli: Command) -> None:
+    file = cli.workflow("draw.yaml", "guidegraph: 1\nnodes: {a: {use: toy.number}}\noutputs: {a: a}\n")
+    assert cli("run", file, "--cache", "kept", "--out", "out").code == 0
+    result = cli("run", file, "--cache", "kept", "--cache-verify", "1", "--out", "out", "--json")
+    origins = [json.loads(line).get("origin") for line in result.out.splitlines()]
+    assert (result.code, "verified" in origins) == (0, True)
+    result = cli("run", file, "--cache-verify", "1")
+    assert (result.code, "no-cache" in result.err) == (2, True)
