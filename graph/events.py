@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Literal, TypeAlias
 
-Origin: TypeAlias = Literal["computed", "memory", "disk"]
+Origin: TypeAlias = Literal["computed", "memory", "disk", "verified"]
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,11 @@ class NodeStarted:
 
 @dataclass(frozen=True)
 class NodeFinished:
-    """A node has finished. ``origin``: whether its values were computed or came from a cache."""
+    """A node has finished.
+
+    origin: whether its values were computed or came from a cache; ``verified``: they were computed, and are the same in
+    the disk cache.
+    """
 
     path: str
     node: str

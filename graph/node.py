@@ -47,7 +47,7 @@ class NodeSpec:
     """A node's schema and traits. Traits tell the passes which rewrites are allowed.
 
     same_type: for each output annotated with a type variable, the ports annotated with it: the output has the type of
-    their links.
+    their links. plugin: the module that registered the node, unless it is built in.
     """
 
     id: str
@@ -77,6 +77,7 @@ class NodeSpec:
     same_type: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     shape_arguments: tuple[str, ...] = ()
     distribution: str = field(default="", compare=False)
+    plugin: str = field(default="", compare=False)
 
     @cached_property
     def has_requirements(self) -> bool:

@@ -27,6 +27,7 @@ class RunConfig:
     stop_at: where to stop: after so many iterations of the only loop, or ``LOOP:ITERATIONS``; empty: nowhere.
     accelerate: what runs the traceable parts of loops: ``onnx``, onnxruntime; ``compile``, torch.compile, also for the
     networks of trainings; or nothing.
+    cache_verify: compute one in so many values of the disk cache again, and compare the bits; 0: none.
     policy: which files the workflow may read, write and load code from.
     limits: on the run's resources; by default those in force when the settings are made.
     Raises ``ValueError`` for an unknown dtype, pass or accelerator.
@@ -42,6 +43,7 @@ class RunConfig:
     limits: Limits = field(default_factory=current_limits)
     accelerate: str = ""
     stop_at: str = ""
+    cache_verify: int = 0
 
     def __post_init__(self) -> None:
         if self.dtype not in DTYPES:
@@ -81,6 +83,7 @@ class RunConfig:
             "dtype": self.dtype,
             "passes": sorted(self.passes),
             "cache": str(self.cache) if self.cache else None,
+            "cache_verify": self.cache_verify or None,
             "memory_budget": self.memory_budget,
             "accelerate": self.accelerate or None,
             "stop_at": self.stop_at or None,

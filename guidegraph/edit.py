@@ -13,8 +13,9 @@ from __future__ import annotations
 import difflib
 import os
 import stat
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack, suppress
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Concatenate, ParamSpec
@@ -44,6 +45,7 @@ from guidegraph.graph.types import PortType
 from guidegraph.runs.check import check_workflow
 from guidegraph.runs.recipe import is_picture
 from guidegraph_runtime.files.atomic_write import atomic_path, write_errors
+from guidegraph_runtime.files.locks import FolderBusy, hold_lock
 from guidegraph_runtime.machine.shortages import WriteError
 
 __all__ = [
@@ -103,15 +105,44 @@ class Change:
     def write(self) -> None:
         """Write the files, each under a temporary name that is then renamed; mode and links stay.
 
-        Raises ``WorkflowError`` if a file is not as it was before the edit, ``WriteError`` if one cannot be written;
-        the files are then as they were.
+        Holds the files' locks from the comparison to the renaming. Raises ``WorkflowError`` if a file is not as it was
+        before the edit, ``WriteError`` if one cannot be written; the files are then as they were.
         """
+        with ExitStack() as locks:
+            for path in sorted({file.path for file in self.files if file.before != file.after}):
+                locks.enter_context(_lock_file(path))
+            self.write_locked()
+
+    def write_locked(self) -> None:
+        """Write the files as ``write`` does, which holds their locks."""
         targets = [(_find_target(file), file) for file in self.files if file.before != file.after]
         with ExitStack() as on_failure:
             for target, file in targets:
                 _replace(target, file.after, file.folders)
                 on_failure.callback(_restore, target, file)
             on_failure.pop_all()
+
+
+LOCK_SECONDS = 30.0
+"""How long an edit waits for another one of the same file."""
+
+
+@contextmanager
+def _lock_file(path: Path) -> Iterator[None]:
+    """Lock a file against edits by other threads and processes, and wait for them. Raises ``WorkflowError``."""
+    target = Path(os.path.realpath(path))
+    lock = target.with_name(f".{target.name[:64]}.lock")
+    deadline = time.monotonic() + LOCK_SECONDS
+    with ExitStack() as stack:
+        while True:
+            try:
+                stack.enter_context(hold_lock(lock, target, "an edit"))
+                break
+            except FolderBusy as busy:
+                if time.monotonic() > deadline:
+                    raise _file_error(path, "folder-busy", str(busy)) from None
+            time.sleep(0.002)
+        yield
 
 
 def _replace(target: Path, data: bytes | None, folders: Sequence[Path]) -> None:
@@ -199,9 +230,13 @@ class WorkflowEditor:
     def apply(self, edit: Callable[Concatenate[Document, P], Document], *args: P.args, **kwargs: P.kwargs) -> Change:
         """Make an edit: ``edit(document, *args, **kwargs)``, check the result, and write the file.
 
-        Raises ``WorkflowError`` if the edit cannot be made or the result is not valid: the file is as it was.
+        The file is locked meanwhile, so that edits by several processes follow each other. Raises ``WorkflowError`` if
+        the edit cannot be made or the result is not valid: the file is as it was.
         """
-        return self.save(self.preview(edit, *args, **kwargs))
+        with _lock_file(self.path):
+            change = self.preview(edit, *args, **kwargs)
+            change.write_locked()
+            return self._keep(change)
 
     def save(self, change: Change) -> Change:
         """Write a change of ``preview`` or ``check``, and keep it for ``undo`` if it changes a file.
@@ -209,6 +244,9 @@ class WorkflowEditor:
         Raises as ``Change.write``.
         """
         change.write()
+        return self._keep(change)
+
+    def _keep(self, change: Change) -> Change:
         if any(file.before != file.after for file in change.files):
             self.changes.append(change)
         return change

@@ -272,7 +272,7 @@ class PluginManager:
                 contribution = read_contribution(plugin, entry.name)
             if contribution.types:  # of two types with one name, the first in the order of all plugins is taken
                 self._add_entry_points(self._pending[:position].__contains__)
-            self._join(entry.name, plugin, contribution, distribution, version, notes)
+            self._join(entry.name, plugin, entry.module, contribution, distribution, version, notes)
             self._folders[entry.name] = package_folders(entry.module)
         except KeyboardInterrupt:
             raise
@@ -298,7 +298,7 @@ class PluginManager:
                 contribution = read_contribution(module, None)
             for provided in contribution.namespaces:
                 self._check_namespace(provided)
-            self._join(name, module, contribution, distribution, version, notes)
+            self._join(name, module, module.__name__, contribution, distribution, version, notes)
             self._folders |= dict.fromkeys(contribution.namespaces, package_folders(module.__name__))
             for provided in contribution.namespaces:  # it replaces an installed plugin that is left out
                 self._failed.pop(provided, None)
@@ -332,6 +332,7 @@ class PluginManager:
         self,
         name: str,
         plugin: object,
+        module: str,
         contribution: Contribution,
         distribution: str,
         version: str,
@@ -346,7 +347,7 @@ class PluginManager:
                 raise PluginError(f"the port type '{type_name}' exists already: {owner}", "rename the type")
         self._hooks.register(plugin, name=name)
         owner = f"{distribution}=={version}"
-        self._nodes |= {id: replace(spec, distribution=owner) for id, spec in contribution.nodes.items()}
+        self._nodes |= {id: replace(spec, distribution=owner, plugin=module) for id, spec in contribution.nodes.items()}
         self._types |= contribution.types
         self._owners |= dict.fromkeys(contribution.namespaces, owner)
         if name.isidentifier():

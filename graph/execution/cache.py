@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import logging
+import random
 import sys
 from collections import OrderedDict
 from collections.abc import Iterable
 from contextlib import suppress
-from dataclasses import dataclass, fields, is_dataclass
+from dataclasses import dataclass, field, fields, is_dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from guidegraph.graph.errors import GuidegraphError
 from guidegraph.graph.events import Origin
+from guidegraph.graph.ir import Op, node_id
 from guidegraph.graph.planning.digest import FRESH
 from guidegraph.graph.types import is_tensor
+from guidegraph.graph.values.leaves import find_difference
 from guidegraph.graph.values.ownership import IMMUTABLE_SEAL, Seal
 from guidegraph.graph.values.serialise import NotSerialisable, read_value, write_value
 from guidegraph_runtime.error_text import describe_error
@@ -147,11 +151,11 @@ class DiskCache:
         for subfolder in folder.glob("[0-9a-f][0-9a-f]") if folder.is_dir() else ():
             remove_stale_once(subfolder)
 
-    def _path(self, digest: str) -> Path:
+    def path(self, digest: str) -> Path:
         return self.folder / digest[:2] / f"{digest}.safetensors"
 
     def get(self, digest: str, device: str) -> Values | None:
-        path = self._path(digest)
+        path = self.path(digest)
         try:
             if not path.exists():
                 return None
@@ -170,8 +174,8 @@ class DiskCache:
         if not self._writable:
             return
         try:
-            if not self._path(digest).exists():
-                write_value(self._path(digest), values, digest)
+            if not self.path(digest).exists():
+                write_value(self.path(digest), values, digest)
         except NotSerialisable:
             return
         except (OSError, MemoryError, RuntimeError) as error:
@@ -182,13 +186,20 @@ class DiskCache:
             log.warning("the cache keeps nothing more of this run, which goes on without it: %s", reason)
 
 
-@dataclass(frozen=True)
+@dataclass
 class Caches:
-    """The caches of a run: in memory, in a folder, both or none. device: the torch name of the run's device."""
+    """The caches of a run: in memory, in a folder, both or none. device: the torch name of the run's device.
+
+    verify: one in so many values of the folder is computed again, from a random one on; 0: none. expected: what the
+    folder has for these, by digest.
+    """
 
     memory: MemoryCache | None
     disk: DiskCache | None
     device: str
+    verify: int = 0
+    expected: dict[str, Values] = field(default_factory=dict)
+    _hits: int = field(default_factory=lambda: random.SystemRandom().randrange(1 << 30))
 
     @property
     def enabled(self) -> bool:
@@ -196,11 +207,15 @@ class Caches:
 
     def get(self, digest: str) -> tuple[Values, Origin] | None:
         """The values of a digest and the cache that has them, memory first."""
-        if digest.startswith(FRESH):
+        if digest.startswith(FRESH) or digest in self.expected:
             return None
         if self.memory is not None and (values := self.memory.get(digest)) is not None:
             return values, "memory"
         if self.disk is not None and (values := self.disk.get(digest, self.device)) is not None:
+            self._hits += bool(self.verify)
+            if self.verify and self._hits % self.verify == 0:
+                self.expected[digest] = values
+                return None
             if self.memory is not None:
                 self.memory.put(digest, values)
             return values, "disk"
@@ -209,6 +224,23 @@ class Caches:
     def misses(self, digests: Iterable[str]) -> bool:
         """Whether it is known, without a look at the folder, that no cache has values of these digests."""
         return self.disk is None and (self.memory is None or self.memory.misses(digests))
+
+    def check(self, op: Op, digest: str, values: Values) -> Origin:
+        """Compare the values of an operation with those that the folder has, if it was chosen for that.
+
+        Raises ``GuidegraphError`` if a bit differs.
+        """
+        expected = self.expected.pop(digest, None)
+        if expected is None or self.disk is None:
+            return "computed"
+        if difference := find_difference(expected, values):
+            path = f"nodes.{op.key} ({node_id(op)})"
+            raise GuidegraphError(
+                f"{op.mark}: stale-cache: {path}: the value in the cache differs from the one just computed: "
+                f"{difference}; remove '{self.disk.path(digest)}'. If the difference is no rounding, the node depends "
+                "on something that is no part of its key: make it a setting of type Path, or mark the node pure=False"
+            )
+        return "verified"
 
     def put(self, digest: str, values: Values) -> None:
         """Keep the values of a digest, unless it is new in every run."""

@@ -132,7 +132,7 @@ class _Runner:
         if attachments.memory is not None:
             attachments.memory.begin(plan)
         disk = None if self.config.cache is None else DiskCache(self.config.cache.absolute())
-        self.caches = Caches(attachments.memory, disk, self.config.device)
+        self.caches = Caches(attachments.memory, disk, self.config.device, self.config.cache_verify)
         self.state = RunState(attachments.mover, self.record, self.caches, context)
         self.held = HeldValues()
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from guidegraph.graph.errors import GuidegraphError, NodeError
+from guidegraph.graph.events import Origin
 from guidegraph.graph.execution.cache import Caches
 from guidegraph.graph.execution.call import PortError, invoke, node_error
 from guidegraph.graph.execution.interpreter import run_steps
@@ -112,10 +113,10 @@ class TopLevel:
 
     def _finish(self, step: Step, slots: list[Any], seconds: float) -> None:
         """Record a step that has run, and hand on its values."""
-        if self.is_cached:
-            self._keep(step, slots)
+        origins: Mapping[str, Origin] = self._keep(step, slots) if self.is_cached else {}
         for op in step.ops:
-            self.record.finish_node(op, self.plan.digests[op.key], seconds, "computed")
+            origin = origins.get(op.key, "computed")
+            self.record.finish_node(op, self.plan.digests[op.key], seconds, origin)
         if self.wiring.awaited:
             self.wiring.check(dict(zip(step.outputs(), (slots[slot] for slot in step.outs), strict=True)))
         for slot in step.outs:
@@ -160,13 +161,18 @@ class TopLevel:
         if self.keeper is not None:
             self.keeper.forget()
 
-    def _keep(self, step: Step, slots: list[Any]) -> None:
-        """Put the values of a step into the caches."""
+    def _keep(self, step: Step, slots: list[Any]) -> Mapping[str, Origin]:
+        """Put the values of a step into the caches, or compare them. Returns the origins of those that were compared."""
         values = [slots[slot] for slot in step.outs]
+        origins: dict[str, Origin] = {}
         for op in step.ops:
-            count = len(op.outputs)
-            self.caches.put(self.plan.digests[op.key], tuple(values[:count]))
+            count, digest = len(op.outputs), self.plan.digests[op.key]
+            computed = tuple(values[:count])
+            if self.caches.expected:
+                origins[op.key] = self.caches.check(op, digest, computed)
+            self.caches.put(digest, computed)
             values = values[count:]
+        return origins
 
 
 def _check_inputs(step: Step, slots: list[Any], states: Mapping[Slot, InputState]) -> None:

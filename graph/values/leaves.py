@@ -6,6 +6,7 @@ import dataclasses
 from typing import Any
 
 from guidegraph.graph.types import fields_of_structure
+from guidegraph.graph.values.checksum import tensor_bytes
 
 _TENSOR = object()
 """The structure of a value that is a tensor."""
@@ -68,6 +69,32 @@ def is_equal_leaf(leaf: Any, other: Any) -> bool:
         return bool(leaf == other)
     except Exception:  # of an array, of a tensor inside, or of a class of a plugin
         return False
+
+
+def find_difference(before: Any, after: Any) -> str:
+    """The first difference between two values, in words; empty if all bits are the same."""
+    (old, old_structure), (new, new_structure) = flatten(before), flatten(after)
+    if old_structure != new_structure or len(old) != len(new):
+        return "its structure is another one"
+    for was, now in zip(old, new, strict=True):
+        if not hasattr(now, "dtype") or not hasattr(was, "dtype"):
+            if type(was) is not type(now):
+                return f"a {type(was).__name__} in the cache, a {type(now).__name__} now"
+            if repr(was) != repr(now):
+                return f"{was!r:.60} in the cache, {now!r:.60} now"
+        elif was.dtype != now.dtype or was.shape != now.shape:
+            return f"a tensor {was.dtype} {tuple(was.shape)} in the cache, {now.dtype} {tuple(now.shape)} now"
+        elif tensor_bytes(was.cpu()) != tensor_bytes(now.cpu()):
+            return _measure_difference(was.cpu(), now.cpu())
+    return ""
+
+
+def _measure_difference(was: Any, now: Any) -> str:
+    differing = int((was != now).sum())
+    if not was.dtype.is_floating_point:
+        return f"{differing} of {was.numel()} elements of a tensor"
+    largest = float((was.double() - now.double()).abs().max())
+    return f"{differing} of {was.numel()} elements of a tensor, by up to {largest:.3g}"
 
 
 def list_named_fields(item: Any) -> dict[str, Any] | None:

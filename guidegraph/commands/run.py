@@ -63,6 +63,12 @@ def run(
     cache: Annotated[
         str, typer.Option(metavar="DIR|off", help="Keep values in this folder, and recompute only what has changed.")
     ] = "off",
+    cache_verify: Annotated[
+        int,
+        typer.Option(
+            min=0, metavar="N", help="Compute one in N of the cache's values again; a difference is an error. 0: none."
+        ),
+    ] = 0,
     memory_budget: Annotated[
         str | None,
         typer.Option(
@@ -115,7 +121,7 @@ def run(
 
     grants = options.make_grants(allow_read, allow_write, allow_code)
     request = WorkflowRequest(workflow, set or [], select_plugins(plugin, no_plugins), grants, resume=resume)
-    settings = RunSettings(device, dtype, only, cache, memory_budget, passes, accelerate, stop_at)
+    settings = RunSettings(device, dtype, only, cache, memory_budget, passes, accelerate, stop_at, cache_verify)
     processes = Processes(devices, nodes, node_rank, rendezvous, restarts)
     with apply_limits(limit), name_picture(workflow):
         if processes.starts_others:  # check the arguments once here

@@ -33,7 +33,7 @@ def collect_times(records: Sequence[dict[str, Any]]) -> list[TimeRow]:
         origins, names = get_object(record, "origins"), get_object(record, "nodes")
         inner = {path: t for path, t in get_object(record, "loop_timings").items() if isinstance(t, dict)}
         for path, seconds in get_object(record, "timings").items():
-            computed = origins.get(path, "computed") == "computed"
+            computed = origins.get(path, "computed") in ("computed", "verified")
             _add(rows, TimeRow(path, str(names.get(path, "")), 1, to_number(seconds), False, int(computed)))
         for path, t in inner.items():
             calls = t.get("calls")

@@ -55,7 +55,9 @@ class PlainLog:
             case events.NodeStarted(path, node) if node == "loop":
                 self._last[path] = time.monotonic()
             case events.NodeFinished(path, node, seconds, origin) if self._nodes:
-                time_or_origin = f"{seconds:.2f} s" if origin == "computed" else f"from the {origin} cache"
+                time_or_origin = f"from the {origin} cache"
+                if origin in ("computed", "verified"):
+                    time_or_origin = f"{seconds:.2f} s" + ", as in the cache" * (origin == "verified")
                 self._write(f"{path} ({node}): {time_or_origin}")
             case events.ModelMoved(path, output, model, device, size, seconds) if self._nodes:
                 name = f"{path}.{output}" if output else path

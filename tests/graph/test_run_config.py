@@ -36,6 +36,7 @@ def test_the_record_has_all_but_permissions_and_limits() -> None:
         "dtype": "bfloat16",
         "passes": ["batch", "prune"],
         "cache": "cache",
+        "cache_verify": None,
         "memory_budget": 6 * 10**9,
         "accelerate": "onnx",
         "stop_at": "sample:20",

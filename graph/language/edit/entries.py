@@ -16,6 +16,7 @@ INDENT = 2
 def replace_value(document: Document, key: Scalar | None, old: Tree, text: str) -> list[Replacement]:
     """Write ``text``, a value on one line, in place of a value. key: that of its entry, None for an item of a list."""
     start, end = old.span[0], document.value_end(old)
+    text += _head_comment(document, old)
     if key is None:
         is_bare_dash = start == end and document.text[start - 1 : start] == "-"
         return [Replacement(start, end, f" {text}" if is_bare_dash else text)]
@@ -28,6 +29,15 @@ def replace_value(document: Document, key: Scalar | None, old: Tree, text: str) 
             return [Replacement(start, end, text)]
         return [Replacement(start, end, " " * (document.column(key.span[0]) + INDENT - document.column(start)) + text)]
     return [Replacement(key.span[1] + gap.index(":") + 1, end, f" {text}")]
+
+
+def _head_comment(document: Document, tree: Tree) -> str:
+    """The comment behind the header of a block scalar (``|  # comment``), with the spaces before it."""
+    start = tree.span[0]
+    if not isinstance(tree, Scalar) or document.text[start : start + 1] not in ("|", ">"):
+        return ""
+    comment = re.search(r"\s+#.*", document.text[start : document.line_end(start)])
+    return comment[0] if comment else ""
 
 
 def insert_entry(

@@ -98,7 +98,8 @@ def _step_into(tree: Tree, words: Sequence[str]) -> tuple[PathStep | None, int]:
         return (PathStep(tree, index), 1) if index < len(tree.items) else (None, 0)
     if isinstance(tree, YamlMapping):
         indices = {key.text: i for i, (key, _) in enumerate(tree.items)}
-        for length in range(len(words), 0, -1):
+        longest = max((key.count(".") + 1 for key in indices), default=0)
+        for length in range(min(longest, len(words)), 0, -1):
             if (index := indices.get(".".join(words[:length]), -1)) >= 0:
                 return PathStep(tree, index), length
     return None, 0
@@ -156,14 +157,14 @@ def _classify_parameter(document: Document, names: Sequence[str]) -> Kind | None
 
 
 def _classify_in_block(block: Tree | None, names: Sequence[str]) -> Kind | None:
-    while names:
-        name, *below = names
-        node = find_value(block, name)
-        if not below:
+    position = 0
+    while position < len(names):
+        node = find_value(block, names[position])
+        if position + 1 == len(names):
             return "node"
-        if below[0] != "body":
-            return _classify_in_node(below)
-        block, names = find_value(node, "body"), below[1:]
+        if names[position + 1] != "body":
+            return _classify_in_node(names[position + 1 :])
+        block, position = find_value(node, "body"), position + 2
     return "group"
 
 

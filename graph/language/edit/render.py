@@ -22,6 +22,9 @@ from guidegraph.graph.language.yaml_tree import (
 VALUE = "VALUE"
 _NO_MARK = Mark(VALUE, 1, 1)
 _OPENING = ("[", "{", '"', "'")
+_INDICATORS = ("-", "?", ":")
+_NO_PLAIN_TEXT = ("", " ", "\t", ",", "[", "]", "{", "}")
+"""What may not follow an indicator at the start of a text without quotes (YAML 1.2, rule 123)."""
 _WORD = re.compile(r"[A-Za-z_][\w-]*\Z", re.ASCII)
 _ESCAPES = {"\\": "\\\\", '"': '\\"', "\n": "\\n", "\r": "\\r", "\t": "\\t", "\0": "\\0"}
 _ESCAPED = re.compile('[\\\\"\x00-\x1f\x7f-\xa0\u2028\u2029\ud800-\udfff\ufeff\ufffe\uffff]')
@@ -127,6 +130,8 @@ def is_word(text: str) -> bool:
 def can_be_plain(text: str, flow: bool) -> bool:
     """Whether a text can be written without quotes and is read as the same text."""
     if not isinstance(Scalar(text, True, _NO_MARK).value, str) or "\n" in text or "\r" in text:
+        return False
+    if text[:1] in _INDICATORS and text[1:2] in _NO_PLAIN_TEXT:  # our reader takes it, and others do not
         return False
     tree, problems = read_tree(f"{{k: {text}, l: 1}}" if flow else f"k: {text}\nl: 1\n", VALUE)
     if problems or not isinstance(tree, YamlMapping) or len(tree.items) != 2:

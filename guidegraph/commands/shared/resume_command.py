@@ -35,6 +35,7 @@ def _list_options(request: WorkflowRequest, settings: RunSettings, limits: Seque
     for option, value, default in (
         ("--device", settings.device, usual.device),
         ("--cache", settings.cache, usual.cache),
+        ("--cache-verify", str(settings.cache_verify), str(usual.cache_verify)),
         ("--memory-budget", settings.memory_budget, usual.memory_budget),
         ("--passes", settings.passes, usual.passes),
     ):

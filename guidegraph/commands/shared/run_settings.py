@@ -32,6 +32,7 @@ class RunSettings:
     passes: str = "all"
     accelerate: str = ""
     stop_at: str = ""
+    cache_verify: int = 0
 
     def parse(self, problems: list[Problem], *, device_is_here: bool = True) -> RunConfig:
         """Check the options, with any problems appended. Neither device nor dtype falls back to another one."""
@@ -46,9 +47,19 @@ class RunSettings:
         budget = self._parse_budget(problems)
         cache = None if self.cache == "off" else Path(self.cache).expanduser()
         check_folder("--cache", cache, problems)
+        if self.cache_verify and cache is None:
+            problems.append(argument_problem("no-cache", "there is no cache: give --cache DIR too", "--cache-verify"))
         accelerate = parse_accelerator(self.accelerate, problems)
         config = RunConfig(
-            self.device, dtype, passes, self.only or None, cache, budget, accelerate=accelerate, stop_at=self.stop_at
+            self.device,
+            dtype,
+            passes,
+            self.only or None,
+            cache,
+            budget,
+            accelerate=accelerate,
+            stop_at=self.stop_at,
+            cache_verify=self.cache_verify,
         )
         if accelerate and not problems and device_is_here:
             from guidegraph.graph.acceleration.requirements import acceleration_problem

@@ -17,12 +17,14 @@ import pytest
 import torch
 
 from guidegraph import node
+from guidegraph.graph.errors import GuidegraphError
 from guidegraph.graph.execution.cache import DiskCache, MemoryCache, nbytes
 from guidegraph.graph.execution.run import RunResult
 from guidegraph.graph.node import get_spec
 from guidegraph.graph.planning import digest
 from guidegraph.graph.registry import Registry
 from guidegraph.graph.resolution.load import build
+from guidegraph.graph.values.leaves import find_difference
 from guidegraph.nodes.types import Condition, Prediction
 from tests.graph.engine_nodes import REGISTRY, calls, run_text
 from tests.graph.running import run_graph
@@ -134,8 +136,7 @@ def test_files_that_are_read_beside_another_count_too(tmp_path: Path) -> None:
 
 def read_source_digest(module: str) -> str:
     """The digest of a module's sources as they are now."""
-    digest.source_digest.cache_clear()
-    digest._digest_sources.cache_clear()
+    digest._digest_code.cache_clear()
     return digest.source_digest(module)
 
 
@@ -347,3 +348,45 @@ def test_a_folder_that_cannot_be_looked_at_ends_no_run(
     assert [record.message.split(":")[0] for record in caplog.records] == [
         "the cache keeps nothing more of this run, which goes on without it"
     ]
+
+
+def test_values_of_the_disk_cache_are_verified_on_request(tmp_path: Path) -> None:
+    cache = tmp_path / "cache"
+    first = go(tmp_path, cache=cache)
+    result = go(tmp_path, cache=cache, cache_verify=1)
+    stored = {f"nodes.{name}" for name in ("s", "u", "t", "m", "out")}
+    assert {path for path, origin in result.origins.items() if origin == "verified"} == stored | {"nodes.n"}
+    assert result.outputs["out"] == first.outputs["out"]
+    counts = [len(executed(go(tmp_path, cache=cache, cache_verify=1000))) for _ in range(3)]
+    assert counts == [1, 1, 1]  # one in a thousand of few: only what is impure is computed
+
+
+@pytest.mark.parametrize(
+    ("value", "difference"),
+    [
+        (torch.full((2, 3), 1.5), "6 of 6 elements of a tensor, by up to 0.5"),
+        (torch.ones(2, 4), r"a tensor torch.float32 \(2, 4\) in the cache, torch.float32 \(2, 3\) now"),
+        (torch.full((2, 3), float("nan")), "6 of 6 elements of a tensor, by up to nan"),
+        (3.0, "a float in the cache, a Tensor now"),
+    ],
+)
+def test_a_stale_value_is_an_error_that_names_node_and_file(tmp_path: Path, value: Any, difference: str) -> None:
+    cache = tmp_path / "cache"
+    digest_of_t = go(tmp_path, cache=cache).digests["nodes.t"]
+    disk = DiskCache(cache)
+    disk.path(digest_of_t).unlink()
+    disk.put(digest_of_t, (value,))
+    with pytest.raises(GuidegraphError, match=f"nodes.t .toy.tensor.: .*{difference}") as raised:
+        go(tmp_path, cache=cache, cache_verify=1)
+    assert str(disk.path(digest_of_t)) in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("old", "new"), [(0.0, -0.0), (1, 1.0), ("a", "b"), (torch.tensor(0.0), torch.tensor(-0.0)), ([1], (1,))]
+)
+def test_values_are_compared_bit_by_bit(old: Any, new: Any) -> None:
+    assert find_difference(old, new)
+    assert not find_difference(old, old)
+    assert not find_difference(*([torch.tensor([float("nan")]), float("nan")] for _ in range(2)))
+    permuted = torch.arange(6.0).reshape(2, 3).T
+    assert not find_difference(permuted, permuted.contiguous())

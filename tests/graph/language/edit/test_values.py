@@ -16,6 +16,7 @@ from guidegraph.graph.language.edit.paths import locate_value
 from guidegraph.graph.language.edit.render import parse_value
 from guidegraph.graph.language.edit.values import remove_value, set_value
 from guidegraph.graph.language.yaml_tree import to_python
+from tests.work_counter import count_calls
 
 TEXT = """\
 # A workflow.
@@ -336,3 +337,34 @@ def test_unicode_spaces_belong_to_a_value(space: str) -> None:
     assert text == "params:\n  text: 犬\n"
     flow = set_value(Document.parse(f"requires: {{a: foo{space}}}\n"), "requires.b", "1").text
     assert flow == f'requires: {{a: foo{space}, b: "1"}}\n'
+
+
+@pytest.mark.parametrize("head", ["|", ">-", "|2+"])
+def test_a_comment_at_the_head_of_a_block_text_stays(head: str) -> None:
+    text = f"nodes:\n  a:\n    with:\n      text: {head}  # said # aloud\n        a\n        b\n      k: 1\n"
+    changed = set_value(Document.parse(text), "nodes.a.with.text", "new").text
+    assert changed == 'nodes:\n  a:\n    with:\n      text: "new"  # said # aloud\n      k: 1\n'
+
+
+@pytest.mark.parametrize("text", ["-", "?", ":", "-,", "?]"])
+def test_an_indicator_of_yaml_is_quoted(text: str) -> None:
+    document = Document.parse("nodes: {m: {use: a.b, with: {a: x, b: y}}}\n")
+    assert (
+        set_value(document, "nodes.m.with.a", text).text == f'nodes: {{m: {{use: a.b, with: {{a: "{text}", b: y}}}}}}\n'
+    )
+    assert '{use: "-"}' in set_value(document, "nodes.m", {"use": "-"}).text
+    assert set_value(document, "nodes.m.with.a", "-x").text == "nodes: {m: {use: a.b, with: {a: -x, b: y}}}\n"
+
+
+@pytest.mark.parametrize(
+    ("path", "calls_a_word"),
+    [("nodes.sample.in" + ".x" * 4000, 0.5), ("nodes" + ".sample.body" * 2000, 12), ("x." * 4000 + "y", 0.5)],
+)
+def test_a_long_path_is_walked_in_few_steps(path: str, calls_a_word: float) -> None:
+    document = Document.parse(TEXT)
+
+    def attempt() -> None:
+        with pytest.raises(WorkflowError):
+            set_value(document, path, 1)
+
+    assert count_calls(attempt) < calls_a_word * path.count(".")
