@@ -10,6 +10,7 @@ import pytest
 
 from guidegraph_runtime.bundle.manifest_types import Input
 from guidegraph_runtime.errors import BundleError
+from guidegraph_runtime.samplers.sampler import SAMPLERS
 from tests.graph.export.exporting import WORKFLOWS, Made, made
 
 MASK, OTHER = (str(WORKFLOWS / "data" / "examples" / f"{name}.png") for name in ("mask_128", "mask"))
@@ -56,6 +57,7 @@ def test_every_parameter_stays_an_input(bundle: Made) -> None:
         "steps": ("int", False),
     }
     assert inputs["boxes"] == Input("numbers", default=BOXES, many=True)
+    assert inputs["sampler"].choices == tuple(sorted(SAMPLERS))
 
 
 @pytest.mark.parametrize(
@@ -85,7 +87,7 @@ def test_a_bundle_gives_what_the_engine_gives(bundle: Made, params: dict[str, An
     [
         ({"hidden": ["a rabit"]}, "'a rabit' is not one object.*did you mean 'rabbit'"),
         ({"boxes": BOXES[:1]}, "found 2 objects and 1 box"),
-        ({"sampler": "dpm"}, "expected one of ddim"),
+        ({"shown": ["a big car", "bunny"]}, "'a big car' is not one object"),
     ],
 )
 def test_what_does_not_fit_is_refused_before_the_run(bundle: Made, params: dict[str, Any], message: str) -> None:
