@@ -45,7 +45,7 @@ def check_providers(providers: Sequence[str]) -> None:
 
 
 def check_parts(parts: Mapping[str, Part]) -> None:
-    """Raise ``PageError`` for graphs whose tensors or weights the page cannot load."""
+    """Raise ``PageError`` for graphs whose tensors the page lacks the element type of."""
     for name, part in parts.items():
         for tensor in (*part.inputs, *part.outputs):
             if tensor.dtype not in PAGE_DTYPES:
@@ -53,11 +53,6 @@ def check_parts(parts: Mapping[str, Part]) -> None:
                     f"part '{name}' has '{tensor.name}' in {tensor.dtype}, and a page has tensors of "
                     f"{', '.join(sorted(PAGE_DTYPES))}: export it in fp32"
                 )
-        if part.externals:
-            raise PageError(
-                f"part '{name}' keeps its weights in a file of their own, as large models and those that LoRA can "
-                "change do, and a page loads graphs with their weights inside: use guidegraph-run"
-            )
 
 
 def check_operations(plan: Sequence[Operation], read_file: Callable[[str], bytes]) -> None:

@@ -93,7 +93,11 @@ def _page_json(
     listing: Mapping[str, Any],
 ) -> dict[str, Any]:
     parts = {
-        name: {"file": f"{BUNDLE}/{part.file}", "inputs": [asdict(tensor) for tensor in part.inputs]}
+        name: {
+            "file": f"{BUNDLE}/{part.file}",
+            "externals": {external: f"{BUNDLE}/{external}" for external in part.externals},
+            "inputs": [asdict(tensor) for tensor in part.inputs],
+        }
         for name, part in manifest.parts.items()
         if f"{BUNDLE}/{part.file}" in listing
     }
@@ -167,7 +171,8 @@ def _bundle_files(manifest: Manifest, plan: Sequence[Operation]) -> list[str]:
     names: list[object] = []
     for operation in walk_operations(plan):
         if operation.op == "part":
-            names.append(manifest.parts[operation.node].file)
+            part = manifest.parts[operation.node]
+            names += [part.file, *part.externals]
         names += [
             value["file"] for value in operation.settings.values() if isinstance(value, dict) and [*value] == ["file"]
         ]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -242,8 +241,8 @@ def test_a_tokenizer_that_the_page_lacks_is_refused(change: dict[str, Any], mess
             check_operations([TOKENIZE], read)
 
 
-def part_with(dtype: str = "float32", externals: Sequence[str] = ()) -> dict[str, Part]:
-    return {"step": Part("step.onnx", (Tensor("x", dtype, ()),), (), {}, tuple(externals))}
+def part_with(dtype: str = "float32") -> dict[str, Part]:
+    return {"step": Part("step.onnx", (Tensor("x", dtype, ()),), (), {})}
 
 
 def test_graphs_and_inputs_that_the_page_cannot_load_are_refused() -> None:
@@ -252,8 +251,6 @@ def test_graphs_and_inputs_that_the_page_cannot_load_are_refused() -> None:
     check_inputs({"prompt": Input("str", default=""), "scale": Input("float", default=1.0)})
     with pytest.raises(PageError, match="part 'step' has 'x' in float16"):
         check_parts(part_with("float16"))
-    with pytest.raises(PageError, match="part 'step' keeps its weights in a file of their own"):
-        check_parts(part_with(externals=["step.onnx.data"]))
     with pytest.raises(PageError, match="its graphs need cuda or tensorrt"):
         check_providers(("cuda", "tensorrt"))
     with pytest.raises(PageError, match="the input 'map' has the type image"):

@@ -32,10 +32,12 @@ async function load() {
   }
   const ort = await startOnnxruntime(page.onnxruntime, files);
   const sessions = {};
-  for (const [part, { file }] of Object.entries(page.parts)) {
-    sessions[part] = await ort.InferenceSession.create(files[file], { executionProviders: ["wasm"] });
+  for (const [part, { file, externals }] of Object.entries(page.parts)) {
+    const externalData = Object.entries(externals).map(([path, name]) => ({ path, data: files[name] }));
+    sessions[part] = await ort.InferenceSession.create(files[file], { executionProviders: ["wasm"], externalData });
     delete files[file];
   }
+  for (const name of Object.values(page.parts).flatMap(({ externals }) => Object.values(externals))) delete files[name];
   const tensors = readSafetensors(files[page.tables.file].buffer);
   engine = { page, files, ort, sessions, tensors };
   post("ready", { page, threads: ort.env.wasm.numThreads, checked: CAN_HASH });
