@@ -65,27 +65,28 @@ def add_word_embedding(embedder: TextEmbedder, *, path: Path, token: str) -> Tex
     return add_embedding(_require_towers(embedder, "text.embedding"), path, token)
 
 
-@node("text.picture_size", host=True)
+@node("text.picture_size", host=True, version=2)
 def picture_size(
     embedder: TextEmbedder,
     *,
-    original: tuple[Side, Side] = (1024, 1024),
+    original: tuple[Side, Side] | None = None,
     crop: tuple[Offset, Offset] = (0, 0),
-    target: tuple[Side, Side] = (1024, 1024),
+    target: tuple[Side, Side],
 ) -> TextEmbedder:
-    """SDXL's text encoder with other sizes in its vector (Podell et al. 2023, section 2.2), each as height, width.
+    """SDXL's text encoder with sizes in its vector (Podell et al. 2023, section 2.2), each as height, width in pixels.
 
-    original: size of the picture before scaling. crop: pixels cropped at the top and at the left. target: size of the
-    result. Raises an error for a text encoder that is not SDXL's.
+    Without this node, SDXL is told the size of the picture that it draws, uncropped.
+    original: size of the picture before scaling, by default `target`. crop: pixels cropped at the top and at the left.
+    target: size of the result. Raises an error for a text encoder that is not SDXL's.
     """
     from guidegraph.nodes.models.networks.shared_tensors import copy_sharing_tensors
     from guidegraph.nodes.models.released.prompt_embedder import PictureSize, ReleasedText
 
     released = _require_towers(embedder, "text.picture_size")
-    if not isinstance(released, ReleasedText) or released.size is None:
+    if not isinstance(released, ReleasedText) or released.size_width is None:
         raise ValueError("this text encoder takes no sizes: text.picture_size is for SDXL's")
     copied = copy_sharing_tensors(released)
-    copied.size = PictureSize(original, crop, target)
+    copied.size = PictureSize(original or target, crop, target)
     return copied
 
 

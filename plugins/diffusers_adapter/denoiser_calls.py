@@ -109,7 +109,10 @@ def unet(network: Any, x: Tensor, time: Tensor, condition: Condition, guidance: 
     return output
 
 
-def conditional_unet(network: Any, x: Tensor, time: Tensor, condition: Condition, guidance: float) -> Tensor:
+def conditional_unet(
+    network: Any, x: Tensor, time: Tensor, condition: Condition, guidance: float, pixels: int = 8
+) -> Tensor:
+    """pixels: along each side of a latent's cell, which SDXL counts its picture's size by."""
     config = network.config
     width = config.encoder_hid_dim or config.cross_attention_dim
     classes = config.num_class_embeds
@@ -119,26 +122,31 @@ def conditional_unet(network: Any, x: Tensor, time: Tensor, condition: Condition
         read_tokens(network, condition, width if isinstance(width, int) else None),
         class_labels=None if classes is None else read_classes(condition, classes, None),
         encoder_attention_mask=condition.mask,
-        added_cond_kwargs=_text_and_sizes(network, condition) if config.addition_embed_type else None,
+        added_cond_kwargs=_text_and_sizes(network, x, condition, pixels) if config.addition_embed_type else None,
     ).sample
     return output
 
 
-def _text_and_sizes(network: Any, condition: Condition) -> dict[str, Tensor]:
+def _text_and_sizes(network: Any, x: Tensor, condition: Condition, pixels: int) -> dict[str, Tensor]:
     """SDXL's vector (B, P + N): the pooled text P, then the N numbers of sizes and crops (Podell et al. 2023, 2.2).
 
-    The embedding's width is P + N · d, which tells N.
+    The embedding's width is P + N · d, which tells N. Without numbers, the six are the size of x, uncropped, as in
+    diffusers' pipeline by default.
     """
     width, d = network.add_embedding.linear_1.in_features, network.config.addition_time_embed_dim
     vector = condition.vector
     actual = 0 if vector is None else vector.shape[-1]
-    numbers, remainder = divmod(width - actual, d - 1)
-    if vector is None or remainder or numbers not in (5, 6):  # the refiner has five
+    if vector is not None and actual == width - 6 * d:
+        height, breadth = (side * pixels for side in x.shape[2:])
+        numbers = torch.tensor([[height, breadth, 0, 0, height, breadth]], dtype=torch.float32, device=x.device)
+        return {"text_embeds": vector.to(network.dtype), "time_ids": numbers.expand(x.shape[0], -1)}
+    count, remainder = divmod(width - actual, d - 1)
+    if vector is None or remainder or count not in (5, 6):  # the refiner has five
         raise ValueError(
-            f"this denoiser takes a vector of the pooled text and the numbers of sizes (width {width - 6 * (d - 1)} "
-            f"for six), and got {actual or 'none'}: see `diffusers.text`"
+            f"this denoiser takes a vector of the pooled text, of width {width - 6 * d}, or with the six numbers of "
+            f"sizes, {width - 6 * (d - 1)}, and got {actual or 'none'}: see `diffusers.text`"
         )
-    return {"text_embeds": vector[:, :-numbers].to(network.dtype), "time_ids": vector[:, -numbers:]}
+    return {"text_embeds": vector[:, :-count].to(network.dtype), "time_ids": vector[:, -count:]}
 
 
 def dit(network: Any, x: Tensor, time: Tensor, condition: Condition, guidance: float) -> Tensor:

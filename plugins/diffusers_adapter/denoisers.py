@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -46,7 +47,7 @@ def load_denoiser(
     """
     diffusers = import_diffusers()
     folder = find_part_folder(path, part, PARTS)
-    from guidegraph.plugins.diffusers_adapter.denoiser_calls import FAMILIES
+    from guidegraph.plugins.diffusers_adapter.denoiser_calls import FAMILIES, conditional_unet
     from guidegraph.plugins.diffusers_adapter.networks import DiffusersDenoiser
 
     name = read_model_class(folder, FAMILIES)
@@ -54,6 +55,8 @@ def load_denoiser(
     prediction_kind = _read_kind(path, name, family.kind) if kind == "auto" else kind
     network = load_model(getattr(diffusers, name), folder, variant)
     family.check(network.config)
+    if name == "UNet2DConditionModel":
+        family = replace(family, call=partial(conditional_unet, pixels=_count_pixels(folder.parent)))
     denoiser: OpaqueDenoiser = DiffusersDenoiser(network, family, prediction_kind, schedule, guidance).eval()
     return denoiser
 
@@ -96,6 +99,13 @@ def read_model_class(folder: Path, class_names: Any) -> str:
     if config.get("_class_name") == "Transformer2DModel" and config.get("norm_type") in SPLIT_CLASSES:
         return SPLIT_CLASSES[config["norm_type"]]
     return read_class_name(config, file, class_names)
+
+
+def _count_pixels(pipeline: Path) -> int:
+    """Pixels along each side of a latent's cell, of the autoencoder in a pipeline's folder; 8 without one."""
+    file = pipeline / "vae" / "config.json"
+    widths = read_json(file).get("block_out_channels") if file.is_file() else None
+    return int(2 ** (len(widths) - 1)) if isinstance(widths, list) else 8
 
 
 def _read_kind(path: Path, name: str, usual: str | None) -> str:

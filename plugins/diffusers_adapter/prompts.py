@@ -68,15 +68,20 @@ class PipelineText(nn.Module):
     """A `TextEmbedder` of a pipeline's text encoders."""
 
     def __init__(
-        self, pipeline: Any, encoders: dict[str, nn.Module], encode: Encode, length: int | None, numbers: Sequence[int]
+        self,
+        pipeline: Any,
+        encoders: dict[str, nn.Module],
+        encode: Encode,
+        length: int | None,
+        numbers: Sequence[int] | None,
     ) -> None:
-        """numbers: the last entries of SDXL's vector; others ignore them."""
+        """numbers: the last entries of SDXL's vector, if any; others ignore them."""
         super().__init__()
         self.encoders = nn.ModuleDict(encoders)
         self.pipeline = pipeline
         self.encode = encode
         self.length = length
-        self.numbers = tuple(numbers)
+        self.numbers = numbers
         self.sizes = type(pipeline).__name__ == "StableDiffusionXLPipeline"
         self.zeros = self.sizes and bool(pipeline.config.force_zeros_for_empty_prompt)
 
@@ -88,7 +93,7 @@ class PipelineText(nn.Module):
         pipeline: str,
         encode: Encode,
         length: int | None,
-        numbers: Sequence[int],
+        numbers: Sequence[int] | None,
         variant: str | None,
     ) -> PipelineText:
         """Load from a pipeline's folder and its model_index.json. Raises ``ValueError`` for missing or unfit parts."""
@@ -129,9 +134,12 @@ class PipelineText(nn.Module):
         assert condition.vector is not None
         assert condition.tokens is not None
         is_kept = condition.tokens.new_tensor([float(bool(text) or not self.zeros) for text in texts])
-        numbers = torch.tensor([self.numbers], dtype=torch.float32, device=is_kept.device).expand(len(texts), -1)
         pooled = condition.vector.float() * is_kept[:, None].float()  # float32 holds a size such as 1016 exactly
-        return Condition(vector=torch.cat([pooled, numbers], dim=1), tokens=condition.tokens * is_kept[:, None, None])
+        tokens = condition.tokens * is_kept[:, None, None]
+        if self.numbers is None:
+            return Condition(vector=pooled, tokens=tokens)
+        numbers = torch.tensor([self.numbers], dtype=torch.float32, device=is_kept.device).expand(len(texts), -1)
+        return Condition(vector=torch.cat([pooled, numbers], dim=1), tokens=tokens)
 
 
 def _load_part(path: Path, name: str, entry: Any, variant: str | None) -> Any:

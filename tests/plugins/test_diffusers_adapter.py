@@ -140,13 +140,12 @@ def test_stable_diffusion_draws_the_latents_of_its_pipeline(tmp_path: Path, sche
 
 
 def test_sdxl_draws_the_latents_of_its_pipeline(tmp_path: Path) -> None:
-    """Its null condition is zeros, and its vector ends in the sizes."""
+    """Its null condition is zeros, and it is told the size that it draws."""
     pipeline = silence(tiny.sdxl_pipeline())
     path = tiny.save(pipeline, tmp_path / "sdxl")
     actual = run(WORKFLOWS / "diffusers_flow.yaml", path=path, prompt=PROMPT, steps=4, shape=[4, 8, 8], scale=3.0)
     arguments = {"prompt": PROMPT, "height": 16, "width": 16, "latents": noise(0, [4, 8, 8]), "num_inference_steps": 4}
-    sizes = {"original_size": (1024, 1024), "target_size": (1024, 1024)}
-    assert_same(actual["latent"], pipeline(**arguments, **sizes, guidance_scale=3.0, output_type="latent").images)
+    assert_same(actual["latent"], pipeline(**arguments, guidance_scale=3.0, output_type="latent").images)
 
 
 def assert_same(actual: torch.Tensor, expected: torch.Tensor) -> None:

@@ -83,6 +83,20 @@ EPS: dict[str, tuple[Callable[[], Any], Condition, Call]] = {
         Condition(tokens=TOKENS, vector=torch.cat([VECTOR[:, :10], SIZES], dim=1)),
         lambda m, x: direct(m, x, T, TOKENS, added_cond_kwargs={"text_embeds": VECTOR[:, :10], "time_ids": SIZES}),
     ),
+    "UNet2DConditionModel of SDXL without sizes": (
+        unet_with_sizes,
+        Condition(tokens=TOKENS, vector=VECTOR[:, :10]),
+        lambda m, x: direct(
+            m,
+            x,
+            T,
+            TOKENS,
+            added_cond_kwargs={
+                "text_embeds": VECTOR[:, :10],
+                "time_ids": x.new_tensor([[8 * x.shape[2], 8 * x.shape[3], 0, 0, 8 * x.shape[2], 8 * x.shape[3]]] * 2),
+            },
+        ),
+    ),
     "UNet2DConditionModel with classes": (
         lambda: tiny.unet(num_class_embeds=7),
         Condition(tokens=TOKENS, vector=one_hot(7, 6, 1)),
@@ -300,6 +314,8 @@ def test_sdxls_vector_ends_in_the_sizes_and_its_null_is_zeros(tmp_path: Path) ->
     assert bool(condition.tokens[0].any())
     assert not bool(condition.tokens[1].any())
     assert not bool(condition.vector[1, :-6].any())
+    with pytest.raises(ValueError, match="original_size and crop need size"):
+        load_text(path=path, crop=(0, 8))
 
 
 def test_unsuitable_folders_are_refused_with_one_error(tmp_path: Path) -> None:
@@ -364,7 +380,12 @@ def test_a_unet_with_unsupported_inputs_is_refused(tmp_path: Path, config: dict[
         (lambda: tiny.plain_unet(num_class_embeds=5), sample(), Condition(vector=torch.zeros(2, 5)), "no null class"),
         (tiny.sd3, sample(), Condition(tokens=TOKENS.repeat(1, 1, 2), mask=MASK), "no use for a mask"),
         (tiny.sd3, sample(), Condition(tokens=TOKENS.repeat(1, 1, 2)), "pooled vector of width 16, and got none"),
-        (unet_with_sizes, sample(), Condition(tokens=TOKENS, vector=VECTOR[:, :10]), r"of sizes \(width 16 for six\)"),
+        (
+            unet_with_sizes,
+            sample(),
+            Condition(tokens=TOKENS, vector=VECTOR[:, :9]),
+            r"of width 10, or with the six numbers of sizes, 16",
+        ),
     ],
 )
 def test_an_input_that_does_not_fit_is_named(

@@ -148,6 +148,10 @@ TEXT_UNET = _unet(320, (1, 2, 4, 4), 4, INNER)
 SD_2 = replace(TEXT_UNET, context_dim=1024, linear_projections=True)
 SDXL = replace(_unet(320, (1, 2, 4), 4, (0, 2, 10)), context_dim=2048, linear_projections=True, adm_channels=2816)
 
+SDXL_SIZE_WIDTH = 256
+"""Width of the embedding of each of the six sizes at the end of SDXL's vector (Podell et al. 2023, section 2.2)."""
+
+
 RELEASES = (
     _latent_diffusion("celeba256 ffhq256 lsun_beds256", _unet(224, (1, 2, 3, 4), 3, OUTER), "vq-f4", WIDE, 0.0195),
     _latent_diffusion(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import torch
 from torch import Tensor
 
 from guidegraph.graph.device_context import current_device
+from guidegraph.nodes.checkpoints.compvis import releases
 from guidegraph.nodes.checkpoints.compvis.config import ModelConfig, find_config
 from guidegraph.nodes.checkpoints.compvis.model_facts import BetaSchedule
 from guidegraph.nodes.checkpoints.compvis.resolve_facts import (
@@ -23,6 +25,7 @@ from guidegraph.nodes.checkpoints.compvis.text import (
     identify_conditioner,
     load_conditioner,
     load_sdxl_text,
+    measure_sizes,
 )
 from guidegraph.nodes.checkpoints.denoiser import build_denoiser
 from guidegraph.nodes.checkpoints.filling import check_axes
@@ -31,6 +34,7 @@ from guidegraph.nodes.checkpoints.guided_diffusion import build_schedule
 from guidegraph.nodes.checkpoints.infer_unet import GROUPS, infer_structure, infer_unet_shape
 from guidegraph.nodes.checkpoints.load_options import LoadOptions
 from guidegraph.nodes.checkpoints.tensor_names import strip_prefix
+from guidegraph.nodes.models.released.config import UNetShape
 from guidegraph.nodes.sampling import schedule as schedules
 from guidegraph.nodes.types import PredictionKind, Schedule
 
@@ -127,9 +131,20 @@ def _load_diffusion_model(
         parts["text"] = load_sdxl_text(by_prefix[SDXL], shape.adm_channels, path, options.tokenizer)
     else:
         parts.update(load_conditioner(by_prefix[COND], path, options.tokenizer, facts))
+    if (size_width := _measure_sizes(by_prefix[SDXL], shape, path)) is not None:
+        pixels = 8 if first_shape is None else parts["autoencoder"].config.factor
+        shape = replace(shape, size_width=size_width, pixels=pixels)
     parts |= build_denoiser(shape, weights, str(path))
     parts["schedule"] = _build_schedule(tensors, path, options, facts.schedule, facts.prediction)
     return parts
+
+
+def _measure_sizes(conditioners: Mapping[str, Tensor], shape: UNetShape, path: Path) -> int | None:
+    """The width of each size in SDXL's vector, by its text encoders or the released shape; None for other networks."""
+    if conditioners:
+        return measure_sizes(conditioners, shape.adm_channels, path)
+    released = (shape.adm_channels, shape.context_dim) == (releases.SDXL.adm_channels, releases.SDXL.context_dim)
+    return releases.SDXL_SIZE_WIDTH if released else None
 
 
 def _load_first_stage(

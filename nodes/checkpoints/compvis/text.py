@@ -28,7 +28,7 @@ from guidegraph.nodes.conditioning.text_pretrained import import_transformers
 from guidegraph.nodes.models.absent_part import AbsentPart
 from guidegraph.nodes.models.released.ldm_text import ClassTokens
 from guidegraph.nodes.models.released.map_rescaler import MapRescaler
-from guidegraph.nodes.models.released.prompt_embedder import PictureSize, ReleasedText
+from guidegraph.nodes.models.released.prompt_embedder import ReleasedText
 from guidegraph.nodes.models.released.towers import ClipTower, Hidden
 
 Tensors = Mapping[str, Tensor]
@@ -148,19 +148,28 @@ def load_sdxl_text(tensors: Tensors, adm_channels: int | None, path: Path, token
         raise ValueError(
             f"'{path}' has other conditioners than SDXL's CLIP and OpenCLIP (a refiner's?), which is not supported"
         )
-    projection = towers[1].get("model.text_projection")
-    if projection is not None:
-        check_axes(projection, str(path), "conditioner.embedders.1.model.text_projection", 2)
     weights = [_clip_weights(tower, kind, path) for tower, kind in zip(towers, ("clip", "openclip"), strict=True)]
-    width = ((adm_channels or 0) - (0 if projection is None else projection.shape[1])) // 6
-    if projection is None or width < 2 or projection.shape[1] + 6 * width != adm_channels:
-        raise ValueError(f"'{path}': the vector of {adm_channels} is not the pooled text and six sizes, as SDXL's is")
+    width = measure_sizes(tensors, adm_channels, path)
     if tokenizer is None:
         return AbsentPart(_no_tokenizer_message(path, "CLIP"))
     clip_towers = [
         build_tower(weights[i], kind, "penultimate", path, tokenizer) for i, kind in enumerate(("clip", "openclip"))
     ]
-    return ReleasedText(clip_towers, size=PictureSize(), size_width=width, zero_empty=True).eval()
+    return ReleasedText(clip_towers, size_width=width, zero_empty=True).eval()
+
+
+def measure_sizes(tensors: Tensors, adm_channels: int | None, path: Path) -> int:
+    """Measure the width of each of the six sizes in SDXL's vector, from the tensors of `conditioner.embedders`.
+
+    Raises ``ValueError`` if a vector of `adm_channels` is not the pooled text and the sizes.
+    """
+    projection = tensors.get("1.model.text_projection")
+    if projection is not None:
+        check_axes(projection, str(path), "conditioner.embedders.1.model.text_projection", 2)
+    width = ((adm_channels or 0) - (0 if projection is None else projection.shape[1])) // 6
+    if projection is None or width < 2 or projection.shape[1] + 6 * width != adm_channels:
+        raise ValueError(f"'{path}': the vector of {adm_channels} is not the pooled text and six sizes, as SDXL's is")
+    return width
 
 
 def _clip_weights(tensors: Tensors, kind: str, path: Path) -> dict[str, Tensor]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -73,12 +74,13 @@ def load_diffusers(folder: Path, options: LoadOptions) -> dict[str, Any]:
     if options.prediction != "auto":
         kind = options.prediction
     first = next((name for name in ("vae", "vqvae") if name in components), None)
-    if "unet" in components:
-        parts.update(load_unet(folder / "unet", kind, options.ema))
-    if transformer is not None:
-        parts.update(_load_transformer(folder, transformer, kind, options))
     if first is not None:
         parts["autoencoder"] = load_autoencoder(folder / first)
+    if "unet" in components:
+        pixels = 8 if first is None else parts["autoencoder"].config.factor
+        parts.update(load_unet(folder / "unet", kind, options.ema, pixels))
+    if transformer is not None:
+        parts.update(_load_transformer(folder, transformer, kind, options))
     if texts := {name: components[name][1] for name in TEXT_ENCODERS if name in components}:
         parts["text"] = _load_text(folder, texts, index, options, transformer, parts)
     return parts
@@ -158,17 +160,17 @@ def _load_text(
         return load_pixart_text(folder, parts["denoiser"].config, index)
     if "text_encoder_3" in classes:
         raise ValueError(f"'{folder}' has 'text_encoder_3', which only Stable Diffusion 3 is known to have")
-    factor = parts["autoencoder"].config.factor if "autoencoder" in parts else 1
-    return load_text(folder, classes, index, factor)
+    return load_text(folder, classes, index)
 
 
-def load_unet(folder: Path, kind: PredictionKind, ema: bool) -> dict[str, Any]:
+def load_unet(folder: Path, kind: PredictionKind, ema: bool, pixels: int = 8) -> dict[str, Any]:
     """Load the `denoiser` of a U-Net's folder and, if it was trained with classes, their `label` embedder.
 
-    Without ema, takes the weights that the folder has beside their moving averages.
+    Without ema, takes the weights that the folder has beside their moving averages. pixels: along each side of a
+    latent's cell, which SDXL counts its picture's size by.
     """
     path = folder / "config.json"
-    shape = unet.read_unet_shape(read_json(path), path, kind)
+    shape = replace(unet.read_unet_shape(read_json(path), path, kind), pixels=pixels)
     tensors = unet.unet_tensors(read_component(folder, ema), shape)
     return build_denoiser(shape, tensors, str(folder))
 

@@ -18,7 +18,7 @@ from guidegraph.nodes.conditioning.text_pretrained import import_transformers
 from guidegraph.nodes.models.released.chat_text import ChatText
 from guidegraph.nodes.models.released.flux_text import FluxText
 from guidegraph.nodes.models.released.joined_text import SD3Text, T5Text
-from guidegraph.nodes.models.released.prompt_embedder import PictureSize, ReleasedText
+from guidegraph.nodes.models.released.prompt_embedder import ReleasedText
 from guidegraph.nodes.models.released.towers import ChatTower, ClipTower, Hidden, T5Tower
 from guidegraph.nodes.models.transformers.flux import FluxConfig
 from guidegraph.nodes.models.transformers.mmdit import MMDiTConfig
@@ -39,10 +39,10 @@ PIXART_LENGTH = 300
 PIXART_LENGTHS = {"PixArtAlphaPipeline": 120}
 
 
-def load_text(folder: Path, classes: Mapping[str, str], index: Mapping[str, Any], factor: int) -> Any:
+def load_text(folder: Path, classes: Mapping[str, str], index: Mapping[str, Any]) -> Any:
     """Load the text embedder of a pipeline's folder.
 
-    classes: of its text encoders, by component. index: its model_index.json. factor: pixels to a latent cell.
+    classes: of its text encoders, by component. index: its model_index.json.
     Raises ``ValueError`` if transformers is missing, or a part of the folder is missing or of another kind.
     """
     if "bert" in classes:
@@ -65,18 +65,8 @@ def load_text(folder: Path, classes: Mapping[str, str], index: Mapping[str, Any]
             f"'{path}': the vector is {format_value(total)} wide, and the pooled text and six sizes of {width} make "
             f"{pooled + 6 * width}: this is not SDXL's conditioning"
         )
-    height, breadth = (side * factor for side in _read_sides(unet, path))
-    size = PictureSize(original=(height, breadth), target=(height, breadth))
     zero_empty = bool(index.get("force_zeros_for_empty_prompt", True))
-    return ReleasedText(towers, size=size, size_width=width, zero_empty=zero_empty).eval()
-
-
-def _read_sides(unet: Mapping[str, Any], path: Path) -> tuple[int, int]:
-    """The height and width of a U-Net's latents, from one number or two. Raises ``ValueError``."""
-    value = unet.get("sample_size")
-    sides = value if isinstance(value, list) and len(value) == 2 else [128 if value is None else value] * 2
-    height, width = (read_integer({"sample_size": side}, "sample_size", None, path) for side in sides)
-    return height, width
+    return ReleasedText(towers, size_width=width, zero_empty=zero_empty).eval()
 
 
 def load_sd3_text(folder: Path, classes: Mapping[str, str], config: MMDiTConfig, *, t5: bool) -> SD3Text:

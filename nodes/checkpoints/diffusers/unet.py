@@ -103,6 +103,7 @@ def read_unet_shape(config: Mapping[str, Any], path: Path, kind: PredictionKind)
             frequency_shift=read_integer(config, "freq_shift", 0, path, low=0, high=max(widths[0] // 2 - 1, 0)),
             asymmetric_downsample=config.get("downsample_padding", 1) == 0,
             kind=kind,
+            size_width=_size_width(config, path),
         )
     except ValueError as error:
         raise ValueError(f"'{path}' describes no U-Net that can be built: {error}") from None
@@ -184,6 +185,12 @@ def _adm_channels(config: Mapping[str, Any], path: Path) -> int | None:
     if added is None and config.get("class_embed_type") != "projection":
         return None
     return read_integer(config, "projection_class_embeddings_input_dim", None, path)
+
+
+def _size_width(config: Mapping[str, Any], path: Path) -> int | None:
+    if config.get("addition_embed_type") is None or config.get("addition_time_embed_dim") is None:
+        return None
+    return read_integer(config, "addition_time_embed_dim", None, path)
 
 
 def _read_uniform(config: Mapping[str, Any], name: str, default: int, path: Path) -> int:

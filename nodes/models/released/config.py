@@ -35,6 +35,8 @@ class UNetShape:
     resample_convolution: a convolution changes the resolution; False means 2 × 2 means and repeated pixels, with no
     weights (`conv_resample`). Ignored if residual blocks change it.
     kind: the prediction of the network: ε, x0 or v.
+    size_width: width of the embedding of each of the six sizes at the end of SDXL's vector; None for other networks.
+    pixels: pixels of the picture to a side of a cell of x, which convert the size of x to that of SDXL's picture.
     """
 
     in_channels: int
@@ -61,6 +63,8 @@ class UNetShape:
     kind: PredictionKind = "eps"
     upsample_heads: tuple[int, ...] = ()
     resample_convolution: bool = True
+    size_width: int | None = None
+    pixels: int = 8
 
     def __post_init__(self) -> None:
         for name in ("widths", "depths", "heads", "upsample_heads"):

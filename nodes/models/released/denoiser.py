@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
+import torch
 from torch import Tensor, nn
 
 from guidegraph.nodes.checkpoints.lora_layers import denoiser_layers
 from guidegraph.nodes.models.networks.hooks import Hooks
 from guidegraph.nodes.models.own.denoiser import NetworkDenoiser
 from guidegraph.nodes.models.released.config import UNetShape
+from guidegraph.nodes.models.released.layers import embed_sizes
 from guidegraph.nodes.models.released.unet import ReleasedUNet
 from guidegraph.nodes.shape_checks import has_values
 from guidegraph.nodes.types import Condition, Prediction
@@ -17,7 +21,8 @@ class ReleasedDenoiser(NetworkDenoiser):
     """The `NetworkDenoiser` of a ReleasedUNet.
 
     A class-conditional network takes the vector of its own label embedder, and adds it to the embedding of t. An
-    upsampler takes the low-resolution picture at the size of x as the spatial condition.
+    upsampler takes the low-resolution picture at the size of x as the spatial condition. SDXL takes the pooled text
+    with the embedding of the picture's sizes, or without it, and adds it: that of the picture that it draws.
     """
 
     network: ReleasedUNet
@@ -37,7 +42,23 @@ class ReleasedDenoiser(NetworkDenoiser):
                 f"this denoiser was trained with {self.config.classes} classes and has no null class: wire the "
                 "condition of label.embed, with the checkpoint's label output and a label"
             )
-        return super().forward(x, t, condition, hooks)
+        return super().forward(x, t, self._tell_size(x, condition), hooks)
+
+    def _tell_size(self, x: Tensor, condition: Condition) -> Condition:
+        """The condition with SDXL's six sizes, unless its vector has them (Podell et al. 2023, section 2.2).
+
+        The picture was not cropped, and its original and target size are that of x in pixels, as in diffusers' pipeline
+        by default.
+        """
+        vector, size_width = condition.vector, self.config.size_width
+        if vector is None or size_width is None or vector.shape[1] + 6 * size_width != self.config.adm_channels:
+            return condition
+        height, width = (
+            torch.full((1,), side * self.config.pixels, dtype=torch.float32, device=x.device) for side in x.shape[2:]
+        )
+        corner = torch.zeros(2, dtype=torch.float32, device=x.device)
+        told = embed_sizes(torch.cat([height, width, corner, height, width]), size_width)
+        return replace(condition, vector=torch.cat([vector, told.to(vector).expand(x.shape[0], -1)], dim=1))
 
 
 class ReleasedLabels(nn.Module):

@@ -30,6 +30,15 @@ def timestep_embedding(t: Tensor, width: int, *, sine_first: bool = False, frequ
     return F.pad(torch.cat(waves, dim=1), (0, width % 2))
 
 
+def embed_sizes(sizes: Tensor, width: int) -> Tensor:
+    """SDXL's embedding (1, 6 · width), float32, of six sizes in pixels (Podell et al. 2023, section 2.2).
+
+    sizes: (6) float32, height and width before scaling, rows and columns cropped at the top and at the left, and
+    height and width of the result.
+    """
+    return timestep_embedding(sizes, width).reshape(1, -1)
+
+
 def attend_heads(
     query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None = None, inner: Attend = attention
 ) -> Tensor:

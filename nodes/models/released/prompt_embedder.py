@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from guidegraph.graph.export_recipe import ExportRecipe
 from guidegraph.nodes.checkpoints.lora_layers import text_layers
-from guidegraph.nodes.models.own.layers import timestep_embedding
+from guidegraph.nodes.models.released.layers import embed_sizes
 from guidegraph.nodes.models.released.towers import ClipTower, Tower, TowerOutput
 from guidegraph.nodes.shape_checks import has_values
 from guidegraph.nodes.types import Condition
@@ -32,14 +32,9 @@ class PictureSize:
     original: the size before scaling. crop: cut off at the top and at the left. target: the size to generate.
     """
 
-    original: tuple[int, int] = (1024, 1024)
-    crop: tuple[int, int] = (0, 0)
-    target: tuple[int, int] = (1024, 1024)
-
-    def embedding(self, width: int) -> Tensor:
-        """The Fourier embedding (1, 6 · width), float32, of the six numbers, in order."""
-        numbers = torch.tensor([*self.original, *self.crop, *self.target], dtype=torch.float32)
-        return timestep_embedding(numbers, width).reshape(1, -1)
+    original: tuple[int, int]
+    crop: tuple[int, int]
+    target: tuple[int, int]
 
 
 class TowerText(nn.Module, ABC):
@@ -116,8 +111,9 @@ class TowerText(nn.Module, ABC):
 class ReleasedText(TowerText):
     """A `TextEmbedder` of one CLIP tower, or of two whose tokens are concatenated along the width (SDXL).
 
-    With `size` there is a vector: the last tower's pooled vector and the embedding of the picture's sizes, `size_width`
-    for each number. zero_empty: the empty prompt's tokens and pooled vector are zeros, as SDXL was trained.
+    With `size_width` there is a vector: the last tower's pooled vector, and with `size` the embedding of the picture's
+    sizes, `size_width` for each number; without it, the denoiser adds the size of the picture that it draws.
+    zero_empty: the empty prompt's tokens and pooled vector are zeros, as SDXL was trained.
     """
 
     def __init__(
@@ -125,7 +121,7 @@ class ReleasedText(TowerText):
         towers: Sequence[ClipTower],
         *,
         size: PictureSize | None = None,
-        size_width: int = 256,
+        size_width: int | None = None,
         zero_empty: bool = False,
     ) -> None:
         super().__init__(towers)
@@ -139,9 +135,12 @@ class ReleasedText(TowerText):
         assert pooled is not None
         if self.zero_empty:
             tokens, pooled = tokens * has_text[:, None, None], pooled * has_text[:, None]
-        if self.size is None:
+        if self.size_width is None:
             return Condition(tokens=tokens)
-        sizes = self.size.embedding(self.size_width).to(pooled).expand(has_text.shape[0], -1)
+        if self.size is None:
+            return Condition(vector=pooled, tokens=tokens)
+        numbers = torch.tensor([*self.size.original, *self.size.crop, *self.size.target], dtype=torch.float32)
+        sizes = embed_sizes(numbers, self.size_width).to(pooled).expand(has_text.shape[0], -1)
         return Condition(vector=torch.cat([pooled, sizes], dim=1), tokens=tokens)
 
 

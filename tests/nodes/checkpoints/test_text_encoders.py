@@ -14,7 +14,7 @@ from guidegraph.nodes.conditioning import text_prompt as prompts
 from guidegraph.nodes.conditioning.text import encode_text
 from guidegraph.nodes.models.own.text_encoder import build_tokenizer
 from guidegraph.nodes.models.released.clip_text_model import ACTIVATIONS, ClipTextModel
-from guidegraph.nodes.models.released.prompt_embedder import PictureSize, ReleasedText
+from guidegraph.nodes.models.released.prompt_embedder import ReleasedText
 from guidegraph.nodes.models.released.towers import ClipTower
 from guidegraph_runtime.operations import OPERATIONS
 from guidegraph_runtime.text.prompt_weights import parse_prompt
@@ -187,7 +187,7 @@ def test_a_weight_multiplies_tokens_and_keeps_the_mean(tokenizer: Any) -> None:
 def two_towers(tokenizer: Any, **settings: Any) -> ReleasedText:
     first = ClipTower(own(tiny.clip()), tokenizer, "penultimate", tokenizer.eos_token_id)
     second = ClipTower(own(tiny.clip(width=128, projection=32, activation="gelu")), tokenizer, "penultimate", 0)
-    return ReleasedText([first, second], size=PictureSize(), size_width=8, **settings)
+    return ReleasedText([first, second], size_width=8, **settings)
 
 
 def test_two_encoders_are_concatenated_and_the_vector_has_the_sizes(tokenizer: Any) -> None:
@@ -203,12 +203,14 @@ def test_two_encoders_are_concatenated_and_the_vector_has_the_sizes(tokenizer: A
         condition.tokens[:1], torch.cat([first, out.hidden_states[-2]], dim=2), rtol=0, atol=1e-5
     )
     numbers = diffusers.models.embeddings.Timesteps(8, flip_sin_to_cos=True, downscale_freq_shift=0)
-    sizes = numbers(torch.tensor([1024.0, 1024, 0, 0, 1024, 1024])).reshape(1, -1)
-    torch.testing.assert_close(condition.vector[:1], torch.cat([out.text_embeds, sizes], dim=1), rtol=0, atol=1e-5)
+    torch.testing.assert_close(condition.vector[:1], out.text_embeds, rtol=0, atol=1e-5)
     assert not condition.tokens[1].any()
     assert not condition.vector[1, :32].any()
     other: Any = prompts.picture_size(text_embedder, original=(64, 32), crop=(1, 2), target=(16, 8))
     sizes = numbers(torch.tensor([64.0, 32, 1, 2, 16, 8])).reshape(1, -1)
+    torch.testing.assert_close(other(["a b"]).vector[:, 32:], sizes)
+    other = prompts.picture_size(text_embedder, target=(16, 8))
+    sizes = numbers(torch.tensor([16.0, 8, 0, 0, 16, 8])).reshape(1, -1)
     torch.testing.assert_close(other(["a b"]).vector[:, 32:], sizes)
     torch.testing.assert_close(text_embedder(["a b"]).vector, condition.vector[:1])
     assert next(other.parameters()) is next(text_embedder.parameters())
@@ -216,7 +218,7 @@ def test_two_encoders_are_concatenated_and_the_vector_has_the_sizes(tokenizer: A
 
 def test_other_text_encoders_are_refused(tokenizer: Any) -> None:
     with pytest.raises(ValueError, match=r"text\.picture_size is for SDXL's"):
-        prompts.picture_size(embedder(tokenizer))
+        prompts.picture_size(embedder(tokenizer), target=(8, 8))
     other: Any = lambda texts: None  # noqa: E731
     with pytest.raises(
         ValueError,
@@ -234,7 +236,7 @@ def test_other_text_encoders_are_refused(tokenizer: Any) -> None:
 def test_the_runtime_reads_prompts_as_the_engine_does(tokenizer: Any) -> None:
     two = [ClipTower(own(tiny.clip()), tokenizer, "penultimate", pad) for pad in (tokenizer.eos_token_id, 0)]
     two[1].words = {"zebra": (3, 4)}
-    text_embedder = ReleasedText(two, size=PictureSize(), size_width=8, zero_empty=True).eval()
+    text_embedder = ReleasedText(two, size_width=8, zero_empty=True).eval()
     texts = ["a (zebra:1.5) c", "", " ".join(tiny.LETTERS * 4), "[x]"]
     actual = runtime_reads(prompts.split_by_weights(text_embedder), texts)
     expected = prompts.encode_weighted(text_embedder, texts)

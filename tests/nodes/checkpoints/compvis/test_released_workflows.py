@@ -20,6 +20,7 @@ from guidegraph.nodes.conditioning.mask import load_mask
 from guidegraph.nodes.images.image import load_image
 from guidegraph.nodes.models.released.denoiser import ReleasedDenoiser
 from guidegraph.nodes.sampling.noise import gaussian
+from tests.graph.export.exporting import made
 from tests.nodes.checkpoints import difference_bounds
 from tests.nodes.checkpoints.diffusers import pipelines
 from tests.paths import ROOT
@@ -66,7 +67,7 @@ class SavedPipeline:
         chosen = {"prompt": PROMPT, "negative": NEGATIVE, "seed": SEED, **params}
         outputs = load_workflow(WORKFLOWS / name).run(**self.checkpoint(layout, prediction), **chosen)
         latent: Tensor = outputs["latent"]
-        assert outputs["image"].shape == (1, 3, SIDE, SIDE)
+        assert outputs["image"].shape == (1, 3, *(2 * side for side in latent.shape[2:]))
         return latent
 
     def theirs(self, kind: Any = None, **arguments: Any) -> Tensor:
@@ -105,14 +106,43 @@ def large(tmp_path_factory: pytest.TempPathFactory) -> SavedPipeline:
 
 
 @pytest.mark.parametrize(
-    ("layout", "negative"), mark_slow(product(LAYOUTS, (NEGATIVE, "")), [("file", NEGATIVE), ("folder", "")])
+    ("layout", "negative", "height"),
+    [
+        ("folder", NEGATIVE, SIDE),
+        ("file", "", 3 * SIDE // 2),
+        *mark_slow([("file", NEGATIVE, 2 * SIDE), ("folder", "", 3 * SIDE)], []),
+    ],
 )
-def test_sdxl_draws_the_same(large: SavedPipeline, layout: str, negative: str) -> None:
-    side = 1024 if layout == "file" else 256  # what the text encoder tells of the picture where nobody does
-    sizes = {"original_size": (side, side), "target_size": (side, side)}
-    arguments: dict[str, Any] = {"num_inference_steps": FEW, "latents": noise(), "height": SIDE, "width": SIDE}
-    expected = large.theirs(**arguments, **sizes, negative_prompt=negative or None)  # an empty one is none: zeros
-    check(large.run("text_to_image.yaml", layout, steps=FEW, shape=SHAPE, negative=negative), expected)
+def test_sdxl_draws_the_same_at_every_size(large: SavedPipeline, layout: str, negative: str, height: int) -> None:
+    """It is told the size of the picture that it draws, as by diffusers' pipeline."""
+    shape = [4, height // 2, SIDE // 2]
+    latents = gaussian(seed=SEED, shape=shape)
+    arguments: dict[str, Any] = {"num_inference_steps": FEW, "latents": latents, "height": height, "width": SIDE}
+    expected = large.theirs(**arguments, negative_prompt=negative or None)  # an empty one is none: zeros
+    check(large.run("text_to_image.yaml", layout, steps=FEW, shape=shape, negative=negative), expected)
+
+
+def test_sdxl_is_told_another_size_by_its_text_encoder(large: SavedPipeline) -> None:
+    sizes: dict[str, Any] = {"original_size": (48, 64), "crops_coords_top_left": (4, 8), "target_size": (24, 16)}
+    expected = large.theirs(num_inference_steps=FEW, latents=noise(), height=SIDE, width=SIDE, **sizes)
+    sized = "  sized:\n    use: text.picture_size\n    in: {embedder: model.text}\n"
+    sized += "    with: {original: [48, 64], crop: [4, 8], target: [24, 16]}\n"
+    text = (WORKFLOWS / "text_to_image.yaml").read_text(encoding="utf-8").replace("model.text", "sized.text")
+    path = large.root / "sized.yaml"
+    path.write_text(text.replace("sized.text", "sized").replace("nodes:\n", f"nodes:\n{sized}", 1), encoding="utf-8")
+    check(large.run(str(path), "folder", steps=FEW, shape=SHAPE), expected)
+
+
+@pytest.mark.slow
+def test_the_bundle_of_sdxl_is_told_the_size_that_it_draws(large: SavedPipeline, tmp_path: Path) -> None:
+    pytest.importorskip("onnxscript")
+    checkpoint = {"checkpoint": str(large.root / "folder")}
+    exported = made(WORKFLOWS / "text_to_image.yaml", tmp_path, **checkpoint, steps=2, shape=[4, 16, 24], prompt="a")
+    (tmp_path / "engine").mkdir()
+    for shape in ([4, 16, 24], [4, 24, 32]):
+        latent = exported.run({"noise.shape": shape})["latent"]
+        expected = exported.engine(tmp_path / "engine", shape=shape)["latent"]
+        difference_bounds.relative(torch.as_tensor(latent), torch.as_tensor(expected), 1e-4, "latents of the bundle")
 
 
 def test_stable_diffusion_2_draws_the_same(tmp_path: Path) -> None:

@@ -122,7 +122,7 @@ def test_sdxl_takes_both_text_encoders_and_the_names_of_its_own_software(large: 
     expected = torch.cat([first, two.hidden_states[-2]], dim=2)
     torch.testing.assert_close(condition.tokens, expected, rtol=0, atol=1e-5)
     x, t = torch.randn(1, 4, 16, 16), torch.tensor([300.0])
-    added = {"text_embeds": two.text_embeds, "time_ids": torch.tensor([[1024.0, 1024, 0, 0, 1024, 1024]])}
+    added = {"text_embeds": two.text_embeds, "time_ids": torch.tensor([[32.0, 32, 0, 0, 32, 32]])}
     with torch.no_grad():
         eps = changed["unet"](x, t, encoder_hidden_states=expected, added_cond_kwargs=added).sample
     torch.testing.assert_close(predict(actual.denoiser, x, t, condition).value, eps, rtol=0, atol=1e-4)

@@ -179,11 +179,7 @@ def test_a_lora_is_that_of_diffusers_with_peft(tiny_pipeline: SavedPipeline, lay
         assert condition.tokens is not None
         difference_bounds.largest(condition.tokens, embeddings[0], 1e-5, "text embeddings")
         eps = predict(actual.denoiser, x, t, condition).value
-        added = (
-            {}
-            if condition.vector is None
-            else _added_conditions(condition.vector, 256 if plain is tiny_pipeline.loaded[0] else 1024)
-        )
+        added = {} if condition.vector is None else _added_conditions(condition.vector)
         with torch.no_grad():
             expected = pipe.unet(x, t, encoder_hidden_states=condition.tokens, added_cond_kwargs=added)[0]
         difference_bounds.largest(eps, expected, 1e-4, "ε")
@@ -202,7 +198,6 @@ def test_a_lora_is_that_of_diffusers_with_peft(tiny_pipeline: SavedPipeline, lay
     indirect=["tiny_pipeline"],
 )
 def test_ten_steps_with_a_lora(tiny_pipeline: SavedPipeline, layout: str, strength: float) -> None:
-    sizes = {"original_size": (256, 256), "target_size": (256, 256)} if tiny_pipeline.family == "sdxl" else {}
     expected: Tensor = tiny_pipeline.theirs(layout)(
         PROMPT,
         negative_prompt=NEGATIVE,
@@ -213,7 +208,6 @@ def test_ten_steps_with_a_lora(tiny_pipeline: SavedPipeline, layout: str, streng
         latents=gaussian(seed=SEED, shape=SHAPE),
         output_type="latent",
         cross_attention_kwargs={"scale": strength},
-        **sizes,
     ).images
     text = WORKFLOW.read_text(encoding="utf-8")
     text = text.replace("model.denoiser", "adapted.denoiser").replace("model.text", "adapted.text")
@@ -228,9 +222,9 @@ def test_ten_steps_with_a_lora(tiny_pipeline: SavedPipeline, layout: str, streng
     difference_bounds.relative(actual, expected, 1e-3, "latents after all steps")
 
 
-def _added_conditions(vector: Tensor, side: int) -> dict[str, Tensor]:
-    """SDXL's pooled text and picture sizes, as diffusers' U-Net takes them; with the default sizes."""
-    return {"text_embeds": vector[:, :32], "time_ids": torch.tensor([[side, side, 0, 0, side, side]])}
+def _added_conditions(vector: Tensor) -> dict[str, Tensor]:
+    """SDXL's pooled text and the sizes of a picture of 32 pixels, as diffusers' U-Net takes them."""
+    return {"text_embeds": vector, "time_ids": torch.tensor([[32, 32, 0, 0, 32, 32]])}
 
 
 def test_each_layer_has_its_own_alpha_and_rank(tiny_pipeline: SavedPipeline) -> None:
