@@ -8,14 +8,14 @@ change can say so. An origin is plain JSON, kept with the state.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeAlias
 
 from guidegraph.graph.ir import Call, Loop, Op, walk
 from guidegraph.graph.planning.digest import path_digest
-from guidegraph.graph.sources import Literal, Many, Output, Param, Source, Sources
+from guidegraph.graph.sources import Literal, Many, Output, Param, Source, Sources, list_sources
 from guidegraph.graph.types import PortType, SequenceOf
 from guidegraph.graph.values.checksum import file_checksum
 from guidegraph.graph.values.serialise import NotSerialisable, encode
@@ -29,37 +29,51 @@ def check_origin(origin: Json) -> None:
 
 
 def describe_origin(ops: Mapping[str, Op], values: Mapping[str, Any], loop: Loop) -> Json:
-    """The origin of a loop's state as JSON. ops: those of the top level that the run needs. values: of parameters."""
-    upstream = _list_upstream(ops, [source for source in loop.sources() if isinstance(source, Output)])
+    """The origin of a loop's state as JSON. ops: those of the top level that the run needs. values: of parameters.
+
+    ``nodes`` has every operation of the top level that the loop depends on. ``body`` has the calls in the bodies of the
+    loop and of the loops before it.
+    """
+    upstream = _list_upstream(ops, loop)
+    loops = {key: op for key, op in [(loop.key, loop), *upstream.items()] if isinstance(op, Loop)}
+    inner = [op for op in walk(loops) if isinstance(op, Call)]
+    known = {*upstream, *(op.key for op in walk(loops))}
     return {
         "over": _describe_source(loop.over, values),
         "carry": {name: _describe_source(source, values) for name, source in loop.carry.items()},
         "collect": sorted(loop.collect),
-        "nodes": {key: _describe_op(ops[key], values) for key in upstream},
-        "models": _list_models(ops, upstream, loop),
-        "body": {op.key: _describe_op(op, values) for op in walk({loop.key: loop}) if isinstance(op, Call)},
+        "nodes": {key: _describe_op(op, values, known) for key, op in upstream.items()},
+        "models": _list_models(upstream, loop),
+        "body": {op.key: _describe_op(op, values, known) for op in inner},
     }
 
 
-def _list_upstream(ops: Mapping[str, Op], sources: Iterable[Source]) -> list[str]:
-    """The keys of the operations that these sources come from, at any distance; nothing before another loop."""
-    pending = [source.op for source in sources if isinstance(source, Output)]
-    keys: dict[str, None] = {}
+def _list_upstream(ops: Mapping[str, Op], loop: Loop) -> dict[str, Op]:
+    """The operations that a loop depends on, at any distance, by key; ``ops`` has no branch that is not taken."""
+    pending = [*loop.dependencies]
+    upstream: dict[str, Op] = {}
     while pending:
         key = pending.pop()
-        if key in keys or key not in ops:
-            continue
-        keys[key] = None
-        op = ops[key]
-        if isinstance(op, Call):
-            pending += op.dependencies
-    return list(keys)
+        if key in ops and key not in upstream:
+            upstream[key] = ops[key]
+            pending += ops[key].dependencies
+    return upstream
 
 
-def _describe_op(op: Op, values: Mapping[str, Any]) -> Json:
-    if not isinstance(op, Call):
-        return {"use": "loop", "version": "", "arguments": {}}
-    arguments = {name: _describe_sources(sources, values) for name, sources in op.arguments()}
+def _describe_op(op: Op, values: Mapping[str, Any], known: Collection[str]) -> Json:
+    """A call with its arguments, or a loop with its items and the starts of its carries.
+
+    known: the keys of the described operations. An argument that links to another one is a branch that is not taken.
+    """
+    if isinstance(op, Loop):
+        starts = {f"carry.{name}": _describe_source(source, values) for name, source in op.carry.items()}
+        return {"use": "loop", "version": "", "arguments": {"over": _describe_source(op.over, values), **starts}}
+    arguments = {
+        name: _describe_sources(sources, values)
+        if all(source.op in known for source in list_sources(sources) if isinstance(source, Output))
+        else {"branch": "not taken"}
+        for name, sources in op.arguments()
+    }
     return {"use": op.spec.id, "version": f"{op.spec.distribution} {op.spec.version}", "arguments": arguments}
 
 
@@ -102,14 +116,13 @@ def is_same(before: Any, now: Any) -> bool:
     return json.dumps(before, sort_keys=True) == json.dumps(now, sort_keys=True)
 
 
-def _list_models(ops: Mapping[str, Op], upstream: Iterable[str], loop: Loop) -> list[Json]:
-    """The models that the loop uses, directly or through other nodes, from nodes that depend on no other node."""
-    keys = [*upstream]
-    readers: list[Op] = [loop, *(ops[key] for key in keys)]
-    read = {source for op in readers for source in op.sources() if isinstance(source, Output) and source.op in ops}
+def _list_models(upstream: Mapping[str, Op], loop: Loop) -> list[Json]:
+    """The models that the loop uses, directly or through other operations, from nodes that depend on no other node."""
+    sources = [source for op in (loop, *upstream.values()) for source in op.sources()]
+    read = {source for source in sources if isinstance(source, Output) and source.op in upstream}
     models = []
     for source in sorted(read, key=lambda source: (source.op, source.name)):
-        op = ops[source.op]
+        op = upstream[source.op]
         if isinstance(op, Call) and not op.dependencies and _is_model(op.outputs[source.name]):
             models.append({"type": str(op.outputs[source.name]), "node": source.op})
     return models
@@ -187,14 +200,18 @@ class OriginComparison:
         return [(old["arguments"][n], new["arguments"][n], now, n) for n in old["arguments"] if n in new["arguments"]]
 
     def _compare_models(self) -> None:
-        """Find models in whose place there are others of their type; further models may come, and some may go."""
+        """Find models in whose place there are others of their type; further models may come, and some may go.
+
+        A node that had another model is one; so is a new model of a type of which an old one is gone.
+        """
         before, now = _describe_models(self.before), _describe_models(self.now)
         reported = {key for key, _, _ in self.differences}
         for kind, old in before.items():
             new = now.get(kind, {})
-            replacements = [key for key, model in new.items() if model not in old.values()]
-            is_lost = any(model not in new.values() for model in old.values())
-            if replacements and is_lost and reported.isdisjoint(replacements):
+            replacements = [key for key, model in new.items() if old.get(key, model) != model]
+            if any(model not in new.values() for model in old.values()):
+                replacements += [key for key, model in new.items() if model not in old.values()]
+            if replacements and reported.isdisjoint(replacements):
                 self._add(replacements[0], "use", f"its {kind} is another model than before")
 
 

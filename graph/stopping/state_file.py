@@ -14,7 +14,7 @@ from guidegraph.graph.trust.limits import LimitExceeded
 from guidegraph.graph.types import register_structured
 from guidegraph.graph.values.checksummed_file import DamagedFile, read_checked, write_checked
 
-FORMAT = "guidegraph-loop-1"
+FORMAT = "guidegraph-loop-2"
 BAD_STATE = "bad-state"
 
 

@@ -58,7 +58,10 @@ class StoppedRun:
             fields = {name: TypeAdapter(kind).validate_python(run[name]) for name, kind in _FIELDS.items()}
             check_origin(fields["origin"])
             return cls(state, **fields, file=str(path))
-        except (KeyError, TypeError, AttributeError, ValidationError) as error:
+        except KeyError as error:
+            message = f"its description of the run lacks {error}: expected a file that 'guidegraph run {STOP}' wrote"
+            raise state_error(Path(path), BAD_STATE, message) from error
+        except (TypeError, AttributeError, ValidationError) as error:
             raise state_error(Path(path), BAD_STATE, f"its description of the run is damaged: {error}") from error
 
     def describe(self) -> dict[str, Any]:

@@ -63,6 +63,19 @@ def test_a_stopped_run_of_a_shipped_workflow_gives_the_same_picture(name: str, t
     assert all(torch.equal(outputs[key], expected[key]) for key in expected)
 
 
+@pytest.mark.parametrize("name", ["text_to_image_128", pytest.param("text_and_classifier_128", marks=pytest.mark.slow)])
+def test_a_workflow_that_plans_a_layout_first_is_stopped_in_either_loop(name: str, tmp_path: Path) -> None:
+    workflow = load_workflow(ROOT / "workflows" / f"{name}.yaml", cache="off")
+    expected = workflow.run(steps=2)["image"]
+    for loop in ("planned/layout", "sample"):
+        workflow.run(stop_at=f"{loop}:1", steps=2).save(tmp_path / "stopped.safetensors")
+        assert torch.equal(workflow.run(resume=tmp_path / "stopped.safetensors")["image"], expected)
+    changed = workflow.run(resume=tmp_path / "stopped.safetensors", prompt="a black cat at night")["image"]
+    assert not torch.equal(changed, expected)
+    with pytest.raises(WorkflowError, match="its TextEmbedder is another model than before"):
+        workflow.run(resume=tmp_path / "stopped.safetensors", planner="pkg:scenes_128")
+
+
 def test_prompt_scale_and_guidance_may_change_amid_sampling(tmp_path: Path) -> None:
     workflow = load_workflow(DRAW)
     stopped = workflow.run(stop_at=2, steps=STEPS)

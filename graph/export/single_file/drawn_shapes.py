@@ -55,22 +55,30 @@ class DrawnShapes:
 
     def size_of(self, name: str) -> tuple[Size, ...]:
         """The shape of a value."""
+        _, _, dims = self._find_axes(name)
+        return tuple(self._size_at(name, i) for i in range(len(dims)))
+
+    def _find_axes(self, name: str) -> tuple[str, Operation | None, Sequence[int | str]]:
+        """The value whose shape a value has, the part that names its axes, and these; no part: it exists before."""
+        while name in self.results or (name in self.starts and name not in self.readers):
+            name = self.results[name] if name in self.results else self.starts[name]
         if name in self.examples:
-            return tuple(Size("n", {"n": (Axis(name, i),)}) for i in range(getattr(self.examples[name], "ndim", 0)))
-        if name in self.results:
-            return self.size_of(self.results[name])
+            return name, None, range(getattr(self.examples[name], "ndim", 0))
         if name in self.starts:
-            if name not in self.readers:
-                return self.size_of(self.starts[name])
             part, port = self.readers[name]
-            return self._sizes(part, self.parts[part.node].inputs[port])
+            return name, part, self.parts[part.node].inputs[port]
         if name in self.makers:
             part = self.makers[name]
-            return self._sizes(part, self.parts[part.node].outputs[name])
+            return name, part, self.parts[part.node].outputs[name]
         raise _UnknownError(f"'{name}' is none that a part gives")
 
-    def _sizes(self, part: Operation, dims: Sequence[int | str]) -> tuple[Size, ...]:
-        return tuple(Size(str(dim), {}) if isinstance(dim, int) else self._size(part, dim) for dim in dims)
+    def _size_at(self, name: str, index: int) -> Size:
+        """The size of one axis of a value, whatever is known of its other axes."""
+        name, part, dims = self._find_axes(name)
+        if part is None:
+            return Size("n", {"n": (Axis(name, index),)})
+        dim = dims[index]
+        return Size(str(dim), {}) if isinstance(dim, int) else self._size(part, dim)
 
     def _size(self, part: Operation, text: str) -> Size:
         """The size given by an axis of a part, or by an expression of its axes."""
@@ -92,7 +100,7 @@ class DrawnShapes:
                 if getattr(self.examples[source], "ndim", 0) == len(dims):
                     axes.append(Axis(source, dims.index(axis)))
             elif source in self.makers or source in self.results:
-                size = self.size_of(source)[dims.index(axis)]
+                size = self._size_at(source, dims.index(axis))
                 if size.text in size.of:
                     axes += size.of[size.text]
         if not axes:

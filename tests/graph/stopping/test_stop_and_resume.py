@@ -6,7 +6,7 @@ import json
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import pytest
 import torch
@@ -65,6 +65,43 @@ def add_weights(*, weights: dict[str, float]) -> Tensor:
     return torch.tensor([sum(weights.values())])
 
 
+@runtime_checkable
+class Model(Protocol):
+    """What a loop may use as a model."""
+
+    def apply(self, x: torch.Tensor) -> torch.Tensor:
+        """Another tensor."""
+        ...
+
+
+class Growth:
+    """A model that multiplies."""
+
+    def __init__(self, value: float):
+        self.value = value
+
+    def apply(self, x: torch.Tensor) -> torch.Tensor:
+        return x * self.value
+
+
+@node("stop.model")
+def model(*, value: float) -> Model:
+    """A model that multiplies by 1 + value."""
+    return Growth(1 + value)
+
+
+@node("stop.apply")
+def apply(model: Model, x: Tensor) -> Tensor:
+    """What the model makes of x."""
+    return model.apply(x)
+
+
+@node("stop.join")
+def join(x: Tensor, y: Tensor) -> Tensor:
+    """x + y."""
+    return x + y
+
+
 @node("stop.keep")
 def keep(value: Any) -> Any:
     """The same value."""
@@ -75,7 +112,7 @@ NODES = replace(
     REGISTRY,
     nodes={
         **REGISTRY.nodes,
-        **{get_spec(f).id: get_spec(f) for f in (tensor, add, add_weights, read, function, keep)},
+        **{get_spec(f).id: get_spec(f) for f in (tensor, add, add_weights, read, function, model, apply, join, keep)},
     },
 )
 
@@ -400,3 +437,82 @@ def test_a_loop_whose_branch_is_not_taken_or_that_no_output_needs_does_not_count
         WorkflowError, match=r"the state is of the loop 'other', which this run does not have; loops: sum"
     ):
         make(text).run(resume=stopped, which="a")
+
+
+TWO_LOOPS = """
+guidegraph: 1
+params: {count: 3, more: 4, step: 1.0, first: 2.0, grow: 1.0, kind: low}
+nodes:
+  model: {use: stop.model, in: {value: params.grow}}
+  other: {use: stop.model, with: {value: 5.0}}
+  start: {use: stop.tensor, in: {value: params.first}}
+  high:  {use: stop.tensor, with: {value: 100.0}}
+  begin: {choose: {when: params.kind, of: {low: start, high: high}}}
+  plan:
+    loop: {over: params.count, as: i}
+    carry: {x: begin}
+    body: {next: {use: stop.apply, in: {model: model, x: carry.x}}}
+    next: {x: next}
+  sum:
+    loop: {over: params.more, as: i}
+    carry: {x: CARRY}
+    body:
+      moved: {use: stop.add, in: {x: carry.x, step: params.step}}
+      next:  {use: stop.join, in: {x: moved, y: plan.x}}
+    next: {x: next}
+outputs: {x: sum.x}
+"""
+
+
+@pytest.mark.parametrize("carry", ["begin", "plan.x"])
+@pytest.mark.parametrize("kind", ["low", "high"])
+def test_a_loop_after_another_loop_with_a_model_of_its_own_goes_on(
+    make: Callable[..., Workflow], tmp_path: Path, carry: str, kind: str
+) -> None:
+    text, path = TWO_LOOPS.replace("CARRY", carry), tmp_path / "two.safetensors"
+    expected = make(text).run(kind=kind)
+    for stop_at in ("plan:2", "sum:2"):
+        make(text).run(stop_at=stop_at, kind=kind).save(path)
+        assert torch.equal(make(text).run(resume=path)["x"], expected["x"])
+        assert not torch.equal(make(text).run(resume=path, step=50.0)["x"], expected["x"])
+
+
+@pytest.mark.parametrize(
+    ("carry", "change", "params", "words"),
+    [
+        ("begin", ("model: model, x", "model: other, x"), {}, "its Model is another model than before"),
+        ("begin", ("", ""), {"grow": 2.0}, "its Model is another model than before"),
+        ("plan.x", ("", ""), {"count": 2}, "'over' was 3, and is 2 now (params.count)"),
+        ("plan.x", ("", ""), {"first": 3.0}, "'value' was 2.0, and is 3.0 now (params.first)"),
+        ("plan.x", ("", ""), {"kind": "high"}, "nodes.high: 'value' was 2.0, and is 100.0 now"),
+    ],
+)
+def test_the_model_and_the_start_of_an_earlier_loop_belong_to_the_state(
+    make: Callable[..., Workflow], carry: str, change: tuple[str, str], params: dict[str, Any], words: str
+) -> None:
+    text = TWO_LOOPS.replace("CARRY", carry).replace("y: plan.x", "y: moved" if carry == "plan.x" else "y: plan.x")
+    stopped = make(text).run(stop_at="sum:2")
+    with pytest.raises(WorkflowError) as refused:
+        make(text.replace(*change)).run(resume=stopped, **params)
+    assert words in str(refused.value)
+
+
+def test_a_file_that_an_earlier_loop_reads_counts_as_changed(make: Callable[..., Workflow], tmp_path: Path) -> None:
+    text = TWO_LOOPS.replace("CARRY", "begin").replace("body: {next: {", "body: {read: READ, next: {")
+    text = text.replace("READ", '{use: stop.read, in: {x: carry.x}, with: {path: "number.txt"}}')
+    text = text.replace("model: model, x: carry.x", "model: model, x: read")
+    (tmp_path / "number.txt").write_text("1")
+    stopped = make(text).run(stop_at="sum:2")
+    assert make(text).run(stop_at="sum:3", resume=stopped).segments == []
+    (tmp_path / "number.txt").write_text("2")
+    assert len(make(text).run(stop_at="sum:3", resume=stopped).segments) == 1
+
+
+def test_a_file_with_an_incomplete_description_says_what_it_lacks(
+    make: Callable[..., Workflow], tmp_path: Path
+) -> None:
+    stopped = make().run(stop_at=2)
+    incomplete = replace(stopped, origin={**stopped.origin, "nodes": {}})
+    incomplete.save(tmp_path / "sum.safetensors")
+    with pytest.raises(WorkflowError, match="its description of the run lacks 'start': expected a file that"):
+        make().run(resume=tmp_path / "sum.safetensors")
