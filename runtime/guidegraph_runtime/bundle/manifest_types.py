@@ -12,8 +12,10 @@ from typing import TypeAlias
 from guidegraph_runtime.bundle.strict_json import Json
 from guidegraph_runtime.declare.settings import Range
 
-INPUT_TYPES = ("str", "int", "float", "bool", "path", "image", "map", "tensor")
-FILE_TYPES = ("path", "image", "map", "tensor")
+PICTURE_TYPES = ("image", "mask", "map")
+"""Inputs that are picture files: a picture, a mask, and a semantic map. `path` is any other file."""
+FILE_TYPES = ("path", *PICTURE_TYPES, "tensor")
+INPUT_TYPES = ("str", "int", "float", "bool", *FILE_TYPES)
 OUTPUT_TYPES = ("image", "tensor", "table")
 
 
