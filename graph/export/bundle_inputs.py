@@ -15,8 +15,8 @@ from guidegraph.graph.export.partition.host_operations import file_suffix
 from guidegraph.graph.ir import Parameter
 from guidegraph.graph.trust.file_checks import read_regular
 from guidegraph.graph.types import PortType, SequenceOf
-from guidegraph_runtime.bundle.manifest import Input, Operation
 from guidegraph_runtime.allowed_files import takes_file
+from guidegraph_runtime.bundle.manifest import Input, Operation
 from guidegraph_runtime.bundle.manifest_types import walk_operations
 from guidegraph_runtime.declare.settings import alternatives_of, kind_of
 from guidegraph_runtime.operations import OPERATIONS
@@ -89,13 +89,12 @@ def _find_file_types(plan: Iterable[Operation]) -> dict[str, str]:
                 kind = PICTURES.get(kind_of(OPERATIONS[operation.op].hints["return"]), "path")
                 found.setdefault(source.removeprefix(PARAMS), set()).add(kind)
     return {
-        name: kinds.pop() if len(kinds) == 1 else "path" if "path" in kinds else "image" for name, kinds in found.items()
+        name: kinds.pop() if len(kinds) == 1 else "path" if "path" in kinds else "image"
+        for name, kinds in found.items()
     }
 
 
-def _make_input(
-    parameter: Parameter, value: Any, stem: str, host: HostPlan, takes_null: bool, file_type: str
-) -> Input:
+def _make_input(parameter: Parameter, value: Any, stem: str, host: HostPlan, takes_null: bool, file_type: str) -> Input:
     """An input. stem: of the names of its files. takes_null: whether everything that reads it takes null.
 
     file_type: the type of the input if it names a file.
