@@ -16,12 +16,16 @@ from guidegraph.graph.export.partition.subgraph import is_number
 from guidegraph.graph.ir import Parameter
 from guidegraph.graph.trust.file_checks import read_regular
 from guidegraph.graph.types import PortType, SequenceOf
+from guidegraph_runtime.allowed_files import takes_file
 from guidegraph_runtime.bundle.manifest import Input, Operation
 from guidegraph_runtime.bundle.manifest_types import walk_operations
-from guidegraph_runtime.declare.settings import alternatives_of
+from guidegraph_runtime.declare.settings import alternatives_of, kind_of
 from guidegraph_runtime.operations import OPERATIONS
+from guidegraph_runtime.running.plan import PARAMS
 
 KINDS: Mapping[type, str] = {str: "str", int: "int", float: "float", bool: "bool", Path: "path"}
+PICTURES: Mapping[str | None, str] = {"Image": "image", "Mask": "mask", "SemanticMap": "map"}
+"""The type of an input that names a file, by the type of port that its file is read as."""
 
 
 def input_type(kind: PortType, value: Any) -> tuple[str, bool] | None:
@@ -62,9 +66,9 @@ def make_inputs(
     Raises ``ExportError`` for a file that cannot be read.
     """
     stems = choose_stems(values)
-    needed = _find_needed(plan)
+    needed, files = _find_needed(plan), _find_file_types(plan)
     return {
-        name: _make_input(parameter, values[name], stems[name], host, name not in needed)
+        name: _make_input(parameter, values[name], stems[name], host, name not in needed, files.get(name, "path"))
         for name, parameter in parameters.items()
     }
 
@@ -82,8 +86,28 @@ def _find_needed(plan: Iterable[Operation]) -> set[str]:
     return needed
 
 
-def _make_input(parameter: Parameter, value: Any, stem: str, host: HostPlan, takes_null: bool) -> Input:
-    """An input. stem: of the names of its files. takes_null: whether everything that reads it takes null."""
+def _find_file_types(plan: Iterable[Operation]) -> dict[str, str]:
+    """The type of each parameter that names a file: a kind of picture if all operations that read it read pictures.
+
+    A file that is read as two kinds of picture is an image.
+    """
+    found: dict[str, set[str]] = {}
+    for operation in walk_operations(plan):
+        for port, source in operation.inputs.items():
+            if source.startswith(PARAMS) and takes_file(operation.op, port):
+                kind = PICTURES.get(kind_of(OPERATIONS[operation.op].hints["return"]), "path")
+                found.setdefault(source.removeprefix(PARAMS), set()).add(kind)
+    return {
+        name: kinds.pop() if len(kinds) == 1 else "path" if "path" in kinds else "image"
+        for name, kinds in found.items()
+    }
+
+
+def _make_input(parameter: Parameter, value: Any, stem: str, host: HostPlan, takes_null: bool, file_type: str) -> Input:
+    """An input. stem: of the names of its files. takes_null: whether everything that reads it takes null.
+
+    file_type: the type of the input if it names a file.
+    """
     optional = parameter.port.type.optional
     type_and_many = input_type(parameter.port.type, value)
     assert type_and_many is not None
@@ -93,7 +117,7 @@ def _make_input(parameter: Parameter, value: Any, stem: str, host: HostPlan, tak
         numbered = enumerate(value)
         value = [_keep_file(parameter, f"{stem}-{i}", v, host) if isinstance(v, Path) else v for i, v in numbered]
     return Input(
-        type_and_many[0],
+        file_type if type_and_many[0] == "path" else type_and_many[0],
         default=value,
         help=parameter.help,
         many=type_and_many[1],

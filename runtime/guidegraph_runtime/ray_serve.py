@@ -35,7 +35,7 @@ from guidegraph_runtime.serve.options import ServeOptions, parse_amount, parse_c
 from guidegraph_runtime.serve.remote_service import RemoteService, ReplicaLost
 from guidegraph_runtime.serve.replica import ReplicaEvent, iterate_replica_events
 from guidegraph_runtime.serve.replica_loads import ReplicaLoads
-from guidegraph_runtime.serve.request_checks import DrawRequest
+from guidegraph_runtime.serve.requests import DrawRequest
 from guidegraph_runtime.serve.service import Service
 from guidegraph_runtime.serve.shelf import BundleShelf, ShelfEntry
 from guidegraph_runtime.serve.web.access import ServeAccess

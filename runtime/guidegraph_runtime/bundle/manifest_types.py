@@ -12,9 +12,11 @@ from typing import TypeAlias
 from guidegraph_runtime.bundle.strict_json import Json
 from guidegraph_runtime.declare.settings import Range
 
-INPUT_TYPES = ("str", "int", "float", "bool", "numbers", "path", "image", "map", "tensor")
+PICTURE_TYPES = ("image", "mask", "map")
+"""Inputs that are picture files: a picture, a mask, and a semantic map. `path` is any other file."""
+FILE_TYPES = ("path", *PICTURE_TYPES, "tensor")
+INPUT_TYPES = ("str", "int", "float", "bool", "numbers", *FILE_TYPES)
 """`numbers` is a list of numbers, such as the four edges of a box, and with `many` a list of such lists."""
-FILE_TYPES = ("path", "image", "map", "tensor")
 OUTPUT_TYPES = ("image", "tensor", "table")
 
 

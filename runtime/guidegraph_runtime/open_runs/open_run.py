@@ -6,6 +6,7 @@ import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
+from dataclasses import replace
 from threading import RLock
 from typing import Any
 
@@ -16,7 +17,9 @@ from guidegraph_runtime.bundle.manifest_types import Operation
 from guidegraph_runtime.errors import BundleError
 from guidegraph_runtime.running.iterations import Iterations
 from guidegraph_runtime.running.loops import Loop
+from guidegraph_runtime.running.operation_order import reads, select_operations
 from guidegraph_runtime.running.plan import PlanRun
+from guidegraph_runtime.running.values import Values
 from guidegraph_runtime.sessions.device_values import to_host
 from guidegraph_runtime.sessions.sessions import Session
 
@@ -76,6 +79,26 @@ class OpenRun:
                 return {}
             values = self._plan_run.values
             return {name: np.array(to_host(values.read(name))) for name in Loop.of(self._loop).start}
+
+    def draw_now(self, output: str) -> Array | None:
+        """An output as it would be if the current loop ended now; None outside of a loop or if more follows than parts.
+
+        What follows the loop runs on a copy of the values, so the run goes on as it was. Raises ``BundleError``.
+        """
+        with self._turn, self.lock:
+            if self._loop is None:
+                return None
+            loop, source = Loop.of(self._loop), self._sources[output]
+            position = next(i for i, operation in enumerate(self._operations) if operation is self._loop)
+            after = select_operations(self._operations[position + 1 :], [source])
+            if any(operation.op == "loop" or not reads(operation).isdisjoint(loop.collect) for operation in after):
+                return None
+            values = Values(self._plan_run.values)
+            values.update({name: values.read(link) for name, link in loop.result.items()})
+            run = replace(self._plan_run, values=values)
+            for operation in run.schedule(after, [source]):
+                run.run([operation])
+            return np.array(to_host(values.read(source)))
 
     def finish(self) -> dict[str, Array]:
         """Run what follows the loops, and return the outputs by name; they belong to the caller.

@@ -63,6 +63,8 @@ COLOURS = (
     (32, 112, 208),  # water
 )
 TOLERANCE = 12  # the largest deviation of each channel of a colour
+MOST_COLOURS = len(COLOURS) * (2 * TOLERANCE + 1) ** 3 // 4
+"""Of a map: a quarter of all that stand for a class, so that a hostile one takes 50 MB and not 9 GB."""
 
 
 def read_map(file: File, classes: int | None = None) -> NDArray[np.int64]:
@@ -103,12 +105,17 @@ def check_indices(pixels: NDArray[Any], file: File, classes: int) -> NDArray[np.
 
 def nearest_class(pixels: NDArray[np.uint8], file: File) -> NDArray[np.int64]:
     """The classes (H, W) of colours (H, W, 3). Raises ``ValueError`` for a colour that is not near any class."""
-    distance: NDArray[np.int64] = np.abs(pixels[:, :, None].astype(np.int64) - np.array(COLOURS)).max(3)
-    if (distance.min(2) > TOLERANCE).any():
-        y, x = np.argwhere(distance.min(2) > TOLERANCE)[0]
-        nearest = int(distance[y, x].argmin())
+    packed = pixels.astype(np.int32) @ np.array((1 << 16, 1 << 8, 1), np.int32)
+    colours, positions = np.unique(packed, return_inverse=True)  # a map has few, and each is compared once
+    if len(colours) > MOST_COLOURS:
+        raise ValueError(f"{file_name(file)}: its {len(colours)} colours cannot all stand for a class: is it a photo?")
+    distance = np.abs((colours[:, None, None] >> np.array((16, 8, 0)) & 255) - np.array(COLOURS)).max(2)
+    far = distance.min(1) > TOLERANCE
+    if far.any():
+        y, x = np.argwhere(far[positions].reshape(packed.shape))[0]
+        nearest = int(distance[positions.reshape(packed.shape)[y, x]].argmin())
         raise ValueError(
             f"{file_name(file)}: the colour {tuple(map(int, pixels[y, x]))} at row {y}, column {x} stands for no "
             f"class; the nearest is {COLOURS[nearest]}, {CLASSES[nearest]}"
         )
-    return np.asarray(distance.argmin(2), np.int64)
+    return np.asarray(distance.argmin(1)[positions].reshape(packed.shape), np.int64)

@@ -22,13 +22,13 @@ from guidegraph_runtime.command import (
 from guidegraph_runtime.errors import BundleError
 from guidegraph_runtime.limits import enforce_limits
 from guidegraph_runtime.machine.byte_sizes import parse_size
-from guidegraph_runtime.serve.options import ServeOptions, parse_count, parse_seconds
+from guidegraph_runtime.serve.options import ServeOptions, parse_count, parse_pixels, parse_seconds
 
 T = TypeVar("T")
 DEFAULTS = ServeOptions()
 TOKEN = "GUIDEGRAPH_TOKEN"
 """The environment variable of the token, which other users of the machine do not see."""
-PACKAGES = ("starlette", "uvicorn", "prometheus_client")
+PACKAGES = ("starlette", "uvicorn", "prometheus_client", "python_multipart")
 _EXAMPLES = """\
 examples:
   guidegraph-serve scenes
@@ -52,7 +52,8 @@ def _argument(parse: Callable[[str], T]) -> Callable[[str], T]:
     return parse_argument
 
 
-_count, _seconds, _size = _argument(parse_count), _argument(parse_seconds), _argument(parse_size)
+_count, _pixels, _seconds = _argument(parse_count), _argument(parse_pixels), _argument(parse_seconds)
+_size = _argument(parse_size)
 
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
@@ -112,6 +113,14 @@ def _add_limits(parser: argparse.ArgumentParser) -> None:
         help="from a request's arrival to its end",
     )
     add("--max-body", metavar="SIZE", type=_size, default=DEFAULTS.body_bytes, help="of a request, such as 1MB")
+    add("--max-upload", metavar="SIZE", type=_size, default=DEFAULTS.upload_bytes, help="of a request with pictures")
+    add(
+        "--max-pixels",
+        metavar="N",
+        type=_pixels,
+        default=DEFAULTS.pixels,
+        help="of a picture, sent or drawn: 2048x2048",
+    )
     add(
         "--run-memory",
         metavar="SIZE",
@@ -138,6 +147,8 @@ def _command(options: argparse.Namespace) -> int:
         steps=options.max_steps,
         seconds=options.max_seconds,
         body_bytes=options.max_body,
+        upload_bytes=options.max_upload,
+        pixels=options.max_pixels,
         bundle_memory=options.memory,
     )
     with enforce_limits(read_limits(options.limit)):

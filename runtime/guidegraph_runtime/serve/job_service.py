@@ -11,7 +11,8 @@ from threading import Lock
 from guidegraph_runtime.serve.jobs import LATE, STOPPED, Failure, Job, JobEnd, JobStore
 from guidegraph_runtime.serve.observers import ServeObserver, call_each, end_job
 from guidegraph_runtime.serve.options import ServeOptions
-from guidegraph_runtime.serve.request_checks import DrawRequest, RequestChecks, RequestRefused
+from guidegraph_runtime.serve.request_checks import RequestChecks
+from guidegraph_runtime.serve.requests import DrawRequest, RequestRefused
 from guidegraph_runtime.serve.shelf import ShelfEntry
 
 
@@ -73,9 +74,13 @@ class JobService(ABC):
             arrival + checked.seconds,
             request.nodes or {},
             checked.warnings,
+            partials=request.partials,
         )
         with self._lock:  # so that `is_idle` sees each job that is accepted
             self._check_admission()
+            held = sum(other.held for other in self.jobs.list_open())
+            if held and held + job.held > self.options.run_memory:
+                raise self._refuse("the files of the requests in the queue take all of their memory")
             if not self.jobs.add(job, self.options.queue):
                 raise self._refuse_full()
             call_each(self.observers, lambda observer: observer.on_accept(job))
@@ -117,5 +122,8 @@ class JobService(ABC):
             raise self._refuse_full()
 
     def _refuse_full(self) -> RequestRefused:
-        message = f"{self.options.queue} requests are in the queue: try again later"
+        return self._refuse(f"{self.options.queue} requests are in the queue")
+
+    def _refuse(self, reason: str) -> RequestRefused:
+        message = f"{reason}: try again later"
         return RequestRefused(message, code="queue-full", status=429, retry_after=self.estimate_wait())

@@ -57,8 +57,9 @@ class Job:
     first. deadline: the monotonic time by which it must have ended. samples, nbytes: those of its run. step, steps:
     iterations done, of all. warnings: about the request, for its client. waited: rounds in which others were stepped
     and it was not. run: while it is open. result: how it ended. preview: the newest, as the step after which it
-    was made and a PNG, which is empty before the first. created: the time of day at which it was accepted. began,
-    ended_at: the monotonic times of that and of its end.
+    was made and a PNG, which is empty before the first. partials: how many pictures of the unfinished sample are
+    wanted; partial_pictures: those that were made, as PNGs. held: the bytes of its files and of what was made of them.
+    created: the time of day at which it was accepted. began, ended_at: the monotonic times of that and of its end.
     """
 
     bundle: str
@@ -78,6 +79,8 @@ class Job:
     run: OpenRun | None = None
     result: JobEnd | None = None
     preview: tuple[int, bytes] = (0, b"")
+    partials: int = 0
+    partial_pictures: list[bytes] = field(default_factory=list)
     ended_at: float = 0.0
     ended: Event = field(default_factory=Event)
 
@@ -85,6 +88,10 @@ class Job:
         assert self.prepared is not None
         demand = self.prepared.demand
         self.samples, self.nbytes, self.steps = demand.samples, demand.nbytes, self.steps or demand.steps
+        sent = (file for value in self.params.values() for file in (value if isinstance(value, list) else [value]))
+        made = (array for values in self.prepared.ready.values() for array in values.values())
+        self.held = sum(len(file) for file in sent if isinstance(file, bytes))
+        self.held += sum(getattr(array, "nbytes", 0) for array in made)
         self._lock = Lock()
         self._listeners: list[tuple[Callable[[], object], bool]] = []
 
@@ -153,12 +160,21 @@ class Job:
         """Set the steps done, and those in all: as foreseen, or more if the loops entered so far take more."""
         self.step, self.steps = run.count, max(self.steps, run.total)
 
-    def follow(self, status: Status, step: int, steps: int, preview: tuple[int, bytes]) -> None:
-        """Set the state that another process reports. A job that has ended stays as it is."""
+    @property
+    def is_partial_due(self) -> bool:
+        """Whether so many steps are done that the next picture of the unfinished sample should be made."""
+        made = len(self.partial_pictures)
+        return made < self.partials and self.step * (self.partials + 1) >= self.steps * (made + 1)
+
+    def follow(
+        self, status: Status, step: int, steps: int, preview: tuple[int, bytes], partials: Sequence[bytes] = ()
+    ) -> None:
+        """Set the state that another process reports; partials: the new ones. A job that has ended stays as it is."""
         with self._lock:
             if self.ended.is_set():
                 return
             self.status, self.step, self.steps, self.preview = status, step, steps or self.steps, preview
+            self.partial_pictures += partials
         self.report()
 
     def end(self, end: JobEnd) -> bool:
@@ -169,6 +185,7 @@ class Job:
             self.result = end
             self.status = end.status  # after the result, since others read both without the lock
             self.run = self.prepared = None
+            self.params, self.held = {}, 0
             self.ended_at = time.monotonic()
             self.ended.set()
         self.report()

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 MAX_COUNT = 1_000_000
+MAX_PIXELS = 1 << 40
 MAX_SECONDS = 1e6
+MAX_DIGITS = 15
 
 
 @dataclass(frozen=True)
@@ -14,7 +17,8 @@ class ServeOptions:
 
     batch: samples in one step, and of one request. run_memory: bytes of the values of all open runs of a bundle.
     queue: requests that have not ended. steps: iterations of a request. seconds: from a request's arrival to its end.
-    body_bytes: of a request. bundle_memory: bytes of the files of all open bundles; None for no limit.
+    body_bytes: of a request; upload_bytes: of one to a bundle that takes pictures or tensors. pixels: of a picture that
+    is sent or asked for. bundle_memory: bytes of the files of all open bundles; None for no limit.
     """
 
     batch: int = 8
@@ -23,6 +27,8 @@ class ServeOptions:
     steps: int = 200
     seconds: float = 600.0
     body_bytes: int = 1 << 16
+    upload_bytes: int = 16 << 20
+    pixels: int = 1 << 24
     bundle_memory: int | None = None
 
 
@@ -31,6 +37,18 @@ def parse_count(text: str, low: int = 1) -> int:
     if not text.isascii() or not text.isdigit() or not low <= int(text) <= MAX_COUNT:
         raise ValueError(f"expected a number from {low} to {MAX_COUNT}, found {text!r:.80}")
     return int(text)
+
+
+def parse_pixels(text: str) -> int:
+    """A number of pixels, such as 16777216, or WIDTHxHEIGHT. Raises ``ValueError``."""
+    sides = text.lower().split("x")
+    if not 1 <= len(sides) <= 2 or not all(
+        side.isascii() and side.isdigit() and len(side) <= MAX_DIGITS for side in sides
+    ):
+        raise ValueError(f"expected a number of pixels or WIDTHxHEIGHT, found {text!r:.80}")
+    if not 1 <= (pixels := math.prod(map(int, sides))) <= MAX_PIXELS:
+        raise ValueError(f"expected from 1 to {MAX_PIXELS} pixels, found {text!r:.80}")
+    return pixels
 
 
 def parse_seconds(text: str) -> float:

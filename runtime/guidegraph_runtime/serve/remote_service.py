@@ -14,7 +14,7 @@ from guidegraph_runtime.serve.jobs import LATE, Failure, Job, JobEnd
 from guidegraph_runtime.serve.observers import ServeObserver
 from guidegraph_runtime.serve.options import ServeOptions
 from guidegraph_runtime.serve.replica import ReplicaEvent
-from guidegraph_runtime.serve.request_checks import DrawRequest
+from guidegraph_runtime.serve.requests import DrawRequest
 from guidegraph_runtime.serve.shelf import ShelfEntry
 
 ATTEMPTS = 4
@@ -102,7 +102,8 @@ class RemoteService(JobService):
         events = self._draw(request)
         try:
             async for event in events:
-                job.follow(event.status if event.end is None else job.status, event.step, event.steps, event.preview)
+                status = event.status if event.end is None else job.status
+                job.follow(status, event.step, event.steps, event.preview, event.partials)
                 if event.end is not None:
                     self.end(job, event.end)
                     return

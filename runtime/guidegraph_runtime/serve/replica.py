@@ -9,18 +9,22 @@ from dataclasses import dataclass
 from guidegraph_runtime.serve.job_service import JobService
 from guidegraph_runtime.serve.job_watch import HEARTBEAT, JobWatch
 from guidegraph_runtime.serve.jobs import Failure, Job, JobEnd, Status
-from guidegraph_runtime.serve.request_checks import DrawRequest, RequestRefused
+from guidegraph_runtime.serve.requests import DrawRequest, RequestRefused
 
 
 @dataclass(frozen=True)
 class ReplicaEvent:
-    """The state of a job at a replica, with the fields of ``Job``. end: in the last event alone."""
+    """The state of a job at a replica, with the fields of ``Job``. partials: those that no earlier event has.
+
+    end: in the last event alone.
+    """
 
     status: Status = "queued"
     step: int = 0
     steps: int = 0
     preview: tuple[int, bytes] = (0, b"")
     end: JobEnd | None = None
+    partials: tuple[bytes, ...] = ()
 
 
 async def iterate_replica_events(service: JobService, request: DrawRequest) -> AsyncIterator[ReplicaEvent]:
@@ -36,11 +40,15 @@ async def iterate_replica_events(service: JobService, request: DrawRequest) -> A
         yield ReplicaEvent(end=JobEnd("failed", failure))
         return
     try:
+        sent = 0
+        follows = request.is_watched or request.partials
         with JobWatch(job, request.is_watched) as watch:
             while not job.ended.is_set():
-                yield _make_event(job)
-                await (watch.wait(HEARTBEAT) if request.is_watched else watch.wait_for_end())
-        yield _make_event(job, job.result)
+                event = _make_event(job, sent)
+                sent += len(event.partials)
+                yield event
+                await (watch.wait(HEARTBEAT) if follows else watch.wait_for_end())
+        yield _make_event(job, sent, job.result)
     finally:
         service.cancel(job)  # does nothing to a job that has ended
 
@@ -60,5 +68,6 @@ def _cancel_submitted(service: JobService, submission: asyncio.Future[Job]) -> N
         service.cancel(submission.result())
 
 
-def _make_event(job: Job, end: JobEnd | None = None) -> ReplicaEvent:
-    return ReplicaEvent(job.status, job.step, job.steps, job.preview, end)
+def _make_event(job: Job, sent: int, end: JobEnd | None = None) -> ReplicaEvent:
+    """sent: how many pictures of the unfinished sample earlier events have."""
+    return ReplicaEvent(job.status, job.step, job.steps, job.preview, end, (*job.partial_pictures[sent:],))

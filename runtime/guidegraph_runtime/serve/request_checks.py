@@ -2,58 +2,28 @@
 
 from __future__ import annotations
 
-import re
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 from guidegraph_runtime.allowed_files import takes_file
-from guidegraph_runtime.bundle.manifest_types import FILE_TYPES
+from guidegraph_runtime.bundle.manifest_types import FILE_TYPES, PICTURE_TYPES, Input
 from guidegraph_runtime.errors import BundleError, suggest_name
 from guidegraph_runtime.limits import current_limits, enforce_limits
 from guidegraph_runtime.running.bundle import Prepared
 from guidegraph_runtime.running.inputs import check_value, find_spec
 from guidegraph_runtime.running.overrides import host_operations
 from guidegraph_runtime.serve.options import ServeOptions
+from guidegraph_runtime.serve.requests import DrawRequest, RequestRefused, drop_remedy
 from guidegraph_runtime.serve.shelf import ShelfEntry
+from guidegraph_runtime.serve.uploads import SENT_TYPES, check_picture
 from guidegraph_runtime.serve.warning_texts import collect_warnings
 
 PRIORITIES = range(-10, 11)
+FLOAT_BYTES = 4
 MAX_TABLE_STEPS = 10_000
 """The longest table of a sampler or schedule that is computed to check a request, if no more steps are allowed."""
-RAISE_IT = re.compile(r"\. If that is right, raise it.*")
-"""The end of a message about a limit, which tells the person who may raise it."""
-
-
-@dataclass(frozen=True)
-class DrawRequest:
-    """A request to a bundle.
-
-    nodes: overrides by ``node.setting``. deadline: seconds from now; None for the longest. is_watched: whether anybody
-    may look at its previews: the id of a job that is waited for is not known before its end. work: its iterations times
-    its samples, by which a front chooses a replica.
-    """
-
-    bundle: str
-    params: Mapping[str, Any]
-    nodes: Mapping[str, Any] | None = None
-    priority: int = 0
-    deadline: float | None = None
-    is_watched: bool = False
-    work: int = 1
-
-
-class RequestRefused(Exception):
-    """A request that is not queued. status: of the answer over HTTP. param: the parameter that is wrong.
-
-    retry_after: seconds after which it may be sent again.
-    """
-
-    def __init__(
-        self, message: str, param: str | None = None, code: str = "bad-request", status: int = 400, retry_after: int = 0
-    ):
-        super().__init__(message)
-        self.message, self.param, self.code, self.status, self.retry_after = message, param, code, status, retry_after
 
 
 @dataclass(frozen=True)
@@ -76,6 +46,8 @@ class RequestChecks:
             steps=min(limits.steps, max(MAX_TABLE_STEPS, options.steps)),
             seconds=min(limits.seconds or options.seconds, options.seconds),
             call_seconds=min(limits.call_seconds or options.seconds, options.seconds),
+            pixels=min(limits.pixels, options.pixels),
+            elements=min(limits.elements, options.run_memory // FLOAT_BYTES),
         )
 
     def find_entry(self, name: str) -> ShelfEntry:
@@ -91,8 +63,18 @@ class RequestChecks:
     def check(self, request: DrawRequest) -> CheckedRequest:
         """Check a request, and compute its tokens and tables. Raises ``RequestRefused``."""
         entry, seconds = self.find_entry(request.bundle), self._check_terms(request)
+        self._check_size(entry, request)
         with collect_warnings() as warnings:
             return CheckedRequest(self._prepare(entry, request), seconds, warnings)
+
+    def _check_size(self, entry: ShelfEntry, request: DrawRequest) -> None:
+        """Raise ``RequestRefused`` for a request with more texts and numbers than a body without files may have."""
+        inputs, limit = entry.manifest.inputs, self.options.body_bytes
+        is_file = {name: name in inputs and inputs[name].type in FILE_TYPES for name in request.params}
+        rest = {name: value for name, value in request.params.items() if not is_file[name]}
+        if len(json.dumps([rest, request.nodes], default=str)) > limit:
+            message = f"expected at most {limit} bytes of parameters beside files"
+            raise RequestRefused(message, None, "too-large", 413)
 
     def _check_terms(self, request: DrawRequest) -> float:
         """The seconds that the request may take. Raises ``RequestRefused``."""
@@ -113,8 +95,7 @@ class RequestChecks:
             with enforce_limits(self.limits):
                 prepared = entry.checks.prepare(params, nodes)
         except BundleError as error:
-            message = RAISE_IT.sub("", error.message)
-            raise RequestRefused(message, error.param, error.code) from error
+            raise RequestRefused(drop_remedy(error.message), error.param, error.code) from error
         self._check_demand(entry, prepared, nodes)
         return prepared
 
@@ -122,11 +103,26 @@ class RequestChecks:
         try:
             spec = find_spec(entry.manifest, name, entry.name)
             if spec.type in FILE_TYPES:
-                message = f"'{name}' is a file ({spec.type}), and this server takes no files: leave it out"
-                raise RequestRefused(message, name, "forbidden-read")
+                self._check_file(name, spec, value)
             return check_value(name, spec, value, entry.name)
         except BundleError as error:
             raise RequestRefused(error.message, name, error.code) from error
+
+    def _check_file(self, name: str, spec: Input, value: Any) -> None:
+        """Raise ``RequestRefused`` unless a file is the bytes of a picture or tensor: a path is never read."""
+        files = value if isinstance(value, list) and spec.many else [value]
+        if spec.type not in SENT_TYPES:
+            message = f"'{name}' is a file that no request may send ({spec.type}): leave it out"
+            raise RequestRefused(message, name, "forbidden-read")
+        if value is None and spec.takes_null:
+            return
+        if not files or not all(isinstance(file, bytes) for file in files):
+            message = f"'{name}': expected the contents of a file ({spec.type}), found {value!r:.80}"
+            raise RequestRefused(message, name, "forbidden-read")
+        if spec.type in PICTURE_TYPES:
+            with enforce_limits(self.limits):
+                for file in files:
+                    check_picture(name, file)
 
     def _check_demand(self, entry: ShelfEntry, prepared: Prepared, nodes: Mapping[str, Any]) -> None:
         demand, options = prepared.demand, self.options

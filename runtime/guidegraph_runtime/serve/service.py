@@ -13,8 +13,8 @@ from guidegraph_runtime.serve.job_service import JobService
 from guidegraph_runtime.serve.jobs import Job
 from guidegraph_runtime.serve.observers import ServeObserver
 from guidegraph_runtime.serve.options import ServeOptions
-from guidegraph_runtime.serve.previews import encode_preview
-from guidegraph_runtime.serve.request_checks import DrawRequest
+from guidegraph_runtime.serve.previews import encode_partial, encode_preview
+from guidegraph_runtime.serve.requests import DrawRequest
 from guidegraph_runtime.serve.shelf import BundleShelf
 from guidegraph_runtime.serve.worker import Worker, WorkerSettings
 from guidegraph_runtime.sessions.sessions import SessionSettings
@@ -37,7 +37,13 @@ class Service(JobService):
         self._shelf = BundleShelf(folders, settings, options.bundle_memory, observers, clock)
         super().__init__(self._shelf.entries, options, observers, clock)
         worker_settings = WorkerSettings(
-            options.batch, options.run_memory, self.checks.limits, options.steps, self._encode, self._preview
+            options.batch,
+            options.run_memory,
+            self.checks.limits,
+            options.steps,
+            self._encode,
+            self._preview,
+            self._draw_partial,
         )
         self._workers = {name: Worker(name, self._shelf, worker_settings, self.observers, clock) for name in folders}
 
@@ -66,6 +72,9 @@ class Service(JobService):
 
     def _preview(self, job: Job) -> bytes:
         return encode_preview(self.entries[job.bundle].manifest, job)
+
+    def _draw_partial(self, job: Job) -> bytes:
+        return encode_partial(self.entries[job.bundle].manifest, job)
 
     def _encode(self, job: Job, outputs: Mapping[str, Any]) -> tuple[Mapping[str, Any], int]:
         return encode_outputs(self.entries[job.bundle].checks, job.params, job.nodes, outputs)

@@ -13,6 +13,7 @@ from guidegraph_runtime.errors import BundleError
 from guidegraph_runtime.machine.byte_sizes import show_size
 from guidegraph_runtime.running.bundle import Bundle
 from guidegraph_runtime.serve.observers import ServeObserver, call_each
+from guidegraph_runtime.serve.uploads import SENT_TYPES
 from guidegraph_runtime.sessions.sessions import SessionSettings
 
 TURN_SECONDS = 10.0
@@ -40,6 +41,11 @@ class ShelfEntry:
     @property
     def manifest(self) -> Manifest:
         return self.checks.manifest
+
+    @property
+    def takes_files(self) -> bool:
+        """Whether requests may send it pictures or tensors."""
+        return any(spec.type in SENT_TYPES for spec in self.manifest.inputs.values())
 
     @property
     def takes_memory(self) -> bool:
@@ -74,9 +80,9 @@ class BundleShelf:
             message = f"'{name}' has files of {show_size(size)}, and --memory is {show_size(self._memory)}: raise it"
             raise BundleError(str(folder), "too-large", message)
         for key, spec in bundle.manifest.inputs.items():
-            if spec.required and spec.type in FILE_TYPES:
+            if spec.required and spec.type in FILE_TYPES and spec.type not in SENT_TYPES:
                 message = (
-                    f"'{key}' is a file that each run needs, and a server takes no files: give it a default, and export"
+                    f"'{key}' is a file that each run needs and no request may send: give it a default, and export"
                 )
                 raise BundleError(str(folder), "needs-file", message)
         bundle.release_graphs()

@@ -51,8 +51,8 @@ class WorkerSettings:
     """Settings of a worker.
 
     batch, memory: see ``Lane``. limits: of each run. max_steps: the most iterations of a job. encode: the outputs of a
-    job as JSON; raises ``ValueError`` for those that cannot be written. preview: a picture of a run as a PNG; empty
-    without one.
+    job as JSON; raises ``ValueError`` for those that cannot be written. preview: a small picture of a run as a PNG, and
+    draw_partial: the picture of its unfinished sample; empty without one.
     """
 
     batch: int
@@ -61,6 +61,7 @@ class WorkerSettings:
     max_steps: int
     encode: Callable[[Job, Mapping[str, NDArray[Any]]], EncodedOutputs]
     preview: Callable[[Job], bytes] = lambda job: b""
+    draw_partial: Callable[[Job], bytes] = lambda job: b""
 
 
 class Worker:
@@ -229,6 +230,8 @@ class Worker:
             if not run.done:
                 if job.needs_previews and (preview := self._settings.preview(job)):
                     job.preview = job.step, preview
+                if job.is_partial_due and (picture := self._settings.draw_partial(job)):
+                    job.partial_pictures.append(picture)
                 job.report()
                 return
             outputs = run.finish()

@@ -218,7 +218,7 @@ def test_a_file_that_a_parameter_names_travels_with_the_bundle(cli: Command, tmp
     result = export(cli, text, "--set", "photo=mine.png", "--set", "name=whole", "--check")
     assert (result.code, result.err) == (0, "")
     actual = manifest(tmp_path / "bundle")
-    assert actual["inputs"]["photo"] == {"type": "path", "default": "inputs/photo.png"}
+    assert actual["inputs"]["photo"] == {"type": "image", "default": "inputs/photo.png"}
     Path("mine.png").unlink()
     image = Bundle("bundle").run()["image"]
     assert np.rint((image[0, :, 0, 0] + 1) * 127.5).tolist() == [0, 128, 255]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
+import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ import pytest
 from PIL import Image
 
 from guidegraph_runtime import Bundle, pixels
+from tests.runtime.serve.conftest import encode_picture
 from tests.runtime.serve.test_command import TIMEOUT, serve
 
 openai = pytest.importorskip("openai")
@@ -68,7 +70,7 @@ def test_openai_may_ask_for_what_the_server_does_anyway(address: str) -> None:
         assert len(answer.data) == 1
         for name, value, message in (
             ("output_compression", 50, "expected 100, found 50"),
-            ("partial_images", 2, "expected 0, found 2"),
+            ("partial_images", 2, "expected 'stream': true with them"),
         ):
             with pytest.raises(openai.BadRequestError, match=message) as caught:
                 client.images.generate(model="pictures", prompt=openai.NOT_GIVEN, extra_body={name: value})
@@ -90,3 +92,25 @@ def test_openai_names_the_parameter_of_an_error(address: str) -> None:
 def test_openai_reports_a_wrong_token(address: str) -> None:
     with make_openai(address, "wrong") as client, pytest.raises(openai.AuthenticationError, match="server's token"):
         client.models.list()
+
+
+def test_openai_edits_a_picture_with_a_mask_and_streams(edits: Path) -> None:
+    pixels_sent = np.arange(4 * 6 * 3).reshape(4, 6, 3)
+    grey = encode_picture(np.array([[0, 1, 2]]))
+    files = {"image": ("photo.png", encode_picture(pixels_sent)), "mask": ("mask.png", encode_picture(np.ones((4, 6))))}
+    more = {"seed": 7, "steps": 4, "map": base64.b64encode(grey).decode(), "nodes": {"scheduler.eta": 0.5}}
+    with serve(edits, GUIDEGRAPH_TOKEN=TOKEN) as server, make_openai(f"{server.address}/v1") as client:
+        answer = client.images.edit(**files, prompt="a fox", n=1, extra_body=more)
+        (entry,) = answer.data
+        picture = Image.open(io.BytesIO(base64.b64decode(entry.b64_json)))
+        assert np.array_equal(np.asarray(picture), pixels_sent)
+        record = json.loads(picture.info["guidegraph-bundle"])
+        assert record["inputs"]["prompt"] == "a fox"
+        assert record["inputs"]["seed"] == 7
+        assert record["nodes"] == {"scheduler.eta": 0.5}
+        events = [*client.images.edit(**files, prompt="a fox", stream=True, partial_images=2, extra_body=more)]
+        assert [event.type for event in events] == ["image_edit.partial_image"] * 2 + ["image_edit.completed"]
+        assert (events[1].partial_image_index, events[2].usage.total_tokens, events[2].size) == (1, 0, "6x4")
+        with pytest.raises(openai.BadRequestError, match="as PNG, JPEG, WEBP") as caught:
+            client.images.edit(image=("photo.txt", b"no picture"), prompt="a fox", extra_body=more)
+        assert caught.value.code == "bad-picture"

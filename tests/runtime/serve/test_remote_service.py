@@ -18,7 +18,7 @@ from guidegraph_runtime.serve.jobs import LATE, Failure, Job
 from guidegraph_runtime.serve.options import ServeOptions
 from guidegraph_runtime.serve.remote_service import RemoteService, ReplicaLost
 from guidegraph_runtime.serve.replica import ReplicaEvent, iterate_replica_events
-from guidegraph_runtime.serve.request_checks import DrawRequest, RequestRefused
+from guidegraph_runtime.serve.requests import DrawRequest, RequestRefused
 from guidegraph_runtime.serve.service import Service
 from guidegraph_runtime.serve.web.answers import answer_failure
 from guidegraph_runtime.serve.web.job_answers import iterate_events

@@ -22,7 +22,7 @@ from starlette.testclient import TestClient
 from guidegraph_runtime import Bundle, pixels
 from guidegraph_runtime.bundle.manifest_types import Operation
 from guidegraph_runtime.serve.jobs import Job, JobStore
-from guidegraph_runtime.serve.request_checks import DrawRequest, RequestRefused
+from guidegraph_runtime.serve.requests import DrawRequest, RequestRefused
 from guidegraph_runtime.serve.service import Service
 from guidegraph_runtime.serve.web.access import ServeAccess
 from guidegraph_runtime.serve.web.routes import ServeRoutes
@@ -210,7 +210,8 @@ def test_a_job_is_cancelled(make_client: MakeClient) -> None:
         ({"model": "pictures", "nodes": {"noise.steps": 1}}, "noise.steps", "no setting 'steps'"),
         ({"model": "pictures", "response_format": "url"}, "response_format", "'b64_json'"),
         ({"model": "pictures", "size": "64x64"}, "size", "has no inputs width and height"),
-        ({"model": "pictures", "stream": True}, "stream", "/events"),
+        ({"model": "pictures", "stream": "yes"}, "stream", "true or false"),
+        ({"model": "pictures", "stream": True, "partial_images": 4}, "partial_images", "expected 0 to 3, found 4"),
         ({"model": "pictures", "priority": 99}, "priority", "from -10 to 10"),
         ({"model": "pictures", "deadline": 1e9}, "deadline", "up to 600 seconds"),
         ({"model": "pictures", "nodes": {"noise.shape": [2, 8000, 8000]}}, None, "this server allows"),
@@ -458,7 +459,7 @@ def test_a_defect_after_the_answer_has_begun_is_counted_and_ends_it(
         yield "event: progress\n"
         raise ZeroDivisionError
 
-    monkeypatch.setattr("guidegraph_runtime.serve.web.job_answers.iterate_events", fail)
+    monkeypatch.setattr("guidegraph_runtime.serve.web.routes.iterate_events", fail)
     client = make_client(started=False)
     key = client.post("/v1/workflows/pictures", json={"wait": False}).json()["id"]
     with pytest.raises(ZeroDivisionError):

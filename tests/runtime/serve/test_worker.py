@@ -13,7 +13,8 @@ import pytest
 from guidegraph_runtime.limits import Limits, enforce_limits
 from guidegraph_runtime.serve.jobs import LATE, Failure, Job, JobEnd, JobStore
 from guidegraph_runtime.serve.options import ServeOptions
-from guidegraph_runtime.serve.request_checks import DrawRequest, RequestChecks
+from guidegraph_runtime.serve.request_checks import RequestChecks
+from guidegraph_runtime.serve.requests import DrawRequest
 from guidegraph_runtime.serve.warning_texts import collect_warnings, show_collected
 from guidegraph_runtime.serve.worker import Worker
 from tests.runtime.serve.conftest import MakeService

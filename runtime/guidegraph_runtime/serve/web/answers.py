@@ -1,28 +1,19 @@
-"""The server's answers as JSON, and the JSON of its requests. Errors have the form that OpenAI's clients read."""
+"""The server's answers as JSON. Errors have the form that OpenAI's clients read."""
 
 from __future__ import annotations
 
-import asyncio
 import json
 from collections.abc import Mapping
 from http import HTTPStatus
 from typing import Any
 
 from starlette.exceptions import HTTPException
-from starlette.requests import ClientDisconnect, Request
+from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Match, Route
 
-from guidegraph_runtime.bundle.strict_json import parse_json
-from guidegraph_runtime.errors import BundleError
 from guidegraph_runtime.serve.jobs import Failure, Job
-from guidegraph_runtime.serve.request_checks import RequestRefused
-
-BODY_SECONDS = 30.0
-"""How long a client may take to send its request."""
-
-MAX_DIGITS = 20
-"""Of the length of a body; Python reads longer numbers slowly."""
+from guidegraph_runtime.serve.requests import RequestRefused
 
 
 class StrictJson(JSONResponse):
@@ -35,11 +26,15 @@ class StrictJson(JSONResponse):
 def make_error(
     status: int, message: str, param: str | None = None, code: str = "", headers: Mapping[str, str] | None = None
 ) -> StrictJson:
+    """The answer with an error as OpenAI's clients read it."""
+    return StrictJson(describe_error(status, message, param, code), status, headers=dict(headers or {}))
+
+
+def describe_error(status: int, message: str, param: str | None = None, code: str = "") -> dict[str, Any]:
     """An error as OpenAI's clients read it."""
     kind = "invalid_request_error" if status < HTTPStatus.INTERNAL_SERVER_ERROR else "server_error"
     kind = "rate_limit_error" if status == HTTPStatus.TOO_MANY_REQUESTS else kind
-    error = {"message": message, "type": kind, "param": param, "code": code or None}
-    return StrictJson({"error": error}, status, headers=dict(headers or {}))
+    return {"error": {"message": message, "type": kind, "param": param, "code": code or None}}
 
 
 def answer_refusal(status: HTTPStatus, message: str) -> StrictJson:
@@ -79,35 +74,6 @@ def answer_failure(job: Job) -> StrictJson:
     failure = job.failure or Failure("the job has no outputs")
     headers = {"x-job-id": job.id, **_make_retry_header(failure.retry_after)}
     return make_error(failure.status, failure.message, None, failure.code, headers)
-
-
-async def read_json(request: Request, limit: int) -> dict[str, Any]:
-    """The body of a request, a JSON object of at most ``limit`` bytes. Raises ``RequestRefused``."""
-    if request.headers.get("content-type", "").partition(";")[0].strip().lower() != "application/json":
-        raise RequestRefused("expected JSON with the header 'Content-Type: application/json'", status=415)
-    too_large = RequestRefused(f"expected a body of at most {limit} bytes", code="too-large", status=413)
-    length = request.headers.get("content-length", "")
-    if length.isdecimal() and (len(length) > MAX_DIGITS or int(length) > limit):
-        raise too_large  # without waiting for it
-    body = b""
-    try:
-        async with asyncio.timeout(BODY_SECONDS):
-            async for chunk in request.stream():
-                body += chunk
-                if len(body) > limit:
-                    raise too_large
-    except ClientDisconnect:
-        raise RequestRefused("the client went away", code="disconnected") from None
-    except TimeoutError:
-        message = f"expected the body within {BODY_SECONDS:g} seconds"
-        raise RequestRefused(message, code="timeout", status=408) from None
-    try:
-        content = parse_json(body, "the request", remedy="")
-    except BundleError as error:
-        raise RequestRefused(error.message, error.param, "bad-json") from None
-    if not isinstance(content, dict):
-        raise RequestRefused("expected a JSON object", code="bad-json")
-    return content
 
 
 def take(body: dict[str, Any], name: str, kinds: tuple[type, ...], expected: str, default: Any = None) -> Any:

@@ -1,16 +1,20 @@
-"""Requests and answers of ``POST /v1/images/generations``, in the dialect of OpenAI's clients."""
+"""Requests and answers of ``POST /v1/images/generations`` and ``/edits``, in the dialect of OpenAI's clients."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from guidegraph_runtime.errors import BundleError
+from guidegraph_runtime.running.inputs import parse_input
 from guidegraph_runtime.serve.jobs import Job
-from guidegraph_runtime.serve.request_checks import DrawRequest, RequestRefused
+from guidegraph_runtime.serve.requests import DrawRequest, RequestRefused
 from guidegraph_runtime.serve.shelf import ShelfEntry
+from guidegraph_runtime.serve.uploads import SENT_TYPES, check_picture, decode_files, read_openai_mask
 from guidegraph_runtime.serve.web.answers import take
+from guidegraph_runtime.serve.web.bodies import read_json_text
 
 COUNT_INPUT = "batch"
 """The input of a bundle that ``n`` sets, where there is one."""
@@ -19,25 +23,34 @@ SEED_INPUT = "seed"
 OPTIONS_OF_OTHERS = ("background", "moderation", "output_format", "quality", "style")
 """Fields that OpenAI's own models have: "auto" is accepted, and so is what this server does anyway."""
 SAME = {"output_format": ("png",), "response_format": ("b64_json",)}
-SAME_NUMBERS = {"output_compression": 100, "partial_images": 0}
+SAME_NUMBERS = {"output_compression": 100}
 """Numbers that OpenAI's own models take, of which this server has one each."""
+MAX_PARTIALS = 3
 NAMES_OF_USERS = ("safety_identifier", "user")
+TEXTS = ("model", "prompt", "size", "response_format", *OPTIONS_OF_OTHERS, *NAMES_OF_USERS)
+"""Fields whose value is a text, even if it reads as JSON."""
 _SIZE = re.compile(r"(\d{1,5})x(\d{1,5})")
 
 
 @dataclass(frozen=True)
 class ImageRequest:
-    """A request for pictures. first: its first run. count: how many pictures of one or more runs; 0 for all of one."""
+    """A request for pictures. first: its first run. count: how many pictures of one or more runs; 0 for all of one.
+
+    streams: whether the answer is a stream of events.
+    """
 
     first: DrawRequest
     count: int = 0
+    streams: bool = False
 
     def list_further(self, entry: ShelfEntry, samples: int) -> list[DrawRequest]:
         """The runs after the first one, each of which draws ``samples`` pictures."""
         params, inputs = self.first.params, entry.manifest.inputs
         return [
             replace(
-                self.first, params={**params, SEED_INPUT: params.get(SEED_INPUT, inputs[SEED_INPUT].default) + drawn}
+                self.first,
+                params={**params, SEED_INPUT: params.get(SEED_INPUT, inputs[SEED_INPUT].default) + drawn},
+                partials=0,
             )
             for drawn in range(samples, self.count, samples)
         ]
@@ -64,8 +77,8 @@ def read_image_request(entry: ShelfEntry, body: dict[str, Any], most: int) -> Im
     _add(params, "size", _read_size(entry, take(body, "size", (str,), "WIDTHxHEIGHT or auto", "auto")))
     for name in NAMES_OF_USERS:
         take(body, name, (str,), "a text")
-    if take(body, "stream", (bool,), "true or false", False):
-        raise RequestRefused("expected no stream: /v1/jobs/ID/events has the progress of a job", "stream")
+    streams = take(body, "stream", (bool,), "true or false", False)
+    partials = _read_partials(body, streams)
     for name in ("response_format", *OPTIONS_OF_OTHERS):
         value = take(body, name, (str,), "a text", "auto")
         if value != "auto" and value not in SAME.get(name, ()):
@@ -75,16 +88,82 @@ def read_image_request(entry: ShelfEntry, body: dict[str, Any], most: int) -> Im
             raise RequestRefused(f"'{name}': expected {same}, found {number}", name)
     params |= {name: value for name, value in body.items() if value is not None}  # unknown ones are refused by name
     runs = 0 if count is None or COUNT_INPUT in inputs else _check_runs(entry, params, count, most)
-    return ImageRequest(DrawRequest(entry.name, params, nodes, priority, deadline), runs)
+    params = decode_files(inputs, params)
+    return ImageRequest(DrawRequest(entry.name, params, nodes, priority, deadline, partials=partials), runs, streams)
 
 
-def _add(params: dict[str, Any], field: str, values: dict[str, int]) -> None:
+def _read_partials(body: dict[str, Any], streams: bool) -> int:
+    count: int = take(body, "partial_images", (int,), "a whole number", 0)
+    if not 0 <= count <= MAX_PARTIALS:
+        message = f"'partial_images': expected 0 to {MAX_PARTIALS}, found {count}"
+        raise RequestRefused(message, "partial_images")
+    if count and not streams:
+        raise RequestRefused("'partial_images': expected 'stream': true with them", "partial_images")
+    return count
+
+
+def read_form_fields(entry: ShelfEntry, body: dict[str, Any]) -> dict[str, Any]:
+    """The fields of a form, whose values are texts, by the types of the bundle's inputs; others are JSON or texts."""
+    inputs = entry.manifest.inputs
+
+    def read(name: str, value: Any) -> Any:
+        if not isinstance(value, str) or (name in inputs and inputs[name].type in SENT_TYPES):
+            return value
+        if name not in inputs:
+            return value if name in TEXTS else read_json_text(value)
+        try:
+            return parse_input(name, inputs[name], value, entry.name)
+        except BundleError as error:
+            raise RequestRefused(error.message, name, error.code) from None
+
+    return {
+        name: [read(name, item) for item in value] if isinstance(value, list) else read(name, value)
+        for name, value in body.items()
+    }
+
+
+def name_edited_inputs(entry: ShelfEntry, body: dict[str, Any]) -> dict[str, Any]:
+    """The body of an edit with the names of the bundle's inputs for ``image`` and ``mask``. Raises ``RequestRefused``.
+
+    Each is the input of that name, or else the only one of that type. A mask is converted from OpenAI's form, so the
+    limits of pixels should be in force.
+    """
+    named = dict(body)
+    if named.get("image") is None:
+        raise RequestRefused("expected a picture in 'image'", "image")
+    for field in ("image", "mask"):
+        value = named.pop(field, None)
+        if value is None:
+            continue
+        name = _find_file_input(entry, field)
+        takes_many = entry.manifest.inputs[name].many
+        if isinstance(value, list) and not takes_many:
+            if len(value) != 1:
+                raise RequestRefused(f"'{field}': '{entry.name}' takes one picture, found {len(value)}", field)
+            value = value[0]
+        value = decode_files(entry.manifest.inputs, {name: value})[name]
+        if field == "mask" and isinstance(value, bytes):
+            check_picture(field, value)
+            value = read_openai_mask(value)
+        _add(named, field, {name: value})
+    return named
+
+
+def _find_file_input(entry: ShelfEntry, kind: str) -> str:
+    """The input that a field of an edit sets. Raises ``RequestRefused`` if there is none, or a choice."""
+    names = [name for name, spec in entry.manifest.inputs.items() if spec.type == kind]
+    if kind in names or len(names) == 1:
+        return kind if kind in names else names[0]
+    found = f"has the inputs {', '.join(names)}: name one of them" if names else "has no input of that type"
+    raise RequestRefused(f"'{kind}': '{entry.name}' {found}", kind)
+
+
+def _add(params: dict[str, Any], field: str, values: Mapping[str, Any]) -> None:
     """Add the inputs that a field sets. Raises ``RequestRefused`` if one has another value already."""
     for name, value in values.items():
         if params.setdefault(name, value) != value:
-            message = (
-                f"'{field}' sets '{name}' to {value}, and the request has {params[name]!r:.80}: leave one of them out"
-            )
+            found = f"sets '{name}' to {value!r:.80}, and the request has {params[name]!r:.80}"
+            message = f"'{field}' {found}: leave one of them out"
             raise RequestRefused(message, field)
 
 
@@ -132,11 +211,16 @@ def find_image_output(entry: ShelfEntry) -> str | None:
     return next((name for name, output in entry.manifest.outputs.items() if output.type == "image"), None)
 
 
-def answer_images(entry: ShelfEntry, jobs: Sequence[Job], count: int = 0) -> dict[str, Any]:
-    """The answer to a request whose jobs are done; count: the pictures that it has, or 0 for all."""
+def describe_pictures(entry: ShelfEntry, jobs: Sequence[Job], count: int = 0) -> list[dict[str, Any]]:
+    """The pictures of jobs that are done, each in base64; count: how many, or 0 for all."""
     output = find_image_output(entry)
     assert output is not None
     pictures = [picture for job in jobs for picture in job.outputs[output]["data"]]
+    return pictures[:count] if count else pictures
+
+
+def answer_images(entry: ShelfEntry, jobs: Sequence[Job], count: int = 0) -> dict[str, Any]:
+    """The answer to a request whose jobs are done; count: the pictures that it has, or 0 for all."""
     texts = list(dict.fromkeys(text for job in jobs for text in job.warnings))
-    answer = {"created": int(jobs[0].created), "data": pictures[:count] if count else pictures}
+    answer = {"created": int(jobs[0].created), "data": describe_pictures(entry, jobs, count)}
     return answer | ({"warnings": texts} if texts else {})

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import json
-from base64 import b64encode
-from collections.abc import AsyncIterator, Callable, Mapping
+from base64 import b64decode, b64encode
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from typing import Any
 
 from starlette.requests import Request
@@ -13,7 +13,17 @@ from starlette.responses import StreamingResponse
 from starlette.types import Receive, Scope, Send
 
 from guidegraph_runtime.serve.job_watch import HEARTBEAT, JobWatch
-from guidegraph_runtime.serve.jobs import Job
+from guidegraph_runtime.serve.jobs import Failure, Job
+from guidegraph_runtime.serve.web.answers import describe_error
+
+PNG_HEADER = 32
+"""Characters of base64 with the first 24 bytes of a PNG, which end with its sides."""
+PNG_TRAITS = {"output_format": "png", "quality": "auto", "background": "opaque"}
+NO_USAGE = {
+    **dict.fromkeys(("input_tokens", "output_tokens", "total_tokens"), 0),
+    "input_tokens_details": {"image_tokens": 0, "text_tokens": 0},
+}
+"""This server counts no tokens, and OpenAI's clients read the field."""
 
 
 def describe_job(job: Job, outputs: bool = True) -> dict[str, Any]:
@@ -52,11 +62,17 @@ async def _wait_for_disconnect(request: Request) -> None:
         pass
 
 
-class EventStream(StreamingResponse):
-    """The events of a job. on_end: called when the answer has ended, even if its reader went away before the first."""
+EVENT_HEADERS = {"cache-control": "no-store", "x-accel-buffering": "no"}
+"""Of a stream of events, which proxies should not hold back."""
 
-    def __init__(self, job: Job, headers: Mapping[str, str], on_end: Callable[[], object]):
-        super().__init__(iterate_events(job), media_type="text/event-stream", headers=headers)
+
+class EventStream(StreamingResponse):
+    """Server-sent events. on_end: called when the answer has ended, even if its reader went away before the first."""
+
+    def __init__(
+        self, events: AsyncIterator[str], on_end: Callable[[], object], headers: Mapping[str, str] | None = None
+    ):
+        super().__init__(events, media_type="text/event-stream", headers={**EVENT_HEADERS, **(headers or {})})
         self._on_end = on_end
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -82,6 +98,49 @@ async def iterate_events(job: Job) -> AsyncIterator[str]:
             yield _format_event("progress", describe_job(job, outputs=False))
             while not await watch.wait(HEARTBEAT):
                 yield ": nothing new\n\n"
+
+
+async def iterate_picture_events(
+    jobs: Sequence[Job], kind: str, describe: Callable[[], Sequence[Mapping[str, Any]]]
+) -> AsyncIterator[str]:
+    """The events of a request for pictures, as OpenAI's clients read them: each has its name also in its data.
+
+    ``KIND.partial_image`` has the picture of the unfinished sample of the first job, ``KIND.completed`` a picture, one
+    for each; ``error`` is the last event of a request that fails. describe: the pictures when all jobs are done.
+    """
+    first, shown = jobs[0], 0
+    for job in jobs:
+        with JobWatch(job, previews=False) as watch:
+            while True:
+                has_ended = job.ended.is_set()
+                for picture in [*first.partial_pictures[shown:]]:
+                    text = b64encode(picture).decode()
+                    yield _format_picture(f"{kind}.partial_image", text, first, {"partial_image_index": shown})
+                    shown += 1
+                if has_ended:
+                    break
+                while not await watch.wait(HEARTBEAT):
+                    yield ": nothing new\n\n"
+        if job.status != "done":
+            failure = job.failure or Failure("the job has no outputs")
+            yield _format_event("error", describe_error(failure.status, failure.message, None, failure.code))
+            return
+    for entry in describe():
+        yield _format_picture(f"{kind}.completed", entry["b64_json"], first, {"usage": NO_USAGE})
+
+
+def _format_picture(name: str, text: str, job: Job, more: Mapping[str, Any]) -> str:
+    """An event with a PNG in base64, whose sides are in its header."""
+    header = b64decode(text[:PNG_HEADER])
+    width, height = int.from_bytes(header[16:20]), int.from_bytes(header[20:24])
+    content = {
+        "type": name,
+        "b64_json": text,
+        "created_at": int(job.created),
+        "size": f"{width}x{height}",
+        **PNG_TRAITS,
+    }
+    return _format_event(name, {**content, **more})
 
 
 def _format_event(name: str, content: dict[str, Any]) -> str:

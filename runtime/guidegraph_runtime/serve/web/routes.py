@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from http import HTTPStatus
 from typing import Any
 
+from anyio import CapacityLimiter, to_thread
 from starlette.applications import Starlette
-from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.middleware.cors import CORSMiddleware
@@ -20,10 +20,12 @@ from starlette.types import Lifespan
 from guidegraph_runtime.bundle.bounds import plain_bounds
 from guidegraph_runtime.bundle.manifest_types import FILE_TYPES, Input
 from guidegraph_runtime.error_text import describe_error
+from guidegraph_runtime.limits import enforce_limits
 from guidegraph_runtime.serve.job_service import JobService
 from guidegraph_runtime.serve.jobs import Job
-from guidegraph_runtime.serve.request_checks import DrawRequest, RequestRefused
+from guidegraph_runtime.serve.requests import DrawRequest, RequestRefused
 from guidegraph_runtime.serve.shelf import ShelfEntry
+from guidegraph_runtime.serve.uploads import SENT_TYPES, decode_files
 from guidegraph_runtime.serve.web.access import AccessGuard, ServeAccess
 from guidegraph_runtime.serve.web.answers import (
     StrictJson,
@@ -31,12 +33,30 @@ from guidegraph_runtime.serve.web.answers import (
     answer_http_error,
     answer_refused,
     make_error,
-    read_json,
     take,
 )
+from guidegraph_runtime.serve.web.bodies import FORM_TYPE, BodyReader
 from guidegraph_runtime.serve.web.defects import DefectGuard
-from guidegraph_runtime.serve.web.image_requests import COUNT_INPUT, ImageRequest, answer_images, read_image_request
-from guidegraph_runtime.serve.web.job_answers import EventStream, describe_job, wait_for_end
+from guidegraph_runtime.serve.web.image_requests import (
+    COUNT_INPUT,
+    ImageRequest,
+    answer_images,
+    describe_pictures,
+    name_edited_inputs,
+    read_form_fields,
+    read_image_request,
+)
+from guidegraph_runtime.serve.web.job_answers import (
+    EVENT_HEADERS,
+    EventStream,
+    describe_job,
+    iterate_events,
+    iterate_picture_events,
+    wait_for_end,
+)
+
+FILE_CHECKS = 2
+"""How many requests with files are checked at once, since their pictures are decoded then."""
 
 
 @dataclass
@@ -47,10 +67,17 @@ class ServeRoutes:
     read_metrics: Callable[[], tuple[bytes, str]]
     started: int = 0
 
+    def __post_init__(self) -> None:
+        options = self.service.options
+        takes_files = any(entry.takes_files for entry in self.service.entries.values())
+        self._bodies = BodyReader(max(options.body_bytes, options.upload_bytes) if takes_files else options.body_bytes)
+        self._file_checks = CapacityLimiter(FILE_CHECKS)
+
     def make_app(self, access: ServeAccess, lifespan: Lifespan[Starlette] | None = None) -> Starlette:
         """The application that answers to those with access alone. lifespan: its start and its end."""
         routes = [
             Route("/v1/images/generations", self.generate_images, methods=["POST"]),
+            Route("/v1/images/edits", self.edit_images, methods=["POST"]),
             Route("/v1/models", self.list_models),
             Route("/v1/models/{name}", self.read_model),
             Route("/v1/workflows/{name}", self.read_workflow, methods=["GET"]),
@@ -69,8 +96,26 @@ class ServeRoutes:
 
     async def generate_images(self, request: Request) -> Response:
         """Draw pictures in the dialect of OpenAI's clients."""
-        body = await read_json(request, self.service.options.body_bytes)
+        body = await self._bodies.read_json(request)
         entry = self.service.checks.find_entry(self._read_model_name(body))
+        return await self._draw_images(request, entry, body, "image_generation")
+
+    async def edit_images(self, request: Request) -> Response:
+        """Draw pictures from pictures that the request carries, in the dialect of OpenAI's clients."""
+        body = await self._bodies.read_json_or_form(request)
+        is_form = request.headers["content-type"].lower().startswith(FORM_TYPE)
+        entry = self.service.checks.find_entry(self._read_model_name(body))
+        limits = self.service.checks.limits
+
+        def read_fields() -> dict[str, Any]:
+            with enforce_limits(limits):
+                return name_edited_inputs(entry, read_form_fields(entry, body) if is_form else body)
+
+        named = await to_thread.run_sync(read_fields, limiter=self._file_checks)
+        return await self._draw_images(request, entry, named, "image_edit")
+
+    async def _draw_images(self, request: Request, entry: ShelfEntry, body: dict[str, Any], kind: str) -> Response:
+        """The answer to a request for pictures. kind: the beginning of the names of the events of a stream."""
         has_n = "n" in body
         image_request = read_image_request(entry, body, self.service.options.batch)
         try:
@@ -79,7 +124,15 @@ class ServeRoutes:
             if has_n and error.param == COUNT_INPUT:
                 error.param = "n"  # as the client wrote it
             raise
-        return await self._wait(request, jobs, lambda: answer_images(entry, jobs, image_request.count))
+        if not image_request.streams:
+            return await self._wait(request, jobs, lambda: answer_images(entry, jobs, image_request.count))
+        events = iterate_picture_events(jobs, kind, lambda: describe_pictures(entry, jobs, image_request.count))
+        return EventStream(events, lambda: self._end_jobs(jobs), _name_jobs(jobs))
+
+    def _end_jobs(self, jobs: Sequence[Job]) -> None:
+        """Cancel the jobs that have not ended."""
+        for job in jobs:
+            self.service.cancel(job)
 
     async def _submit_images(self, entry: ShelfEntry, image_request: ImageRequest) -> list[Job]:
         """The jobs of a request for pictures, all of them or none. Raises ``RequestRefused``."""
@@ -88,8 +141,7 @@ class ServeRoutes:
             for draw_request in image_request.list_further(entry, jobs[0].samples):
                 jobs.append(await self._submit(draw_request))
         except BaseException:
-            for job in jobs:
-                self.service.cancel(job)
+            self._end_jobs(jobs)
             raise
         return jobs
 
@@ -103,12 +155,13 @@ class ServeRoutes:
 
     async def run_workflow(self, request: Request) -> Response:
         """Run a bundle with the parameters of its workflow."""
-        body = await read_json(request, self.service.options.body_bytes)
+        body = await self._bodies.read_json(request)
         name = request.path_params["name"]
+        inputs = self.service.checks.find_entry(name).manifest.inputs
         waits = take(body, "wait", (bool,), "true or false", True)
         draw_request = DrawRequest(
             name,
-            take(body, "params", (dict,), "an object of parameters", {}),
+            decode_files(inputs, take(body, "params", (dict,), "an object of parameters", {})),
             take(body, "nodes", (dict,), "an object of 'node.setting': value", {}),
             take(body, "priority", (int,), "a whole number", 0),
             take(body, "deadline", (int, float), "a number of seconds"),
@@ -123,7 +176,10 @@ class ServeRoutes:
         return await self._wait(request, [job], lambda: describe_job(job))
 
     async def _submit(self, draw_request: DrawRequest) -> Job:
-        return await run_in_threadpool(self.service.submit, draw_request)
+        """Submit a request on a thread; those with files, which are decoded there, a few at a time."""
+        has_files = any(isinstance(value, (bytes, list)) for value in draw_request.params.values())
+        limiter = self._file_checks if has_files else None
+        return await to_thread.run_sync(self.service.submit, draw_request, limiter=limiter)
 
     async def _wait(self, request: Request, jobs: Sequence[Job], describe: Callable[[], dict[str, Any]]) -> Response:
         """The answer at the end of all jobs, or at the first that fails. A client that goes away cancels them."""
@@ -133,9 +189,8 @@ class ServeRoutes:
                 if not has_ended or job.status != "done":
                     return answer_failure(job)
         finally:
-            for job in jobs:
-                self.service.cancel(job)  # does nothing to a job that has ended
-        return StrictJson(describe(), headers={"x-job-id": ", ".join(job.id for job in jobs)})
+            self._end_jobs(jobs)
+        return StrictJson(describe(), headers=_name_jobs(jobs))
 
     async def list_models(self, request: Request) -> Response:
         """The bundles, in the dialect of OpenAI's clients."""
@@ -174,19 +229,14 @@ class ServeRoutes:
 
         With ``?cancel=true`` the job is cancelled when the client goes away before its end.
         """
-        headers = {"cache-control": "no-store", "x-accel-buffering": "no"}
         job, cancels = self._find_job(request), request.query_params.get("cancel", "false")
         if cancels not in ("true", "false"):
             raise RequestRefused(f"'cancel': expected true or false, found {cancels!r:.80}", "cancel")
 
         if request.method == "HEAD":
-            return Response(media_type="text/event-stream", headers=headers)
+            return Response(media_type="text/event-stream", headers=EVENT_HEADERS)
 
-        def end() -> None:
-            if cancels == "true":
-                self.service.cancel(job)  # does nothing to a job that has ended
-
-        return EventStream(job, headers, end)
+        return EventStream(iterate_events(job), lambda: self._end_jobs([job] if cancels == "true" else []))
 
     async def report_live(self, request: Request) -> Response:
         """Whether the process answers."""
@@ -216,6 +266,10 @@ class ServeRoutes:
         return Response(content, headers={"content-type": media_type})
 
 
+def _name_jobs(jobs: Sequence[Job]) -> dict[str, str]:
+    return {"x-job-id": ", ".join(job.id for job in jobs)}
+
+
 def _allow_origins(origins: tuple[str, ...]) -> Middleware:
     headers = ["*"]  # clients add their own, and the origin decides
     methods = ["GET", "POST", "DELETE"]
@@ -231,14 +285,17 @@ def _allow_origins(origins: tuple[str, ...]) -> Middleware:
 
 def _describe_workflow(entry: ShelfEntry) -> dict[str, Any]:
     manifest = entry.manifest
-    inputs = {name: _describe_input(spec) for name, spec in manifest.inputs.items() if spec.type not in FILE_TYPES}
+    sent = {
+        name: spec for name, spec in manifest.inputs.items() if spec.type not in FILE_TYPES or spec.type in SENT_TYPES
+    }
+    inputs = {name: _describe_input(spec) for name, spec in sent.items()}
     outputs = {name: {"type": output.type} for name, output in manifest.outputs.items()}
     return {"name": entry.name, "digest": entry.checks.digest, "params": inputs, "outputs": outputs}
 
 
 def _describe_input(spec: Input) -> dict[str, Any]:
     fields: dict[str, Any] = {"type": spec.type, "required": spec.required, "help": spec.help}
-    fields |= {} if spec.required else {"default": spec.default}
+    fields |= {} if spec.required or spec.type in FILE_TYPES else {"default": spec.default}
     fields |= {"many": True} if spec.many else {}
     fields |= {"optional": True} if spec.takes_null else {}
     fields |= {} if spec.bounds is None else {"bounds": plain_bounds(spec.bounds)}

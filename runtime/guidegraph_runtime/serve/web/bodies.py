@@ -1,0 +1,164 @@
+"""The bodies of requests, JSON and forms: read within limits of bytes, time and the memory of all together."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from collections.abc import AsyncGenerator, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from starlette.datastructures import UploadFile
+from starlette.formparsers import MultiPartException, MultiPartParser
+from starlette.requests import ClientDisconnect, Request
+
+from guidegraph_runtime.bundle.strict_json import parse_json
+from guidegraph_runtime.errors import BundleError
+from guidegraph_runtime.serve.requests import RequestRefused
+
+JSON_TYPE, FORM_TYPE = "application/json", "multipart/form-data"
+BODY_SECONDS = 30.0
+"""How long a client may take to send its request."""
+MAX_DIGITS = 20
+"""Of the length of a body; Python reads longer numbers slowly."""
+MAX_VALUES = 1 << 16
+"""Of the commas and brackets of a body, which bound its values: an empty list takes 20 times its text in memory."""
+MAX_FILES = 64
+MAX_FIELDS = 256
+BODIES = 16
+"""How many of the largest bodies are read at once."""
+_ENTRY = re.compile(r"([^\[\]]+)\[([^\[\]]+)\]")
+"""A field of a form that is an entry of an object: ``nodes[noise.shape]``."""
+
+
+class _MemoryParser(MultiPartParser):
+    """A parser of forms that writes no files: bodies are in memory and bounded."""
+
+    spool_max_size = 1 << 62
+
+
+class BodyReader:
+    """Reads bodies of up to ``limit`` bytes."""
+
+    def __init__(self, limit: int):
+        self.limit = limit
+        self._held = 0
+
+    async def read_json(self, request: Request) -> dict[str, Any]:
+        """The body of a request, a JSON object. Raises ``RequestRefused``."""
+        _check_type(request, (JSON_TYPE,))
+        with self._reserve(request):
+            return _parse_object(await self._read(request))
+
+    async def read_json_or_form(self, request: Request) -> dict[str, Any]:
+        """The body of a request, a JSON object or a form. Raises ``RequestRefused``.
+
+        A file of a form is its bytes, any other field its text. Several fields of one name, or of one that ends in
+        ``[]``, are a list, and ``name[key]`` is the entry of an object, as clients write these.
+        """
+        kind = _check_type(request, (JSON_TYPE, FORM_TYPE))
+        with self._reserve(request):
+            body = await self._read(request)
+            return _parse_object(body) if kind == JSON_TYPE else await _parse_form(request, body)
+
+    @contextmanager
+    def _reserve(self, request: Request) -> Iterator[None]:
+        """Reserve memory for the body of a request while it is read. Raises ``RequestRefused``."""
+        length = request.headers.get("content-length", "")
+        known = length.isascii() and length.isdigit()
+        if known and (len(length) > MAX_DIGITS or int(length) > self.limit):
+            raise self._refuse_large()  # without waiting for it
+        size = int(length) if known else self.limit
+        if self._held + size > BODIES * self.limit:
+            raise RequestRefused("the server reads many requests: try again later", None, "busy", 429, retry_after=1)
+        self._held += size
+        try:
+            yield
+        finally:
+            self._held -= size
+
+    def _refuse_large(self) -> RequestRefused:
+        return RequestRefused(f"expected a body of at most {self.limit} bytes", code="too-large", status=413)
+
+    async def _read(self, request: Request) -> bytes:
+        body = bytearray()
+        try:
+            async with asyncio.timeout(BODY_SECONDS):
+                async for chunk in request.stream():
+                    body += chunk
+                    if len(body) > self.limit:
+                        raise self._refuse_large()
+        except ClientDisconnect:
+            raise RequestRefused("the client went away", code="disconnected") from None
+        except TimeoutError:
+            message = f"expected the body within {BODY_SECONDS:g} seconds"
+            raise RequestRefused(message, code="timeout", status=408) from None
+        return bytes(body)
+
+
+def _check_type(request: Request, kinds: tuple[str, ...]) -> str:
+    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    if kind not in kinds:
+        names = {JSON_TYPE: "JSON", FORM_TYPE: "a form"}
+        expected = " or ".join(f"{names[kind]} with the header 'Content-Type: {kind}'" for kind in kinds)
+        raise RequestRefused(f"expected {expected}", status=415)
+    return kind
+
+
+def _parse_object(body: bytes) -> dict[str, Any]:
+    if sum(map(body.count, (b",", b"[", b"{"))) > MAX_VALUES:
+        raise RequestRefused(f"expected at most {MAX_VALUES} commas and brackets", code="too-large", status=413)
+    try:
+        content = parse_json(body, "the request", remedy="")
+    except BundleError as error:
+        raise RequestRefused(error.message, error.param, "bad-json") from None
+    if not isinstance(content, dict):
+        raise RequestRefused("expected a JSON object", code="bad-json")
+    return content
+
+
+async def _parse_form(request: Request, body: bytes) -> dict[str, Any]:
+    async def stream() -> AsyncGenerator[bytes, None]:
+        yield body
+        yield b""
+
+    parser = _MemoryParser(
+        request.headers, stream(), max_files=MAX_FILES, max_fields=MAX_FIELDS, max_part_size=len(body)
+    )
+    try:
+        form = await parser.parse()
+    except (MultiPartException, KeyError, ValueError) as error:
+        message = getattr(error, "message", None) or "its boundary or a part's head is wrong"
+        raise RequestRefused(f"expected a form: {message}", code="bad-form") from None
+    fields: dict[str, Any] = {}
+    for name, value in form.multi_items():
+        content = await value.read() if isinstance(value, UploadFile) else value
+        _add_field(fields, name, content)
+    await form.close()
+    return fields
+
+
+def _add_field(fields: dict[str, Any], name: str, value: Any) -> None:
+    if (entry := _ENTRY.fullmatch(name)) is not None:
+        values = fields.setdefault(entry[1], {})
+        if not isinstance(values, dict):
+            raise RequestRefused(f"'{entry[1]}': expected one value or an object, found both", entry[1], "bad-form")
+        values[entry[2]] = read_json_text(value)
+    elif name.endswith("[]"):
+        fields[name[:-2]] = [*_as_list(fields.get(name[:-2])), value]
+    else:
+        fields[name] = [*_as_list(fields[name]), value] if name in fields else value
+
+
+def _as_list(value: Any) -> list[Any]:
+    return [] if value is None else value if isinstance(value, list) else [value]
+
+
+def read_json_text(value: Any) -> Any:
+    """A form's text as JSON; a text that is none, and bytes, as they are."""
+    if not isinstance(value, str):
+        return value
+    try:
+        return parse_json(value.encode("utf-8", "surrogatepass"), "the field", remedy="")
+    except BundleError:
+        return value
