@@ -9,7 +9,7 @@ from pathlib import Path
 
 from guidegraph.graph.errors import WorkflowError, closest_match, suggest
 from guidegraph.graph.ir import Op, Parameter
-from guidegraph.graph.language.named_workflows import WORKFLOW_SUFFIXES, list_shipped_workflows, suggest_file
+from guidegraph.graph.language.named_workflows import list_shipped_workflows, suggest_file
 from guidegraph.graph.language.syntax import ParsedNode, ParsedWorkflow
 from guidegraph.graph.language.yaml_tree import Scalar, shorten
 from guidegraph.graph.literals import to_absolute_path
