@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from guidegraph.graph.errors import Mark, Problem, WorkflowError, suggest
+from guidegraph.graph.errors import Mark, Problem, WorkflowError, closest_match, suggest
 from guidegraph.graph.paths import PACKAGE, find_package_roots
 from guidegraph.graph.registry import Registry
 
@@ -36,6 +36,49 @@ def locate_workflow(path: Path, registry: Registry) -> Path:
     hint = suggest(name[:60], shipped, "it has", limit=30) if shipped else "it ships no workflow"
     owner = "this package" if namespace == OURS else f"the plugin '{namespace}'"
     raise _make_error(path, "no-file", f"{owner} has no file '{name[:60]}'; {hint}")
+
+
+def list_shipped_workflows() -> list[str]:
+    """The workflows that ship with the package, as ``pkg:`` names them."""
+    return sorted(_list_workflows(find_package_roots()[-1:]))
+
+
+def name_shipped(path: Path | str) -> str:
+    """The ``pkg:FILE`` that a path to nowhere was meant for, by its name and folder; "" if none fits or several do."""
+    parts = Path(path).parts
+    if not parts or "\0" in str(path):
+        return ""
+    name = parts[-1] if parts[-1].endswith(WORKFLOW_SUFFIXES) else f"{parts[-1]}.yaml"
+    shipped = map(Path, list_shipped_workflows())
+    found = [file for file in shipped if file.name == name]
+    near = [file for file in found if file.parts[-2:-1] == parts[-2:-1]] if len(parts) > 1 else []
+    top = [file for file in found if len(file.parts) == 1]
+    best = next((files for files in (near, top, found) if len(files) == 1), [])
+    return f"{PACKAGE}{best[0].as_posix()}" if best else ""
+
+
+def suggest_file(path: Path, prefix: str = "") -> str:
+    """The end of a message about a file that is not there: one that ships, or one beside it with a similar name.
+
+    prefix: what stands before the name of a workflow that ships, such as ``use: ``.
+    """
+    if path.exists():
+        return ""
+    try:
+        names = sorted(p.name for p in path.parent.iterdir() if p.suffix in WORKFLOW_SUFFIXES and p != path)
+    except (OSError, ValueError):
+        names = []
+    if f"{path.name}.yaml" not in names and (shipped := name_shipped(path)):
+        return f"; it ships with guidegraph: write {prefix}{shipped}"
+    guess = closest_match(path.name[:60], names)
+    if guess is None and (similar := closest_match(path.stem[:60], _list_stems())):
+        guess = f"{prefix}{PACKAGE}{similar}.yaml"
+    return f"; did you mean '{guess}'?" if guess else ""
+
+
+def _list_stems() -> list[str]:
+    """The names of the workflows at the top of those that ship, without their ending."""
+    return [file.removesuffix(".yaml") for file in list_shipped_workflows() if "/" not in file]
 
 
 def _make_error(path: Path, code: str, message: str) -> WorkflowError:

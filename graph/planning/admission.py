@@ -24,6 +24,7 @@ from guidegraph.graph.port import Port
 from guidegraph.graph.sources import Carry, Literal, Many, Output, Param, Source, Sources
 from guidegraph.graph.types import is_tensor, takes_literal
 from guidegraph_runtime.admission import SampleCount, Shape, ShapeOnly, find_batch_problem, find_memory_problem
+from guidegraph_runtime.machine.optional_packages import install_command
 
 REFUSED = "refused"
 MACHINE_CODES = frozenset({"missing-extra", "missing-file", "missing-part"})
@@ -243,7 +244,7 @@ def _check_extras(call: Call, values: Mapping[str, Any], read: Collection[str]) 
         extras = None if arguments is None else extras(**arguments)
     for module, extra in (extras or {}).items():
         if find_spec(module) is None:
-            message = f"{call.spec.id} needs {module}, which is not installed: pip install 'guidegraph[{extra}]'"
+            message = f"{call.spec.id} needs {module}, which is not installed: {install_command(extra)}"
             yield Problem(call.mark, "missing-extra", message, f"nodes.{call.key}")
 
 

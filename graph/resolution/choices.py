@@ -15,7 +15,7 @@ from guidegraph.graph.port import Port
 from guidegraph.graph.resolution.link_rule import have_common_type, join
 from guidegraph.graph.resolution.ports import PortResolver
 from guidegraph.graph.resolution.scope import ResolvedNode, Scope, TypedSource
-from guidegraph.graph.sources import Output, Source
+from guidegraph.graph.sources import Output, Param, Source
 from guidegraph.graph.types import PortType, SequenceOf, Tensor
 from guidegraph.graph.values.simple_values import SameType
 from guidegraph_runtime.declare.choice_words import CHOOSE, OTHERWISE, WHEN
@@ -55,20 +55,27 @@ def resolve_choice(
 def _find_decider(resolver: PortResolver, choice: ParsedChoice, scope: Scope, path: str) -> TypedSource | None:
     """The source of ``when``; None if it is invalid, which is reported."""
     typed = resolver.find_source(choice.when, scope, path) if choice.when is not None else None
-    if typed is None or choice.when is None or any(map(_can_decide, typed.type.alternatives)):
+    if typed is None or choice.when is None:
         return typed
-    message = f"'{choice.when.text}' gives {typed.type}; a choice is made by {_ANY_VALUE}"
+    # The value of a parameter is checked before the run; a node that may give a float would fail in it.
+    kind = typed.actual_type or typed.type
+    is_float = float in kind.alternatives and not isinstance(typed.source, Param)
+    if any(map(_can_decide, kind.alternatives)) and not is_float:
+        return typed
+    message = f"'{choice.when.text}' gives {kind}; a choice is made by {_ANY_VALUE}"
     resolver.report(choice.when.mark, "type-mismatch", message, path)
     return None
 
 
 def _can_decide(kind: type | SequenceOf) -> bool:
-    """Whether a choice can depend on this type: text, int, bool, or a tensor that may hold one number."""
+    """Whether a choice can depend on this type: text, int, bool, or a tensor that may hold one of the latter.
+
+    A type that names its tensors, such as ``Timesteps``, holds floats unless it is declared as integer.
+    """
     if isinstance(kind, SequenceOf):
         return False
     if issubclass(kind, Tensor):
-        axes: tuple[int | str, ...] | None = getattr(kind, "axes", None)
-        return axes is None or len(axes) < 2
+        return kind is Tensor or (kind.integer and (kind.axes is None or len(kind.axes) < 2))
     return kind is object or kind in VALUES
 
 

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 from guidegraph.graph.errors import Mark, Problem, WorkflowError
 from guidegraph.graph.ir import Graph, GraphOutput, Parameter
 from guidegraph.graph.language.bind_parameters import list_misfits
-from guidegraph.graph.language.named_workflows import WORKFLOW_SUFFIXES
+from guidegraph.graph.language.named_workflows import WORKFLOW_SUFFIXES, suggest_file
 from guidegraph.graph.language.parameters import resolve_parameters
 from guidegraph.graph.language.parse import parse
 from guidegraph.graph.language.path_values import Uses, convert_path_parameters, list_uses
@@ -122,7 +123,10 @@ class _Builder:
     def build(self, file: Path) -> Graph:
         path = Path(os.path.normpath(file.absolute()))
         self._main = path
-        workflow = self.parse_file(path, str(file))
+        try:
+            workflow = self.parse_file(path, str(file))
+        except WorkflowError as error:
+            raise WorkflowError([replace(p, message=p.message + suggest_file(path)) for p in error.problems]) from None
         if workflow is None:
             raise WorkflowError(self._file_problems)
         if problems := find_expansion_problems(workflow, self.parse_file, WORKFLOW_SUFFIXES):

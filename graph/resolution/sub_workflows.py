@@ -9,7 +9,7 @@ from pathlib import Path
 
 from guidegraph.graph.errors import WorkflowError, closest_match, suggest
 from guidegraph.graph.ir import Op, Parameter
-from guidegraph.graph.language.named_workflows import WORKFLOW_SUFFIXES
+from guidegraph.graph.language.named_workflows import list_shipped_workflows, suggest_file
 from guidegraph.graph.language.syntax import ParsedNode, ParsedWorkflow
 from guidegraph.graph.language.yaml_tree import Scalar, shorten
 from guidegraph.graph.literals import to_absolute_path
@@ -65,7 +65,8 @@ def _read_workflow(
     try:
         path = resolve_sub_workflow_path(use, block.base)
     except ValueError as error:
-        resolver.report(mark, "no-file", f"cannot use '{shorten(use)}': {error}", node_path)
+        reason = _describe_unshipped(use) if use.startswith(PACKAGE) else str(error)
+        resolver.report(mark, "no-file", f"cannot use '{shorten(use)}': {reason}", node_path)
         return None, None
     if path in block.files:
         chain = " -> ".join(p.name for p in (*block.files[block.files.index(path) :], path))
@@ -84,17 +85,15 @@ def _read_workflow(
 def _describe_reason(error: WorkflowError, path: Path) -> str:
     """Why a workflow cannot be used, with a suggestion, unless the message would reveal file names to a stranger."""
     message = error.problems[0].message
-    return message if message == NOT_EMBEDDED else f"{message}{_suggest_file(path)}"
+    return message if message == NOT_EMBEDDED else f"{message}{suggest_file(path, 'use: ')}"
 
 
-def _suggest_file(path: Path) -> str:
-    """The end of a message: the workflow in the same folder with the closest name."""
-    try:
-        names = sorted(p.name for p in path.parent.iterdir() if p.suffix in WORKFLOW_SUFFIXES and p != path)
-    except (OSError, ValueError):
-        return ""
-    guess = closest_match(path.name[:60], names)
-    return f"; did you mean '{guess}'?" if guess else ""
+def _describe_unshipped(use: str) -> str:
+    """Why a ``pkg:`` name cannot be used, with the closest workflow that ships."""
+    shipped = list_shipped_workflows()
+    guess = closest_match(use.removeprefix(PACKAGE)[:60], shipped)
+    hint = f"did you mean '{PACKAGE}{guess}'?" if guess else suggest("", shipped, "workflows that do")
+    return f"it does not ship with the package; {hint}"
 
 
 def _connect_parameters(

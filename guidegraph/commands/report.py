@@ -43,7 +43,8 @@ def report(
     """Write one HTML page of a run, a sweep, or several beside each other.
 
     It has the pictures, curves with intervals, tables, parameters, graph, time by node, versions and failures.
-    The page is self-contained: open it in a browser, or send it by mail. Needs pip install "guidegraph[plot]".
+    The page is self-contained: open it in a browser, or send it by mail. Needs the extra plot, which a checkout
+    installs by pip install -e ".[plot]".
     """
     from guidegraph.report.collect import collect
     from guidegraph.report.curves import CurveChoice

@@ -21,6 +21,7 @@ from guidegraph.commands.shared.root import app, examples, select_plugins
 from guidegraph.graph.errors import Problem, WorkflowError
 from guidegraph_runtime.files.empty_folders import list_missing_folders, remove_empty_folders
 from guidegraph_runtime.files.run_folders import RUNS
+from guidegraph_runtime.machine.optional_packages import install_command
 from guidegraph_runtime.printing import show_count
 
 if TYPE_CHECKING:
@@ -96,7 +97,7 @@ def sweep(
 
     A finished cell is not run again unless something that it depends on has changed, so an interrupted sweep resumes
     with the missing cells. A failed cell is reported, and the others continue; the exit code is then 1.
-    --ray needs pip install "guidegraph[ray]".
+    --ray needs the extra ray: pip install -e ".[ray]" in a checkout.
     """
     from guidegraph.commands.shared.open_workflow import WorkflowRequest, name_picture
     from guidegraph.commands.shared.run_settings import RunSettings, apply_limits
@@ -200,7 +201,7 @@ def _parse_config(arguments: SweepArguments, problems: list[Problem]) -> RunConf
         message = f"with --ray it is 'cuda', and Ray gives each worker a device; found '{device}'"
         problems.append(argument_problem("no-device", message, "--device"))
     if arguments.ray is not None and not is_ray_installed():
-        message = '--ray needs ray, which is not installed; pip install "guidegraph[ray]"'
+        message = f"--ray needs ray, which is not installed; {install_command('ray')}"
         problems.append(argument_problem("missing-extra", message, "--ray"))
     if arguments.workers is not None and (arguments.ray is None or arguments.workers < 1):
         message = "it is how many cells run at once on Ray: at least 1, with --ray local or --ray ADDRESS"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 
 from guidegraph.graph.errors import GuidegraphError
+from guidegraph_runtime.machine.optional_packages import install_command
 
 
 class MissingServer(GuidegraphError):
@@ -17,5 +18,5 @@ def check_extra() -> None:
     if absent:
         names = " and ".join(absent)
         raise MissingServer(
-            f"missing-extra: the page is served by {names}, which is not installed; pip install 'guidegraph[ui]'"
+            f"missing-extra: the page is served by {names}, which is not installed; {install_command('ui')}"
         )

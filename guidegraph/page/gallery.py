@@ -6,6 +6,7 @@ import difflib
 import json
 import math
 import os
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from guidegraph.graph.trust.file_checks import RefusedFile, open_regular
 from guidegraph.runs.stopped_run import StoppedRun
 from guidegraph_runtime.run_json import RECORD, read_record
 
-MAX_RUNS = 200
+PAGE_SIZE = 200
 MAX_PICTURES = 8
 MAX_BYTES = 64 << 20
 EXACT = 2**53
@@ -22,17 +23,22 @@ EXACT = 2**53
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
 
 
-def list_runs(runs: Path) -> list[dict[str, Any]]:
-    """The newest runs below a folder. A folder without a readable record is left out.
+def list_runs(runs: Path, before: str = "") -> dict[str, Any]:
+    """The newest runs below a folder, and how many folders of runs there are: ``{"runs": …, "total": …, "next": …}``.
 
-    Numbers that JSON lacks are texts among the parameters: ``NaN``, ``Infinity`` and ``-Infinity``.
+    before: list the runs older than the one in this folder. The answer's ``next`` is the ``before`` of the next page;
+    "" after the last one. A folder without a readable record is left out. Numbers that JSON lacks are texts among the
+    parameters: ``NaN``, ``Infinity`` and ``-Infinity``.
     """
-    folders = sorted((folder for folder in runs.iterdir() if folder.is_dir()), reverse=True) if runs.is_dir() else []
+    with os.scandir(runs) if runs.is_dir() else nullcontext(()) as entries:
+        names = sorted((entry.name for entry in entries if entry.is_dir()), reverse=True)
+    older = [name for name in names if not before or name < before]
     rows = []
-    for folder in folders[:MAX_RUNS]:
-        if (record := read_record(folder / RECORD)) is not None:
-            rows.append(describe_run(folder, record))
-    return rows
+    for name in older[:PAGE_SIZE]:
+        if (record := read_record(runs / name / RECORD)) is not None:
+            rows.append(describe_run(runs / name, record))
+    following = older[PAGE_SIZE - 1] if len(older) > PAGE_SIZE else ""
+    return {"runs": rows, "total": len(names), "next": following}
 
 
 def describe_run(folder: Path, record: dict[str, Any]) -> dict[str, Any]:

@@ -262,9 +262,10 @@ class PageServer:
         return preview if isinstance(preview, bytes) else encode_first(values.get(output))
 
     async def list_runs(self, request: Request) -> Response:
-        """The newest runs. The file of each is the name of its workflow if that is in the folder."""
-        rows = await run_in_threadpool(list_runs, self.runs)
-        return AsciiJson([{**row, "file": self.folder.shorten(os.path.abspath(row["file"]))} for row in rows])
+        """A page of the runs. The file of each is the name of its workflow if that is in the folder."""
+        page = await run_in_threadpool(list_runs, self.runs, request.query_params.get("before", ""))
+        rows = [{**row, "file": self.folder.shorten(os.path.abspath(row["file"]))} for row in page["runs"]]
+        return AsciiJson({**page, "runs": rows})
 
     async def compare_runs(self, request: Request) -> Response:
         """The lines in which the workflows of two runs differ."""

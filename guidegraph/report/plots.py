@@ -19,6 +19,7 @@ from guidegraph.graph.errors import GuidegraphError
 from guidegraph.report.html import Html, tag
 from guidegraph.report.labels import LINE, TICK, TITLE, clip, clip_distinctly
 from guidegraph.report.series import Plot, Series
+from guidegraph_runtime.machine.optional_packages import install_command
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -68,7 +69,7 @@ def check_extra() -> None:
     if importlib.util.find_spec("matplotlib") is None:
         raise MissingPlotLibrary(
             "missing-extra: a report's plots are drawn by matplotlib, which is not installed; "
-            "pip install 'guidegraph[plot]'"
+            f"{install_command('plot')}"
         )
 
 

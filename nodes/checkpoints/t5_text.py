@@ -18,6 +18,7 @@ from guidegraph.nodes.conditioning.text_pretrained import import_transformers
 from guidegraph.nodes.models.networks.bounded_build import check_depth
 from guidegraph.nodes.models.released.pretrained_text import tokenizer_from_folder
 from guidegraph.nodes.models.released.towers import T5Tower
+from guidegraph_runtime.machine.optional_packages import install_command
 
 EXTRA = "t5"
 SENTENCEPIECE = ("sentencepiece", "google.protobuf")
@@ -129,7 +130,7 @@ def build_t5_tower(
     if missing:
         raise ValueError(
             f"'{tokenizer}' holds spiece.model without tokenizer.json, and {' and '.join(missing)}, which read it, are "
-            f"not installed: `pip install 'guidegraph[{EXTRA}]'`"
+            f"not installed: {install_command(EXTRA)}"
         )
     words = tokenizer_from_folder(transformers.T5TokenizerFast, tokenizer, int(model.config.vocab_size))
     if None in (words.eos_token_id, words.pad_token_id):

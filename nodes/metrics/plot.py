@@ -1,4 +1,4 @@
-"""Plots of tables, drawn by matplotlib: `pip install 'guidegraph[plot]'`.
+"""Plots of tables, drawn by matplotlib, which the extra `plot` installs.
 
 All settings that several plots share:
 x: column of the horizontal axis. y: column of the vertical axis. title: above the plot. x_label: replaces the
@@ -18,6 +18,7 @@ from guidegraph.graph.node import node
 from guidegraph.nodes.metrics.table import get_column
 from guidegraph.nodes.table import format_cell
 from guidegraph.nodes.types import Image, Table
+from guidegraph_runtime.machine.optional_packages import install_command
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -142,7 +143,7 @@ class Chart:
 
     def __init__(self, size: tuple[int, int], title: str, x: str, y: str, log: Log, limits: Limits) -> None:
         if importlib.util.find_spec("matplotlib") is None:
-            raise ValueError("plots are drawn by matplotlib, which is not installed: pip install 'guidegraph[plot]'")
+            raise ValueError(f"plots are drawn by matplotlib, which is not installed: {install_command('plot')}")
         from matplotlib.backends.backend_agg import FigureCanvasAgg
         from matplotlib.figure import Figure
 

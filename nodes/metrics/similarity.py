@@ -12,6 +12,7 @@ from guidegraph.graph.types import Tensor
 from guidegraph.nodes.metrics.metrics import Mean, mean
 from guidegraph.nodes.shape_checks import check_pairs
 from guidegraph.nodes.types import FeatureExtractor, Image
+from guidegraph_runtime.machine.optional_packages import install_command
 
 
 @node("metric.ssim", extras={"torchmetrics": "metrics"})
@@ -33,7 +34,7 @@ def ssim(image: Image, reference: Image, *, sigma: Annotated[float, Gt(0)] = 1.5
         from torchmetrics.functional.image import structural_similarity_index_measure
     except ImportError:
         raise ValueError(
-            "SSIM is computed by torchmetrics, which is not installed: pip install 'guidegraph[metrics]'"
+            f"SSIM is computed by torchmetrics, which is not installed: {install_command('metrics')}"
         ) from None
     a, b = ((p.detach().double() / 2 + 0.5) for p in (image, reference.to(image.device)))
     similarities = structural_similarity_index_measure(a, b, sigma=sigma, reduction="none", data_range=1.0)

@@ -13,6 +13,7 @@ from typing import Any
 
 from guidegraph import current_device, current_dtype
 from guidegraph_runtime.files.regular_files import read_regular, require_regular_files
+from guidegraph_runtime.machine.optional_packages import install_command
 
 SCHEDULER_CONFIG = "scheduler_config.json"
 
@@ -22,7 +23,7 @@ def import_diffusers() -> Any:
     try:
         import diffusers
     except ImportError:
-        raise ValueError("diffusers is not installed: `pip install 'guidegraph[diffusers]'`") from None
+        raise ValueError(f"diffusers is not installed: {install_command('diffusers')}") from None
     return diffusers
 
 

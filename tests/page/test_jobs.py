@@ -176,7 +176,7 @@ def test_the_gallery_lists_runs_and_skips_damaged_records(site: Site) -> None:
     ):
         (site.folder / "runs" / name).mkdir()
         (site.folder / "runs" / name / "run.json").write_text(record)
-    rows = {row["folder"]: row for row in site.get("api/runs").json()}
+    rows = {row["folder"]: row for row in site.get("api/runs").json()["runs"]}
     assert {*rows} == {job["folder"], "zz-odd", "zz-nan", "zz-long"}
     row = rows[job["folder"]]
     assert (row["name"], row["status"], row["pictures"], row["params"]["seed"]) == ("draw", "done", ["image.png"], 7)
@@ -184,6 +184,18 @@ def test_the_gallery_lists_runs_and_skips_damaged_records(site: Site) -> None:
     assert rows["zz-odd"]["pictures"] == []
     assert rows["zz-long"]["seconds"] is None
     assert (rows["zz-nan"]["params"], rows["zz-nan"]["seconds"]) == ({"a": ["NaN", "Infinity"], "b": "\ud800"}, None)
+
+
+def test_the_runs_of_a_large_folder_come_in_pages(site: Site) -> None:
+    for i in range(450):
+        (site.folder / "runs" / f"run-{i:03}").mkdir(parents=True)
+        (site.folder / "runs" / f"run-{i:03}" / "run.json").write_text("{}")
+    pages = [site.get("api/runs").json()]
+    while pages[-1]["next"]:
+        pages.append(site.get("api/runs", before=pages[-1]["next"]).json())
+    assert [page["total"] for page in pages] == [450] * 3
+    folders = [row["folder"] for page in pages for row in page["runs"]]
+    assert folders == [f"run-{i:03}" for i in reversed(range(450))]
 
 
 def test_the_workflows_of_two_runs_are_compared(site: Site) -> None:
@@ -268,7 +280,7 @@ def test_a_run_is_stopped_after_a_step_and_goes_on_with_other_values(site: Site)
     site.page.jobs.wait(number, timeout=60)
     job = site.page.jobs.jobs[number].describe(0)
     assert (job["status"], job["error"], job["stopped"]["total"]) == ("stopped", "", 400)
-    (row,) = site.get("api/runs").json()
+    (row,) = site.get("api/runs").json()["runs"]
     assert (row["status"], row["stopped"]) == ("stopped", True)
     refused = site.post("api/runs", name="draw.yaml", params={"count": "300"}, resume=job["folder"])
     assert (refused.status_code, refused.json()["problems"][0]["code"]) == (422, "cannot-resume")

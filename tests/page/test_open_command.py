@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from guidegraph_runtime.machine.optional_packages import install_command
 from tests.commands.command import Command
 from tests.commands.conftest import cli as cli
 from tests.page.conftest import DRAW
@@ -30,7 +31,7 @@ def test_without_the_extra_it_says_what_to_install(cli: Command, monkeypatch: py
     result = cli("open", "draw.yaml", "--no-browser")
     assert result.code == 1
     assert "missing-extra" in result.err
-    assert "pip install 'guidegraph[ui]'" in result.err
+    assert install_command("ui") in result.err
     assert result.out == ""
 
 

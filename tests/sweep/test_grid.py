@@ -8,6 +8,7 @@ import pytest
 
 from guidegraph.graph.errors import Problem
 from guidegraph.sweep.grid_options import parse_grid, parse_seeds, split_values
+from guidegraph_runtime.machine.optional_packages import install_command
 from tests.commands.command import Command
 
 WORKFLOW = """
@@ -150,7 +151,7 @@ def test_without_ray_the_error_says_how_to_install_it(cli: Command, monkeypatch:
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     result = cli("sweep", cli.workflow("w.yaml", WORKFLOW), "--grid", "need=1", "--ray", "local", "--out", "out")
     assert result.code == 2
-    assert '--ray: missing-extra: --ray needs ray, which is not installed; pip install "guidegraph[ray]"' in result.err
+    assert f"--ray: missing-extra: --ray needs ray, which is not installed; {install_command('ray')}" in result.err
     assert not Path("out").exists()
 
 

@@ -10,16 +10,21 @@ test_dependents_128.py. The flow transformers of scenes are not shipped either: 
 from __future__ import annotations
 
 import json
+import re
+import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 
+from guidegraph import load_workflow
+from guidegraph.plugins.manager import PluginManager
 from tests.commands.command import Command
 from tests.paths import ROOT
 from tests.whole.small_model_128 import TRAININGS
 
+REGISTRY = PluginManager(entry_points=False).registry
 FILES = (ROOT / "workflows").rglob("*.yaml")
 EXPORTED = ("text_to_image_onnx.yaml",)
 UNTRAINED = (
@@ -75,6 +80,18 @@ def test_a_shipped_workflow_runs(workflow: Path, cli: Command, tmp_path: Path) -
     assert all((tmp_path / "out" / file).stat().st_size > 0 for file in files)
     if workflow.parent.name in WRITING and "path" in parameters(workflow):
         assert (tmp_path / "model" / "model.json").exists()
+
+
+def test_a_copy_of_every_shipped_workflow_opens_in_any_folder(tmp_path: Path) -> None:
+    copies = {p.name: shutil.copy(p, tmp_path) for p in (ROOT / "workflows").glob("*.yaml")}
+    for name, copied in copies.items():
+        original = load_workflow(f"pkg:{name}", registry=REGISTRY).graph
+        assert [*load_workflow(copied, registry=REGISTRY).graph.ops] == [*original.ops]
+
+
+def test_no_shipped_workflow_links_a_block_by_a_relative_path() -> None:
+    linked = [p for p in (ROOT / "workflows").rglob("*.yaml") if re.search(r"use: *['\"]?\.", p.read_text())]
+    assert not linked, "write use: pkg:FILE, which opens from a copy too"
 
 
 @pytest.mark.slow

@@ -7,13 +7,15 @@ import { GridTable } from "./grid.js";
 
 export function Gallery({ finished, onUse, onResume, onPicture, name }) {
   const [runs, setRuns] = useState(null);
+  const [rest, setRest] = useState({ total: 0, next: null }); // the number of all runs, and where the next page begins
   const [chosen, setChosen] = useState([]);
   const [failure, setFailure] = useState("");
   useEffect(() => {
     let isCurrent = true;
-    get("api/runs").then((rows) => {
+    get("api/runs").then((page) => {
       if (!isCurrent) return;
-      setRuns(rows);
+      setRuns((earlier) => joinPages(page, earlier || []));
+      setRest((earlier) => ({ total: page.total, next: earlier.next !== null && earlier.next < page.next ? earlier.next : page.next }));
       setFailure("");
     }, (error) => isCurrent && setFailure(error.message));
     return () => { isCurrent = false; };
@@ -28,6 +30,10 @@ export function Gallery({ finished, onUse, onResume, onPicture, name }) {
   if (failure) return html`${opener}<p class="problem" role="alert">${failure}</p>`;
   if (!runs) return html`${opener}<p class="hint">Reading the runs …</p>`;
   if (!runs.length && !grids.length) return html`${opener}<p class="hint">There are no runs in this folder yet.</p>`;
+  const showMore = () => get("api/runs", { before: rest.next }).then((page) => {
+    setRuns((earlier) => [...earlier, ...page.runs]);
+    setRest({ total: page.total, next: page.next });
+  }, (error) => setFailure(error.message));
   const flip = (folder) => setChosen(chosen.includes(folder) ? chosen.filter((other) => other !== folder) : [...chosen.slice(-1), folder]);
   const pair = chosen.map((folder) => runs.find((run) => run.folder === folder)).filter(Boolean).sort((a, b) => (a.folder < b.folder ? -1 : 1));
   return html`
@@ -48,7 +54,14 @@ export function Gallery({ finished, onUse, onResume, onPicture, name }) {
         </label>
         ${run.file === name && html`<button class="quiet use" onClick=${() => onUse(run.params)}>use these parameters</button>`}
         ${run.file === name && run.stopped && html`<button class="quiet use" onClick=${() => onResume(run)}>go on from here</button>`}
-      </li>`)}</ul>`;
+      </li>`)}</ul>
+    ${rest.next && html`<p class="hint">${runs.length} of ${rest.total} runs, the newest first.
+      <button class="quiet more" onClick=${showMore}>Show more</button></p>`}`;
+}
+
+// The newest page, and the older runs that are shown already.
+function joinPages(page, earlier) {
+  return [...page.runs, ...(page.next ? earlier.filter((run) => run.folder < page.next) : [])];
 }
 
 function Comparison({ pair }) {

@@ -22,6 +22,7 @@ from guidegraph.nodes.checkpoints.quantised.gguf_header import (
     TensorInfo,
     read_header,
 )
+from guidegraph_runtime.machine.optional_packages import install_command
 
 PLAIN: Mapping[str, torch.dtype] = {
     "F64": torch.float64,
@@ -56,8 +57,7 @@ def read_gguf(path: Path) -> dict[str, Tensor]:
         import gguf
     except ImportError:
         raise ValueError(
-            f"'{path}' is a GGUF file, which the gguf package reads, and it is not installed: "
-            "pip install 'guidegraph[gguf]'"
+            f"'{path}' is a GGUF file, which the gguf package reads, and it is not installed: {install_command('gguf')}"
         ) from None
     with open_regular(path) as file:
         data = np.memmap(file, dtype=np.uint8, mode="c")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from importlib import import_module
+from pathlib import Path
 from types import ModuleType
 
 INSTALLED_BY = {"PIL": "pillow", "tokenizers": "tokenizers"}
@@ -20,3 +21,30 @@ def import_optional(module: str, needed_for: str) -> ModuleType:
             f"{needed_for} needs the package {INSTALLED_BY[package]}, which is not installed: "
             f"pip install {INSTALLED_BY[package]}"
         ) from None
+
+
+def install_command(extra: str, distribution: str = "guidegraph") -> str:
+    """The command that installs an extra of ``guidegraph`` or ``guidegraph-runtime``, as this machine has it installed.
+
+    Neither name is on PyPI. An editable install gets ``pip install -e`` with the folder of its checkout (``.`` in that
+    folder); any other one gets the packages of the extra, from the metadata that it was installed with.
+    """
+    import json
+    import shlex
+    from importlib.metadata import PackageNotFoundError
+    from importlib.metadata import distribution as find_distribution
+    from urllib.parse import urlparse
+    from urllib.request import url2pathname
+
+    try:
+        installed = find_distribution(distribution)
+    except PackageNotFoundError:
+        return f'pip install -e ".[{extra}]" in the checkout'
+    origin = json.loads(installed.read_text("direct_url.json") or "{}")
+    if origin.get("dir_info", {}).get("editable"):
+        folder = Path(url2pathname(urlparse(origin["url"]).path))
+        here = "." if folder == Path.cwd() else str(folder)
+        return f'pip install -e "{here}[{extra}]"'
+    marked = (requirement.replace("'", '"').partition(";") for requirement in installed.requires or ())
+    wanted = [name.strip() for name, _, marker in marked if marker.strip() == f'extra == "{extra}"']
+    return f"pip install {' '.join(map(shlex.quote, wanted))}"

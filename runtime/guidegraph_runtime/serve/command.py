@@ -22,6 +22,7 @@ from guidegraph_runtime.command import (
 from guidegraph_runtime.errors import BundleError
 from guidegraph_runtime.limits import enforce_limits
 from guidegraph_runtime.machine.byte_sizes import parse_size
+from guidegraph_runtime.machine.optional_packages import install_command
 from guidegraph_runtime.serve.options import ServeOptions, parse_count, parse_pixels, parse_seconds
 
 T = TypeVar("T")
@@ -159,7 +160,7 @@ def _command(options: argparse.Namespace) -> int:
 def _check_packages() -> None:
     missing = [name for name in PACKAGES if importlib.util.find_spec(name) is None]
     if missing:
-        message = f"the server needs {', '.join(missing)}: pip install 'guidegraph-runtime[serve]'"
+        message = f"the server needs {', '.join(missing)}: {install_command('serve', 'guidegraph-runtime')}"
         raise BundleError("guidegraph-serve", "missing-extra", message)
 
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import difflib
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Sequence
+from itertools import islice
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -22,6 +23,9 @@ AS_NEAR = 0.1
 """How much less similar than the nearest word another suggestion may be."""
 
 LONGEST_WORD = 40
+NAMED = 20
+"""The most unknown words that a message names."""
+
 LISTED, SAMPLED = 120, 20
 """The most words that a message lists in full, and the size of a sample of a longer list."""
 
@@ -49,12 +53,15 @@ def near_words(word: str, vocabulary: Sequence[str]) -> list[str]:
     return [match for match, ratio in zip(near, likeness, strict=True) if ratio > likeness[0] - AS_NEAR]
 
 
-def unknown_words_message(words: Iterable[str], vocabulary: Sequence[str]) -> str:
-    """A message about unknown words: suggestions for each, and the known words or a sample of them."""
+def unknown_words_message(words: Collection[str], vocabulary: Sequence[str]) -> str:
+    """A message about unknown words: suggestions for the first ones, and the known words or a sample of them."""
     descriptions = []
-    for word in words:
+    for full in islice(words, NAMED):
+        word = full if len(full) <= LONGEST_WORD else f"{full[:LONGEST_WORD]}…"
         suggestions = " or ".join(f"'{match}'" for match in near_words(word, vocabulary))
         descriptions.append(f"'{word}' (did you mean {suggestions}?)" if suggestions else f"'{word}'")
+    if len(words) > NAMED:
+        descriptions.append(f"and {len(words) - NAMED} more")
     if len(vocabulary) <= LISTED:
         vocabulary_text = f"it knows: {', '.join(vocabulary)}"
     else:

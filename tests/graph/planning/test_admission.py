@@ -26,6 +26,7 @@ from guidegraph.nodes.types import Condition, Denoiser, Prediction
 from guidegraph.plugins.manager import default_registry
 from guidegraph.workflow import Workflow
 from guidegraph_runtime.errors import BundleError
+from guidegraph_runtime.machine.optional_packages import install_command
 from guidegraph_runtime.running.bundle import Bundle
 from guidegraph_runtime.sessions.sessions import SessionSettings
 from tests.graph.export.small_denoiser import CONFIG
@@ -254,7 +255,7 @@ nodes:
 outputs: {{denoiser: denoiser, read: read}}
 """
     message = refusal(written(text, registry, tmp_path))
-    assert f"missing-extra: {use} needs {missing}, which is not installed: pip install 'guidegraph[{extra}]'" in message
+    assert f"missing-extra: {use} needs {missing}, which is not installed: {install_command(extra)}" in message
 
 
 def test_a_missing_part_or_file_of_a_model_is_known_before_the_run(registry: Registry, tmp_path: Path) -> None:

@@ -54,6 +54,37 @@ def above_as_tensor(a: float) -> Tensor:
     return torch.tensor([a > 2])
 
 
+class Levels(Tensor):
+    """Noise levels: (B), float32."""
+
+    axes = ("B",)
+
+
+class Counts(Tensor):
+    """Numbers of things: (B), int64."""
+
+    axes = ("B",)
+    integer = True
+
+
+@node("pick.levels")
+def levels(a: float) -> Levels:
+    """a as a tensor of one float."""
+    return torch.tensor([a])
+
+
+@node("pick.counts")
+def counts(a: float) -> Counts:
+    """a, cut to a whole number, as a tensor of one."""
+    return torch.tensor([int(a)])
+
+
+@node("pick.scale")
+def scale(a: float) -> float | Tensor:
+    """a as a number or a tensor."""
+    return a
+
+
 @node("pick.weigh")
 def weigh(model: Any, x: Tensor, y: Tensor, *, by: float, name: str) -> Tensor:
     """The weighted squared error of a model; records its name in ``ran``."""
@@ -62,7 +93,7 @@ def weigh(model: Any, x: Tensor, y: Tensor, *, by: float, name: str) -> Tensor:
     return result
 
 
-NODES = (mark, effect, size, above, above_as_tensor, weigh)
+NODES = (mark, effect, size, above, above_as_tensor, levels, counts, scale, weigh)
 
 REGISTRY = Registry({**engine_nodes.REGISTRY.nodes, **{get_spec(f).id: get_spec(f) for f in NODES}})
 

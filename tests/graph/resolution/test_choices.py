@@ -67,6 +67,7 @@ def test_only_the_nodes_of_a_selected_output_run(tmp_path: Path) -> None:
     [
         ("{use: pick.above, in: {a: params.at}}", "{true: much, false: little}", "much"),
         ("{use: pick.above_as_tensor, in: {a: params.at}}", "{true: much, false: little}", "much"),
+        ("{use: pick.counts, in: {a: params.at}}", "{3: much, 2: little}", "much"),
         ("{choose: {when: params.kind, of: {1: params.one, 2: params.two}}}", "{a: little, b: much}", "much"),
     ],
 )
@@ -84,6 +85,29 @@ outputs: {{either: either}}
 """
     run_choice(text, tmp_path)
     assert ran == [expected]
+
+
+@pytest.mark.parametrize(("node", "kind"), [("levels", "Levels"), ("scale", "float | Tensor")])
+def test_a_choice_by_a_float_or_a_tensor_of_floats_is_refused_before_the_run(
+    node: str, kind: str, tmp_path: Path
+) -> None:
+    text = f"""
+params: {{at: 2.0}}
+nodes:
+  when: {{use: pick.{node}, in: {{a: params.at}}}}
+  little: {{use: pick.mark, with: {{name: little}}}}
+  either: {{choose: {{when: when, of: {{2: little}}, otherwise: little}}}}
+  looped:
+    loop: {{over: when, as: t}}
+    carry: {{x: little}}
+    body: {{inner: {{choose: {{when: loop.t, of: {{2: carry.x}}, otherwise: carry.x}}}}}}
+    next: {{x: inner}}
+outputs: {{either: either, looped: looped.x}}
+"""
+    with pytest.raises(WorkflowError) as raised:
+        build_graph(text.replace("over: when", "over: params.at") if node == "scale" else text, tmp_path)
+    assert f"type-mismatch: 'when' gives {kind}; a choice is made by" in str(raised.value)
+    assert node == "scale" or "type-mismatch: 'loop.t' gives Tensor (B)" in str(raised.value)
 
 
 NESTED = """

@@ -172,3 +172,19 @@ def test_a_text_behind_a_choice_that_is_no_path_is_refused_where_it_stands(folde
     (problem,) = caught.value.problems
     assert (problem.code, problem.path) == ("bad-value", "nodes.r.with.file")
     assert "does not ship with the package" in problem.message
+
+
+@pytest.mark.parametrize(
+    ("use", "hint"),
+    [
+        ("./blocks/cfg_step.yaml", "it ships with guidegraph: write use: pkg:blocks/cfg_step.yaml"),
+        ("cfg_step.yaml", "it ships with guidegraph: write use: pkg:blocks/cfg_step.yaml"),
+        ("pkg:blocks/cfg_stp.yaml", "it does not ship with the package; did you mean 'pkg:blocks/cfg_step.yaml'?"),
+        ("pkg:zzz.yaml", "it does not ship with the package; workflows that do: blocks/cfg_step.yaml"),
+        ("pkg:../blocks/cfg_step.yaml", "it does not ship with the package; did you mean 'pkg:blocks/cfg_step.yaml'?"),
+    ],
+)
+def test_a_missing_block_is_told_which_shipped_one_fits(folder: Path, use: str, hint: str) -> None:
+    with pytest.raises(WorkflowError, match="no-file") as raised:
+        run_text(f"nodes: {{b: {{use: '{use}', with: {{a: 1}}}}}}\noutputs: {{out: b}}\n", folder)
+    assert hint in str(raised.value)

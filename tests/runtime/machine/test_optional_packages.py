@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from guidegraph_runtime.machine.optional_packages import import_optional
+from guidegraph_runtime.machine.optional_packages import import_optional, install_command
 from guidegraph_runtime.pictures import picture_files, semantic_maps
 from guidegraph_runtime.text.tokenizer import load_tokenizer
 from tests.paths import ROOT
@@ -37,3 +37,27 @@ def test_a_package_that_is_broken_is_not_called_missing(tmp_path: Path, monkeypa
     monkeypatch.delitem(sys.modules, "tokenizers", raising=False)
     with pytest.raises(ModuleNotFoundError, match="no_such_module"):
         import_optional("tokenizers", "a text")
+
+
+@pytest.mark.parametrize(
+    ("origin", "command"),
+    [
+        ('{"dir_info": {"editable": true}, "url": "file:///home/me/a%20copy"}', 'pip install -e "/home/me/a copy[ui]"'),
+        ('{"dir_info": {"editable": true}, "url": "file://CURRENT"}', 'pip install -e ".[ui]"'),
+        ('{"dir_info": {}, "url": "file:///home/me/guidegraph"}', "pip install 'starlette>=0.46' uvicorn"),
+        (None, "pip install 'starlette>=0.46' uvicorn"),
+    ],
+)
+def test_an_extra_is_installed_from_the_checkout_or_by_its_packages(
+    origin: str | None, command: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    folder = tmp_path / "made_up-1.0.dist-info"
+    folder.mkdir()
+    lines = ["Metadata-Version: 2.1", "Name: made-up", "Version: 1.0", 'Requires-Dist: torch; extra == "all"']
+    lines += ['Requires-Dist: starlette>=0.46; extra == "ui"', "Requires-Dist: uvicorn; extra == 'ui'"]
+    (folder / "METADATA").write_text("\n".join(lines))
+    if origin is not None:
+        (folder / "direct_url.json").write_text(origin.replace("CURRENT", str(tmp_path)))
+    assert install_command("ui", "made-up") == command

@@ -26,6 +26,7 @@ from PIL import Image
 
 from guidegraph_runtime import Bundle, pixels
 from guidegraph_runtime.machine.byte_sizes import parse_size
+from guidegraph_runtime.machine.optional_packages import install_command
 from guidegraph_runtime.serve.command import main
 from guidegraph_runtime.serve.options import ServeOptions
 from tests.paths import ROOT
@@ -257,4 +258,6 @@ def test_missing_packages_are_named(
     with pytest.raises(SystemExit) as ended:
         main([str(pictures)])
     assert ended.value.code == 2
-    assert "the server needs no_such_package: pip install 'guidegraph-runtime[serve]'" in capsys.readouterr().err
+    assert (
+        f"the server needs no_such_package: {install_command('serve', 'guidegraph-runtime')}" in capsys.readouterr().err
+    )

@@ -54,3 +54,10 @@ def test_known_words_are_not_warned_of() -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         warn_of_unknown_words(tokenizer, texts, ids)
+
+
+def test_a_text_of_a_thousand_unknown_words_gets_a_short_warning() -> None:
+    message = unknown_words_message([f"qz{i}" for i in range(998)] + ["q" * 5000], ["a", "tiger"])
+    assert "'qz19', and 979 more; it knows: a, tiger" in message
+    assert "'qz20'" not in message
+    assert len(unknown_words_message(["q" * 5000], ["a"])) < 200

@@ -196,6 +196,7 @@ def test_suggestions_for_unknown_words_are_the_runtime_s(tmp_path: Path) -> None
     show([unknownWordsMessage(given.words, own), unknownWordsMessage(given.words, given.many), own]);
     """
     words = ["Tigger", "sunflowr", "treee", "umbrela", "beech", "xylophone", "seaside", "und", "ballon", "carr"]
+    words += ["ß" * 50, *(f"qz{i}" for i in range(30))]
     known = list_vocabulary(load_tokenizer(TOKENIZER.read_bytes()))
     many = sorted({*known, *(f"{first}{last}e" for first in known for last in known)})[:457]
     given = {"tokenizer": json.loads(TOKENIZER.read_bytes()), "words": words, "many": many}

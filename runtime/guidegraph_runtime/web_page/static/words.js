@@ -4,6 +4,7 @@ const UNKNOWN = "[UNK]";
 const NEAR = 0.6; // the least likeness of a suggestion
 const AS_NEAR = 0.1; // how much less alike than the nearest word another suggestion may be
 const LONGEST_WORD = 40;
+const NAMED = 20; // the most unknown words that a message names
 const LISTED = 120; // the most words that a message lists in full
 const SAMPLED = 20;
 
@@ -60,12 +61,15 @@ export class Words {
   }
 }
 
-/** What to say about unknown words: suggestions for each, and the known words or a sample of them. */
+/** What to say about unknown words: suggestions for the first ones, and the known words or a sample of them. */
 export function unknownWordsMessage(words, vocabulary) {
-  const described = words.map((word) => {
+  const described = words.slice(0, NAMED).map((full) => {
+    const letters = [...full];
+    const word = letters.length <= LONGEST_WORD ? full : `${letters.slice(0, LONGEST_WORD).join("")}…`;
     const near = nearWords(word, vocabulary).map((match) => `'${match}'`);
     return near.length ? `'${word}' (did you mean ${near.join(" or ")}?)` : `'${word}'`;
   });
+  if (words.length > NAMED) described.push(`and ${words.length - NAMED} more`);
   const stride = Math.floor(vocabulary.length / SAMPLED);
   const known = vocabulary.length <= LISTED
     ? `it knows: ${vocabulary.join(", ")}`
