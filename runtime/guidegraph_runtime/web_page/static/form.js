@@ -3,14 +3,17 @@
 import { describeBounds, isWithin } from "./bounds.js";
 import { PageError } from "./tensors.js";
 
+/** The types of inputs that are files. */
+export const FILES = ["path", "image", "map"];
+
 /**
  * A field for each input of the page, in an element; returns them by name, since a form's own properties hide fields
- * named `length` or `action`. tables: the ranges of those that choose a table.
+ * named `length` or `action`. ranges: of those that choose a table.
  */
-export function buildFields(element, inputs, tables) {
+export function buildFields(element, inputs, ranges) {
   const fields = new Map();
   for (const [name, input] of Object.entries(inputs)) {
-    const range = Object.hasOwn(tables, name) ? tables[name] : null;
+    const range = ranges.find((item) => item.input === name) ?? null;
     const label = document.createElement("label");
     label.htmlFor = `input-${name}`;
     label.textContent = name;
@@ -20,12 +23,14 @@ export function buildFields(element, inputs, tables) {
     help.className = "help";
     help.textContent = [input.help, range ? `${range.low} to ${range.high}` : describeBounds(input.bounds ?? {}).trim()].filter(Boolean).join("; ");
     element.append(label, field, help);
+    if (FILES.includes(input.type)) help.before(makePreview(field, input.default));
     fields.set(name, field);
   }
   return fields;
 }
 
 function makeField({ type, default: value, choices }, range) {
+  if (FILES.includes(type)) return Object.assign(document.createElement("input"), { type: "file", accept: "image/*" });
   if (choices || type === "bool") return makeSelect(choices ?? [false, true], value);
   const field = document.createElement(type === "str" ? "textarea" : "input");
   field.value = value ?? "";
@@ -41,9 +46,34 @@ function makeSelect(choices, value) {
   return field;
 }
 
-/** The values of the fields by name: BigInt for integers. */
+/** The picture of a field for files, on which another one can be dropped. example: the file that stands for none. */
+function makePreview(field, example) {
+  const picture = Object.assign(document.createElement("img"), { className: "chosen", alt: `the picture of ${field.id.slice(6)}` });
+  if (example) picture.src = example;
+  field.addEventListener("change", () => {
+    URL.revokeObjectURL(picture.src);
+    if (field.files.length || example) picture.src = field.files.length ? URL.createObjectURL(field.files[0]) : example;
+  });
+  picture.addEventListener("dragover", (event) => event.preventDefault());
+  picture.addEventListener("drop", (event) => {
+    event.preventDefault();
+    if (!event.dataTransfer.files.length) return;
+    field.files = event.dataTransfer.files;
+    field.dispatchEvent(new Event("change"));
+  });
+  return picture;
+}
+
+/** The values of the fields by name: BigInt for integers, a File or null for files. */
 export function readFields(fields, inputs) {
-  return Object.fromEntries(Object.entries(inputs).map(([name, input]) => [name, readValue(name, input, fields.get(name).value)]));
+  return Object.fromEntries(Object.entries(inputs).map(([name, input]) => [name, readField(name, input, fields.get(name))]));
+}
+
+function readField(name, input, field) {
+  if (!FILES.includes(input.type)) return readValue(name, input, field.value);
+  const [file = null] = field.files;
+  if (!file && !input.default) throw new PageError(`${name}: choose a picture`);
+  return file;
 }
 
 export function readValue(name, { type, choices, bounds = {} }, text) {

@@ -24,7 +24,7 @@ const HANDLERS = {
     document.getElementById("about").textContent = `onnxruntime-web ${page.onnxruntime.version} (${page.onnxruntime.license}), `
       + `${threads} ${threads === 1 ? "thread" : "threads"}; bundle ${page.digest.slice(0, 12)}`
       + (checked ? "" : "; files not checked: browsers offer sha256 on https and localhost only");
-    fields = buildFields(document.getElementById("fields"), page.inputs, page.tables.rows);
+    fields = buildFields(document.getElementById("fields"), page.inputs, page.tables.ranges);
     show("ready", 0);
     setDrawing(null);
   },
@@ -32,7 +32,8 @@ const HANDLERS = {
     if (id === drawing) show(`step ${done} of ${total}, ${seconds.toFixed(1)} s`, done / total);
   },
   note({ message }) {
-    note.textContent = message;
+    const line = Object.assign(document.createElement("p"), { textContent: message });
+    if (![...note.children].some(({ textContent }) => textContent === message)) note.append(line);
   },
   preview({ id, outputs }) {
     if (id === drawing) showPictures(outputs);
@@ -53,7 +54,7 @@ const HANDLERS = {
 
 form.addEventListener("submit", (event) => {
   event.preventDefault();
-  note.textContent = "";
+  note.replaceChildren();
   try {
     const values = readFields(fields, page.inputs);
     setDrawing((runs += 1));

@@ -4,6 +4,8 @@
 // pictures, stopped, failed.
 
 import { CAN_HASH, fetchFile, fetchPage } from "./files.js";
+import { FILES } from "./form.js";
+import { readPicture } from "./picture_files.js";
 import { toPictures } from "./pictures.js";
 import { PlanRun, Stopped } from "./plan.js";
 import { selectRows } from "./rows.js";
@@ -32,10 +34,12 @@ async function load() {
   }
   const ort = await startOnnxruntime(page.onnxruntime, files);
   const sessions = {};
-  for (const [part, { file }] of Object.entries(page.parts)) {
-    sessions[part] = await ort.InferenceSession.create(files[file], { executionProviders: ["wasm"] });
+  for (const [part, { file, externals }] of Object.entries(page.parts)) {
+    const externalData = Object.entries(externals).map(([path, name]) => ({ path, data: files[name] }));
+    sessions[part] = await ort.InferenceSession.create(files[file], { executionProviders: ["wasm"], externalData });
     delete files[file];
   }
+  for (const name of Object.values(page.parts).flatMap(({ externals }) => Object.values(externals))) delete files[name];
   const tensors = readSafetensors(files[page.tables.file].buffer);
   engine = { page, files, ort, sessions, tensors };
   post("ready", { page, threads: ort.env.wasm.numThreads, checked: CAN_HASH });
@@ -59,7 +63,7 @@ async function draw({ id, values, previews }) {
   const started = performance.now();
   const getSeconds = () => (performance.now() - started) / 1000;
   const getPictures = (run) =>
-    Object.entries(page.outputs).map(([name, source]) => ({ name, pictures: toPictures(name, run.read(source)) }));
+    Object.entries(page.outputs).map(([name, { source }]) => ({ name, pictures: toPictures(name, run.read(source)) }));
   let nextPreview = 0; // seconds
   const showPreview = async (loop) => {
     const before = getSeconds();
@@ -73,9 +77,9 @@ async function draw({ id, values, previews }) {
   };
   let run = null;
   try {
-    const params = Object.fromEntries(Object.entries(values).map(([name, value]) => [`params.${name}`, value]));
+    const params = await readParams(values);
     run = new PlanRun({
-      values: { ...params, ...selectRows(page.tables.rows, tensors, values) },
+      values: { ...params, ...selectRows(page.tables.ranges, tensors, values) },
       parts: page.parts,
       files: engine.files,
       call: callGraph,
@@ -93,6 +97,17 @@ async function draw({ id, values, previews }) {
     if (error instanceof Stopped) post("stopped", { id });
     else post("failed", { id, message: error instanceof PageError ? error.message : `the page failed: ${error}` });
   }
+}
+
+/** The parameters of a run by name. Of files it reads the pictures; without a file it is the one of the bundle. */
+async function readParams(values) {
+  const { page: { inputs }, files } = engine;
+  const params = {};
+  for (const [name, value] of Object.entries(values)) {
+    const isFile = FILES.includes(inputs[name].type);
+    params[`params.${name}`] = isFile ? await readPicture(value ?? files[inputs[name].default], `${name}: ${value?.name ?? "the example"}`) : value;
+  }
+  return params;
 }
 
 /** Run the graph of a part on tensors; return its outputs by name. */
