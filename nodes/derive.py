@@ -8,16 +8,17 @@ from dataclasses import is_dataclass
 from functools import cache
 from itertools import takewhile
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar, Union, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, NamedTuple, TypeVar, Union, get_args, get_origin, get_type_hints
 
 import numpy as np
+from annotated_types import MaxLen
 
 from guidegraph.graph.device_context import current_device, current_dtype
 from guidegraph.graph.node import NodeDefinitionError, node
 from guidegraph.graph.types import Tensor, is_tensor
 from guidegraph.nodes import types
 from guidegraph_runtime.declare.operation import ShapeRule
-from guidegraph_runtime.declare.settings import alternatives_of, kind_of, names_file
+from guidegraph_runtime.declare.settings import AtMost, alternatives_of, kind_of, marks_of, names_file
 from guidegraph_runtime.operations import OPERATIONS, HostOperation
 
 R = TypeVar("R")
@@ -110,6 +111,8 @@ def to_annotation(hint: Any) -> Any:
     """The annotation of a node's port or setting for that of an operation: kinds become port types."""
     if (kind := kind_of(hint)) is not None:
         return Path if kind == "Path" else getattr(types, kind)
+    if most := next((mark for mark in marks_of(hint) if isinstance(mark, AtMost)), None):
+        return Annotated[get_args(hint)[0], MaxLen(most.count)]
     members = alternatives_of(hint)
     if len(members) > 1:
         return Union[tuple(map(to_annotation, members))]  # noqa: UP007 - from a tuple

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import NoneType
 from typing import Any
@@ -12,6 +12,7 @@ from guidegraph.graph.export.errors import ExportError
 from guidegraph.graph.export.file_stems import choose_stems
 from guidegraph.graph.export.partition.example_values import HostPlan
 from guidegraph.graph.export.partition.host_operations import file_suffix
+from guidegraph.graph.export.partition.subgraph import is_number
 from guidegraph.graph.ir import Parameter
 from guidegraph.graph.trust.file_checks import read_regular
 from guidegraph.graph.types import PortType, SequenceOf
@@ -26,11 +27,11 @@ KINDS: Mapping[type, str] = {str: "str", int: "int", float: "float", bool: "bool
 def input_type(kind: PortType, value: Any) -> tuple[str, bool] | None:
     """The type of a parameter as a bundle's input, and whether it takes a list; None if it cannot be an input.
 
-    If the type only says that it is a list, the type of its elements at export counts. A parameter that is infinite at
-    export cannot be an input, since the file of a bundle has finite numbers only.
+    If the type only says that it is a list, the type of its elements at export counts; lists of numbers in a list are
+    ``numbers``. A parameter that is infinite at export cannot be an input, since the file of a bundle has finite
+    numbers only.
     """
-    numbers = value if isinstance(value, (list, tuple)) else [value]
-    if any(isinstance(number, float) and not math.isfinite(number) for number in numbers):
+    if any(isinstance(number, float) and not math.isfinite(number) for number in _flatten(value)):
         return None
     plain = [
         alternative
@@ -40,9 +41,17 @@ def input_type(kind: PortType, value: Any) -> tuple[str, bool] | None:
     many = len(plain) < len(kind.alternatives)
     if not plain and isinstance(value, (list, tuple)):
         plain = list({type(alternative) for alternative in value})
+    if len(plain) == 1 and plain[0] in (list, tuple) and all(map(is_number, _flatten(value))):
+        return "numbers", True
     if len(plain) != 1 or plain[0] not in KINDS:
         return None
     return KINDS[plain[0]], many
+
+
+def _flatten(value: Any) -> Iterator[Any]:
+    """The elements of a list, or of the lists in it; any other value alone."""
+    for item in value if isinstance(value, (list, tuple)) else [value]:
+        yield from item if isinstance(item, (list, tuple)) else [item]
 
 
 def make_inputs(

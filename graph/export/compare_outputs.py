@@ -9,6 +9,7 @@ from typing import Any
 from guidegraph.graph.device_context import use_device
 from guidegraph.graph.export.workflow import Exported
 from guidegraph.graph.types import is_tensor
+from guidegraph_runtime.columns import make_table
 from guidegraph_runtime.running.reference_run import Difference, compare_output
 
 TOLERANCE = 2 / 255 * 2
@@ -60,9 +61,11 @@ class PartCheck:
 
 
 def to_array(value: Any) -> Any:
-    """An output of the engine as an array, as the runtime returns it."""
+    """An output of the engine as an array, as the runtime returns it: a table of columns as a structured array."""
     import numpy as np
 
+    if isinstance(value, Mapping):
+        return make_table(value)
     return value.detach().cpu().numpy() if is_tensor(value) else np.asarray(value)
 
 

@@ -11,7 +11,7 @@ from guidegraph.graph.node import node
 from guidegraph.graph.training.ranks import first_row
 from guidegraph.graph.types import Tensor
 from guidegraph.nodes import port_shapes
-from guidegraph.nodes.derive import node_from_operation
+from guidegraph.nodes.derive import node_for, node_from_operation
 from guidegraph.nodes.shape_checks import cast_mask, check_compatible
 from guidegraph.nodes.types import Image, Mask, Sample
 
@@ -66,13 +66,8 @@ def mask_boxes(box: Tensor, like: Image, *, margin: Annotated[float, Ge(0), Le(1
     return (rows[..., :, None] & columns[..., None, :]).any(1, keepdim=True).to(like.dtype)
 
 
-@node("mask.bounds", shape=port_shapes.mask_rows)
+@node_for("mask.bounds", shape=port_shapes.mask_rows)
 def find_bounds(mask: Mask) -> Tensor:
-    """The smallest box (B, 1, 4) around the white part of a mask (B, 1, H, W): its left, top, right and lower edge.
-
-    In units of the sides, from 0 to 1, as `mask.boxes` and `layout.place` take them; −1 for an empty mask. White is
-    above ½.
-    """
     import torch
 
     inside = mask > 0.5

@@ -12,7 +12,6 @@ from guidegraph.graph.errors import suggest
 from guidegraph.graph.node import node
 from guidegraph.graph.types import Tensor
 from guidegraph.nodes.checkpoints.config_values import format_value
-from guidegraph.nodes.data.scenes128.phrases import list_colours, list_nouns
 from guidegraph.nodes.data.scenes128.vocabulary import (
     ABOVE,
     COLOURS,
@@ -22,6 +21,7 @@ from guidegraph.nodes.data.scenes128.vocabulary import (
     OBJECTS,
 )
 from guidegraph.nodes.metrics.scene_eval import SAME, intersection_over_union, lies
+from guidegraph_runtime.pictures.scene_objects import list_colours, list_nouns
 
 NOTHING = -1
 FIELDS = ("object", "count", "colour")

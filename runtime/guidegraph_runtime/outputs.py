@@ -51,7 +51,7 @@ def write_output(folder: Path, name: str, kind: str, value: NDArray[Any], text: 
     if kind == "image":
         return _write_pictures(folder, name, value, text)
     if kind == "table" or value.dtype.kind in "US":
-        write_text(folder / f"{name}.json", json.dumps(plain_numbers(value.tolist()), indent=2) + "\n")
+        write_text(folder / f"{name}.json", json.dumps(plain_table(value), indent=2) + "\n")
         return [f"{name}.json"]
     from safetensors.numpy import save
 
@@ -81,6 +81,15 @@ def split_pictures(value: NDArray[Any]) -> list[NDArray[np.uint8]]:
     if not pictures:
         raise ValueError("is an empty batch: there is no picture to write")
     return pictures
+
+
+def plain_table(value: NDArray[Any]) -> Any:
+    """Numbers or texts for JSON: lists as the array has axes; of a table, a dict of its columns."""
+    if value.dtype.names is None:
+        return plain_numbers(value.tolist())
+    from guidegraph_runtime.columns import list_columns
+
+    return {name: plain_numbers(column) for name, column in list_columns(value).items()}
 
 
 def plain_numbers(value: Any) -> Any:

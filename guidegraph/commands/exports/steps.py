@@ -19,6 +19,7 @@ from guidegraph.graph.ir import Call, Graph, walk
 from guidegraph.graph.port_kinds import port_kinds
 from guidegraph.graph.registry import Registry
 from guidegraph.graph.trust.policy import Policy
+from guidegraph.nodes.table import Table
 from guidegraph.runs.outputs import is_image
 from guidegraph_runtime.bundle.manifest_types import walk_operations
 from guidegraph_runtime.error_text import list_causes
@@ -155,7 +156,9 @@ def bundle_kind(graph: Graph, name: str) -> str:
     if name not in graph.outputs:  # an output of a single node
         return "tensor"
     type_ = graph.outputs[name].type
-    return "image" if is_image(type_) else "table" if port_kinds(type_) <= {"plain"} else "tensor"
+    if is_image(type_):
+        return "image"
+    return "table" if Table in type_.alternatives or port_kinds(type_) <= {"plain"} else "tensor"
 
 
 def collect_bundle_versions(graph: Graph, registry: Registry) -> dict[str, str]:

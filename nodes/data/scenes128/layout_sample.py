@@ -23,18 +23,9 @@ from guidegraph.nodes.data.scenes128.held_out import Split
 from guidegraph.nodes.data.scenes128.vocabulary import COLOURS, NAMES
 from guidegraph.nodes.shape_checks import has_values
 from guidegraph.nodes.types import Latent, SemanticMap
+from guidegraph_runtime.operations.layout import CENTRE, KINDS, LOWER, ON, SHADES, SIZE
+from guidegraph_runtime.operations.layout import CHANNELS as CHANNELS
 
-ON = 2.0
-"""The value of the channel of an object or a colour; all others are 0, against noise of unit variance."""
-CENTRE, LOWER, SIZE = (0.5, 8.0), (0.7, 16.0), (0.25, 6.0)
-"""The offset and the factor of the centre of a box across, of its lower edge, and of its sides.
-
-Of two objects, that with the lower edge further down is in front. The edges often lie only a few pixels apart, so their
-factor is the largest: a loss of squared differences hardly sees small numbers.
-"""
-KINDS, SHADES = len(NAMES) + 1, len(COLOURS) + 1
-"""Channels of an object and of its colour, of which the last are for a column without an object, and for no colour."""
-CHANNELS = KINDS + SHADES + 4
 MAP_CHANNELS = len(NAMES) + SHADES + 5
 """Channels of `layout.map`: the objects, the colours, and five of the front object's box."""
 SMALLEST = 1 / 128

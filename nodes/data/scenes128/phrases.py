@@ -6,6 +6,7 @@ import re
 
 from guidegraph.nodes.data.scenes128 import everyday_phrases
 from guidegraph.nodes.data.scenes128.vocabulary import COLOURS, LARGE, OBJECTS, SMALL
+from guidegraph_runtime.pictures.scene_objects import COLOUR_WORDS as COLOUR_WORDS
 
 ON_GROUND = {
     "grass": ("on grass", "on the grass", "on green grass", "on a lawn"),
@@ -82,12 +83,6 @@ TIME_NOUNS = {"day": "day", "morning": "morning", "sunset": "evening", "night": 
 NUMBERS = {2: ("two", "2"), 3: ("three", "3"), 4: ("four", "4")}
 PAIR_WORDS = ("a pair of", "a couple of")
 SIZE_WORDS = {SMALL: ("small", "little", "tiny"), LARGE: ("large", "big", "huge")}
-COLOUR_WORDS = {
-    **{name: (name,) for name in COLOURS},
-    "grey": ("grey", "gray"),
-    "purple": ("purple", "violet"),
-}
-
 RELATION_FORMS = {
     "beside": (
         "{a} to the left of {b}",
@@ -147,18 +142,3 @@ def caption_words() -> tuple[str, ...]:
     texts.append("a an one is are and on that from left to right , .")
     texts += [re.sub(r"\{\w+\}", "", text) for text in everyday_phrases.phrase_texts()]
     return tuple(sorted(set(re.findall(r"\w+|[^\w\s]+", " ".join(texts).lower()))))
-
-
-def list_nouns() -> dict[str, int]:
-    """The index of each object by all of its names, singular and plural."""
-    return {
-        noun: index
-        for index, kind in enumerate(OBJECTS)
-        for pair in ((kind.name, kind.plural), *kind.synonyms)
-        for noun in pair
-    }
-
-
-def list_colours() -> dict[str, int]:
-    """The index of each colour by all of its names."""
-    return {word: COLOURS.index(name) for name, words in COLOUR_WORDS.items() for word in words}

@@ -12,7 +12,8 @@ from typing import TypeAlias
 from guidegraph_runtime.bundle.strict_json import Json
 from guidegraph_runtime.declare.settings import Range
 
-INPUT_TYPES = ("str", "int", "float", "bool", "path", "image", "map", "tensor")
+INPUT_TYPES = ("str", "int", "float", "bool", "numbers", "path", "image", "map", "tensor")
+"""`numbers` is a list of numbers, such as the four edges of a box, and with `many` a list of such lists."""
 FILE_TYPES = ("path", "image", "map", "tensor")
 OUTPUT_TYPES = ("image", "tensor", "table")
 
@@ -92,6 +93,8 @@ class Input:
         kinds, expected = _EXPECTED[self.type]
         if not isinstance(value, kinds) or (isinstance(value, bool) and self.type != "bool"):
             return expected
+        if isinstance(value, list) and any(Input("float").wrong(number) for number in value):
+            return expected
         if self.choices is not None and value not in self.choices:
             return f"one of {', '.join(map(str, self.choices))}"
         if self.bounds is not None and isinstance(value, (int, float)) and not self.bounds.contains(value):
@@ -105,6 +108,7 @@ _EXPECTED: dict[str, tuple[tuple[type, ...], str]] = {
     "int": ((int,), "an integer"),
     "float": ((int, float), "a number"),
     "bool": ((bool,), "true or false"),
+    "numbers": ((list,), "a list of numbers"),
     **dict.fromkeys(FILE_TYPES, _FILE),
 }
 

@@ -88,6 +88,13 @@ class NotEmpty:
         return handler(source) | {"min_length": 1}
 
 
+@dataclass(frozen=True)
+class AtMost:
+    """Marks a list of at most so many entries, in ``Annotated``; the operation checks it, too."""
+
+    count: int
+
+
 Steps: TypeAlias = Annotated[int, Range(low=1)]
 Offset: TypeAlias = Annotated[int, Range(low=0)]
 Count: TypeAlias = Annotated[int, Range(above=0)]
@@ -108,11 +115,14 @@ Levels: TypeAlias = Annotated[Mapping[str, Any], Kind("Levels")]
 Tensor: TypeAlias = Annotated[NDArray[Any], Kind("Tensor")]
 Sample: TypeAlias = Annotated[NDArray[Any], Kind("Sample")]
 Noise: TypeAlias = Annotated[NDArray[Any], Kind("Noise")]
+Latent: TypeAlias = Annotated[NDArray[Any], Kind("Latent")]
 Image: TypeAlias = Annotated[NDArray[Any], Kind("Image")]
 Mask: TypeAlias = Annotated[NDArray[np.float32], Kind("Mask")]
 SemanticMap: TypeAlias = Annotated[NDArray[np.float32], Kind("SemanticMap")]
 Label: TypeAlias = Annotated[NDArray[np.int64], Kind("Label")]
 Timesteps: TypeAlias = Annotated[NDArray[np.float32], Kind("Timesteps")]
+Table: TypeAlias = Annotated[NDArray[Any], Kind("Table")]
+"""Rows of named columns, as a structured array; an empty text is a cell without a value."""
 
 
 def marks_of(annotation: Any) -> tuple[Any, ...]:

@@ -7,6 +7,7 @@ from guidegraph_runtime.declare.operation import shapes_read_by as shapes_read_b
 from guidegraph_runtime.operations import (
     image,
     label,
+    layout,
     levels,
     levels_flow,
     mask,
@@ -27,15 +28,20 @@ from guidegraph_runtime.samplers import (  # registers the samplers
     unipc,
 )
 
+# isort: split
+from guidegraph_runtime.samplers import by_name  # reads the names of all samplers
+
 __all__ = [
     "OPERATIONS",
     "HostOperation",
+    "by_name",
     "consistency",
     "ddpm_ddim",
     "dpm_solver",
     "drawing_operations",
     "image",
     "label",
+    "layout",
     "levels",
     "levels_flow",
     "mask",

@@ -6,9 +6,9 @@ from typing import Annotated, Any, TypeAlias
 
 import numpy as np
 
-from guidegraph_runtime.checks import check_sides
+from guidegraph_runtime.checks import check_array, check_sides
 from guidegraph_runtime.declare.operation import operation
-from guidegraph_runtime.declare.settings import Count, FilePath, Mask, Range, Size
+from guidegraph_runtime.declare.settings import Count, FilePath, Mask, Range, Size, Tensor
 from guidegraph_runtime.operations import image
 
 HELP = "1 where something is made anew, 0 where the picture stays"
@@ -49,3 +49,26 @@ def load(*, path: FilePath, size: Size | None = None, threshold: Level = 0.5) ->
     brightness = (image.load(path=path, size=size).mean(1, keepdims=True) + 1) / 2
     mask: Mask = (brightness > threshold).astype(np.float32)
     return mask
+
+
+def bounds_shape(mask: Any) -> tuple[int, ...]:
+    """The shape of the result of `mask.bounds`."""
+    return mask.shape[0], 1, 4
+
+
+@operation("mask.bounds", shape=bounds_shape, output_help="left, top, right and lower edge in units of the sides")
+def bounds(mask: Mask) -> Tensor:
+    """The smallest box (B, 1, 4) around the white part of a mask (B, 1, H, W): its left, top, right and lower edge.
+
+    In units of the sides, from 0 to 1, as `mask.boxes` and `layout.place` take them; −1 for an empty mask. White is
+    above ½.
+    """
+    inside = check_array("mask", mask, "(B, 1, H, W)")[:, 0] > 0.5
+    boxes = np.full((len(inside), 1, 4), -1, dtype=np.float32)
+    for row, white in enumerate(inside):
+        if white.any():
+            for axis in (0, 1):  # left and right, then top and bottom
+                pixels = np.flatnonzero(white.any(axis))
+                ends = np.array([pixels[0], pixels[-1] + 1], dtype=np.float32)
+                boxes[row, 0, axis::2] = ends / np.float32(white.shape[1 - axis])
+    return boxes

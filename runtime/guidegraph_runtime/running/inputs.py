@@ -72,10 +72,10 @@ def load_value(spec: Input, value: Any, data: Callable[[str], bytes]) -> Any:
 
 
 def _to_plain(value: Any) -> Any:
-    """Copy nested lists, and convert NumPy's arrays and numbers to Python's; return anything else unchanged."""
+    """Copy nested lists and tuples as lists, and convert NumPy's arrays and numbers; return anything else unchanged."""
     if isinstance(value, (np.ndarray, np.generic)):
         return value.tolist()
-    return [_to_plain(item) for item in value] if isinstance(value, list) else value
+    return [_to_plain(item) for item in value] if isinstance(value, (list, tuple)) else value
 
 
 def _tensor(name: str, spec: Input, value: Any, location: str) -> Any:
@@ -99,8 +99,6 @@ def check_value(name: str, spec: Input, value: Any, location: str) -> Any:
         return _tensor(name, spec, value, location)
     if isinstance(value, Path):
         value = str(value)
-    if isinstance(value, tuple):
-        value = list(value)
     try:
         value = _to_plain(value)
     except RecursionError:

@@ -142,7 +142,7 @@ def sampler(
 
         build.__name__, build.__doc__ = name, solver.__doc__
         _set_signature(build, settings)
-        operation(f"scheduler.{name}", shape=_table_shape, output_help=OUTPUT_HELP)(build)
+        operation(f"scheduler.{name}", shape=table_shape, output_help=OUTPUT_HELP)(build)
         SAMPLERS[name] = SamplerTraits(start, rising, tuple(p.name for p in recipe.choosing))
         return solver
 
@@ -265,7 +265,7 @@ def _set_signature(function: Any, settings: Sequence[Parameter]) -> None:
     function.__annotations__ = {p.name: p.annotation for p in parameters} | {"return": Sampler}
 
 
-def _table_shape(steps: Any) -> tuple[int | None, ...]:
+def table_shape(steps: Any) -> tuple[int | None, ...]:
     """A lower bound on the shape of a table: at least one row per step, if their number is set."""
     return None if steps is None else check_int("steps", steps, low=1), 1 + K, 4 + K
 

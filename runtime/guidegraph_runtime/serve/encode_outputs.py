@@ -8,7 +8,7 @@ from typing import Any
 
 from numpy.typing import NDArray
 
-from guidegraph_runtime.outputs import plain_numbers, split_pictures
+from guidegraph_runtime.outputs import plain_table, split_pictures
 from guidegraph_runtime.pictures.png import encode_png
 from guidegraph_runtime.record import make_record
 from guidegraph_runtime.running.bundle import Bundle
@@ -21,7 +21,8 @@ def encode_outputs(
 
     An image is ``{"type": "image", "data": [{"b64_json": …}, …]}``, one entry for each picture of the batch, whose PNG
     carries the bundle and the parameters as one of ``guidegraph-run`` does. A tensor is
-    ``{"type": "tensor", "safetensors": …}`` with its name as the key, numbers are ``{"type": "table", "value": …}``.
+    ``{"type": "tensor", "safetensors": …}`` with its name as the key, numbers and tables, as dicts
+    of their columns, are ``{"type": "table", "value": …}``.
     Raises ``ValueError`` for values that cannot be written.
     """
     record = make_record(bundle, params, nodes, None)
@@ -34,7 +35,7 @@ def encode_outputs(
             encoded[name] = {"type": kind, "data": [{"b64_json": text} for text in pictures]}
             size += sum(map(len, pictures))
         elif kind == "table" or value.dtype.kind in "US":
-            encoded[name] = {"type": "table", "value": plain_numbers(value.tolist())}
+            encoded[name] = {"type": "table", "value": plain_table(value)}
             size += value.nbytes
         else:
             from safetensors.numpy import save

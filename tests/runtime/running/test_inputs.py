@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from typing import Any
 
@@ -99,3 +100,16 @@ def test_a_text_that_is_no_value_is_refused_with_the_kind_that_fits() -> None:
     ):
         with pytest.raises(BundleError, match=f"'k': {expected}"):
             parse_input("k", spec, "two", "here")
+
+
+def test_a_list_of_boxes_is_lists_of_numbers() -> None:
+    spec = Input("numbers", many=True, default=[[0.0, 0.5]])
+    assert check_value("boxes", spec, [(0, 0.5), np.array([1.0, 2.0])], "bundle") == [[0, 0.5], [1.0, 2.0]]
+    for value, message in (
+        ([0.5, 1], "expected a list of numbers, found 0.5 as element"),
+        ([[0, "a"]], r"expected a list of numbers, found \[0, 'a'\]"),
+        ([[True]], "expected a list of numbers"),
+        ([[math.nan]], "found nan"),
+    ):
+        with pytest.raises(BundleError, match=message):
+            check_value("boxes", spec, value, "bundle")
