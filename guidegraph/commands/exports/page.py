@@ -87,7 +87,7 @@ def _check_plan(planned: Exported, kinds: Mapping[str, str], precision: Mapping[
     from guidegraph.graph.export.partition.precision import PROVIDERS
     from guidegraph_runtime.bundle.manifest import Output, Part, Tensor
     from guidegraph_runtime.web_page.table_rows import PlanSource
-    from guidegraph_runtime.web_page.write_page import find_page_problems, shown_outputs
+    from guidegraph_runtime.web_page.write_page import choose_outputs, find_page_problems
 
     def describe_tensor(value: Any) -> Tensor:
         return Tensor(str(value.name), str(value.dtype.numpy()), ())
@@ -99,7 +99,8 @@ def _check_plan(planned: Exported, kinds: Mapping[str, str], precision: Mapping[
 
     tables = {name: tensor.detach().cpu().numpy() for name, tensor in planned.host.tables.items()}
     source = PlanSource("the plan", planned.inputs, tables, lambda name: planned.host.files[name])
-    outputs = shown_outputs({name: Output(kinds[name], value) for name, value in planned.outputs.items()})
+    named = {name: Output(kinds[name], value) for name, value in planned.outputs.items()}
+    outputs = choose_outputs(source, planned.plan, named)
     providers = next((PROVIDERS[kind] for kind in precision.values() if kind in PROVIDERS), ())
     problems = [
         *find_provider_problems(providers),

@@ -6,7 +6,7 @@ import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
-from guidegraph_runtime.bundle.manifest_types import Input, Operation, Part, walk_operations
+from guidegraph_runtime.bundle.manifest_types import FILE_TYPES, Input, Operation, Part, walk_operations
 
 PAGE_OPERATIONS = frozenset(
     {
@@ -14,6 +14,9 @@ PAGE_OPERATIONS = frozenset(
         "image.grid",
         "image.load",
         "label.constant",
+        "layout.place",
+        "layout.table",
+        "mask.bounds",
         "mask.load",
         "noise.gaussian",
         "scheduler.add_noise",
@@ -24,9 +27,11 @@ PAGE_OPERATIONS = frozenset(
     }
 )
 """The operations in static/operations.js."""
+READ_FIELDS = {"scheduler.add_noise": ("scheduler.alpha", "scheduler.sigma", "state.index")}
+"""The fields of structured ports that an operation of the page reads, if not all: others may be no numbers."""
 PAGE_DTYPES = frozenset({"bool", "int32", "int64", "uint64", "float32", "float64"})
 """The element types in static/tensors.js."""
-PAGE_INPUTS = frozenset({"str", "int", "float", "bool", "path"})
+PAGE_INPUTS = frozenset({"str", "int", "float", "bool", "numbers", "path"})
 """The types of inputs that the form has fields for."""
 
 
@@ -38,6 +43,14 @@ class PageError(ValueError):
         super().__init__("\n".join(problems))
 
 
+def page_inputs(operation: Operation) -> dict[str, str]:
+    """The links of an operation that the page reads."""
+    fields = READ_FIELDS.get(operation.op)
+    return {
+        port: link for port, link in operation.inputs.items() if fields is None or "." not in port or port in fields
+    }
+
+
 def find_input_problems(inputs: Mapping[str, Input]) -> Iterator[str]:
     """The inputs that the page has no field for, or whose default a field cannot hold."""
     for name, spec in inputs.items():
@@ -46,11 +59,15 @@ def find_input_problems(inputs: Mapping[str, Input]) -> Iterator[str]:
                 f"the input '{name}' has the type {spec.type}, and a page has fields for texts, numbers, choices "
                 "and pictures only: export a bundle without --page, or a workflow that does not read it"
             )
-        if isinstance(spec.default, list) or (spec.default is None and not spec.required):
-            kind = "null" if spec.default is None else "a list"
+        if spec.default is None and not spec.required:
             yield (
-                f"the default of the input '{name}' is {kind}, and a field of a page holds one value: give one with "
+                f"the default of the input '{name}' is null, and a field of a page holds a value: give one with "
                 f"--set {name}=VALUE"
+            )
+        if isinstance(spec.default, list) and spec.type in FILE_TYPES:
+            yield (
+                f"the default of the input '{name}' is a list of files, and a field of a page holds one: give one with "
+                f"--set {name}=FILE"
             )
 
 

@@ -15,7 +15,13 @@ from guidegraph_runtime.running.operation_order import reads
 from guidegraph_runtime.running.plan import PARAMS, GuardError, PlanRun, check_guards, refuse_part
 from guidegraph_runtime.running.unread_values import read_flags
 from guidegraph_runtime.running.values import Values
-from guidegraph_runtime.web_page.support import PAGE_DTYPES, PAGE_OPERATIONS, PageError, find_operation_problems
+from guidegraph_runtime.web_page.support import (
+    PAGE_DTYPES,
+    PAGE_OPERATIONS,
+    PageError,
+    find_operation_problems,
+    page_inputs,
+)
 
 Array = NDArray[Any]
 
@@ -146,29 +152,49 @@ def _reads_as_share(operation: Operation, name: str) -> bool:
     return not ports or (ports == {SHARE} and operation.op.startswith("scheduler.") and is_number)
 
 
+def find_table_problems(source: PlanSource, plan: Sequence[Operation], outputs: Sequence[str]) -> list[str]:
+    """Why the page cannot run a plan. outputs: the names of the values that it shows."""
+    split = split_plan(source, plan)
+    problems = [*split.problems]
+    for (name, share), tabulation in {} if problems else _list_tabulations(source, split, outputs).items():
+        default: Any = source.inputs[name].default if name else 0
+        tables = tabulation.compute(name, share, default)
+        problems += [problem for item in tabulation.names if (problem := _number_problem(item, tables[-1][item]))]
+    return problems
+
+
 def make_tables(source: PlanSource, plan: Sequence[Operation], outputs: Sequence[str]) -> PageTables:
     """Tabulate the operations of a plan, outside its loops, that the page does not compute.
 
-    outputs: the names of the values that the page shows. Raises ``PageError`` for an operation that depends on several
-    inputs or on one that is not an integer, and for one that is left and that the page lacks.
+    outputs: the names of the values that the page shows. Raises ``PageError`` with the problems of
+    `find_table_problems`.
     """
+    if problems := find_table_problems(source, plan, outputs):
+        raise PageError(*problems)
     split = split_plan(source, plan)
-    if split.problems:
-        raise PageError(*split.problems)
-    needed = {*outputs}.union(*map(_reads_with_flags, split.kept))
     ranges: list[TableRange] = []
     arrays: dict[str, Array] = {}
-    for pair in dict.fromkeys(split.reads.values()):
-        operations = [item for item in split.tabulated if {*split.reads[item.node]} <= {"", *pair}]
-        own = [item for item in operations if split.reads[item.node] == pair]
-        names = tuple(sorted(needed.intersection(output for item in own for output in item.outputs)))
-        made, values = _Tabulation(source, operations, split.kept, names).tabulate(*pair)
+    for pair, tabulation in _list_tabulations(source, split, outputs).items():
+        made, values = tabulation.tabulate(*pair)
         ranges.append(made)
         arrays |= values
-    if constants := sorted(needed & source.tables.keys()):
-        ranges.append(TableRange("", 0, 0, tuple(constants)))
-        arrays |= {constant: _to_array(constant, source.tables[constant]) for constant in constants}
     return PageTables(split.kept, ranges, arrays)
+
+
+def _list_tabulations(
+    source: PlanSource, split: PlanSplit, outputs: Sequence[str]
+) -> dict[tuple[str, str], _Tabulation]:
+    """What is tabulated for each input and share of it; for none, with the constants of the plan."""
+    needed = {*outputs}.union(*map(_reads_with_flags, split.kept))
+    tabulations = {}
+    for pair in dict.fromkeys([("", ""), *split.reads.values()]):
+        operations = [item for item in split.tabulated if {*split.reads[item.node]} <= {"", *pair}]
+        own = [item for item in operations if split.reads[item.node] == pair]
+        names = needed.intersection(output for item in own for output in item.outputs)
+        names |= set() if pair[0] else needed & source.tables.keys()
+        if names or pair[0]:
+            tabulations[pair] = _Tabulation(source, operations, split.kept, tuple(sorted(names)))
+    return tabulations
 
 
 @dataclass(frozen=True)
@@ -183,21 +209,21 @@ class _Tabulation:
     def tabulate(self, name: str, share: str) -> tuple[TableRange, dict[str, Array]]:
         """The values for each valid value of an input around its default, and for each share of it."""
         if not name:
-            (table,) = self._compute("", "", 0)
-            return TableRange("", 0, 0, self.names), {item: _to_array(item, table[item]) for item in self.names}
+            (table,) = self.compute("", "", 0)
+            return TableRange("", 0, 0, self.names), {item: _to_array(table[item]) for item in self.names}
         default: Any = self.source.inputs[name].default
-        tables = {default: self._compute(name, share, default)}
+        tables = {default: self.compute(name, share, default)}
         highest = HIGHEST_WITH_SHARE if share else HIGHEST
         for values in (range(default - 1, 0, -1), range(default + 1, highest + 1)):
             for value in values:
                 try:
-                    tables[value] = self._compute(name, share, value)
+                    tables[value] = self.compute(name, share, value)
                 except (BundleError, GuardError):  # this value and those beyond are refused, as in any other run
                     break
         low, high = min(tables), max(tables)
         if not share:
             arrays = {
-                f"{name}={value}/{item}": _to_array(item, table[item])
+                f"{name}={value}/{item}": _to_array(table[item])
                 for value, (table,) in tables.items()
                 for item in self.names
             }
@@ -207,13 +233,13 @@ class _Tabulation:
         stacked: list[bool] = []
         arrays = {}
         for item in self.names:
-            values_of_item = [_to_array(item, table[item]) for table in in_order]
+            values_of_item = [_to_array(table[item]) for table in in_order]
             stacked.append(all(v.ndim and len(v) == count for v, count in zip(values_of_item, counts, strict=True)))
             rows, index = _share_rows(values_of_item if stacked[-1] else [value[None] for value in values_of_item])
             arrays |= {f"{name}*{share}/{item}": rows, f"{name}*{share}/{item}/index": index}
         return TableRange(name, low, high, self.names, share, tuple(stacked)), arrays
 
-    def _compute(self, name: str, share: str, value: int) -> list[Values]:
+    def compute(self, name: str, share: str, value: int) -> list[Values]:
         """The results with a value of an input; with a share, for 1 to that many steps.
 
         Raises ``GuardError`` if a part was traced with others.
@@ -244,16 +270,19 @@ def _share_rows(values: Sequence[Array]) -> tuple[Array, Array]:
 def _reads_with_flags(operation: Operation) -> set[str]:
     """The values that an operation, or its body, reads, and those that say whether another is read."""
     flags = {name for item in walk_operations([operation]) for name, _ in read_flags(item).values()}
-    return reads(operation) | flags
+    return flags | ({*page_inputs(operation).values()} if operation.body is None else reads(operation))
 
 
-def _to_array(name: str, value: Any) -> Array:
-    array = np.ascontiguousarray(value)
+def _to_array(value: Any) -> Array:
+    return np.ascontiguousarray(value).reshape(np.shape(value))
+
+
+def _number_problem(name: str, value: Any) -> str:
+    """Why the page cannot hold a value; "" if it can."""
+    array = np.asarray(value)
     if array.dtype.kind not in "biuf":
-        raise PageError(f"'{name}' is {value!r:.60}, and a page has numbers only: use guidegraph-run")
-    if str(array.dtype) not in PAGE_DTYPES:
-        raise PageError(
-            f"'{name}' is in {array.dtype}, and a page has tensors of {', '.join(sorted(PAGE_DTYPES))}: "
-            "use guidegraph-run"
-        )
-    return array.reshape(np.shape(value))
+        return f"'{name}' is {value!r:.60}, and a page has numbers only: use guidegraph-run"
+    if str(array.dtype) in PAGE_DTYPES:
+        return ""
+    types = ", ".join(sorted(PAGE_DTYPES))
+    return f"'{name}' is in {array.dtype}, and a page has tensors of {types}: use guidegraph-run"

@@ -16,6 +16,7 @@ from guidegraph_runtime.bundle.manifest_types import FILE_TYPES, Input, Manifest
 from guidegraph_runtime.bundle.names import RANGES, TABLES
 from guidegraph_runtime.bundle.verify import open_bundle
 from guidegraph_runtime.files.atomic_write import atomic_path, write_bytes, write_text
+from guidegraph_runtime.pictures import scene_objects
 from guidegraph_runtime.pictures.semantic_maps import CLASSES, COLOURS
 from guidegraph_runtime.running.loops import Loop
 from guidegraph_runtime.running.operation_order import select_operations
@@ -27,8 +28,9 @@ from guidegraph_runtime.web_page.support import (
     find_input_problems,
     find_part_problems,
     find_provider_problems,
+    page_inputs,
 )
-from guidegraph_runtime.web_page.table_rows import PageTables, PlanSource, make_tables, split_plan
+from guidegraph_runtime.web_page.table_rows import PageTables, PlanSource, find_table_problems, make_tables, split_plan
 
 FORMAT, VERSION = "guidegraph-page", 1
 PAGE, BUNDLE, ONNXRUNTIME = "page.json", "bundle", "onnxruntime-web"
@@ -54,21 +56,23 @@ def check_page_folder(folder: Path) -> None:
         raise PageError(f"'{folder}' exists and is not a page: choose a new folder, or remove it")
 
 
-SHOWN = ("image",)
-"""The types of outputs that a page shows."""
-
-
-def shown_outputs(outputs: Mapping[str, Output]) -> dict[str, Output]:
-    """The outputs that a page shows."""
-    return {name: output for name, output in outputs.items() if output.type in SHOWN}
+def choose_outputs(source: PlanSource, plan: Sequence[Operation], outputs: Mapping[str, Output]) -> dict[str, Output]:
+    """The outputs that a page shows: pictures, and tables that it can compute, or all tables if there is no picture."""
+    pictures = {name for name, output in outputs.items() if output.type == "image"}
+    tables = {name for name, output in outputs.items() if output.type == "table"}
+    if pictures:
+        tables -= {
+            name for name in tables if split_plan(source, select_operations(plan, [outputs[name].source])).problems
+        }
+    return {name: output for name, output in outputs.items() if name in pictures | tables}
 
 
 def find_page_problems(source: PlanSource, plan: Sequence[Operation], outputs: Mapping[str, Output]) -> list[str]:
     """All reasons, known without the graphs, why a plan cannot be a page. outputs: those that it shows."""
-    problems = [] if outputs else ["it has no output that is a picture, and a page shows pictures"]
+    problems = [] if outputs else ["it has no output that is a picture or a table, and a page shows these"]
     problems += find_input_problems(source.inputs)
     targets = [output.source for output in outputs.values()]
-    return problems + split_plan(source, select_operations(plan, targets)).problems
+    return problems + find_table_problems(source, select_operations(plan, targets), targets)
 
 
 def write_page(folder: Path, web: OnnxruntimeWeb) -> Page:
@@ -79,8 +83,8 @@ def write_page(folder: Path, web: OnnxruntimeWeb) -> Page:
     bundle = open_bundle(folder / BUNDLE)
     manifest = bundle.manifest
     tables = read_tables(bundle.data(TABLES), TABLES) if TABLES in manifest.files else {}
-    outputs = shown_outputs(manifest.outputs)
     source = PlanSource(str(folder / BUNDLE), manifest.inputs, tables, bundle.data)
+    outputs = choose_outputs(source, manifest.plan, manifest.outputs)
     problems = [
         *find_provider_problems(manifest.requires.providers),
         *find_part_problems(manifest.parts),
@@ -145,18 +149,31 @@ def _describe_input(spec: Input) -> dict[str, Any]:
     default = spec.default
     if spec.type in FILE_TYPES and isinstance(default, str):
         default = f"{BUNDLE}/{default}"
-    fields = {"type": spec.type, "default": default, "help": spec.help, "choices": spec.choices}
+    fields = {"type": spec.type, "default": default, "help": spec.help, "choices": spec.choices, "many": spec.many}
     return fields if spec.bounds is None else {**fields, "bounds": plain_bounds(spec.bounds)}
 
 
 def extra_settings(op: str) -> dict[str, Any]:
     """What an operation of the page is given beside its settings: the words and colours that the runtime knows."""
-    return {"names": CLASSES, "colours": COLOURS} if op == "semantic.load" else {}
+    if op == "semantic.load":
+        return {"names": CLASSES, "colours": COLOURS}
+    if op not in ("layout.place", "layout.table"):
+        return {}
+    words = {"names": scene_objects.NAMES, "colour_names": scene_objects.COLOURS}
+    if op == "layout.table":
+        return words
+    return {
+        **words,
+        "nouns": scene_objects.list_nouns(),
+        "plurals": {kind.plural: kind.name for kind in scene_objects.OBJECTS if kind.plural != kind.name},
+        "colours": scene_objects.list_colours(),
+        "natural": [scene_objects.natural_colour(i, 0) for i in range(len(scene_objects.NAMES))],
+    }
 
 
 def _operation_json(operation: Operation, unread: Mapping[str, Any]) -> dict[str, Any]:
     """An operation in page.json. unread: by node, the flags under which no graph reads its result."""
-    made: dict[str, Any] = {"op": operation.op, "node": operation.node, "in": dict(operation.inputs)}
+    made: dict[str, Any] = {"op": operation.op, "node": operation.node, "in": page_inputs(operation)}
     if operation.op == "loop":
         loop = Loop.of(operation)
         links = {"next": loop.next, "collect": loop.collect, "result": loop.result}

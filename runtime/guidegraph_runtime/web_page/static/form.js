@@ -21,7 +21,8 @@ export function buildFields(element, inputs, ranges) {
     field.id = label.htmlFor;
     const help = document.createElement("p");
     help.className = "help";
-    help.textContent = [input.help, range ? `${range.low} to ${range.high}` : describeBounds(input.bounds ?? {}).trim()].filter(Boolean).join("; ");
+    const lines = isList(input) ? "one on each line" : "";
+    help.textContent = [input.help, lines, range ? `${range.low} to ${range.high}` : describeBounds(input.bounds ?? {}).trim()].filter(Boolean).join("; ");
     element.append(label, field, help);
     if (FILES.includes(input.type)) help.before(makePreview(field, input.default));
     fields.set(name, field);
@@ -31,6 +32,10 @@ export function buildFields(element, inputs, ranges) {
 
 function makeField({ type, default: value, choices }, range) {
   if (FILES.includes(type)) return Object.assign(document.createElement("input"), { type: "file", accept: "image/*" });
+  if (isList({ type, default: value })) {
+    const lines = (type === "numbers" && !Array.isArray(value?.[0]) ? [value ?? []] : value).map((item) => (Array.isArray(item) ? item.join(", ") : String(item)));
+    return Object.assign(document.createElement("textarea"), { value: lines.join("\n"), rows: Math.max(2, lines.length + 1) });
+  }
   if (choices || type === "bool") return makeSelect(choices ?? [false, true], value);
   const field = document.createElement(type === "str" ? "textarea" : "input");
   field.value = value ?? "";
@@ -70,10 +75,24 @@ export function readFields(fields, inputs) {
 }
 
 function readField(name, input, field) {
+  if (isList(input)) return readLines(name, input, field.value);
   if (!FILES.includes(input.type)) return readValue(name, input, field.value);
   const [file = null] = field.files;
   if (!file && !input.default) throw new PageError(`${name}: choose a picture`);
   return file;
+}
+
+/** Whether the field of an input has a line for each entry of a list. */
+function isList({ type, default: value }) {
+  return type === "numbers" || (Array.isArray(value) && !FILES.includes(type));
+}
+
+/** The entries of a list, one on each line that is not empty; those of `numbers` are lists of numbers themselves. */
+export function readLines(name, input, text) {
+  const lines = text.split("\n").map((line) => line.trim()).filter(Boolean);
+  if (input.type !== "numbers") return lines.map((line, i) => readValue(`${name}[${i}]`, input, line));
+  const lists = lines.map((line, i) => line.split(/[\s,;]+/).filter(Boolean).map((item) => readValue(`${name}[${i}]`, { type: "float" }, item)));
+  return input.many ? lists : lists.flat();
 }
 
 export function readValue(name, { type, choices, bounds = {} }, text) {

@@ -1,5 +1,6 @@
 // The operations of a plan that the page computes itself, under their ids in guidegraph_runtime/operations.
 
+import { listObjects, placeObjects } from "./layout.js";
 import { gaussian, SEED_LIMIT } from "./noise.js";
 import { resizePicture, toRgb } from "./picture_files.js";
 import { findObjects, readIndices, toOneHot } from "./semantic.js";
@@ -61,6 +62,25 @@ export const OPERATIONS = {
     }
     return mask;
   },
+
+  "mask.bounds": ({ mask: { dims: [batch, , height, width], data } }) => {
+    const boxes = zeros("float32", [batch, 1, 4]);
+    boxes.data.fill(-1);
+    for (let i = 0; i < batch; i++) {
+      let [left, top, right, bottom] = [width, height, -1, -1];
+      for (let at = 0; at < height * width; at++) {
+        if (!(data[i * height * width + at] > 0.5)) continue;
+        const [x, y] = [at % width, Math.floor(at / width)];
+        [left, top, right, bottom] = [Math.min(left, x), Math.min(top, y), Math.max(right, x), Math.max(bottom, y)];
+      }
+      if (right >= 0) boxes.data.set([left / width, top / height, (right + 1) / width, (bottom + 1) / height], 4 * i);
+    }
+    return boxes;
+  },
+
+  "layout.place": ({ box, objects, boxes, ...words }) => placeObjects({ box, objects, boxes }, words),
+
+  "layout.table": ({ layout, ...words }) => listObjects(layout, words),
 
   "semantic.load": ({ path, size = null, classes = null, names, colours }) => {
     const count = classes === null ? null : readCount("classes", classes);

@@ -86,8 +86,21 @@ function fail(message) {
 }
 
 function showPictures(outputs) {
-  pictures.replaceChildren(...outputs.flatMap(({ name, pictures: drawn }) => drawn.map((picture, i) =>
-    makeFigure(picture, drawn.length === 1 ? name : `${name}-${String(i).padStart(4, "0")}`))));
+  pictures.replaceChildren(...outputs.flatMap(({ name, pictures: drawn, table }) => (table ? [makeTable(table, name)] : drawn.map((picture, i) =>
+    makeFigure(picture, drawn.length === 1 ? name : `${name}-${String(i).padStart(4, "0")}`)))));
+}
+
+/** A table of columns by name. */
+function makeTable(columns, name) {
+  const table = Object.assign(document.createElement("table"), { id: `table-${name}` });
+  table.createCaption().textContent = name;
+  const addRow = (section, tag, cells) =>
+    section.insertRow().append(...cells.map((text) => Object.assign(document.createElement(tag), { textContent: String(text) })));
+  addRow(table.createTHead(), "th", Object.keys(columns));
+  const lists = Object.values(columns);
+  const body = table.createTBody();
+  for (let i = 0; i < (lists[0]?.length ?? 0); i++) addRow(body, "td", lists.map((list) => list[i]));
+  return table;
 }
 
 /** A picture with a button that saves it. */
