@@ -55,22 +55,34 @@ class DrawnShapes:
 
     def size_of(self, name: str) -> tuple[Size, ...]:
         """The shape of a value."""
+        return tuple(self._size_at(name, axis) for axis in range(len(self._find_dims(name)[2])))
+
+    def _size_at(self, name: str, axis: int) -> Size:
+        """The size of one axis of a value, whether the others are known or not."""
+        name, part, dims = self._find_dims(name)
+        if part is None:
+            return Size("n", {"n": (Axis(name, axis),)})
+        dim = dims[axis]
+        return Size(str(dim), {}) if isinstance(dim, int) else self._size(part, dim)
+
+    def _find_dims(self, name: str) -> tuple[str, Operation | None, Sequence[int | str]]:
+        """The value whose shape another has, and its axes in the part that makes or reads it.
+
+        There is no part for a value that exists before the graph runs.
+        """
         if name in self.examples:
-            return tuple(Size("n", {"n": (Axis(name, i),)}) for i in range(getattr(self.examples[name], "ndim", 0)))
+            return name, None, range(getattr(self.examples[name], "ndim", 0))
         if name in self.results:
-            return self.size_of(self.results[name])
+            return self._find_dims(self.results[name])
         if name in self.starts:
             if name not in self.readers:
-                return self.size_of(self.starts[name])
+                return self._find_dims(self.starts[name])
             part, port = self.readers[name]
-            return self._sizes(part, self.parts[part.node].inputs[port])
+            return name, part, self.parts[part.node].inputs[port]
         if name in self.makers:
             part = self.makers[name]
-            return self._sizes(part, self.parts[part.node].outputs[name])
+            return name, part, self.parts[part.node].outputs[name]
         raise _UnknownError(f"'{name}' is none that a part gives")
-
-    def _sizes(self, part: Operation, dims: Sequence[int | str]) -> tuple[Size, ...]:
-        return tuple(Size(str(dim), {}) if isinstance(dim, int) else self._size(part, dim) for dim in dims)
 
     def _size(self, part: Operation, text: str) -> Size:
         """The size given by an axis of a part, or by an expression of its axes."""
@@ -92,7 +104,7 @@ class DrawnShapes:
                 if getattr(self.examples[source], "ndim", 0) == len(dims):
                     axes.append(Axis(source, dims.index(axis)))
             elif source in self.makers or source in self.results:
-                size = self.size_of(source)[dims.index(axis)]
+                size = self._size_at(source, dims.index(axis))
                 if size.text in size.of:
                     axes += size.of[size.text]
         if not axes:
