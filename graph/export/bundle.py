@@ -13,9 +13,9 @@ from typing import Any
 from guidegraph.graph.export.errors import ExportError
 from guidegraph.graph.export.file_stems import choose_stems
 from guidegraph.graph.export.onnx.adaptable_weights import make_weight_table
-from guidegraph.graph.export.onnx.model import EMBEDDED_LIMIT, save_part
 from guidegraph.graph.export.onnx.program import OPSET
 from guidegraph.graph.export.trace_parts import ExportedPart
+from guidegraph.graph.export.weight_files import save_graphs
 from guidegraph.graph.export.workflow import Exported
 from guidegraph_runtime.bundle.manifest import (
     File,
@@ -93,21 +93,17 @@ def _weight_table(exported: Exported) -> dict[str, bytes]:
 
 def _save_graphs(parts: Sequence[ExportedPart], folder: Path) -> dict[str, Part]:
     stems = choose_stems(part.plan.name for part in parts)
-    return {part.plan.name: _save_graph(part, folder, stems[part.plan.name]) for part in parts}
-
-
-def _save_graph(part: ExportedPart, folder: Path, stem: str) -> Part:
-    # Weights that may be changed at run time are in a separate file, at known offsets.
-    limit = 0 if part.adaptable else EMBEDDED_LIMIT
-    written = save_part(part.traced, folder / f"{stem}.onnx", limit)
-    graph = part.traced.model.graph
-    return Part(
-        file=written[0].name,
-        inputs=tuple(_describe_tensor(value, part.traced.inputs) for value in graph.inputs),
-        outputs=tuple(_describe_tensor(value, part.traced.outputs) for value in graph.outputs),
-        opsets=dict(part.traced.model.opset_imports),
-        externals=tuple(path.name for path in written[1:]),
-    )
+    weights = save_graphs({stems[part.plan.name]: part.traced.model for part in parts}, folder)
+    return {
+        part.plan.name: Part(
+            file=f"{stems[part.plan.name]}.onnx",
+            inputs=tuple(_describe_tensor(value, part.traced.inputs) for value in part.traced.model.graph.inputs),
+            outputs=tuple(_describe_tensor(value, part.traced.outputs) for value in part.traced.model.graph.outputs),
+            opsets=dict(part.traced.model.opset_imports),
+            externals=weights[stems[part.plan.name]],
+        )
+        for part in parts
+    }
 
 
 def _describe_tensor(value: Any, shapes: Mapping[str, tuple[int | str, ...]]) -> Tensor:

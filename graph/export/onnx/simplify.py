@@ -23,6 +23,7 @@ def optimise(model: onnx_ir.Model) -> None:
     """Optimise a model converted by torch with onnxscript's optimisations, without its slow rules."""
     merge_weights(model)
     common.InlinePass()(model)
+    common.CommonSubexpressionEliminationPass()(model)  # one transposed weight for all calls of a network, to be folded
     rules: list[Any] = [
         _OperatorRule(rule) for rule in onnxscript.rewriter._DEFAULT_REWRITE_RULES if rule.name not in QUADRATIC
     ]

@@ -34,12 +34,17 @@ def _to_int64(number: int) -> int:
 
 @dataclass(frozen=True)
 class ExternalTensor:
-    """An external initializer: `size` bytes at `offset` of the file `location`, beside the graph."""
+    """An external initializer: `size` bytes at `offset` of the file `location`, beside the graph.
+
+    data_type: its element type, a number of TensorProto.DataType.
+    """
 
     name: str
     location: str
     offset: int
     size: int
+    data_type: int
+    dims: tuple[int, ...]
 
 
 @dataclass
@@ -228,4 +233,5 @@ class _GraphReader:
                 raise Malformed(f"a tensor whose {key} is not a number")
         if "length" in external_data and int(external_data["length"]) != size:
             raise Malformed(f"a tensor of {size} bytes whose length says {int(external_data['length'])}")
-        return ExternalTensor(name, external_data["location"], int(external_data.get("offset", "0")), size)
+        offset = int(external_data.get("offset", "0"))
+        return ExternalTensor(name, external_data["location"], offset, size, kind, tuple(dims))

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from math import prod
 from typing import Any, NoReturn
 
 import numpy as np
 
 from guidegraph_runtime.bundle.manifest import Dims, Part, Tensor
+from guidegraph_runtime.bundle.onnx_graph import read_graph
 from guidegraph_runtime.bundle.opsets import onnxruntime_release
 from guidegraph_runtime.bundle.verify import VerifiedBundle
 from guidegraph_runtime.error_text import error_text
@@ -34,6 +36,9 @@ _ORT_LEVELS = dict(zip(OPTIMIZATION, ("DISABLE_ALL", "ENABLE_BASIC", "ENABLE_EXT
 _CUDA_GRAPH = {"cuda": "enable_cuda_graph", "tensorrt": "trt_cuda_graph_enable"}
 _GRAPH_ID = "gpu_graph_id"
 _FATAL = 4
+_NUMPY_TYPES = {1: "<f4", 2: "u1", 3: "i1", 4: "<u2", 5: "<i2", 6: "<i4", 7: "<i8", 9: "?", 10: "<f2", 11: "<f8"}
+_NUMPY_TYPES |= {12: "<u4", 13: "<u8"}
+"""The types of arrays by TensorProto.DataType."""
 
 
 @dataclass(frozen=True)
@@ -208,7 +213,7 @@ def create_session(location: str, data: bytes, weights: Mapping[str, bytes], set
         # The size of weights is bounded by that of the file, and they are freed with their session.
         options.add_session_config_entry("session.use_device_allocator_for_initializers", "1")
     if weights:
-        _add_weights(location, options, weights)
+        _add_weights(location, options, data, weights)
     session = _guard(
         location,
         "session-failed",
@@ -259,13 +264,29 @@ def _options(onnxruntime: Any, settings: SessionSettings) -> Any:
     return options
 
 
-def _add_weights(location: str, options: Any, weights: Mapping[str, bytes]) -> None:
-    if not hasattr(options, "add_external_initializers_from_files_in_memory"):
+def _add_weights(location: str, options: Any, data: bytes, weights: Mapping[str, bytes]) -> None:
+    """Give a session the files of its weights. data: the graph."""
+    if hasattr(options, "add_external_initializers_from_files_in_memory"):
+        options.add_external_initializers_from_files_in_memory(
+            list(weights), list(weights.values()), [len(file) for file in weights.values()]
+        )
+        return
+    import onnxruntime
+
+    # onnxruntime before 1.24, the last for Macs with Intel processors, takes one array for each weight.
+    tensors = read_graph(data).externals
+    if unknown := next((tensor for tensor in tensors if tensor.data_type not in _NUMPY_TYPES), None):
         version = ".".join(map(str, onnxruntime_release()))
-        _refuse(f"expected onnxruntime 1.24 or later for weights beside a graph, found {version}; update it", location)
-    options.add_external_initializers_from_files_in_memory(
-        list(weights), list(weights.values()), [len(data) for data in weights.values()]
-    )
+        message = f"expected onnxruntime 1.24 or later for the weight '{unknown.name}', which is of a type that"
+        _refuse(f"{message} NumPy lacks, found {version}; update it, or export in fp32 or fp16", location)
+    arrays = [
+        np.frombuffer(
+            weights[tensor.location], _NUMPY_TYPES[tensor.data_type], prod(tensor.dims), tensor.offset
+        ).reshape(tensor.dims)
+        for tensor in tensors
+    ]
+    values = [onnxruntime.OrtValue.ortvalue_from_numpy(array) for array in arrays]
+    options.add_external_initializers([tensor.name for tensor in tensors], values)  # it copies them
 
 
 def _check_signature(location: str, kind: str, nodes: Sequence[Any], tensors: Sequence[Tensor]) -> None:

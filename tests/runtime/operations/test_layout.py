@@ -58,7 +58,7 @@ def test_the_bounds_of_a_mask_are_the_engines() -> None:
 
 
 def test_an_error_in_the_words_names_their_setting() -> None:
-    with pytest.raises(ValueError, match="'a blue rabit' is not one object.*did you mean 'rabbit'") as error:
+    with pytest.raises(ValueError, match=r"'a blue rabit' is not one object.*did you mean 'rabbit'") as error:
         OPERATIONS["layout.place"](objects=["a blue rabit"], boxes=[(0, 0, 1, 1)])
     assert error.value.setting == "objects"  # type: ignore[attr-defined]
 

@@ -226,14 +226,16 @@ def test_bundle_that_needs_another_provider(tmp_path: Path) -> None:
     assert "expected one of the providers cuda, tensorrt, found cpu" in text
 
 
-def test_onnxruntime_that_cannot_take_weights_from_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    class Options:
-        def add_session_config_entry(self, key: str, value: str) -> None: ...
-
-    monkeypatch.setattr(onnxruntime, "SessionOptions", Options)
+def test_onnxruntime_that_takes_no_files_of_weights_gets_each_weight(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delattr(onnxruntime.SessionOptions, "add_external_initializers_from_files_in_memory")
+    step = session(tmp_path / "step")
+    np.testing.assert_array_equal(step.run({"x": X, "scale": TWO})["y"], 2 * X + WEIGHTS)
+    monkeypatch.setattr("guidegraph_runtime.sessions.sessions._NUMPY_TYPES", {})
     monkeypatch.setattr(onnxruntime, "__version__", "1.23.2")
-    text = refusal(lambda: session(tmp_path), "bad-session")
-    assert "expected onnxruntime 1.24 or later for weights beside a graph, found 1.23; update it" in text
+    text = refusal(lambda: session(tmp_path / "other"), "bad-session")
+    assert "expected onnxruntime 1.24 or later for the weight 'w', which is of a type that NumPy lacks" in text
 
 
 @pytest.fixture
