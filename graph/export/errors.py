@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from guidegraph.graph.errors import GuidegraphError
 
 
@@ -9,13 +11,22 @@ class ExportError(GuidegraphError):
     """A function cannot be exported; nothing was written.
 
     reason: of the failure. remedy: a suggestion for the user. place: the innermost FILE:LINE of the user's code, or "".
-    operator: the name of the torch operator that caused it, if one did.
+    operator: the name of the torch operator that caused it, if one did. more: other errors that were found with it.
     """
+
+    more: Sequence[ExportError] = ()
 
     def __init__(self, reason: str, remedy: str, *, place: str = "", operator: str = "") -> None:
         self.reason, self.remedy, self.place, self.operator = reason, remedy, place, operator
         prefix = f"{place}: " if place else ""
         super().__init__(f"{prefix}cannot be exported: {reason}; {remedy}")
+
+
+def raise_together(errors: Sequence[ExportError]) -> None:
+    """Raise the first of some errors, with the others beside it; nothing without errors."""
+    if errors:
+        errors[0].more = errors[1:]
+        raise errors[0]
 
 
 class FixedSizeError(ExportError):

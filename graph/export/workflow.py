@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, TypeAlias
 
 from guidegraph.graph.device_context import use_device
 from guidegraph.graph.export.bundle_inputs import input_type, make_inputs
@@ -62,6 +62,10 @@ class Exported:
         return next((PROVIDERS[part.precision] for part in self.parts if part.precision in PROVIDERS), ())
 
 
+OnPlan: TypeAlias = Callable[[Exported], None]
+"""Called with an export without its parts, before they are traced."""
+
+
 def export_workflow(
     graph: Graph,
     values: Mapping[str, Any],
@@ -70,26 +74,22 @@ def export_workflow(
     only: Collection[str] | None = None,
     precision: Mapping[str, str] | None = None,
     on_part: OnPart | None = None,
+    on_plan: OnPlan | None = None,
     one_graph: bool = False,
     policy: Policy = OWN_WORKFLOW,
 ) -> Exported:
     """Run a workflow once on its parameters' ``values`` as an example, and trace its parts.
 
     only: the outputs to export. precision: of parts by name, and of all parts in loops under ``EVERY_STEP``; others are
-    fp32. on_part: called with each traced part and the seconds that it took. one_graph: all parts will form one graph,
-    so the runtime does only the operations before it. policy: which files the workflow may access. Raises
-    ``ExportError`` for operations that can neither be traced nor done by the runtime, and ``NodeError`` if the example
-    fails.
+    fp32. on_part: called with each traced part and the seconds that it took. on_plan: called before any part is traced,
+    with the export so far, which has no parts; it may raise an error. one_graph: all parts will form one graph, so the
+    runtime does only the operations before it. policy: which files the workflow may access. Raises ``ExportError`` for
+    operations that can neither be traced nor done by the runtime, and ``NodeError`` if the example fails.
     """
     planner, fixed, plan, outputs = plan_export(
         graph, values, device=device, only=only, one_graph=one_graph, policy=policy
     )
-    midway = find_host_calls(graph.ops, numbers_in(values)) - planner.hosted if one_graph else set()
     frozen_models, host = planner.run.frozen, planner.examples.host
-    plans = [
-        replace(part, models=tuple(m for m in part.models if id(m) not in frozen_models)) for part in planner.parts
-    ]
-    parts = trace_parts(plans, device, precision or {}, on_part, midway)
     names_read = {
         name.removeprefix("params.") for operation in _all_operations(plan) for name in operation.inputs.values()
     }
@@ -118,13 +118,21 @@ def export_workflow(
         for key, model in frozen_models.values()
         if hasattr(model, ADAPTABLE_METHOD)
     }
-    plan = with_multiples(plan, {part.plan.name: multiples(part) for part in parts})
     iterations = {
         op.key: len(planner.examples.list_items(op))
         for op in graph.ops.values()
         if isinstance(op, Loop) and op.over in planner.examples.values
     }
-    return Exported(graph, inputs, fixed, outputs, plan, parts, host, values, frozen=frozen, iterations=iterations)
+    planned = Exported(graph, inputs, fixed, outputs, plan, (), host, values, frozen=frozen, iterations=iterations)
+    if on_plan is not None:
+        on_plan(planned)
+    midway = find_host_calls(graph.ops, numbers_in(values)) - planner.hosted if one_graph else set()
+    plans = [
+        replace(part, models=tuple(m for m in part.models if id(m) not in frozen_models)) for part in planner.parts
+    ]
+    parts = trace_parts(plans, device, precision or {}, on_part, midway)
+    plan = with_multiples(plan, {part.plan.name: multiples(part) for part in parts})
+    return replace(planned, plan=plan, parts=parts)
 
 
 def with_multiples(

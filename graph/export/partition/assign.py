@@ -10,7 +10,7 @@ from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from guidegraph.graph.export.errors import ExportError
+from guidegraph.graph.export.errors import ExportError, raise_together
 from guidegraph.graph.ir import Call, Choice, Loop, Op, walk
 from guidegraph.graph.port import Port
 from guidegraph.graph.sources import Carry, Index, Item, Output, Param, Source, list_sources
@@ -47,7 +47,7 @@ def partition_operations(
     results; the parameters that they read are fixed. one_graph: all traced operations become one graph, so the runtime
     does only the operations before it. fixed_before: parameters that are already fixed, with the reasons.
 
-    Raises ``ExportError`` for an operation that must run in a loop and can neither be traced nor done by the runtime.
+    Raises ``ExportError`` for the operations that must run in a loop and can neither be traced nor done by the runtime.
     """
     fixed = {
         name: "a bundle takes no input of its type, or that is infinite at export"
@@ -58,9 +58,11 @@ def partition_operations(
     on_host = all_host_calls = find_host_calls(ops, numbers)
     while True:
         reads = _find_parameters_read(ops, fixed)
-        newly_fixed = dict(_find_parameters_to_fix(ops, reads, fixed, on_host, numbers, at_export))
+        refused: list[ExportError] = []
+        newly_fixed = dict(_find_parameters_to_fix(ops, reads, fixed, on_host, numbers, at_export, refused))
         if one_graph:
-            newly_fixed |= _fix_choice_parameters(ops, reads, fixed)
+            newly_fixed |= _fix_choice_parameters(ops, reads, fixed, refused)
+        raise_together(refused)
         if not newly_fixed:
             dynamic = {key for key, names in reads.items() if names is not None}
             # The prelude is known only after all parameters to fix are fixed.
@@ -109,14 +111,17 @@ def _find_parameters_to_fix(
     hosted: set[str],
     numbers: Collection[str],
     at_export: Collection[str],
+    refused: list[ExportError],
 ) -> Iterator[tuple[str, str]]:
+    """Names of parameters, each with the reason to fix it. Appends errors of operations to ``refused``."""
     for op in walk(ops):
         names = reads[op.key]
         if names is None:
             continue
         if isinstance(op, Fit):
             reason = f"nodes.{op.key} trains, and a bundle does not"
-            raise ExportError(reason, "export a workflow that loads what it trained", place=str(op.mark))
+            refused.append(ExportError(reason, "export a workflow that loads what it trained", place=str(op.mark)))
+            continue
         if isinstance(op, Loop):
             continue
         if op.key not in at_export if isinstance(op, Choice) else op.key in hosted:
@@ -126,20 +131,27 @@ def _find_parameters_to_fix(
             yield from ((name, why) for name in sorted(names))
             continue
         if runs_on_host(op) and op.spec.host:
-            raise ExportError(
-                f"nodes.{op.key} ({op.spec.id}) is computed from what the graph gives, and cannot be traced (host)",
-                "leave it out of the exported outputs (--only), or export a bundle instead, which can have it "
-                "between two graphs: leave out --single-file",
-                place=str(op.mark),
-            )
-        if op.spec.host or not op.spec.pure:
-            if _LOOP in names:
-                raise ExportError(
-                    f"nodes.{op.key} ({op.spec.id}) is computed from what a loop gives, cannot be traced "
-                    f"({'host' if op.spec.host else 'not pure'}), and the runtime has no such operation",
-                    "leave it out of the exported outputs (--only), or use a node that can be traced",
+            refused.append(
+                ExportError(
+                    f"nodes.{op.key} ({op.spec.id}) is computed from what the graph gives, and cannot be traced (host)",
+                    "leave it out of the exported outputs (--only), or export a bundle instead, which can have it "
+                    "between two graphs: leave out --single-file",
                     place=str(op.mark),
                 )
+            )
+            continue
+        if op.spec.host or not op.spec.pure:
+            if _LOOP in names:
+                kind = "host" if op.spec.host else "not pure"
+                refused.append(
+                    ExportError(
+                        f"nodes.{op.key} ({op.spec.id}) is computed from what a loop gives, cannot be traced ({kind}), "
+                        "and the runtime has no such operation",
+                        "leave it out of the exported outputs (--only), or use a node that can be traced",
+                        place=str(op.mark),
+                    )
+                )
+                continue
             why = f"nodes.{op.key} ({op.spec.id}) runs at export only"
             yield from ((name, why) for name in sorted(names))
             continue
@@ -149,22 +161,28 @@ def _find_parameters_to_fix(
 
 
 def _fix_choice_parameters(
-    ops: Mapping[str, Op], reads: Mapping[str, frozenset[str] | None], fixed: Mapping[str, str]
+    ops: Mapping[str, Op],
+    reads: Mapping[str, frozenset[str] | None],
+    fixed: Mapping[str, str],
+    refused: list[ExportError],
 ) -> dict[str, str]:
     """The parameters to fix because choices depend on them: one graph has one branch of each choice.
 
-    Raises ``ExportError`` for a choice that depends on a value computed in the run.
+    Appends choices that depend on a value computed in the run to ``refused``.
     """
     reasons: dict[str, str] = {}
     for op in walk(ops):
         if not isinstance(op, Choice) or reads[op.key] is None:
             continue
         if not isinstance(op.when, Param):
-            raise ExportError(
-                f"nodes.{op.key} (choose) is made by what a run computes, and one graph has one branch of a choice",
-                "export a bundle instead, which makes choices: leave out --single-file",
-                place=str(op.mark),
+            refused.append(
+                ExportError(
+                    f"nodes.{op.key} (choose) is made by what a run computes, and one graph has one branch of a choice",
+                    "export a bundle instead, which makes choices: leave out --single-file",
+                    place=str(op.mark),
+                )
             )
+            continue
         if op.when.name not in fixed:
             reasons[op.when.name] = f"nodes.{op.key} (choose) is made by it, and one graph has one branch of a choice"
     return reasons

@@ -135,15 +135,20 @@ def _add_result(
     return result
 
 
+def unmade_output_error(name: str, source: str) -> ExportError:
+    """The error for an output that the graph does not compute."""
+    return ExportError(
+        f"output '{name}' ('{source}') is there before the graph runs, which gives only what it computes",
+        "leave it out of the exported outputs (--only), or " + BUNDLE_REMEDY,
+    )
+
+
 def _add_output(name: str, source: str, inputs: GraphInputs, has_pixels: bool) -> list[onnx_ir.Value]:
     """The graph's outputs for an output of the workflow: the value, and its pixels if it has some."""
     main = inputs.main
     value = main.values.get(source)
     if value is None or source in inputs.values:
-        raise ExportError(
-            f"output '{name}' ('{source}') is there before the graph runs, which gives only what it computes",
-            "leave it out of the exported outputs (--only), or " + BUNDLE_REMEDY,
-        )
+        raise unmade_output_error(name, source)
     result = main.add("Identity", value)
     result.name = f"{name}.result" if name in inputs.values else name
     result.shape = value.shape

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from guidegraph.graph.export.errors import ExportError
+from guidegraph.graph.export.errors import ExportError, raise_together
 from guidegraph_runtime.bundle.manifest_types import Operation, walk_operations
 from guidegraph_runtime.operations import shapes_read_by
 from guidegraph_runtime.running.loops import Loop
@@ -45,9 +45,10 @@ class HostPrelude:
 def plan_prelude(plan: Sequence[Operation], available: set[str]) -> HostPrelude:
     """The host operations of a plan, including those in loop bodies. available: the names of values known at the start.
 
-    Raises ``ExportError`` for an operation that needs a result of the graph.
+    Raises ``ExportError`` for the operations that need a result of the graph.
     """
     prelude = HostPrelude()
+    refused: list[ExportError] = []
     available = set(available)
     for operation, loops in _walk_host_operations(plan, ()):
         if available.issuperset(operation.inputs.values()):
@@ -59,28 +60,32 @@ def plan_prelude(plan: Sequence[Operation], available: set[str]) -> HostPrelude:
         unknown = {port: name for port, name in operation.inputs.items() if name not in available}
         shapes = shapes_read_by(operation.op)
         if not shapes or unknown.keys() - {*shapes, "index"} or ("index" in unknown and loop is None):
-            raise ExportError(
+            reason = (
                 f"nodes.{operation.node} ({operation.op}) runs on the host and takes '{min(unknown.values())}', which "
-                "the graph computes",
-                BUNDLE_REMEDY,
+                "the graph computes"
             )
+            refused.append(ExportError(reason, BUNDLE_REMEDY))
+            continue
         draw = DrawnInput(operation, loop)
         prelude.drawn_inputs[draw.name] = draw
+    raise_together(refused)
     return prelude
 
 
 def check_indices(prelude: HostPrelude, host_values: Mapping[str, Any]) -> None:
     """Raise ``ExportError`` for random numbers whose index is an item, unless their loop runs over a number."""
+    refused: list[ExportError] = []
     for draw in prelude.drawn_inputs.values():
         operation, loop = draw.operation, draw.loop
         if loop is None or operation.inputs.get("index") != loop.item or isinstance(loop.over, int):
             continue
         if np.ndim(host_values.get(loop.over, ())):
-            raise ExportError(
+            reason = (
                 f"nodes.{operation.node} ({operation.op}) takes '{loop.item}', an item of '{loop.over}', as its index; "
-                "a graph's random numbers take the number of the iteration",
-                "give it the loop's index, or " + BUNDLE_REMEDY,
+                "a graph's random numbers take the number of the iteration"
             )
+            refused.append(ExportError(reason, "give it the loop's index, or " + BUNDLE_REMEDY))
+    raise_together(refused)
 
 
 def count_iterations(loop: Loop, tables: Mapping[str, Any]) -> int | None:

@@ -11,10 +11,10 @@ from typing import Any
 
 import onnx_ir
 
-from guidegraph.graph.export.errors import ExportError
+from guidegraph.graph.export.errors import ExportError, raise_together
 from guidegraph.graph.export.onnx.model import EMBEDDED_LIMIT
 from guidegraph.graph.export.onnx.program import OPSET
-from guidegraph.graph.export.single_file.compose import PIXELS, SingleGraph, compose_graph
+from guidegraph.graph.export.single_file.compose import PIXELS, SingleGraph, compose_graph, unmade_output_error
 from guidegraph.graph.export.single_file.drawn_shapes import DrawnShapes
 from guidegraph.graph.export.single_file.host_prelude import HostPrelude, check_indices, count_iterations, plan_prelude
 from guidegraph.graph.export.single_file.input_constraints import find_input_multiples, find_starting_values
@@ -62,12 +62,30 @@ class _Data:
         return start
 
 
-def write_single(exported: Exported, out: Path, *, kinds: Mapping[str, str], versions: Mapping[str, str]) -> SingleFile:
-    """Write an export, planned with ``one_graph``, as FILE.onnx, FILE.json and FILE.bin.
+@dataclass(frozen=True)
+class _Plan:
+    """What is known of a single file without its parts. host_examples: values that exist before the graph runs."""
 
-    kinds: one of `OUTPUT_TYPES` for each output. Raises ``ExportError``, before anything is written, for parts
-    that one graph cannot hold and for more than 2 GiB of weights.
+    prelude: HostPrelude
+    host_examples: Mapping[str, Any]
+    files: Mapping[str, bytes]
+    fields: Mapping[str, Any]
+    recipe: Manifest
+
+
+def check_single(planned: Exported, *, kinds: Mapping[str, str]) -> None:
+    """Raise ``ExportError`` for an export, whose parts are not traced yet, that one graph cannot hold.
+
+    kinds: one of `OUTPUT_TYPES` for each output.
     """
+    _plan_single(planned, kinds, {})
+    made = {name for operation in planned.plan if operation.op in ("part", "loop") for name in operation.outputs}
+    raise_together(
+        [unmade_output_error(name, source) for name, source in planned.outputs.items() if source not in made]
+    )
+
+
+def _plan_single(exported: Exported, kinds: Mapping[str, str], versions: Mapping[str, str]) -> _Plan:
     tables = exported.host.tables
     available = {*tables, *(f"params.{name}" for name in exported.inputs)}
     before = plan_prelude(exported.plan, available)
@@ -94,18 +112,28 @@ def write_single(exported: Exported, out: Path, *, kinds: Mapping[str, str], ver
     for item in walk_operations(exported.plan):
         part_fields: Any = item.settings.get("fields", {}) if item.op == "part" else {}
         fields |= part_fields
-    preliminary = Description(str(out), {}, drawn, fields, recipe, files)
-    host_examples = compute_host_values(preliminary, {}, {})
+    host_examples = compute_host_values(Description("the plan", {}, drawn, fields, recipe, files), {}, {})
     check_indices(before, host_examples)
-    single = compose_graph(exported, before, host_examples, {name for name, kind in kinds.items() if has_pixels(kind)})
-    drawn = _describe_drawn_inputs(exported, before, host_examples, single)
+    return _Plan(before, host_examples, files, fields, recipe)
+
+
+def write_single(exported: Exported, out: Path, *, kinds: Mapping[str, str], versions: Mapping[str, str]) -> SingleFile:
+    """Write an export, planned with ``one_graph``, as FILE.onnx, FILE.json and FILE.bin.
+
+    kinds: one of `OUTPUT_TYPES` for each output. Raises ``ExportError``, before anything is written, for parts
+    that one graph cannot hold and for more than 2 GiB of weights.
+    """
+    plan = _plan_single(exported, kinds, versions)
+    with_pixels = {name for name, kind in kinds.items() if has_pixels(kind)}
+    single = compose_graph(exported, plan.prelude, plan.host_examples, with_pixels)
+    drawn = _describe_drawn_inputs(exported, plan.prelude, plan.host_examples, single)
     described = Description(
         str(out),
         {item.name: item for item in single.inputs},
         drawn,
-        fields,
-        recipe,
-        files,
+        plan.fields,
+        plan.recipe,
+        plan.files,
         samples=find_starting_values(exported.plan) & {item.name for item in single.inputs},
         multiples=find_input_multiples(exported.plan, single.inputs),
     )

@@ -49,20 +49,20 @@ if TYPE_CHECKING:
 REFERENCE = "reference"
 
 
-CheckExported: TypeAlias = "Callable[[Exported, Mapping[str, str]], None]"
-"""Checks what was exported, with the type of each output, before anything is written."""
+CheckPlan: TypeAlias = "Callable[[Exported, Mapping[str, str], Mapping[str, str]], None]"
+"""Checks an export, with the type of each output and the precision of parts: before its parts are traced, and after."""
 
 
-def export_bundle(arguments: ExportArguments, check_exported: CheckExported | None = None) -> None:
+def export_bundle(arguments: ExportArguments, check_plan: CheckPlan | None = None) -> None:
     """Export a workflow as a bundle.
 
     Raises ``WorkflowError`` if it cannot be exported, and ``typer.Exit`` if the check fails.
     """
     with ExitStack() as stack:
-        _export(arguments, stack, check_exported)
+        _export(arguments, stack, check_plan)
 
 
-def _export(arguments: ExportArguments, stack: ExitStack, check_exported: CheckExported | None) -> None:
+def _export(arguments: ExportArguments, stack: ExitStack, check_plan: CheckPlan | None) -> None:
     """stack: holds the lock on the bundle's folder until the check is over."""
     check_extra()
     opened = arguments.request.open()
@@ -82,16 +82,26 @@ def _export(arguments: ExportArguments, stack: ExitStack, check_exported: CheckE
 
         _check_path(arguments.bundle)
         stack.enter_context(lock_output(arguments.bundle, "guidegraph export"))
+
+        def check(planned: Exported) -> None:
+            check_generators(graph, planned)
+            if check_plan is not None:
+                check_plan(planned, {name: bundle_kind(graph, name) for name in planned.outputs}, precision)
+
         if target:
             exported = export_call(graph, values, target, precision=precision, on_part=print_part, policy=policy)
         else:
             exported = export_workflow(
-                graph, values, only=arguments.only, precision=precision, on_part=print_part, policy=policy
+                graph,
+                values,
+                only=arguments.only,
+                precision=precision,
+                on_part=print_part,
+                on_plan=check,
+                policy=policy,
             )
-        check_generators(graph, exported)
+        check(exported)
         kinds = {name: bundle_kind(graph, name) for name in exported.outputs}
-        if check_exported is not None:
-            check_exported(exported, kinds)
         offered = deque[Any](maxlen=1)
         with use_viewer(offered.append):
             short, engine = _run_engine(exported, arguments, policy)

@@ -15,10 +15,9 @@ from guidegraph.commands.shared.errors import argument_problem
 from guidegraph.commands.shared.printing import print_text
 from guidegraph.graph.errors import WorkflowError
 from guidegraph.graph.trust.folder_locks import lock_output
-from guidegraph_runtime.bundle.manifest_types import has_pixels
 from guidegraph_runtime.machine.byte_sizes import show_size
 from guidegraph_runtime.web_page.onnxruntime_web import INSTALL, OnnxruntimeWeb, find_onnxruntime_web
-from guidegraph_runtime.web_page.support import PageError
+from guidegraph_runtime.web_page.support import PageError, find_part_problems, find_provider_problems
 
 if TYPE_CHECKING:
     from guidegraph.graph.export.trace_parts import ExportedPart
@@ -57,7 +56,7 @@ def export_page(arguments: ExportArguments, onnxruntime_web: Path) -> None:
     with name_page_problems("--output"):
         check_page_folder(folder)
     with lock_output(folder, "guidegraph export"):
-        export_bundle(replace(arguments, bundle=folder / BUNDLE), _check_exported)
+        export_bundle(replace(arguments, bundle=folder / BUNDLE), _check_plan)
         with name_page_problems("--page"):
             page = write_page(folder, web)
     for name, (low, high) in page.ranges.items():
@@ -80,15 +79,15 @@ def name_page_problems(option: str) -> Iterator[None]:
     try:
         yield
     except PageError as error:
-        raise WorkflowError([argument_problem("no-page", str(error), option)]) from error
+        raise WorkflowError([argument_problem("no-page", problem, option) for problem in error.problems]) from error
 
 
-def _check_exported(exported: Exported, kinds: Mapping[str, str]) -> None:
-    """Raise ``WorkflowError`` for an export that cannot be a page."""
-    from guidegraph_runtime.bundle.manifest import Part, Tensor
-    from guidegraph_runtime.web_page.support import check_parts, check_providers
+def _check_plan(planned: Exported, kinds: Mapping[str, str], precision: Mapping[str, str]) -> None:
+    """Raise ``WorkflowError`` with all reasons why an export cannot be a page. Before the trace it has no parts."""
+    from guidegraph.graph.export.partition.precision import PROVIDERS
+    from guidegraph_runtime.bundle.manifest import Output, Part, Tensor
     from guidegraph_runtime.web_page.table_rows import PlanSource
-    from guidegraph_runtime.web_page.write_page import plan_page
+    from guidegraph_runtime.web_page.write_page import choose_outputs, find_page_problems
 
     def describe_tensor(value: Any) -> Tensor:
         return Tensor(str(value.name), str(value.dtype.numpy()), ())
@@ -96,12 +95,18 @@ def _check_exported(exported: Exported, kinds: Mapping[str, str]) -> None:
     def describe(part: ExportedPart) -> Part:
         graph = part.traced.model.graph
         inputs, outputs = (tuple(map(describe_tensor, values)) for values in (graph.inputs, graph.outputs))
-        return Part("", inputs, outputs, {}, ("weights",) if part.adaptable else ())
+        return Part("", inputs, outputs, {})
 
-    tables = {name: tensor.detach().cpu().numpy() for name, tensor in exported.host.tables.items()}
-    source = PlanSource("the plan", exported.inputs, tables, lambda name: exported.host.files[name])
-    pictures = {name: value for name, value in exported.outputs.items() if has_pixels(kinds[name])}
-    with name_page_problems("--page"):
-        check_providers(exported.providers)
-        check_parts({part.plan.name: describe(part) for part in exported.parts})
-        plan_page(source, exported.plan, pictures)
+    tables = {name: tensor.detach().cpu().numpy() for name, tensor in planned.host.tables.items()}
+    source = PlanSource("the plan", planned.inputs, tables, lambda name: planned.host.files[name])
+    named = {name: Output(kinds[name], value) for name, value in planned.outputs.items()}
+    outputs = choose_outputs(source, planned.plan, named)
+    providers = next((PROVIDERS[kind] for kind in precision.values() if kind in PROVIDERS), ())
+    problems = [
+        *find_provider_problems(providers),
+        *find_page_problems(source, planned.plan, outputs),
+        *find_part_problems({part.plan.name: describe(part) for part in planned.parts}),
+    ]
+    if problems:
+        with name_page_problems("--page"):
+            raise PageError(*problems)

@@ -62,7 +62,7 @@ def _export(arguments: ExportArguments, stack: ExitStack) -> None:
     check_effects(graph.ops, values, policy)
     with translate_export_errors(graph):
         from guidegraph.graph.export.errors import ExportError
-        from guidegraph.graph.export.single_file.write import check_single_path, write_single
+        from guidegraph.graph.export.single_file.write import check_single, check_single_path, write_single
         from guidegraph.graph.export.workflow import export_workflow
 
         try:
@@ -71,10 +71,21 @@ def _export(arguments: ExportArguments, stack: ExitStack) -> None:
             message = f"{error.reason}; {error.remedy}"
             raise WorkflowError([argument_problem("bad-value", message, "--output")]) from error
         stack.enter_context(lock_output(arguments.bundle, "guidegraph export"))
+
+        def check(planned: Exported) -> None:
+            check_generators(graph, planned)
+            check_single(planned, kinds={name: bundle_kind(graph, name) for name in planned.outputs})
+
         exported = export_workflow(
-            graph, values, only=arguments.only, precision=precision, on_part=print_part, one_graph=True, policy=policy
+            graph,
+            values,
+            only=arguments.only,
+            precision=precision,
+            on_part=print_part,
+            on_plan=check,
+            one_graph=True,
+            policy=policy,
         )
-        check_generators(graph, exported)
         kinds = {name: bundle_kind(graph, name) for name in exported.outputs}
         written = write_single(
             exported, arguments.bundle, kinds=kinds, versions=collect_bundle_versions(graph, opened.registry)

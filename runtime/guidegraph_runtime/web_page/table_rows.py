@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -15,32 +15,54 @@ from guidegraph_runtime.running.operation_order import reads
 from guidegraph_runtime.running.plan import PARAMS, GuardError, PlanRun, check_guards, refuse_part
 from guidegraph_runtime.running.unread_values import read_flags
 from guidegraph_runtime.running.values import Values
-from guidegraph_runtime.web_page.support import PAGE_DTYPES, PAGE_OPERATIONS, PageError, check_operations
+from guidegraph_runtime.web_page.support import (
+    PAGE_DTYPES,
+    PAGE_OPERATIONS,
+    PageError,
+    find_operation_problems,
+    page_inputs,
+)
 
 Array = NDArray[Any]
 
-HIGHEST, MAX_DEFAULT = 100, 1000
-"""Tables go up to the first value of an input, or to its default if that is more, but never beyond the second."""
+HIGHEST, HIGHEST_WITH_SHARE, MAX_DEFAULT = 100, 50, 1000
+"""Tables go up to the first value of an input, to the second where they also depend on a share of it, or to its default
+if that is more, but never beyond the third (with a share, the first)."""
+SHARE = "strength"
+"""The setting of samplers and levels that is the share of the steps to take, of which only their number counts."""
 
 
 @dataclass(frozen=True)
-class InputRange:
-    """The range of an input in the tables, both ends included, and the names of the values that it selects."""
+class TableRange:
+    """Values that depend on an input: its range, both ends included, and the names of the values that it selects.
 
+    input: "" for values that depend on none. share: the input that is a share of it, or "".
+    stacked: whether each of the names, if there is a share, has a row for each step.
+    """
+
+    input: str
     low: int
     high: int
     names: tuple[str, ...]
+    share: str = ""
+    stacked: tuple[bool, ...] = ()
+
+    @property
+    def key(self) -> str:
+        """The prefix of the names of its arrays."""
+        return f"{self.input}*{self.share}" if self.share else self.input
 
 
 @dataclass(frozen=True)
 class PageTables:
     """The operations that are left to the page, and the tables of the others.
 
-    rows: by input; "" for values that depend on none. arrays: as INPUT=VALUE/NAME, or NAME alone.
+    arrays: as NAME without an input, as INPUT=VALUE/NAME with one. With a share, INPUT*SHARE/NAME has the different
+    rows of all tables, and INPUT*SHARE/NAME/index the rows of each, for each value and each number of steps up to it.
     """
 
     plan: Sequence[Operation]
-    rows: Mapping[str, InputRange]
+    ranges: Sequence[TableRange]
     arrays: Mapping[str, Array]
 
 
@@ -54,115 +76,213 @@ class PlanSource:
     read_file: Callable[[str], bytes]
 
 
+@dataclass
+class PlanSplit:
+    """A plan, split into the operations that are tabulated and those that are left to the page.
+
+    reads: the inputs, none or one and a share of it, of each operation that is tabulated, by node. problems: why the
+    page cannot compute some operation.
+    """
+
+    tabulated: list[Operation] = field(default_factory=list)
+    kept: list[Operation] = field(default_factory=list)
+    reads: dict[str, tuple[str, str]] = field(default_factory=dict)
+    problems: list[str] = field(default_factory=list)
+
+
+def split_plan(source: PlanSource, plan: Sequence[Operation]) -> PlanSplit:
+    """Split a plan: outside its loops, what the page does not compute is tabulated if it depends on no graph."""
+    split = PlanSplit()
+    depends: dict[str, frozenset[str]] = {name: frozenset() for name in source.tables}
+    depends |= {PARAMS + name: frozenset([name]) for name in source.inputs}
+    for operation in plan:
+        names = reads(operation)
+        if operation.op in ("part", "loop", *PAGE_OPERATIONS) or not all(name in depends for name in names):
+            split.kept.append(operation)
+            continue
+        inputs = frozenset[str]().union(*(depends[name] for name in names))
+        problem, pair = _find_pair(source, operation, inputs, split.tabulated)
+        if problem:
+            split.problems.append(f"{operation.node} ({operation.op}) {problem}")
+        split.tabulated.append(operation)
+        split.reads[operation.node] = pair
+        depends |= dict.fromkeys(operation.outputs, inputs)
+    split.problems += find_operation_problems(split.kept, source.read_file)
+    return split
+
+
+def _find_pair(
+    source: PlanSource, operation: Operation, inputs: frozenset[str], before: Sequence[Operation]
+) -> tuple[str, tuple[str, str]]:
+    """Why an operation cannot be tabulated, or "", and the input and share that its tables are for."""
+    shares = {
+        name
+        for name in inputs
+        if source.inputs[name].type == "float" and all(_reads_as_share(item, name) for item in (*before, operation))
+    }
+    counts = inputs - shares
+    if len(counts) > 1 or len(shares) > 1 or (shares and not counts):
+        wanted = ", ".join(sorted(inputs))
+        return (
+            f"depends on the inputs {wanted}, and a page has its results for each value of one integer and each "
+            f"{SHARE} of it: write the other values into the workflow",
+            ("", ""),
+        )
+    for name in counts:
+        spec = source.inputs[name]
+        if spec.type != "int" or not isinstance(spec.default, int):
+            return (
+                f"depends on the input {name}, and a page has its results for each value of an integer with a "
+                f"default: write the value of {name} into the workflow",
+                ("", ""),
+            )
+        if spec.default > (most := HIGHEST if shares else MAX_DEFAULT):
+            return (
+                f"is computed for each value of the input {name}, up to its default, {spec.default}: give it a "
+                f"default of at most {most}, or write its value into the workflow",
+                ("", ""),
+            )
+    return "", (next(iter(counts), ""), next(iter(shares), ""))
+
+
+def _reads_as_share(operation: Operation, name: str) -> bool:
+    """Whether an operation reads an input as the share of its steps, and their number from an input, or not at all."""
+    ports = {port for port, link in operation.inputs.items() if link == PARAMS + name}
+    is_number = operation.inputs.get("steps", "").startswith(PARAMS)
+    return not ports or (ports == {SHARE} and operation.op.startswith("scheduler.") and is_number)
+
+
+def find_table_problems(source: PlanSource, plan: Sequence[Operation], outputs: Sequence[str]) -> list[str]:
+    """Why the page cannot run a plan. outputs: the names of the values that it shows."""
+    split = split_plan(source, plan)
+    problems = [*split.problems]
+    for (name, share), tabulation in {} if problems else _list_tabulations(source, split, outputs).items():
+        default: Any = source.inputs[name].default if name else 0
+        tables = tabulation.compute(name, share, default)
+        problems += [problem for item in tabulation.names if (problem := _number_problem(item, tables[-1][item]))]
+    return problems
+
+
 def make_tables(source: PlanSource, plan: Sequence[Operation], outputs: Sequence[str]) -> PageTables:
     """Tabulate the operations of a plan, outside its loops, that the page does not compute.
 
-    outputs: the names of the values that the page shows. Raises ``PageError`` for an operation that depends on several
-    inputs or on one that is not an integer, and for one that is left and that the page lacks.
+    outputs: the names of the values that the page shows. Raises ``PageError`` with the problems of
+    `find_table_problems`.
     """
-    tabulated, kept = _split(source, plan)
-    check_operations(kept, source.read_file)
-    needed = {*outputs}.union(*map(_reads_with_flags, kept))
-    rows: dict[str, InputRange] = {}
+    if problems := find_table_problems(source, plan, outputs):
+        raise PageError(*problems)
+    split = split_plan(source, plan)
+    ranges: list[TableRange] = []
     arrays: dict[str, Array] = {}
-    for name in dict.fromkeys(tabulated.values()):
-        operations = [operation for operation in plan if tabulated.get(operation.node) in ("", name)]
-        own = [operation for operation in operations if tabulated[operation.node] == name]
-        names = sorted(needed.intersection(output for item in own for output in item.outputs))
-        rows[name], values = _tabulate(source, name, operations, kept, names)
+    for pair, tabulation in _list_tabulations(source, split, outputs).items():
+        made, values = tabulation.tabulate(*pair)
+        ranges.append(made)
         arrays |= values
-    if constants := sorted(needed & source.tables.keys()):
-        before = rows[""].names if "" in rows else ()
-        rows[""] = InputRange(0, 0, (*before, *constants))
-        arrays |= {constant: _to_array(constant, source.tables[constant]) for constant in constants}
-    return PageTables(kept, rows, arrays)
+    return PageTables(split.kept, ranges, arrays)
 
 
-def _split(source: PlanSource, plan: Sequence[Operation]) -> tuple[dict[str, str], list[Operation]]:
-    """The input, or "" for none, of each operation that is tabulated, by node; and the other operations."""
-    depends: dict[str, frozenset[str]] = {name: frozenset() for name in source.tables}
-    depends |= {PARAMS + name: frozenset([name]) for name in source.inputs}
-    tabulated: dict[str, str] = {}
-    kept = []
-    for operation in plan:
-        names = reads(operation)
-        is_known = all(name in depends for name in names)
-        if operation.op in ("part", "loop", *PAGE_OPERATIONS) or not is_known:
-            kept.append(operation)
-            continue
-        inputs = frozenset[str]().union(*(depends[name] for name in names))
-        _check_inputs(source, operation, inputs)
-        tabulated[operation.node] = next(iter(inputs), "")
-        depends |= dict.fromkeys(operation.outputs, inputs)
-    return tabulated, kept
+def _list_tabulations(
+    source: PlanSource, split: PlanSplit, outputs: Sequence[str]
+) -> dict[tuple[str, str], _Tabulation]:
+    """What is tabulated for each input and share of it; for none, with the constants of the plan."""
+    needed = {*outputs}.union(*map(_reads_with_flags, split.kept))
+    tabulations = {}
+    for pair in dict.fromkeys([("", ""), *split.reads.values()]):
+        operations = [item for item in split.tabulated if {*split.reads[item.node]} <= {"", *pair}]
+        own = [item for item in operations if split.reads[item.node] == pair]
+        names = needed.intersection(output for item in own for output in item.outputs)
+        names |= set() if pair[0] else needed & source.tables.keys()
+        if names or pair[0]:
+            tabulations[pair] = _Tabulation(source, operations, split.kept, tuple(sorted(names)))
+    return tabulations
 
 
-def _check_inputs(source: PlanSource, operation: Operation, inputs: frozenset[str]) -> None:
-    if len(inputs) > 1:
-        raise PageError(
-            f"{operation.node} ({operation.op}) depends on the inputs {', '.join(sorted(inputs))}, and a page has its "
-            "results for each value of one: write the other values into the workflow"
-        )
-    for name in inputs:
-        if source.inputs[name].type != "int" or not isinstance(source.inputs[name].default, int):
-            raise PageError(
-                f"{operation.node} ({operation.op}) depends on the input {name}, and a page has its results for each "
-                f"value of an integer with a default: write the value of {name} into the workflow"
-            )
+@dataclass(frozen=True)
+class _Tabulation:
+    """The computation of the values of some names. kept: the operations whose graphs' guards limit a range."""
+
+    source: PlanSource
+    operations: Sequence[Operation]
+    kept: Sequence[Operation]
+    names: tuple[str, ...]
+
+    def tabulate(self, name: str, share: str) -> tuple[TableRange, dict[str, Array]]:
+        """The values for each valid value of an input around its default, and for each share of it."""
+        if not name:
+            (table,) = self.compute("", "", 0)
+            return TableRange("", 0, 0, self.names), {item: _to_array(table[item]) for item in self.names}
+        default: Any = self.source.inputs[name].default
+        tables = {default: self.compute(name, share, default)}
+        highest = HIGHEST_WITH_SHARE if share else HIGHEST
+        for values in (range(default - 1, 0, -1), range(default + 1, highest + 1)):
+            for value in values:
+                try:
+                    tables[value] = self.compute(name, share, value)
+                except (BundleError, GuardError):  # this value and those beyond are refused, as in any other run
+                    break
+        low, high = min(tables), max(tables)
+        if not share:
+            arrays = {
+                f"{name}={value}/{item}": _to_array(table[item])
+                for value, (table,) in tables.items()
+                for item in self.names
+            }
+            return TableRange(name, low, high, self.names), arrays
+        in_order = [table for value in range(low, high + 1) for table in tables[value]]
+        counts = [kept for value in range(low, high + 1) for kept in range(1, value + 1)]
+        stacked: list[bool] = []
+        arrays = {}
+        for item in self.names:
+            values_of_item = [_to_array(table[item]) for table in in_order]
+            stacked.append(all(v.ndim and len(v) == count for v, count in zip(values_of_item, counts, strict=True)))
+            rows, index = _share_rows(values_of_item if stacked[-1] else [value[None] for value in values_of_item])
+            arrays |= {f"{name}*{share}/{item}": rows, f"{name}*{share}/{item}/index": index}
+        return TableRange(name, low, high, self.names, share, tuple(stacked)), arrays
+
+    def compute(self, name: str, share: str, value: int) -> list[Values]:
+        """The results with a value of an input; with a share, for 1 to that many steps.
+
+        Raises ``GuardError`` if a part was traced with others.
+        """
+        results = []
+        for kept in range(1, value + 1) if share else (value,):
+            plan_values = Values(self.source.tables)
+            if name:
+                plan_values[PARAMS + name] = value
+            if share:
+                plan_values[PARAMS + share] = kept / value
+            PlanRun(self.source.location, refuse_part, self.source.read_file, plan_values).run(self.operations)
+            for operation in walk_operations(self.kept):
+                if operation.op == "part":
+                    check_guards(operation, plan_values)
+            results.append(plan_values)
+        return results
 
 
-def _tabulate(
-    source: PlanSource, name: str, operations: Sequence[Operation], kept: Sequence[Operation], names: Sequence[str]
-) -> tuple[InputRange, dict[str, Array]]:
-    """The values of some names for each valid value of an input around its default."""
-    if not name:
-        table = _compute(source, {}, operations, kept)
-        return InputRange(0, 0, tuple(names)), {item: _to_array(item, table[item]) for item in names}
-    default: Any = source.inputs[name].default
-    if default > MAX_DEFAULT:
-        raise PageError(
-            f"the results of {operations[-1].node} are computed for each value of the input {name}, up to its default, "
-            f"{default}: give it a default of at most {MAX_DEFAULT}, or write its value into the workflow"
-        )
-    tables = {default: _compute(source, {name: default}, operations, kept)}
-    for values in (range(default - 1, 0, -1), range(default + 1, HIGHEST + 1)):
-        for value in values:
-            try:
-                tables[value] = _compute(source, {name: value}, operations, kept)
-            except (BundleError, GuardError):  # this value and those beyond are refused, as in any other run
-                break
-    arrays = {
-        f"{name}={value}/{item}": _to_array(item, table[item]) for value, table in tables.items() for item in names
-    }
-    return InputRange(min(tables), max(tables), tuple(names)), arrays
-
-
-def _compute(
-    source: PlanSource, values: Mapping[str, int], operations: Sequence[Operation], kept: Sequence[Operation]
-) -> Values:
-    """The results of operations with a value of an input. Raises ``GuardError`` if a part was traced with others."""
-    plan_values = Values(source.tables)
-    plan_values.update({PARAMS + name: value for name, value in values.items()})
-    PlanRun(source.location, refuse_part, source.read_file, plan_values).run(operations)
-    for operation in walk_operations(kept):
-        if operation.op == "part":
-            check_guards(operation, plan_values)
-    return plan_values
+def _share_rows(values: Sequence[Array]) -> tuple[Array, Array]:
+    """The different rows of several arrays, and the rows of each of them, one after the other."""
+    every = np.concatenate(values)
+    as_bytes = np.ascontiguousarray(every).reshape(len(every), -1).view(np.uint8).reshape(len(every), -1)
+    _, first, index = np.unique(as_bytes, axis=0, return_index=True, return_inverse=True)
+    return every[first], index.reshape(-1).astype(np.int32)
 
 
 def _reads_with_flags(operation: Operation) -> set[str]:
     """The values that an operation, or its body, reads, and those that say whether another is read."""
-    flags = {field for item in walk_operations([operation]) for field, _ in read_flags(item).values()}
-    return reads(operation) | flags
+    flags = {name for item in walk_operations([operation]) for name, _ in read_flags(item).values()}
+    return flags | ({*page_inputs(operation).values()} if operation.body is None else reads(operation))
 
 
-def _to_array(name: str, value: Any) -> Array:
-    array = np.ascontiguousarray(value)
+def _to_array(value: Any) -> Array:
+    return np.ascontiguousarray(value).reshape(np.shape(value))
+
+
+def _number_problem(name: str, value: Any) -> str:
+    """Why the page cannot hold a value; "" if it can."""
+    array = np.asarray(value)
     if array.dtype.kind not in "biuf":
-        raise PageError(f"'{name}' is {value!r:.60}, and a page has numbers only: use guidegraph-run")
-    if str(array.dtype) not in PAGE_DTYPES:
-        raise PageError(
-            f"'{name}' is in {array.dtype}, and a page has tensors of {', '.join(sorted(PAGE_DTYPES))}: "
-            "use guidegraph-run"
-        )
-    return array.reshape(np.shape(value))
+        return f"'{name}' is {value!r:.60}, and a page has numbers only: use guidegraph-run"
+    if str(array.dtype) in PAGE_DTYPES:
+        return ""
+    types = ", ".join(sorted(PAGE_DTYPES))
+    return f"'{name}' is in {array.dtype}, and a page has tensors of {types}: use guidegraph-run"

@@ -12,17 +12,25 @@ from pathlib import Path
 from typing import Any
 
 from guidegraph_runtime.bundle.bounds import plain_bounds
-from guidegraph_runtime.bundle.manifest_types import Input, Manifest, Operation, has_pixels, walk_operations
+from guidegraph_runtime.bundle.manifest_types import FILE_TYPES, Input, Manifest, Operation, Output, walk_operations
 from guidegraph_runtime.bundle.names import RANGES, TABLES
 from guidegraph_runtime.bundle.verify import open_bundle
 from guidegraph_runtime.files.atomic_write import atomic_path, write_bytes, write_text
+from guidegraph_runtime.pictures import scene_objects
+from guidegraph_runtime.pictures.semantic_maps import CLASSES, COLOURS
 from guidegraph_runtime.running.loops import Loop
 from guidegraph_runtime.running.operation_order import select_operations
 from guidegraph_runtime.running.tensor_inputs import read_tables
 from guidegraph_runtime.running.unread_values import find_unread
 from guidegraph_runtime.web_page.onnxruntime_web import GLUE, MODULE, WASM, OnnxruntimeWeb
-from guidegraph_runtime.web_page.support import PageError, check_inputs, check_parts, check_providers
-from guidegraph_runtime.web_page.table_rows import PageTables, PlanSource, make_tables
+from guidegraph_runtime.web_page.support import (
+    PageError,
+    find_input_problems,
+    find_part_problems,
+    find_provider_problems,
+    page_inputs,
+)
+from guidegraph_runtime.web_page.table_rows import PageTables, PlanSource, find_table_problems, make_tables, split_plan
 
 FORMAT, VERSION = "guidegraph-page", 1
 PAGE, BUNDLE, ONNXRUNTIME = "page.json", "bundle", "onnxruntime-web"
@@ -48,13 +56,23 @@ def check_page_folder(folder: Path) -> None:
         raise PageError(f"'{folder}' exists and is not a page: choose a new folder, or remove it")
 
 
-def plan_page(source: PlanSource, plan: Sequence[Operation], outputs: Mapping[str, str]) -> PageTables:
-    """The page's plan and tables. outputs: the value of each picture. Raises ``PageError`` if it cannot be a page."""
-    if not outputs:
-        raise PageError("it has no output that is a picture, and a page shows pictures")
-    check_inputs(source.inputs)
-    targets = [*outputs.values()]
-    return make_tables(source, select_operations(plan, targets), targets)
+def choose_outputs(source: PlanSource, plan: Sequence[Operation], outputs: Mapping[str, Output]) -> dict[str, Output]:
+    """The outputs that a page shows: pictures, and tables that it can compute, or all tables if there is no picture."""
+    pictures = {name for name, output in outputs.items() if output.type == "image"}
+    tables = {name for name, output in outputs.items() if output.type == "table"}
+    if pictures:
+        tables -= {
+            name for name in tables if split_plan(source, select_operations(plan, [outputs[name].source])).problems
+        }
+    return {name: output for name, output in outputs.items() if name in pictures | tables}
+
+
+def find_page_problems(source: PlanSource, plan: Sequence[Operation], outputs: Mapping[str, Output]) -> list[str]:
+    """All reasons, known without the graphs, why a plan cannot be a page. outputs: those that it shows."""
+    problems = [] if outputs else ["it has no output that is a picture or a table, and a page shows these"]
+    problems += find_input_problems(source.inputs)
+    targets = [output.source for output in outputs.values()]
+    return problems + find_table_problems(source, select_operations(plan, targets), targets)
 
 
 def write_page(folder: Path, web: OnnxruntimeWeb) -> Page:
@@ -64,12 +82,18 @@ def write_page(folder: Path, web: OnnxruntimeWeb) -> Page:
     """
     bundle = open_bundle(folder / BUNDLE)
     manifest = bundle.manifest
-    check_providers(manifest.requires.providers)
-    check_parts(manifest.parts)
     tables = read_tables(bundle.data(TABLES), TABLES) if TABLES in manifest.files else {}
-    outputs = {name: output.source for name, output in manifest.outputs.items() if has_pixels(output.type)}
     source = PlanSource(str(folder / BUNDLE), manifest.inputs, tables, bundle.data)
-    page = plan_page(source, manifest.plan, outputs)
+    outputs = choose_outputs(source, manifest.plan, manifest.outputs)
+    problems = [
+        *find_provider_problems(manifest.requires.providers),
+        *find_part_problems(manifest.parts),
+        *find_page_problems(source, manifest.plan, outputs),
+    ]
+    if problems:
+        raise PageError(*problems)
+    targets = [output.source for output in outputs.values()]
+    page = make_tables(source, select_operations(manifest.plan, targets), targets)
     for name, data in _static_files():
         write_bytes(folder / name, data)
     for path in web.files:
@@ -81,14 +105,14 @@ def write_page(folder: Path, web: OnnxruntimeWeb) -> Page:
     text = json.dumps(_page_json(manifest, bundle.digest, page, outputs, web, listing), indent=1, ensure_ascii=False)
     write_text(folder / PAGE, text + "\n")
     sizes = {name: item["size"] for name, item in listing.items()}
-    return Page(sizes, {name: (item.low, item.high) for name, item in page.rows.items() if name})
+    return Page(sizes, {item.input: (item.low, item.high) for item in page.ranges if item.input})
 
 
 def _page_json(
     manifest: Manifest,
     digest: str,
     page: PageTables,
-    outputs: Mapping[str, str],
+    outputs: Mapping[str, Output],
     web: OnnxruntimeWeb,
     listing: Mapping[str, Any],
 ) -> dict[str, Any]:
@@ -108,10 +132,10 @@ def _page_json(
         "name": manifest.name,
         "digest": digest,
         "inputs": _to_json(inputs),
-        "outputs": outputs,
+        "outputs": {name: asdict(output) for name, output in outputs.items()},
         "parts": parts,
         "plan": [_operation_json(operation, {}) for operation in page.plan],
-        "tables": {"file": TABLES, "rows": {name: asdict(item) for name, item in page.rows.items()}},
+        "tables": {"file": TABLES, "ranges": [asdict(item) for item in page.ranges]},
         "onnxruntime": {
             "version": web.version,
             "license": web.license,
@@ -122,13 +146,34 @@ def _page_json(
 
 
 def _describe_input(spec: Input) -> dict[str, Any]:
-    fields = {"type": spec.type, "default": spec.default, "help": spec.help, "choices": spec.choices}
+    default = spec.default
+    if spec.type in FILE_TYPES and isinstance(default, str):
+        default = f"{BUNDLE}/{default}"
+    fields = {"type": spec.type, "default": default, "help": spec.help, "choices": spec.choices, "many": spec.many}
     return fields if spec.bounds is None else {**fields, "bounds": plain_bounds(spec.bounds)}
+
+
+def extra_settings(op: str) -> dict[str, Any]:
+    """What an operation of the page is given beside its settings: the words and colours that the runtime knows."""
+    if op == "semantic.load":
+        return {"names": CLASSES, "colours": COLOURS}
+    if op not in ("layout.place", "layout.table"):
+        return {}
+    words = {"names": scene_objects.NAMES, "colour_names": scene_objects.COLOURS}
+    if op == "layout.table":
+        return words
+    return {
+        **words,
+        "nouns": scene_objects.list_nouns(),
+        "plurals": {kind.plural: kind.name for kind in scene_objects.OBJECTS if kind.plural != kind.name},
+        "colours": scene_objects.list_colours(),
+        "natural": [scene_objects.natural_colour(i, 0) for i in range(len(scene_objects.NAMES))],
+    }
 
 
 def _operation_json(operation: Operation, unread: Mapping[str, Any]) -> dict[str, Any]:
     """An operation in page.json. unread: by node, the flags under which no graph reads its result."""
-    made: dict[str, Any] = {"op": operation.op, "node": operation.node, "in": dict(operation.inputs)}
+    made: dict[str, Any] = {"op": operation.op, "node": operation.node, "in": page_inputs(operation)}
     if operation.op == "loop":
         loop = Loop.of(operation)
         links = {"next": loop.next, "collect": loop.collect, "result": loop.result}
@@ -141,7 +186,7 @@ def _operation_json(operation: Operation, unread: Mapping[str, Any]) -> dict[str
         if RANGES in operation.settings:
             made["ranges"] = _to_json(operation.settings[RANGES])
     else:
-        made["with"] = _to_json(operation.settings)
+        made["with"] = _to_json({**extra_settings(operation.op), **operation.settings})
         if operation.node in unread:
             made["unread"] = unread[operation.node]
     return made
@@ -167,8 +212,11 @@ def _static_files() -> Iterator[tuple[str, bytes]]:
 
 
 def _bundle_files(manifest: Manifest, plan: Sequence[Operation]) -> list[str]:
-    """The files of the bundle that a browser loads: the graphs, and those that settings name."""
+    """The files of the bundle that a browser loads: the graphs, and those that settings and defaults name."""
     names: list[object] = []
+    for spec in manifest.inputs.values():
+        if spec.type in FILE_TYPES and spec.default is not None:
+            names += spec.default if isinstance(spec.default, list) else [spec.default]
     for operation in walk_operations(plan):
         if operation.op == "part":
             part = manifest.parts[operation.node]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +13,14 @@ import pytest
 from guidegraph_runtime.bundle.manifest_types import Input, Operation, Part, Tensor
 from guidegraph_runtime.operations import OPERATIONS
 from guidegraph_runtime.running.values import Values
-from guidegraph_runtime.web_page.support import PageError, check_inputs, check_operations, check_parts, check_providers
-from guidegraph_runtime.web_page.table_rows import PlanSource, make_tables
+from guidegraph_runtime.web_page.support import (
+    PageError,
+    find_input_problems,
+    find_operation_problems,
+    find_part_problems,
+    find_provider_problems,
+)
+from guidegraph_runtime.web_page.table_rows import PageTables, PlanSource, TableRange, make_tables
 from tests.paths import ROOT
 from tests.runtime.web_page.modules import run_script
 
@@ -56,6 +62,11 @@ def plan_with(*operations: Operation) -> list[Operation]:
     ]
 
 
+def range_of(made: PageTables, name: str) -> TableRange:
+    """The range of the tables of an input."""
+    return next(item for item in made.ranges if item.input == name)
+
+
 def source_with(**inputs: Input) -> PlanSource:
     given = {"steps": STEPS, "seed": Input("int", default=0), **inputs}
     return PlanSource("page", given, {"bar": BAR}, lambda name: (ROOT / name).read_bytes())
@@ -74,7 +85,7 @@ def source_with(**inputs: Input) -> PlanSource:
 def test_tables_are_those_of_a_run_for_all_steps_that_it_accepts(op: str, settings: dict[str, Any], most: int) -> None:
     made = make_tables(source_with(), plan_with(sampler(op, **settings)), ["last"])
     assert [operation.node for operation in made.plan] == ["noise", "sample"]
-    rows = made.rows["steps"]
+    rows = range_of(made, "steps")
     assert (rows.low, rows.high) == (1, most)
     assert {*rows.names} == {"scheduler.scheduler.matrix", "scheduler.scheduler.reads_noise", "scheduler.steps"}
     for steps in {1, 2, 7, 30, most}:
@@ -107,7 +118,7 @@ def test_steps_that_are_written_into_the_workflow_need_no_range() -> None:
     made = make_tables(
         source_with(), plan_with(sampler("scheduler.ddim", {"schedule.alphas_bar": "bar"}, steps=6)), ["last"]
     )
-    assert [*made.rows] == [""]
+    assert [item.input for item in made.ranges] == [""]
     assert made.arrays["scheduler.steps"].shape == (6,)
 
 
@@ -129,7 +140,9 @@ def test_a_constant_may_be_an_integer_from_2_to_the_63_on() -> None:
 def test_an_input_with_a_default_beyond_all_tables_is_refused() -> None:
     source = source_with(height=Input("int", default=2**40))
     box = Operation("mask.box", "box", {"height": "params.height"}, {"width": 8}, ("box",))
-    with pytest.raises(PageError, match=r"results of box are .* the input height, .* 1099511627776: .* at most 1000"):
+    with pytest.raises(
+        PageError, match=r"box .* is computed for each value of the input height, .* 1099511627776: .* at most 1000"
+    ):
         make_tables(source, [box], ["box"])
 
 
@@ -139,7 +152,7 @@ def test_a_guard_of_a_graph_ends_the_range(monkeypatch: pytest.MonkeyPatch) -> N
     step = replace(STEP, settings={"fields": guards})
     loop = replace(LOOP, body=(step,))
     plan = [*plan_with(sampler("scheduler.euler_ancestral"))[:-1], loop]
-    assert make_tables(source_with(), plan, ["last"]).rows["steps"].low == 2
+    assert range_of(make_tables(source_with(), plan, ["last"]), "steps").low == 2
 
 
 def test_a_defect_does_not_end_the_range(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -162,11 +175,10 @@ def test_rows_are_read_on_the_page_as_they_were_written(tmp_path: Path) -> None:
     import { readSafetensors } from "./tensors.js";
     const bytes = readFileSync("tables.safetensors");
     const tensors = readSafetensors(bytes.buffer.slice(bytes.byteOffset, bytes.byteOffset + bytes.length));
-    const rows = { steps: given };
-    show([selectRows(rows, tensors, { steps: 12n }), catchMessage(() => selectRows(rows, tensors, { steps: 101n }))]);
+    show([12n, 101n].map((steps) => catchMessage(() => selectRows(given, tensors, { steps }))));
     """
-    rows = made.rows["steps"]
-    selected, refused = run_script(tmp_path, script, {"low": rows.low, "high": rows.high, "names": rows.names})
+    rows = range_of(made, "steps")
+    selected, refused = run_script(tmp_path, script, [asdict(rows)])
     assert selected.keys() == {*rows.names}
     for name, tensor in selected.items():
         expected = made.arrays[f"steps=12/{name}"]
@@ -186,7 +198,7 @@ TOKENIZE = Operation("text.tokenize", "words", {"texts": "params.prompt"}, {"tok
     [
         (
             ETA,
-            r"scheduler \(scheduler.ddim\) depends on the inputs eta, steps, and a page has its results for .* of one",
+            r"scheduler \(scheduler.ddim\) depends on the inputs eta, steps, and a page has its results for .* integer",
         ),
         (
             replace(ETA, inputs={"schedule.alphas_bar": "bar", "eta": "params.eta"}),
@@ -204,59 +216,108 @@ def test_an_operation_with_too_many_tables_is_refused(operation: Operation, mess
 @pytest.mark.parametrize(
     ("operation", "message"),
     [
-        (Operation("scheduler.add_noise", "noisy"), r"^noisy \(scheduler.add_noise\): a page does not compute this"),
-        (Operation("choose", "either"), r"^either \(choose\): a page does not compute this"),
+        (Operation("semantic.picture", "seen"), "seen (semantic.picture): a page does not compute this operation"),
+        (Operation("choose", "either"), "either (choose): a page does not compute this operation"),
         (Operation("noise.gaussian", "noise", {}, {"seed": [1, 2]}), "'seed' is a list, and a page takes one number"),
         (replace(TOKENIZE, settings={**TOKENIZE.settings, "weighted": True}), "weighted words"),
     ],
 )
 def test_an_operation_that_the_page_lacks_is_refused_by_name(operation: Operation, message: str) -> None:
-    with pytest.raises(PageError, match=message):
-        check_operations([replace(LOOP, body=(operation,))], lambda name: b"{}")
+    (problem,) = find_operation_problems([replace(LOOP, body=(operation,))], lambda name: json.dumps(SCENES).encode())
+    assert message in problem
+
+
+SCENES = json.loads((ROOT / "workflows" / "models" / "scenes" / "tokenizer.json").read_bytes())
+ADDED = {"id": 1, "content": "[UNK]", "single_word": False, "lstrip": False, "rstrip": False, "normalized": False}
 
 
 @pytest.mark.parametrize(
-    ("change", "message"),
+    ("change", "messages"),
     [
-        ({}, None),
-        ({"model": {"type": "BPE"}}, "a model of type BPE"),
-        ({"normalizer": {"type": "BertNormalizer"}}, "a normalizer of type BertNormalizer"),
-        ({"pre_tokenizer": None}, "a pre tokenizer of type None"),
-        ({"added_tokens": [{"id": 1}]}, "added tokens"),
-        ({"padding": None}, "no padding on the right"),
-        ({"padding": {"direction": "Right", "strategy": "BatchLongest", "pad_id": 0}}, "no fixed length"),
-        ({"truncation": None}, "truncation to another length"),
+        ({}, []),
+        ({"added_tokens": [ADDED]}, []),
+        (
+            {"added_tokens": [{**ADDED, "lstrip": True, "normalized": True}]},
+            ["token '[UNK]' with lstrip and normalized"],
+        ),
+        ({"model": {"type": "BPE"}}, ["a model of type BPE"]),
+        ({"normalizer": {"type": "BertNormalizer"}}, ["a normalizer of type BertNormalizer"]),
+        ({"pre_tokenizer": None, "padding": None}, ["a pre tokenizer of type None", "no padding on the right"]),
+        ({"padding": {"direction": "Right", "strategy": "BatchLongest", "pad_id": 0}}, ["no fixed length"]),
+        ({"truncation": None}, ["truncation to another length"]),
     ],
 )
-def test_a_tokenizer_that_the_page_lacks_is_refused(change: dict[str, Any], message: str | None) -> None:
-    tokenizer = json.loads((ROOT / "workflows" / "models" / "scenes" / "tokenizer.json").read_bytes())
-
-    def read(name: str) -> bytes:
-        return json.dumps({**tokenizer, **change}).encode()
-
-    if message is None:
-        check_operations([TOKENIZE], read)
-    else:
-        with pytest.raises(PageError, match=rf"^words \(text.tokenize\): its tokenizer has {message}"):
-            check_operations([TOKENIZE], read)
+def test_a_tokenizer_that_the_page_lacks_is_refused_with_all_reasons(
+    change: dict[str, Any], messages: list[str]
+) -> None:
+    problems = [*find_operation_problems([TOKENIZE], lambda name: json.dumps({**SCENES, **change}).encode())]
+    assert len(problems) == len(messages)
+    for problem, message in zip(problems, messages, strict=True):
+        assert problem.startswith("words (text.tokenize): its tokenizer has ")
+        assert message in problem
 
 
-def part_with(dtype: str = "float32") -> dict[str, Part]:
-    return {"step": Part("step.onnx", (Tensor("x", dtype, ()),), (), {})}
+def test_all_problems_of_a_plan_are_said_at_once() -> None:
+    source = source_with(eta=Input("float", default=0.0))
+    either = replace(LOOP, body=(Operation("choose", "either"), STEP))
+    plan = [ETA, Operation("mask.box", "box", {"height": "params.eta"}, {}, ("box",)), either]
+    with pytest.raises(PageError) as refused:
+        make_tables(source, plan, ["last"])
+    assert [problem.partition(" ")[0] for problem in refused.value.problems] == ["scheduler", "box", "either"]
 
 
 def test_graphs_and_inputs_that_the_page_cannot_load_are_refused() -> None:
-    check_parts(part_with())
-    check_providers(())
-    check_inputs({"prompt": Input("str", default=""), "scale": Input("float", default=1.0)})
-    with pytest.raises(PageError, match="part 'step' has 'x' in float16"):
-        check_parts(part_with("float16"))
-    with pytest.raises(PageError, match="its graphs need cuda or tensorrt"):
-        check_providers(("cuda", "tensorrt"))
-    with pytest.raises(PageError, match="the input 'map' has the type image"):
-        check_inputs({"map": Input("image")})
-    check_inputs({"prompt": Input("str", required=True)})
-    with pytest.raises(PageError, match=r"default of the input 'prompt' is a list, .* --set prompt=VALUE"):
-        check_inputs({"prompt": Input("str", default=["a cat", "a dog"], many=True)})
-    with pytest.raises(PageError, match=r"default of the input 'negative' is null, .* --set negative=VALUE"):
-        check_inputs({"negative": Input("str")})
+    step = Part("step.onnx", (Tensor("x", "float32", ()),), (), {}, ("weights.data",))
+    half = Part("half.onnx", (Tensor("x", "float16", ()),), (), {})
+    fits = {
+        "prompt": Input("str", required=True),
+        "map": Input("path", default="inputs/map.png"),
+        "objects": Input("str", default=["a cat", "a dog"], many=True),
+        "boxes": Input("numbers", default=[[0.0, 0.0, 1.0, 1.0]], many=True),
+    }
+    assert [*find_part_problems({"step": step}), *find_provider_problems(()), *find_input_problems(fits)] == []
+    (problem,) = find_part_problems({"half": half, "step": step})
+    assert problem.startswith("part 'half' has 'x' in float16")
+    (problem,) = find_provider_problems(("cuda", "tensorrt"))
+    assert problem.startswith("its graphs need cuda or tensorrt")
+    unfit = {
+        "latent": Input("tensor", required=True),
+        "pictures": Input("path", default=["inputs/a.png", "inputs/b.png"], many=True),
+        "negative": Input("str"),
+    }
+    tensor, several, null = find_input_problems(unfit)
+    assert tensor.startswith("the input 'latent' has the type tensor")
+    assert several.startswith("the default of the input 'pictures' is a list of files, ")
+    assert null.startswith("the default of the input 'negative' is null, ")
+
+
+@pytest.mark.parametrize(
+    ("op", "settings"), [("scheduler.ddim", {}), ("scheduler.dpmpp_2m", {}), ("scheduler.ddim", {"eta": 1.0})]
+)
+def test_a_share_of_the_steps_has_the_rows_of_a_run(tmp_path: Path, op: str, settings: dict[str, Any]) -> None:
+    from safetensors.numpy import save_file
+
+    links = {"schedule.alphas_bar": "bar", "steps": "params.steps", "strength": "params.strength"}
+    source = source_with(strength=Input("float", default=1.0), steps=Input("int", default=6))
+    made = make_tables(source, plan_with(sampler(op, links, **settings)), ["last"])
+    save_file(dict(made.arrays), tmp_path / "tables.safetensors")
+    script = """
+    import { selectRows } from "./rows.js";
+    import { readSafetensors } from "./tensors.js";
+    const bytes = readFileSync("tables.safetensors");
+    const tensors = readSafetensors(bytes.buffer.slice(bytes.byteOffset, bytes.byteOffset + bytes.length));
+    const select = ([steps, strength]) => selectRows(given.ranges, tensors, { steps: BigInt(steps), strength });
+    show(given.values.map((pair) => catchMessage(() => select(pair))));
+    """
+    values = [(6, 1.0), (1, 0.01), (9, 0.34), (30, 0.5), (7, 0.9999), (40, 0.1)]
+    assert range_of(made, "steps").high >= 39
+    values = [pair for pair in values if pair[0] <= range_of(made, "steps").high]
+    given = {"ranges": [asdict(item) for item in made.ranges], "values": [*values, (6, 0.0), (6, 1.5)]}
+    *selected, none, more = run_script(tmp_path, script, given)
+    for (steps, strength), found in zip(values, selected, strict=True):
+        run = OPERATIONS[op](schedule={"alphas_bar": BAR}, steps=steps, strength=strength, **settings)
+        expected = {f"scheduler.scheduler.{name}": run["scheduler"][name] for name in ("matrix", "reads_noise")}
+        for name, array in {**expected, "scheduler.steps": run["steps"]}.items():
+            assert np.array_equal(np.array(found[name]["data"]).reshape(found[name]["dims"]), array), (steps, name)
+    assert none == {"message": "strength: expected a number above 0 and at most 1, found 0"}
+    assert more == {"message": "strength: expected a number above 0 and at most 1, found 1.5"}

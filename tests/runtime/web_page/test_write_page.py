@@ -8,7 +8,7 @@ from guidegraph_runtime.web_page.write_page import _describe_input, _operation_j
 
 
 def test_an_input_with_bounds_says_so() -> None:
-    fields = {"type": "int", "default": 2, "help": "", "choices": None}
+    fields = {"type": "int", "default": 2, "help": "", "choices": None, "many": False}
     assert _describe_input(Input("int", default=2)) == fields
     bounds = {"low": 0, "high": 9}
     assert _describe_input(Input("int", default=2, bounds=Range(**bounds))) == {**fields, "bounds": bounds}

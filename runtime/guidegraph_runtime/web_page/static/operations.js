@@ -1,7 +1,10 @@
 // The operations of a plan that the page computes itself, under their ids in guidegraph_runtime/operations.
 
+import { listObjects, placeObjects } from "./layout.js";
 import { gaussian, SEED_LIMIT } from "./noise.js";
-import { PageError, countElements, readInteger, zeros } from "./tensors.js";
+import { resizePicture, toRgb } from "./picture_files.js";
+import { findObjects, readIndices, toOneHot } from "./semantic.js";
+import { PageError, cast, countElements, readInteger, toTensor, zeros } from "./tensors.js";
 import { Words, unknownWordsMessage } from "./words.js";
 
 const MAX_ELEMENTS = 2 ** 26;
@@ -46,6 +49,88 @@ export const OPERATIONS = {
     return { dtype: "int64", dims: [count], data: new BigInt64Array(count).fill(index) };
   },
 
+  "image.load": (settings) => loadPicture(settings),
+
+  "mask.load": ({ path, size = null, threshold = 0.5 }) => {
+    const { dims: [, , height, width], data } = loadPicture({ path, size });
+    const [area, level] = [height * width, Math.fround(threshold)];
+    if (!(threshold >= 0 && threshold <= 1)) throw new PageError(`threshold: expected a number of at least 0 and at most 1, found ${threshold}`);
+    const mask = zeros("float32", [1, 1, height, width]);
+    for (let i = 0; i < area; i++) { // in float32, as the runtime computes
+      const mean = Math.fround(Math.fround(Math.fround(data[i] + data[area + i]) + data[2 * area + i]) / 3);
+      mask.data[i] = Math.fround(Math.fround(mean + 1) / 2) > level ? 1 : 0;
+    }
+    return mask;
+  },
+
+  "mask.bounds": ({ mask: { dims: [batch, , height, width], data } }) => {
+    const boxes = zeros("float32", [batch, 1, 4]);
+    boxes.data.fill(-1);
+    for (let i = 0; i < batch; i++) {
+      let [left, top, right, bottom] = [width, height, -1, -1];
+      for (let at = 0; at < height * width; at++) {
+        if (!(data[i * height * width + at] > 0.5)) continue;
+        const [x, y] = [at % width, Math.floor(at / width)];
+        [left, top, right, bottom] = [Math.min(left, x), Math.min(top, y), Math.max(right, x), Math.max(bottom, y)];
+      }
+      if (right >= 0) boxes.data.set([left / width, top / height, (right + 1) / width, (bottom + 1) / height], 4 * i);
+    }
+    return boxes;
+  },
+
+  "layout.place": ({ box, objects, boxes, ...words }) => placeObjects({ box, objects, boxes }, words),
+
+  "layout.table": ({ layout, ...words }) => listObjects(layout, words),
+
+  "semantic.load": ({ path, size = null, classes = null, names, colours }) => {
+    const count = classes === null ? null : readCount("classes", classes);
+    return toOneHot(readIndices(path, count, { names, colours }), readSides(size), count ?? names.length);
+  },
+
+  "semantic.boxes": ({ semantic, objects = null, most = 4 }) =>
+    findObjects(semantic, objects === null ? semantic.dims[1] : readCount("objects", objects), readCount("most", most)),
+
+  "tensor.cat": ({ axis = 0, ...inputs }) => {
+    const tensors = listInputs(inputs, "tensors");
+    const dims = [...tensors[0].dims];
+    const along = (dims.length + Number(axis)) % dims.length;
+    const others = (tensor) => tensor.dims.filter((_, i) => i !== along).join(", ");
+    if (tensors.some((tensor) => tensor.dims.length !== dims.length || others(tensor) !== others(tensors[0]))) {
+      throw new PageError(`tensors must be alike but for axis ${axis}; found shapes ${tensors.map((tensor) => `(${tensor.dims.join(", ")})`).join(" and ")}`);
+    }
+    dims[along] = tensors.reduce((sum, tensor) => sum + tensor.dims[along], 0);
+    const dtype = tensors.find((tensor) => tensor.dtype === "float64")?.dtype ?? tensors[0].dtype;
+    const [inner, outer] = [countElements(dims.slice(along + 1)), countElements(dims.slice(0, along))];
+    checkElements(countElements(dims));
+    const result = zeros(dtype, dims);
+    let start = 0;
+    for (const tensor of tensors) {
+      const piece = tensor.dims[along] * inner;
+      const { data } = cast(tensor, dtype);
+      for (let i = 0; i < outer; i++) result.data.set(data.subarray(i * piece, (i + 1) * piece), i * dims[along] * inner + start);
+      start += piece;
+    }
+    return result;
+  },
+
+  "scheduler.add_noise": ({ x0, noise, "scheduler.alpha": alphas, "scheduler.sigma": sigmas, "state.index": index = null }) => {
+    const row = index === null ? 0 : Number(toTensor(index).data[0]);
+    if (row < 0 || row > alphas.dims[0]) throw new PageError(`state.index: expected a row from 0 to ${alphas.dims[0]}, found ${row}`);
+    const dtype = x0.dtype === "float64" ? "float64" : "float32";
+    const round = dtype === "float64" ? (value) => value : Math.fround;
+    const [alpha, sigma] = [round(alphas.data[row] ?? 1), round(sigmas.data[row] ?? 0)];
+    const [batch, size] = [Math.max(x0.dims[0], noise.dims[0]), countElements(noise.dims.slice(1))];
+    if (String(x0.dims.slice(1)) !== String(noise.dims.slice(1)) || [x0, noise].some(({ dims }) => dims[0] !== 1 && dims[0] !== batch)) {
+      throw new PageError(`x0 and noise: the shapes (${x0.dims.join(", ")}) and (${noise.dims.join(", ")}) do not fit`);
+    }
+    const noisy = zeros(dtype, [batch, ...noise.dims.slice(1)]);
+    const at = ({ dims }, i) => (dims[0] === 1 ? i % size : i);
+    for (let i = 0; i < batch * size; i++) {
+      noisy.data[i] = round(alpha * round(x0.data[at(x0, i)])) + round(sigma * round(noise.data[at(noise, i)]));
+    }
+    return noisy;
+  },
+
   "image.from_sample": ({ sample }) => {
     const [batch, channels, height, width] = sample.dims;
     if (channels !== 1 && channels !== 3) throw new PageError(`a picture has 3 channels or 1, this sample ${channels}`);
@@ -77,6 +162,33 @@ export const OPERATIONS = {
     return sheet;
   },
 };
+
+/** A picture file as an image (1, 3, H, W): 0 to 255 as -1 to 1. */
+function loadPicture({ path, size = null, resize = "crop" }) {
+  const picture = toRgb(path);
+  const sides = readSides(size);
+  const { width, height, data } = sides ? resizePicture(picture, sides, resize) : picture;
+  const image = zeros("float32", [1, 3, height, width]);
+  for (let i = 0; i < height * width; i++) {
+    for (let channel = 0; channel < 3; channel++) {
+      image.data[channel * height * width + i] = Math.fround(data[3 * i + channel] / 127.5) - 1;
+    }
+  }
+  return image;
+}
+
+/** [height, width] of a setting `size`, which may be one side; null if it is not set. */
+function readSides(size) {
+  if (size === null) return null;
+  const sides = Array.isArray(size) ? size.map((side) => readCount("size", side)) : [readCount("size", size), readCount("size", size)];
+  checkElements(3 * sides[0] * sides[1]);
+  return sides;
+}
+
+/** The values of a port that is a list, which are linked as PORT.0, PORT.1, … */
+function listInputs(inputs, port) {
+  return Object.keys(inputs).filter((name) => name.startsWith(`${port}.`)).map((_, i) => inputs[`${port}.${i}`]);
+}
 
 function clamp(value) {
   return value < -1 ? -1 : value > 1 ? 1 : value; // NaN stays

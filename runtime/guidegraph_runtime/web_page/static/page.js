@@ -24,7 +24,7 @@ const HANDLERS = {
     document.getElementById("about").textContent = `onnxruntime-web ${page.onnxruntime.version} (${page.onnxruntime.license}), `
       + `${threads} ${threads === 1 ? "thread" : "threads"}; bundle ${page.digest.slice(0, 12)}`
       + (checked ? "" : "; files not checked: browsers offer sha256 on https and localhost only");
-    fields = buildFields(document.getElementById("fields"), page.inputs, page.tables.rows);
+    fields = buildFields(document.getElementById("fields"), page.inputs, page.tables.ranges);
     show("ready", 0);
     setDrawing(null);
   },
@@ -32,7 +32,8 @@ const HANDLERS = {
     if (id === drawing) show(`step ${done} of ${total}, ${seconds.toFixed(1)} s`, done / total);
   },
   note({ message }) {
-    note.textContent = message;
+    const line = Object.assign(document.createElement("p"), { textContent: message });
+    if (![...note.children].some(({ textContent }) => textContent === message)) note.append(line);
   },
   preview({ id, outputs }) {
     if (id === drawing) showPictures(outputs);
@@ -53,7 +54,7 @@ const HANDLERS = {
 
 form.addEventListener("submit", (event) => {
   event.preventDefault();
-  note.textContent = "";
+  note.replaceChildren();
   try {
     const values = readFields(fields, page.inputs);
     setDrawing((runs += 1));
@@ -85,8 +86,21 @@ function fail(message) {
 }
 
 function showPictures(outputs) {
-  pictures.replaceChildren(...outputs.flatMap(({ name, pictures: drawn }) => drawn.map((picture, i) =>
-    makeFigure(picture, drawn.length === 1 ? name : `${name}-${String(i).padStart(4, "0")}`))));
+  pictures.replaceChildren(...outputs.flatMap(({ name, pictures: drawn, table }) => (table ? [makeTable(table, name)] : drawn.map((picture, i) =>
+    makeFigure(picture, drawn.length === 1 ? name : `${name}-${String(i).padStart(4, "0")}`)))));
+}
+
+/** A table of columns by name. */
+function makeTable(columns, name) {
+  const table = Object.assign(document.createElement("table"), { id: `table-${name}` });
+  table.createCaption().textContent = name;
+  const addRow = (section, tag, cells) =>
+    section.insertRow().append(...cells.map((text) => Object.assign(document.createElement(tag), { textContent: String(text) })));
+  addRow(table.createTHead(), "th", Object.keys(columns));
+  const lists = Object.values(columns);
+  const body = table.createTBody();
+  for (let i = 0; i < (lists[0]?.length ?? 0); i++) addRow(body, "td", lists.map((list) => list[i]));
+  return table;
 }
 
 /** A picture with a button that saves it. */

@@ -1,5 +1,6 @@
 // Pictures (B, 3, H, W) in [-1, 1] as pixels.
 
+import { roundToEven } from "./picture_files.js";
 import { PageError, countElements } from "./tensors.js";
 
 /** Each picture as {width, height, pixels}, RGBA from 0 to 255: round((v + 1) · 127.5), clamped. */
@@ -14,15 +15,8 @@ export function toPictures(name, { dtype, dims, data }) {
     const pixels = new Uint8ClampedArray(4 * size).fill(255);
     for (let channel = 0; channel < 3; channel++) {
       const start = (3 * i + channel) * size;
-      for (let at = 0; at < size; at++) pixels[4 * at + channel] = halfToEven(round(round(data[start + at] + 1) * 127.5));
+      for (let at = 0; at < size; at++) pixels[4 * at + channel] = roundToEven(round(round(data[start + at] + 1) * 127.5));
     }
     return { width, height, pixels };
   });
-}
-
-/** The nearest integer, an even one where two are. */
-function halfToEven(value) {
-  const floor = Math.floor(value);
-  const rest = value - floor;
-  return rest < 0.5 ? floor : rest > 0.5 ? floor + 1 : floor + Math.abs(floor % 2);
 }

@@ -1,18 +1,28 @@
 // A sampler's table: the rows that the runtime computed for each number of steps when the page was made.
 
-import { PageError } from "./tensors.js";
+import { PageError, countElements } from "./tensors.js";
 
 /**
  * The values of a run that do not depend on graphs, by name.
  *
- * tables: in page.json, by the parameter that chooses them ("" for none), the range of that parameter and the names of
- * the values. tensors: of tables.safetensors, as PARAMETER=VALUE/NAME, or NAME alone. values: of the run's parameters.
+ * ranges: in page.json, each with the parameter that chooses its values ("" for none), its range, and the names of the
+ * values; with a share, a parameter that is the share of the steps to take, each number of steps has values of its own.
+ * tensors: of tables.safetensors, as NAME, PARAMETER=VALUE/NAME, or PARAMETER*SHARE/NAME with the different rows and
+ * PARAMETER*SHARE/NAME/index with the rows of each table. values: of the run's parameters.
  */
-export function selectRows(tables, tensors, values) {
+export function selectRows(ranges, tensors, values) {
   const selected = {};
-  for (const [parameter, { low, high, names }] of Object.entries(tables)) {
-    if (parameter) checkRange(parameter, values[parameter], low, high);
-    for (const name of names) selected[name] = tensors[parameter ? `${parameter}=${values[parameter]}/${name}` : name];
+  for (const { input, share, low, high, names, stacked } of ranges) {
+    if (input) checkRange(input, values[input], low, high);
+    if (share) {
+      const kept = countKept(share, Number(values[input]), values[share]);
+      names.forEach((name, i) => {
+        const key = `${input}*${share}/${name}`;
+        selected[name] = takeRows(tensors[key], tensors[`${key}/index`].data, low, Number(values[input]), kept, stacked[i]);
+      });
+    } else {
+      for (const name of names) selected[name] = tensors[input ? `${input}=${values[input]}/${name}` : name];
+    }
   }
   return selected;
 }
@@ -21,4 +31,24 @@ function checkRange(parameter, value, low, high) {
   if (value < low || value > high) {
     throw new PageError(`${parameter}: this page holds the tables of ${low} to ${high}, found ${value}`);
   }
+}
+
+/** The number of last steps that a share of the steps is: rounded down, at least one. */
+function countKept(parameter, steps, share) {
+  if (!(share > 0 && share <= 1)) throw new PageError(`${parameter}: expected a number above 0 and at most 1, found ${share}`);
+  return Math.max(1, Math.trunc(steps * share + 1e-6));
+}
+
+/** The value for some steps of which `kept` are taken: before it in the index are those of fewer steps, from `low` on. */
+function takeRows({ dtype, dims, data }, index, low, steps, kept, isStacked) {
+  let start = 0;
+  for (let n = low; n <= steps; n++) {
+    for (let k = 1; k <= (n === steps ? kept - 1 : n); k++) start += isStacked ? k : 1;
+  }
+  const rows = Array.from(index.subarray(start, start + (isStacked ? kept : 1)));
+  const inner = dims.slice(1);
+  const size = countElements(inner);
+  const taken = new data.constructor(rows.length * size);
+  rows.forEach((row, i) => taken.set(data.subarray(row * size, (row + 1) * size), i * size));
+  return { dtype, dims: isStacked ? [kept, ...inner] : inner, data: taken };
 }

@@ -19,6 +19,9 @@ export class Words {
     this.lowers = tokenizer.normalizer !== null;
     this.vocabulary = new Map(Object.entries(tokenizer.model.vocab));
     this.unknown = this.vocabulary.get(tokenizer.model.unk_token);
+    this.added = new Map((tokenizer.added_tokens ?? []).map(({ content, id }) => [content, id]));
+    const contents = [...this.added.keys()].sort((a, b) => b.length - a.length); // the longest of several that fit
+    this.cuts = contents.length ? new RegExp(`(${contents.map(escapePattern).join("|")})`, "gu") : null;
     const { single = [{ Sequence: {} }], special_tokens: marks = {} } = tokenizer.post_processor ?? {};
     const idsOf = (item) => (item.SpecialToken ? marks[item.SpecialToken.id].ids : []);
     const middle = single.findIndex((item) => item.Sequence);
@@ -38,8 +41,13 @@ export class Words {
     };
   }
 
-  /** The words of a text as it was written, with their ids. */
+  /** The words of a text as it was written, with their ids. Added tokens, such as [UNK], are found first, as written. */
   split(text) {
+    const parts = this.cuts ? text.split(this.cuts) : [text]; // every other part is an added token
+    return parts.flatMap((part, i) => (i % 2 ? [{ id: this.added.get(part), word: part }] : this.splitWords(part)));
+  }
+
+  splitWords(text) {
     let lowered = "";
     const origin = []; // for each unit of the lowered text, where its character begins and ends in the text
     let start = 0;
@@ -57,7 +65,7 @@ export class Words {
 
   /** The known words, in order: without marks, punctuation and pieces of words. */
   list() {
-    return [...this.vocabulary.keys()].filter((word) => /^\p{L}+$/u.test(word)).sort(byCodePoint);
+    return [...new Set([...this.vocabulary.keys(), ...this.added.keys()])].filter((word) => /^\p{L}+$/u.test(word)).sort(byCodePoint);
   }
 }
 
@@ -108,6 +116,10 @@ function countMatches(a, b) {
   if (!length) return 0;
   const before = countMatches(a.slice(0, startA), b.slice(0, startB));
   return length + before + countMatches(a.slice(startA + length), b.slice(startB + length));
+}
+
+function escapePattern(text) {
+  return text.replace(/[\\^$.*+?()[\]{}|/]/g, "\\$&");
 }
 
 function byCodePoint(a, b) {

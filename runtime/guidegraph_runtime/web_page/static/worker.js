@@ -4,10 +4,12 @@
 // pictures, stopped, failed.
 
 import { CAN_HASH, fetchFile, fetchPage } from "./files.js";
+import { FILES } from "./form.js";
+import { readPicture } from "./picture_files.js";
 import { toPictures } from "./pictures.js";
 import { PlanRun, Stopped } from "./plan.js";
 import { selectRows } from "./rows.js";
-import { PageError, readSafetensors } from "./tensors.js";
+import { PageError, readSafetensors, toTensor } from "./tensors.js";
 
 const BASE = new URL(".", self.location);
 const PREVIEW_SHARE = 0.2; // the most of a run's time that previews take
@@ -61,7 +63,8 @@ async function draw({ id, values, previews }) {
   const started = performance.now();
   const getSeconds = () => (performance.now() - started) / 1000;
   const getPictures = (run) =>
-    Object.entries(page.outputs).map(([name, source]) => ({ name, pictures: toPictures(name, run.read(source)) }));
+    Object.entries(page.outputs).map(([name, { type, source }]) =>
+      (type === "image" ? { name, pictures: toPictures(name, run.read(source)) } : { name, table: toColumns(name, run.read(source)) }));
   let nextPreview = 0; // seconds
   const showPreview = async (loop) => {
     const before = getSeconds();
@@ -75,9 +78,9 @@ async function draw({ id, values, previews }) {
   };
   let run = null;
   try {
-    const params = Object.fromEntries(Object.entries(values).map(([name, value]) => [`params.${name}`, value]));
+    const params = await readParams(values);
     run = new PlanRun({
-      values: { ...params, ...selectRows(page.tables.rows, tensors, values) },
+      values: { ...params, ...selectRows(page.tables.ranges, tensors, values) },
       parts: page.parts,
       files: engine.files,
       call: callGraph,
@@ -95,6 +98,23 @@ async function draw({ id, values, previews }) {
     if (error instanceof Stopped) post("stopped", { id });
     else post("failed", { id, message: error instanceof PageError ? error.message : `the page failed: ${error}` });
   }
+}
+
+/** The columns of a table by name; other numbers are one column. */
+function toColumns(name, value) {
+  const { dtype, data } = toTensor(value);
+  return dtype === "table" ? data : { [name]: Array.from(data) };
+}
+
+/** The parameters of a run by name. Of files it reads the pictures; without a file it is the one of the bundle. */
+async function readParams(values) {
+  const { page: { inputs }, files } = engine;
+  const params = {};
+  for (const [name, value] of Object.entries(values)) {
+    const isFile = FILES.includes(inputs[name].type);
+    params[`params.${name}`] = isFile ? await readPicture(value ?? files[inputs[name].default], `${name}: ${value?.name ?? "the example"}`) : value;
+  }
+  return params;
 }
 
 /** Run the graph of a part on tensors; return its outputs by name. */

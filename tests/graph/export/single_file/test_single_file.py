@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -14,11 +15,15 @@ import pytest
 
 from guidegraph.graph.execution.run import run
 from guidegraph.graph.export.errors import ExportError
+from guidegraph.graph.export.single_file.drawn_shapes import DrawnShapes
+from guidegraph.graph.export.single_file.host_prelude import DrawnInput, HostPrelude
 from guidegraph.graph.export.single_file.write import write_single
 from guidegraph.graph.export.workflow import export_workflow
 from guidegraph.graph.ir import Graph
+from guidegraph_runtime.bundle.manifest_types import Operation
 from guidegraph_runtime.errors import BundleError
 from guidegraph_runtime.running.single_file import inputs_of, inputs_with, read_description
+from guidegraph_runtime.running.single_file_shapes import Axis
 from tests.commands.command import Command
 from tests.graph.export.partition.planning import graph_of
 from tests.graph.export.partition.test_planning import LOOP, NOISE
@@ -203,6 +208,39 @@ def test_a_host_operation_after_the_graph_is_named_and_nothing_is_written(cli: C
     assert "--only" in result.err
     assert "leave out --single-file" in result.err
     assert [path.name for path in cli.folder.iterdir()] == ["tiny.yaml"]
+
+
+def test_all_reasons_against_one_graph_are_said_before_anything_is_traced(cli: Command) -> None:
+    sheets = "  once: {use: image.grid, in: {image: image}}\n  again: {use: image.grid, in: {image: once}}\n"
+    text = TINY.replace("outputs: {image: image}", sheets + "outputs: {once: once, again: again}")
+    result = cli("export", cli.workflow("tiny.yaml", text), "-o", "tiny.onnx", "--single-file", "--plugin", NODES)
+    assert (result.code, result.out) == (2, "")
+    assert result.err.count("is computed from what the graph gives") == 2
+    text = TINY.replace("outputs: {image: image}", "outputs: {image: image, noise: noise, first: noise}")
+    result = cli("export", cli.workflow("noise.yaml", text), "-o", "tiny.onnx", "--single-file", "--plugin", NODES)
+    assert (result.code, result.out) == (2, "")
+    for name in ("noise", "first"):
+        assert f"output '{name}' ('noise') is there before the graph runs" in result.err
+
+
+def test_an_axis_of_random_numbers_is_known_though_another_axis_of_a_value_is_not() -> None:
+    """The batch of `x` is that of `c`, which is as long in each run; the step could take other lengths."""
+    parts = {
+        "encode": SimpleNamespace(inputs={"ids": ("rows", 48)}, outputs={"c": ("rows", 48)}),
+        "decode": SimpleNamespace(inputs={"c": ("batch", "tokens")}, outputs={"told": ("batch", "tokens")}),
+        "step": SimpleNamespace(inputs={"x": ("batch", 8), "told": ("batch", "tokens")}, outputs={"y": ("batch", 8)}),
+    }
+    plan = [
+        Operation("part", "encode", {"ids": "ids"}, {}, ("c",)),
+        Operation("part", "decode", {"c": "c"}, {}, ("told",)),
+        Operation("part", "step", {"x": "x", "told": "told"}, {}, ("y",)),
+    ]
+    draw = DrawnInput(Operation("noise.gaussian", "fresh", {"like": "y"}, {}, ("fresh",)), None)
+    examples = {"ids": np.zeros((1, 48), np.int64), "x": np.zeros((1, 8))}
+    traced: Any = parts
+    batch, channels = DrawnShapes(plan, traced, HostPrelude(), examples).shape_of(draw) or ()
+    assert batch.of == {"batch": (Axis("x", 0), Axis("ids", 0))}
+    assert channels.text == "8"
 
 
 def test_what_only_python_can_do_with_the_graphs_values_is_named(tmp_path: Path) -> None:

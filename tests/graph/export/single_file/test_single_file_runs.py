@@ -167,6 +167,7 @@ def test_node_gives_the_engines_picture(small: Small, tmp_path: Path, pytestconf
     ("name", "change"),
     [
         ("text_to_image", {"steps": 4, "batch": 2, "scale": 2.5, "seed": 5}),
+        ("text_to_image_128", {"steps": 4, "batch": 2, "scale": 2.5, "seed": 6}),
         ("class_classifier_guidance_ddim", {"steps": 5, "batch": 2, "scale": 6.0, "label": [3, 8]}),
         ("class_classifier_guidance_ddpm", {"steps": 6, "batch": 1, "scale": 1.0, "seed": 2}),
     ],

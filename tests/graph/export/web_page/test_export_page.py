@@ -14,18 +14,18 @@ from tests.commands.command import Command
 from tests.graph.export.test_export_command import NODES, TINY
 from tests.runtime.web_page.pages import write_onnxruntime_web
 
-NOISED = """
+BOXED = """
 guidegraph: 1
-params: {seed: 0}
+params: {seed: 0, top: 1, left: 1}
 nodes:
-  schedule:  {use: schedule.linear}
-  scheduler: {use: scheduler.ddim, in: {schedule: schedule}, with: {steps: 5}}
-  first:     {use: noise.gaussian, in: {seed: params.seed}, with: {shape: [3, 8, 8]}}
-  second:    {use: noise.gaussian, with: {shape: [3, 8, 8], seed: 1}}
-  weight:    {use: tiny.weight}
-  times:     {use: tiny.times, in: {x: first, weight: weight}}
-  noisy:     {use: scheduler.add_noise, in: {scheduler: scheduler.scheduler, x0: times, noise: second}}
-  image:     {use: image.from_sample, in: {sample: noisy}}
+  first:   {use: noise.gaussian, in: {seed: params.seed}, with: {shape: [3, 8, 8]}}
+  weight:  {use: tiny.weight}
+  times:   {use: tiny.times, in: {x: first, weight: weight}}
+  picture: {use: image.from_sample, in: {sample: times}}
+  inner:   {use: mask.box, in: {top: params.top, left: params.left}, with: {size: 8, height: 2, width: 2}}
+  outer:   {use: mask.box, in: {top: params.left, left: params.top}, with: {size: 8, height: 4, width: 4}}
+  once:    {use: mask.apply, in: {image: picture, mask: inner}}
+  image:   {use: mask.apply, in: {image: once, mask: outer}}
 outputs: {image: image}
 """
 
@@ -59,11 +59,18 @@ def test_the_page_s_folder_lists_every_file_that_a_browser_loads(cli: Command) -
     assert inputs["seed"]["default"] == "1152921504606846977"  # a text: JavaScript would round the number
 
 
-def test_nothing_is_written_where_a_page_cannot_draw_the_workflow(cli: Command) -> None:
-    workflow = cli.workflow("noised.yaml", NOISED)
-    result = cli("export", workflow, "-o", "site", "--page", "--onnxruntime-web", "web", "--plugin", NODES)
+def test_all_reasons_against_a_page_are_said_before_anything_is_traced(cli: Command) -> None:
+    workflow = cli.workflow("boxed.yaml", BOXED)
+    options = ("--page", "--onnxruntime-web", "web", "--plugin", NODES, "--precision", "encode=bf16")
+    result = cli("export", workflow, "-o", "site", *options)
     assert result.code == 2
-    assert "--page: no-page: noisy (scheduler.add_noise): a page does not compute this operation" in result.err
+    assert "part " not in result.out
+    for reason in (
+        "its graphs need cuda",
+        "inner (mask.box) depends on the inputs left, top, and a page has its results for each value of one integer",
+        "outer (mask.box) depends on the inputs left, top, ",
+    ):
+        assert f"--page: no-page: {reason}" in result.err
     assert not (cli.folder / "site").exists()
 
 
