@@ -28,8 +28,6 @@ FLOORS = {
 }
 """Figures that noise is far below: what samplers drew from t = 999 had 0, and 0.02 for maps."""
 QUICK = [
-    ("text_to_image, CFG", "heun"),
-    ("text_to_image, CFG", "edm"),
     ("text_and_classifier, both", "dpmpp_2m"),
     ("text_and_classifier, both", "unipc"),
     ("class_cfg, CFG", "heun"),

@@ -22,6 +22,7 @@ from guidegraph import load_workflow
 from guidegraph.plugins.manager import PluginManager
 from tests.commands.command import Command
 from tests.paths import ROOT
+from tests.slow_cases import mark_slow
 from tests.whole.small_model_128 import TRAININGS
 
 REGISTRY = PluginManager(entry_points=False).registry
@@ -39,6 +40,21 @@ UNTRAINED = (
 MEASURED = tuple(
     f"evaluate/{name}_128.yaml" for name in ("image_to_image", "inpaint", "semantic_to_image", "super_resolution")
 )
+LONG = tuple(
+    f"train/{name}.yaml"
+    for name in (
+        *(
+            "autoencoder_128",
+            "decoder_128",
+            "layout_128",
+            "layout_to_image_128",
+            "sky_classifier_128",
+            "text_to_image_128",
+        ),
+        *("autoencoder_vq", "image_to_image", "inpaint", "text_to_image_128_mmdit", "text_to_image_vq"),
+    )
+)
+"""Trainings of which CI runs another one with the same nodes."""
 WRITING = ("train", "experiments")
 ELSEWHERE = ("blocks", "checkpoints", "own")
 WORKFLOWS = sorted(
@@ -70,7 +86,9 @@ def cli(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> C
     return Command(ROOT, capfd)
 
 
-@pytest.mark.parametrize("workflow", WORKFLOWS, ids=str)
+@pytest.mark.parametrize(
+    "workflow", mark_slow(WORKFLOWS, [p for p in WORKFLOWS if not p.as_posix().endswith(LONG)]), ids=str
+)
 def test_a_shipped_workflow_runs(workflow: Path, cli: Command, tmp_path: Path) -> None:
     result = cli("run", str(workflow), "--out", str(tmp_path / "out"), *settings(workflow, tmp_path))
     assert result.code == 0, result.err
