@@ -162,7 +162,7 @@ class TopLevel:
             self.keeper.forget()
 
     def _keep(self, step: Step, slots: list[Any]) -> Mapping[str, Origin]:
-        """Put the values of a step into the caches, or compare them. Returns the origins of those that were compared."""
+        """Put the values of a step into the caches, or compare them. Returns the origins of those compared."""
         values = [slots[slot] for slot in step.outs]
         origins: dict[str, Origin] = {}
         for op in step.ops:

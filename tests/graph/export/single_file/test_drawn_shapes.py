@@ -31,7 +31,7 @@ def make_part(name: str, inputs: dict[str, Any], outputs: dict[str, Any], **sour
 
 
 def make_shapes(tokens: int | str) -> DrawnShapes:
-    """A prompt's tokens (their number fixed by the encoder, or free) that a part adds to, and a loop that reads them."""
+    """A prompt's tokens, of a fixed or free number, that a part adds to, and a loop that reads them."""
     start = DrawnInput(Operation("noise.gaussian", "start", {"like": "told"}, outputs=("start",)), None)
     encode, encoder = make_part("encode", {"ids": ("samples", 48)}, {"text": ("samples", tokens, 8)})
     join, joiner = make_part("join", {"text": ("batch", "tokens", 8)}, {"told": ("batch", "tokens", 8)})
