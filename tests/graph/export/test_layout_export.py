@@ -49,7 +49,7 @@ def test_every_parameter_stays_an_input(bundle: Made) -> None:
     inputs = bundle.bundle.manifest.inputs
     assert bundle.bundle.manifest.fixed == {}
     assert {name: (spec.type, spec.many) for name, spec in inputs.items()} == {
-        "mask": ("path", False),
+        "mask": ("mask", False),
         "shown": ("str", True),
         "hidden": ("str", True),
         "boxes": ("numbers", True),
