@@ -63,7 +63,7 @@ def _list_upstream(ops: Mapping[str, Op], loop: Loop) -> dict[str, Op]:
 def _describe_op(op: Op, values: Mapping[str, Any], described: Collection[str]) -> Json:
     """A call with its arguments, or a loop with its items and the starts of its carries.
 
-    described: the keys of the described operations. An argument that links to another one is a branch that is not taken.
+    described: the keys of all described operations. An argument that links to another is a branch that is not taken.
     """
     if isinstance(op, Loop):
         starts = {f"carry.{name}": _describe_source(source, values) for name, source in op.carry.items()}
