@@ -166,9 +166,7 @@ def run(bench: Bench) -> Cell:
     picture = next((path for path in sorted(out.glob("*.png"))), None)
     if picture is None:
         return right("no picture to repeat")
-    settings = {name: value for name, value in bench.settings.items() if isinstance(value, Path)}
-    files = [part for name, value in settings.items() for part in ("--set", f"{name}={value}")]
-    bench.command("run", picture, *files, "--out", again).check()
+    bench.command("run", picture, *_list_made(bench), "--out", again).check()
     difference = find_file_difference(read_outputs(again), bench.engine())
     return wrong(f"repeated from its picture: {difference}") if difference else right()
 
@@ -199,7 +197,7 @@ def stop(bench: Bench) -> Cell:
 
 
 def _list_made(bench: Bench) -> list[str]:
-    """The files that only this machine has, as options: a stopped run's file names no file to read on its own."""
+    """The settings that name files of this machine, as options. A picture or a state names none itself."""
     settings = {name: value for name, value in bench.settings.items() if isinstance(value, Path)}
     return [part for name, value in settings.items() for part in ("--set", f"{name}={value}")]
 
@@ -331,7 +329,7 @@ def accelerate(bench: Bench) -> Cell:
 
 
 def sample(bench: Bench) -> Cell:
-    """Every sampler that fits in the place of the workflow's own draws a finite picture of its own kind."""
+    """Every sampler in the place of the workflow's own draws a finite picture, or is refused before anything runs."""
     text = bench.file.read_text(encoding="utf-8")
     names = list_samplers()
     own = re.search(rf"(use: scheduler\.|sampler: )({'|'.join(names)})\b", text)
@@ -339,17 +337,15 @@ def sample(bench: Bench) -> Cell:
         return absent("its sampler is chosen in another file")
     (bench.folder / "sampled").mkdir(exist_ok=True)
     file = bench.folder / "sampled" / bench.file.name
-    differences, drawn = {}, []
+    differences, refusals, drawn = {}, {}, []
     for name in names:
         changed = text[: own.start(2)] + name + text[own.end(2) :]
         file.write_text(changed.replace("./blocks/", f"{WORKFLOWS}/blocks/"), encoding="utf-8")
         try:
-            workflow = bench.load(file)
-        except WorkflowError as error:
-            differences[name] = str(error)
+            outputs = to_arrays(bench.load(file).run_with(bench.settings).outputs)
+        except WorkflowError as error:  # before anything runs
+            refusals[name] = str(error)
             continue
-        try:
-            outputs = to_arrays(workflow.run_with(bench.settings).outputs)
         except GuidegraphError as error:
             differences[name] = f"fails in the run: {error}"
             continue
@@ -357,8 +353,10 @@ def sample(bench: Bench) -> Cell:
         is_finite = all(np.isfinite(value).all() for value in arrays)
         differences[name] = "" if is_finite else "an output is not finite"
         drawn.append(name)
-    difference = list_differences(differences)
-    return wrong(difference) if difference else right(f"{len(drawn)} samplers")
+    if difference := list_differences(differences):
+        return wrong(difference)
+    sentences = " ".join(dict.fromkeys(refusals.values()))
+    return refused(f"{', '.join(refusals)}: {sentences}") if refusals else right(f"{len(drawn)} samplers")
 
 
 def list_samplers() -> list[str]:

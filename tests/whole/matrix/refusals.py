@@ -15,6 +15,13 @@ REFUSALS: tuple[Refusal, ...] = (
         "`train/text_to_image_mmdit.yaml`. The other columns use small untrained ones.",
     ),
     Refusal(
+        "samplers",
+        "class_classifier_guidance_ddpm",
+        "a score cannot shift their mean",
+        "Algorithm 1 shifts the mean of a step that draws noise. Samplers that draw none are refused: "
+        "`guidance.shift_eps` (algorithm 2) takes them.",
+    ),
+    Refusal(
         "accelerate",
         "text_to_image_onnx",
         "which has no digest",
@@ -26,7 +33,7 @@ REFUSALS: tuple[Refusal, ...] = (
             column,
             "text_to_image_onnx",
             "is an ONNX graph already",
-            "The denoiser of `text_to_image_onnx` is an exported graph already. Export `text_to_image`, which it is from.",
+            "The denoiser of `text_to_image_onnx` is a graph already. Export `text_to_image`, which it is from.",
         )
         for column in BUNDLES
     ),
@@ -34,8 +41,8 @@ REFUSALS: tuple[Refusal, ...] = (
         "single-file",
         ".*",
         "(image.grid) is computed from what the graph gives",
-        "A sheet of pictures is laid out after the graph, so one file cannot hold it. The refusal says to leave it out; "
-        "the rest is exported with `--only image`, and judged.",
+        "A sheet of pictures is laid out after the graph, so one file cannot hold it. The refusal says so, "
+        "and the rest is exported with `--only image`, and is judged.",
     ),
     Refusal(
         "single-file",
