@@ -37,14 +37,14 @@ def describe_origin(ops: Mapping[str, Op], values: Mapping[str, Any], loop: Loop
     upstream = _list_upstream(ops, loop)
     loops = {key: op for key, op in [(loop.key, loop), *upstream.items()] if isinstance(op, Loop)}
     inner = [op for op in walk(loops) if isinstance(op, Call)]
-    known = {*upstream, *(op.key for op in walk(loops))}
+    described = {*upstream, *(op.key for op in walk(loops))}
     return {
         "over": _describe_source(loop.over, values),
         "carry": {name: _describe_source(source, values) for name, source in loop.carry.items()},
         "collect": sorted(loop.collect),
-        "nodes": {key: _describe_op(op, values, known) for key, op in upstream.items()},
+        "nodes": {key: _describe_op(op, values, described) for key, op in upstream.items()},
         "models": _list_models(upstream, loop),
-        "body": {op.key: _describe_op(op, values, known) for op in inner},
+        "body": {op.key: _describe_op(op, values, described) for op in inner},
     }
 
 
@@ -60,17 +60,17 @@ def _list_upstream(ops: Mapping[str, Op], loop: Loop) -> dict[str, Op]:
     return upstream
 
 
-def _describe_op(op: Op, values: Mapping[str, Any], known: Collection[str]) -> Json:
+def _describe_op(op: Op, values: Mapping[str, Any], described: Collection[str]) -> Json:
     """A call with its arguments, or a loop with its items and the starts of its carries.
 
-    known: the keys of the described operations. An argument that links to another one is a branch that is not taken.
+    described: the keys of all described operations. An argument that links to another is a branch that is not taken.
     """
     if isinstance(op, Loop):
         starts = {f"carry.{name}": _describe_source(source, values) for name, source in op.carry.items()}
         return {"use": "loop", "version": "", "arguments": {"over": _describe_source(op.over, values), **starts}}
     arguments = {
         name: _describe_sources(sources, values)
-        if all(source.op in known for source in list_sources(sources) if isinstance(source, Output))
+        if all(source.op in described for source in list_sources(sources) if isinstance(source, Output))
         else {"branch": "not taken"}
         for name, sources in op.arguments()
     }

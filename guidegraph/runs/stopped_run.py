@@ -77,8 +77,8 @@ class StoppedRun:
     def fill_params(self, graph: Graph, arguments: Mapping[str, Any]) -> dict[str, Any]:
         """Its parameters that a graph has, with those of ``arguments`` in their place.
 
-        Raises ``WorkflowError`` for a value that it does not hold and that is not among the arguments, and for a file
-        that only the stopped run names, not the workflow or the arguments.
+        Raises ``WorkflowError`` for a value that it does not hold and that is not among the arguments. One that was
+        read from a file may be a stranger's: also for a file that it alone names, not the workflow or the arguments.
         """
         if problems := list_param_problems(self, graph, arguments, OWN_WORKFLOW):
             raise WorkflowError(problems)
@@ -190,13 +190,14 @@ def list_param_problems(
     """The parameters that the user has to give: files named in the state's file, and values that it does not hold.
 
     The file may be a stranger's, so it names no file to read on its own: only the workflow, the user or a grant does.
+    A stopped run of this process may name any.
     """
     problems = []
     for name in stopped.unsaved:
         if name in graph.params and name not in user_params:
             message = f"'{name}' is a value that the file does not hold: give the same again"
             problems.append(Problem(Mark(RESUME, 1, 1), "missing-param", message, f"params.{name}"))
-    for name, value in stopped.params.items():
+    for name, value in stopped.params.items() if stopped.file else ():
         parameter = graph.params.get(name)
         if parameter is None or name in user_params or not parameter.port.type.is_path:
             continue

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from guidegraph.graph.export.errors import ExportError
 from guidegraph.graph.export.partition.leaves import DYNAMIC, Axes, Leaf, rebuild, tensor_leaves
 from guidegraph.graph.export.partition.precision import cast_models
 from guidegraph.graph.export.partition.traced_run import run_traced
@@ -73,7 +74,10 @@ def plan_part(
 
     examples: the values that they read. constants: those that are the same in every run. results: the values that other
     operations read.
+
+    Raises ``ExportError`` for a model that has a text ``not_exportable``: why no graph can hold it, and what to do.
     """
+    _check_exportable(ops, constants)
     sources = [result.source for result in results]
     bound_values: dict[Any, Any] = {**constants, **{op.key: op.spec.function for op in ops if isinstance(op, Call)}}
     inputs: list[PartInput] = []
@@ -107,6 +111,14 @@ def plan_part(
     keys = tuple(op.key for op in ops)
     models = tuple(find_models(list(bound_values.values())))
     return PartPlan(name, tuple(inputs), tuple(outputs), function_of(bound_values), keys, cast, in_loop, models)
+
+
+def _check_exportable(ops: Sequence[Op], constants: Mapping[Source, Any]) -> None:
+    for op in ops:
+        for source in op.sources():
+            if isinstance(source, Output) and (reason := getattr(constants.get(source), "not_exportable", "")):
+                why, _, remedy = reason.partition("; ")
+                raise ExportError(f"nodes.{source.op} gives a model that {why}", remedy, place=str(op.mark))
 
 
 def _with_function(call: Call, function: Callable[..., Any]) -> Call:

@@ -86,26 +86,30 @@ class DrawnShapes:
         part_axes = {axis for dims in self.parts[part.node].inputs.values() for axis in dims}
         if unknown := names - part_axes:
             raise _UnknownError(f"'{part.node}' has no axis '{min(unknown)}'")
-        return Size(text, {name: self._axis(part, name) for name in names})
+        axes: dict[str, tuple[Axis, ...]] = {}
+        for name in sorted(names):
+            sizes = self._find_sources(part, name)
+            if axes_of_inputs := tuple(dict.fromkeys(axis for size in sizes for axis in size.of.get(size.text, ()))):
+                axes[name] = axes_of_inputs
+            elif fixed := [int(size.text) for size in sizes if size.text.isdecimal()]:
+                text = re.sub(rf"\b{name}\b", str(max(fixed)), text)
+            else:
+                raise _UnknownError(f"no input tells '{name}' of '{part.node}'")
+        return Size(text, axes)
 
-    def _axis(self, part: Operation, axis: str) -> tuple[Axis, ...]:
-        """The inputs of the graph that set the size of a part's axis; the largest of their sizes counts."""
-        axes: list[Axis] = []
+    def _find_sources(self, part: Operation, axis: str) -> list[Size]:
+        """The sizes that set the size of a part's axis; the largest of them counts."""
+        sizes = []
         for port, dims in self.parts[part.node].inputs.items():
             source = part.inputs[port]
             source = self.starts.get(source, source)
             if axis not in dims or source in self.before.drawn_inputs:
                 continue
-            if source in self.examples:
-                if getattr(self.examples[source], "ndim", 0) == len(dims):
-                    axes.append(Axis(source, dims.index(axis)))
-            elif source in self.makers or source in self.results:
-                size = self._size_at(source, dims.index(axis))
-                if size.text in size.of:
-                    axes += size.of[size.text]
-        if not axes:
-            raise _UnknownError(f"no input tells '{axis}' of '{part.node}'")
-        return tuple(dict.fromkeys(axes))
+            if source in self.examples and getattr(self.examples[source], "ndim", 0) != len(dims):
+                continue
+            if source in self.examples or source in self.makers or source in self.results:
+                sizes.append(self._size_at(source, dims.index(axis)))
+        return sizes
 
 
 class _UnknownError(Exception):

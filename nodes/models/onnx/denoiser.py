@@ -27,6 +27,11 @@ class OnnxDenoiser:
     The two runtimes share memory, on a CPU and on a GPU. nbytes: size of the weights.
     """
 
+    not_exportable = (
+        "is an ONNX graph already, which a graph cannot hold; export the workflow with the model that the graph was "
+        "exported from: model.load or checkpoint.load in place of onnx.denoiser"
+    )
+
     def __init__(self, session: Session, ports: GraphPorts, honours_mask: bool, nbytes: int) -> None:
         self.session, self.ports, self.honours_mask, self.nbytes = session, ports, honours_mask, nbytes
 

@@ -51,6 +51,20 @@ def cli(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureF
 
 
 @pytest.mark.parametrize(("output", "option"), [("bundle", "--no-reference"), ("tiny.onnx", "--single-file")])
+def test_a_model_that_no_graph_can_hold_is_refused_before_anything_is_traced(
+    cli: Command, output: str, option: str
+) -> None:
+    text = TINY.replace("tiny.weight, in: {name: params.name}", "tiny.foreign").replace(
+        "tiny.times, in: {x: noise, weight: weight, by: params.by}", "tiny.apply, in: {x: noise, model: weight}"
+    )
+    text = text.replace("  name: half\n", "").replace('  by: {default: 2.0, help: "how much"}\n', "")
+    result = cli("export", cli.workflow("tiny.yaml", text), "-o", output, "--plugin", NODES, option)
+    assert (result.code, "part " in result.out, (cli.folder / output).exists()) == (2, False, False)
+    assert "tiny.yaml:8:3: not-exportable: nodes.weight gives a model that is compiled already; " in result.err
+    assert "load the model that it was compiled from" in result.err
+
+
+@pytest.mark.parametrize(("output", "option"), [("bundle", "--no-reference"), ("tiny.onnx", "--single-file")])
 @pytest.mark.parametrize("rng", ["rng: torch", "rng: params.rng"])
 def test_noise_of_torch_s_generator_is_refused_before_anything_is_written(
     cli: Command, rng: str, output: str, option: str

@@ -23,6 +23,27 @@ def weight(*, name: str = "half") -> Tensor:
     return torch.full((1, 3, 1, 1), {"half": 0.5, "whole": 1.0}[name])
 
 
+class ForeignModel:
+    """A model that no graph can hold."""
+
+    not_exportable = "is compiled already; load the model that it was compiled from"
+
+    def apply(self, x: Sample) -> Sample:
+        return x * 0.5
+
+
+@node("tiny.foreign", host=True)
+def foreign() -> ForeignModel:
+    """A model that no graph can hold."""
+    return ForeignModel()
+
+
+@node("tiny.apply")
+def apply(x: Sample, model: ForeignModel) -> Sample:
+    """What a model makes of x."""
+    return model.apply(x)
+
+
 @node("tiny.branch")
 def branch(x: Sample) -> Sample:
     """A branch on the values of x, which no graph has."""
@@ -73,4 +94,4 @@ def outside(x: Sample) -> Sample:
 
 @hookimpl
 def guidegraph_nodes() -> list[Callable[..., Any]]:
-    return [times, weight, branch, late, amount, mix, bound, maybe, outside]
+    return [times, weight, foreign, apply, branch, late, amount, mix, bound, maybe, outside]

@@ -497,6 +497,22 @@ def test_the_model_and_the_start_of_an_earlier_loop_belong_to_the_state(
     assert words in str(refused.value)
 
 
+def test_a_stopped_run_of_this_process_may_name_any_file_and_a_saved_one_may_not(
+    make: Callable[..., Workflow], tmp_path: Path
+) -> None:
+    text = SUM.replace("params: {", "params: {path: {type: Path}, ").replace(
+        "stop.tensor, in: {value: params.first}", "stop.read, in: {x: base, path: params.path}"
+    )
+    text = text.replace("  start:", "  base: {use: stop.tensor, in: {value: params.first}}\n  start:")
+    (tmp_path / "number.txt").write_text("1")
+    stopped = make(text).run(stop_at=2, path=tmp_path / "number.txt")
+    expected = make(text).run(path=tmp_path / "number.txt")["x"]
+    assert torch.equal(make(text).run(resume=stopped)["x"], expected)
+    stopped.save(tmp_path / "sum.safetensors")
+    with pytest.raises(WorkflowError, match="forbidden-read: the file names"):
+        make(text).run(resume=tmp_path / "sum.safetensors")
+
+
 def test_a_file_that_an_earlier_loop_reads_counts_as_changed(make: Callable[..., Workflow], tmp_path: Path) -> None:
     text = TWO_LOOPS.replace("CARRY", "begin").replace("body: {next: {", "body: {read: READ, next: {")
     text = text.replace("READ", '{use: stop.read, in: {x: carry.x}, with: {path: "number.txt"}}')

@@ -22,6 +22,7 @@ LOOP = {
     "next": {"x": "next"},
     "result": {"drawn": "x"},
 }
+LIKE_TOLD = DrawnInput(Operation("noise.gaussian", "other", {"like": "told"}, outputs=("other",)), None)
 FRESH = DrawnInput(Operation("noise.gaussian", "fresh", {"like": "x"}, outputs=("fresh",)), None)
 
 
@@ -31,7 +32,7 @@ def make_part(name: str, inputs: dict[str, Any], outputs: dict[str, Any], **sour
 
 
 def make_shapes(tokens: int | str) -> DrawnShapes:
-    """A prompt's tokens, of a fixed or free number, that a part adds to, and a loop that reads them."""
+    """A prompt's tokens (their number fixed by the encoder, or free), and a loop that reads them."""
     start = DrawnInput(Operation("noise.gaussian", "start", {"like": "told"}, outputs=("start",)), None)
     encode, encoder = make_part("encode", {"ids": ("samples", 48)}, {"text": ("samples", tokens, 8)})
     join, joiner = make_part("join", {"text": ("batch", "tokens", 8)}, {"told": ("batch", "tokens", 8)})
@@ -48,8 +49,12 @@ def test_the_batch_of_tokens_is_known_where_their_number_is_fixed() -> None:
     assert [(size.text, dict(size.of)) for size in shape] == [("batch", {"batch": (Axis("ids", 0),)}), ("4", {})]
 
 
+def test_a_fixed_size_is_that_of_every_axis_that_follows_from_it() -> None:
+    shape = make_shapes(48).shape_of(LIKE_TOLD)
+    assert shape is not None
+    assert [size.value({"ids": (2, 48)}) for size in shape] == [2, 48, 8]
+
+
 def test_an_axis_that_no_input_tells_is_named() -> None:
-    shapes = make_shapes(48)
-    like = DrawnInput(Operation("noise.gaussian", "other", {"like": "told"}, outputs=("other",)), None)
-    with pytest.raises(ExportError, match="no input tells 'tokens' of 'join'"):
-        shapes.shape_of(like)
+    with pytest.raises(ExportError, match=r"drawn like 'told', .* \('encode' has no axis 'free'\)"):
+        make_shapes("free").shape_of(LIKE_TOLD)

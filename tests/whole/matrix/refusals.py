@@ -1,0 +1,89 @@
+"""The refusals that are meant, and the cells that are wrong today, each with its reason: docs/reference/matrix.md."""
+
+from __future__ import annotations
+
+from tests.whole.matrix.cell import Refusal
+
+BUNDLES = ("export", "headless", "serve", "single-file", "page")
+
+REFUSALS: tuple[Refusal, ...] = (
+    Refusal(
+        "validate",
+        "text_to_image_(dit|mmdit)",
+        "missing-file",
+        "Their models do not ship: they are trained first, with `train/text_to_image_dit.yaml` and "
+        "`train/text_to_image_mmdit.yaml`. The other columns use small untrained ones.",
+    ),
+    Refusal(
+        "samplers",
+        "class_classifier_guidance_ddpm",
+        "a score cannot shift their mean",
+        "Algorithm 1 shifts the mean of a step that draws noise. Samplers that draw none are refused: "
+        "`guidance.shift_eps` (algorithm 2) takes them.",
+    ),
+    Refusal(
+        "accelerate",
+        "text_to_image_onnx",
+        "which has no digest",
+        "The denoiser of `text_to_image_onnx` runs in onnxruntime already. A warning says that the rest of its loop "
+        "stays in torch.",
+    ),
+    *(
+        Refusal(
+            column,
+            "text_to_image_onnx",
+            "is an ONNX graph already",
+            "The denoiser of `text_to_image_onnx` is a graph already. Export `text_to_image`, which it is from.",
+        )
+        for column in BUNDLES
+    ),
+    Refusal(
+        "single-file",
+        ".*",
+        "(image.grid) is computed from what the graph gives",
+        "A sheet of pictures is laid out after the graph, so one file cannot hold it. The refusal says so, "
+        "and the rest is exported with `--only image`, and is judged.",
+    ),
+    Refusal(
+        "single-file",
+        "text_or_image",
+        "one graph has one branch of a choice",
+        "One graph holds one branch of a choice. A bundle holds both.",
+    ),
+)
+
+STILL_WRONG: tuple[Refusal, ...] = (
+    Refusal(
+        "copy", ".*", "no-file", "A workflow that links to `./blocks/` or to another workflow needs those beside it."
+    ),
+    Refusal("python", ".*", "expected Path, found", "From Python, a picture is given as a file, not as an array."),
+    *(
+        Refusal(
+            column,
+            "layout_128",
+            "layout.table",
+            "`layout.table` has no operation in the runtime, so `layout_128` has no bundle.",
+        )
+        for column in BUNDLES
+    ),
+    *(
+        Refusal(
+            column,
+            ".*_128",
+            "runs at export only",
+            "Objects, boxes and masks of layouts, and the steps of `scheduler.named`, are fixed at export.",
+        )
+        for column in ("export", "single-file")
+    ),
+    Refusal("serve", ".*", "this server takes no files", "Pictures cannot be sent to the server."),
+    Refusal(
+        "page", ".*", "a page has fields for texts", "A page has no field for a picture, and says so after the export."
+    ),
+    Refusal(
+        "page",
+        ".*_128",
+        "added tokens",
+        "A page has no tokenizer of the 128-pixel models, and says so after the export.",
+    ),
+)
+"""Cells that are wrong today, by what is said about them. An entry goes when its cells are right."""
