@@ -18,12 +18,13 @@ from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor
-from torch._subclasses.fake_tensor import FakeTensorMode
+from torch._subclasses.fake_tensor import FakeTensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._python_dispatch import _disable_current_modes as disable_modes
 from torch.utils.weak import WeakIdKeyDictionary
 
+from guidegraph.graph.export.onnx.fake_sizes import ShortFakes
 from guidegraph.graph.export.user_frame import user_frame
 
 SAMPLES = 7
@@ -121,7 +122,7 @@ def find_mixing(
     torch for one that reads the values of tensors, are passed on.
     """
     flow = SampleFlow()
-    with torch.no_grad(), FakeTensorMode(allow_non_fake_inputs=True), sdpa_kernel(SDPBackend.MATH):
+    with torch.no_grad(), ShortFakes(allow_non_fake_inputs=True), sdpa_kernel(SDPBackend.MATH):
         arguments = []
         for example, axis in zip(inputs, input_axes, strict=True):
             sizes = [SAMPLES if i == axis else size for i, size in enumerate(example.shape)]
@@ -142,8 +143,9 @@ class SampleFlow(TorchDispatchMode):
     """Follows the samples of marked tensors through all operators that run in its context."""
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self._cells: Any = WeakIdKeyDictionary()
+        self._ranges: Any = WeakIdKeyDictionary()
         self._picked: _Blame | None = None
 
     def mark(self, tensor: Tensor, axis: int) -> None:
@@ -167,7 +169,7 @@ class SampleFlow(TorchDispatchMode):
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
-        operator = Operator(func, args, kwargs, self._read)
+        operator = Operator(func, args, kwargs, self._read, self._read_values)
         known = [cell for each in operator.tensors if (cell := self._cells.get(each)) is not None]
         out = func(*args, **kwargs)
         operator.results = [*_list_tensors(out if isinstance(out, (list, tuple)) else (out,))]
@@ -180,8 +182,18 @@ class SampleFlow(TorchDispatchMode):
         cell = self._cells.get(tensor)
         return torch.zeros([1] * tensor.ndim, dtype=torch.uint8) if cell is None else cell.bits
 
+    def _read_values(self, tensor: Tensor) -> Tensor | None:
+        """The values of a tensor that are the same in every call: a range, or a constant of the code."""
+        values: Tensor | None = self._ranges.get(tensor)
+        if values is None:
+            values = tensor if not isinstance(tensor, FakeTensor) else tensor.constant
+        return values
+
     def _follow(self, operator: Operator, marked: Sequence[_Cell]) -> None:
         """Give the results of an operator their bits, and the arguments that it writes. marked: cells of arguments."""
+        if operator.name == "arange":
+            options = {name: value for name, value in operator.kwargs.items() if name == "dtype"}
+            self._ranges[operator.results[0]] = operator.func(*operator.args, **options)
         if operator.signature.is_view and operator.name in RULES:
             self._follow_view(operator)
             return
@@ -203,6 +215,8 @@ class SampleFlow(TorchDispatchMode):
     def _follow_view(self, operator: Operator) -> None:
         viewed = operator.values[0]
         cell = self._cells.get(viewed)
+        if viewed in self._ranges and len(operator.results) == 1:
+            self._ranges[operator.results[0]] = operator.run(self._ranges[viewed])
         if cell is None:
             cell = self._cells[viewed] = _Cell(viewed.shape, self._read(viewed))
         for index, result in enumerate(operator.results):
@@ -261,9 +275,14 @@ class Operator:
     """A call of an operator: its values by name, and the bits of its tensors."""
 
     def __init__(
-        self, func: Any, args: Sequence[Any], kwargs: Mapping[str, Any], read: Callable[[Tensor], Bits]
+        self,
+        func: Any,
+        args: Sequence[Any],
+        kwargs: Mapping[str, Any],
+        read: Callable[[Tensor], Bits],
+        read_values: Callable[[Tensor], Tensor | None],
     ) -> None:
-        self.func, self.args, self.kwargs, self.read = func, args, kwargs, read
+        self.func, self.args, self.kwargs, self.read, self.read_values = func, args, kwargs, read, read_values
         self.signature = _signature(func)
         self.name, self.names = self.signature.name, self.signature.names
         self.by_name = self.signature.defaults | dict(zip(self.names, args, strict=False)) | dict(kwargs)
@@ -274,7 +293,8 @@ class Operator:
     @property
     def creates(self) -> bool:
         """Whether the values of its results depend on shapes alone."""
-        return self.name in CREATES or self.name.startswith("new_") or (self.name == "fill" and len(self.tensors) == 1)
+        overwrites = self.name in OVERWRITES and bool(self.signature.written) and len(self.tensors) == 1
+        return overwrites or self.name in CREATES or self.name.startswith("new_")
 
     def writes(self, tensor: Tensor) -> bool:
         return any(self.by_name[name] is tensor for name in self.signature.written)
@@ -289,7 +309,11 @@ class Operator:
     def with_bits(self, bits: Bits) -> Operator:
         """The same call with other bits of its first tensor."""
         first = self.values[0]
-        copied = Operator(self.func, self.args, self.kwargs, lambda each: bits if each is first else self.read(each))
+
+        def read(tensor: Tensor) -> Bits:
+            return bits if tensor is first else self.read(tensor)
+
+        copied = Operator(self.func, self.args, self.kwargs, read, self.read_values)
         copied.results = self.results
         return copied
 
@@ -487,28 +511,34 @@ def _cat(op: Operator) -> Bits:
 
 def _multiply(op: Operator) -> Bits:
     """Products of matrices: rows of the first and columns of the second."""
-    tensors = [op.read(each) for each in op.tensors]
-    *added, a, b = tensors
-    if op.name in ("linear", "dot", "vdot", "mv"):
-        return _or([_union(a, [-1]), _union(b)]).reshape([]) if op.name in ("dot", "vdot") else _vector_product(op)
+    *added, a, b = (op.read(each) for each in op.tensors)
     made = _or([_union(a, [a.ndim - 1]), _union(b, [b.ndim - 2])])
     if op.name == "addbmm":
         made = _union(made, [0]).squeeze(0)
-    return _or([made, *added]) if added else made
+    return _or([made, *added])
 
 
-def _vector_product(op: Operator) -> Bits | None:
-    if op.name == "mv":
-        a, b = (op.bits_of(i) for i in (0, 1))
-        return _or([_union(a, [1]).squeeze(1), _union(b)])
+def _multiply_vector(op: Operator) -> Bits:
+    """A matrix, or a vector, times a vector."""
+    a, b = op.bits_of(0), op.bits_of(1)
+    return _union(a, [a.ndim - 1]).squeeze(-1) | _union(b).reshape(())
+
+
+def _apply_linear(op: Operator) -> Bits:
     x, weight = op.bits_of("input"), op.bits_of("weight")
     made = _or([_union(x, [x.ndim - 1]), _union(weight, [1]).reshape(-1)])
     return made if op.by_name["bias"] is None else _or([made, op.bits_of("bias")])
 
 
+def _compare(op: Operator) -> Bits:
+    """Losses of elements, their mean, or their sum."""
+    bits = _pointwise(op)
+    return bits if op.results[0].ndim else _union(bits).reshape(())
+
+
 def _convolve(op: Operator) -> Bits | None:
     x, weight, bias = (op.by_name.get(name) for name in ("input", "weight", "bias"))
-    if x is None or x.ndim < 3:
+    if x is None or weight is None or x.ndim < 3:
         return None
     ndim, groups = x.ndim, op.by_name["groups"]
     bits, kernel = _union(op.read(x), range(2, ndim)), op.read(weight)
@@ -592,18 +622,28 @@ def _attend(op: Operator) -> list[Bits] | None:
 
 
 def _take(op: Operator) -> Bits | None:
-    """x[indices]: the indexed axes give way to those of the indices."""
+    """x[indices]: bits at the indices that are the same in every call, and of all elements along other indexed axes."""
     indices = op.by_name["indices"]
     if any(each is not None and each.dtype in (torch.bool, torch.uint8) for each in indices):
         return None
+    bits, shape = op.bits_of(0), op.values[0].shape
+    places: list[Tensor | None] = []
+    for dim, each in enumerate(indices):
+        values = None if each is None or bits.shape[dim] == 1 else op.read_values(each)
+        if values is not None:
+            bits = _widen(bits, dim, shape[dim])
+        elif each is not None:
+            bits = _union(bits, [dim])
+        places.append(
+            None if each is None else torch.zeros([1] * each.ndim, dtype=torch.int64) if values is None else values
+        )
+    taken = op.func(bits, places)
+    count = op.results[0].ndim - op.values[0].ndim + sum(each is not None for each in indices)
     dims = [dim for dim, each in enumerate(indices) if each is not None]
-    index = _or(op.read(indices[dim]) for dim in dims)
-    bits = _union(op.bits_of(0), dims)
     position = dims[0] if dims == list(range(dims[0], dims[-1] + 1)) else 0
-    kept = [size for dim, size in enumerate(bits.shape) if dim not in dims]
-    count = max(indices[dim].ndim for dim in dims)
-    bits = bits.reshape([*kept[:position], *[1] * count, *kept[position:]])
-    return bits | index.reshape([*index.shape, *[1] * (len(kept) - position)])
+    index = _or(op.read(indices[dim]) for dim in dims)
+    index = index.reshape([*[1] * (count - index.ndim), *index.shape, *[1] * (taken.ndim - position - count)])
+    return _shrink(taken | index)
 
 
 def _put(op: Operator) -> Bits | None:
@@ -701,6 +741,9 @@ CREATES = frozenset(
 )
 """Operators whose results have the shape of a tensor, and nothing of its values."""
 
+OVERWRITES = frozenset(("fill", "normal", "uniform", "exponential", "random"))
+"""Operators that give a tensor values that depend on nothing else, where they write in place."""
+
 PICKS = frozenset(("slice", "select", "split", "split_with_sizes", "unbind"))
 """Operators that leave out samples."""
 
@@ -714,6 +757,8 @@ RULES: dict[str, Rule] = _table(
         "copy where masked_fill lerp native_dropout native_dropout_backward bernoulli addcmul addcdiv sigmoid_backward "
         "tanh_backward silu_backward gelu_backward threshold_backward elu_backward leaky_relu_backward clamp "
         "softplus_backward hardtanh_backward hardsigmoid_backward hardswish_backward logit_backward mish_backward "
+        "floor_divide hardswish log_sigmoid_forward log_sigmoid_backward mse_loss_backward huber_loss_backward "
+        "smooth_l1_loss_backward "
         "polar complex prelu _prelu_kernel rrelu_with_noise fmod remainder copysign": _pointwise,
         "clone _to_copy detach alias lift lift_fresh lift_fresh_copy contiguous view_of conj _conj _neg_view "
         "positive resolve_conj resolve_neg _efficientzerotensor fill": _first,
@@ -732,7 +777,10 @@ RULES: dict[str, Rule] = _table(
         "constant_pad_nd diagonal pixel_shuffle pixel_unshuffle channel_shuffle tril triu unfold diag_embed": _whole,
         "repeat": _repeat,
         "cat stack": _cat,
-        "mm bmm addmm baddbmm addbmm matmul linear dot vdot mv": _multiply,
+        "mm bmm addmm baddbmm addbmm": _multiply,
+        "mv dot vdot": _multiply_vector,
+        "linear": _apply_linear,
+        "mse_loss smooth_l1_loss huber_loss binary_cross_entropy": _compare,
         "convolution mkldnn_convolution _convolution": _convolve,
         "convolution_backward": _convolve_back,
         "native_group_norm native_layer_norm native_group_norm_backward native_layer_norm_backward "

@@ -80,8 +80,7 @@ def _follow_samples(case: NodeCase, args: Arguments, batch: int) -> None:
     if mixing is not None and mixing.known:
         raise case.error(
             "each sample to be computed from its own inputs",
-            f"a sample of output '{names[mixing.output]}' depends on the other samples of the batch"
-            f"{mixing.describe()}",
+            f"a sample of output '{names[mixing.output]}' depends on the other samples of the batch{mixing.describe()}",
             "compute maxima, norms, means and orders over the axes of a sample, dim=(1, 2, 3)",
         )
 

@@ -97,6 +97,8 @@ MIXING: dict[str, tuple[Function, str]] = {
         "aten.native_group_norm",
     ),
     "Fourier transform of all axes": (lambda x: torch.fft.fftn(x).real, "aten._fft_c2c"),
+    "another sample by its number": (lambda x: x + x[(torch.arange(len(x)) + 1) % len(x)], "aten.index"),
+    "samples by a list of numbers": (lambda x: x + x[[0] * len(x)], "aten.index"),
     "samples that change places": (lambda x: torch.cat([x[1:], x[:1]]), "aten.slice"),
     "samples written one place on": (shift_samples, "aten.slice"),
     "in place": (lambda x: x.clone().sub_(x.mean()), "aten.mean"),
@@ -128,6 +130,10 @@ INNOCENT: dict[str, Function] = {
     "padding with ones": lambda x: F.pad(x, (1, 1, 1, 1), value=1.0)[..., 1:-1, 1:-1],
     "written by channel": shift_channels,
     "a table's row for each sample": lambda x: torch.ones(9)[x.flatten(1).argmax(1) % 9].reshape(-1, 1, 1, 1) * x,
+    "a row by the number of each sample": lambda x: x + x[torch.arange(len(x)), x.mean((2, 3)).argmax(1)][:, None],
+    "rows by columns of numbers": lambda x: x.flatten(1)[torch.arange(len(x))[:, None], x.flatten(1).argsort(1)][
+        ..., None, None
+    ],
     "a gradient of a sample": gradient_of(lambda x: F.group_norm(F.conv2d(F.silu(x), KERNEL, padding=1), 2) ** 2),
     "a gradient through attention": gradient_of(lambda x: attend(x) ** 2),
     "one sample after the other": lambda x: torch.stack([sample / sample.max() for sample in x]),
