@@ -37,8 +37,8 @@ def encode_weighted(embedder: TextEmbedder, prompt: str | Sequence[str]) -> Cond
 
     `(word:1.3)` has weight 1.3, `(word)` 1.1 and `[word]` 1/1.1; nested brackets multiply, and a backslash
     makes a bracket or a colon plain text. A weight multiplies the embeddings of its tokens; then all embeddings of the
-    prompt are scaled by one number, so that their mean over tokens and width is the same as without weights; T5's are
-    not scaled.
+    prompt are scaled by one number, so that their mean over tokens and width is the same as without weights; T5's, and
+    those whose mean is 0, are not scaled.
     For the text encoders of `checkpoint.load`; other encoders only take prompts without weights. Raises an error for
     unpaired brackets.
     """

@@ -61,6 +61,7 @@ CAUGHT: list[tuple[Callable[..., Any], str, str, str]] = [
     (wrong.wrong_dtype, "dtypes", "float32 from inputs in float32", "output 'out' in float64"),
     (wrong.rounds, "dtypes", "float64 from inputs in float64", "output 'out' in float32"),
     (wrong.mixes, "batch invariance", "sample 0 alone to be sample 0 in a batch of 2", "output 'out.value' differs"),
+    (wrong.limits, "batch invariance", "each sample to be computed from its own inputs", "aten.max at wrong_nodes.py:"),
     (wrong.one_level, "batch invariance", "sample 1 in a batch of 2 with a row for each", "output 'out.value' differs"),
     (wrong.scales, "batch invariance", "with a tensor (2) as scale", "output 'out.value' differs"),
     (wrong.draws, "determinism", "torch's global generator as it was", "pure=False"),

@@ -51,6 +51,13 @@ def reads(x: Sample) -> Sample:
     return x * len(Path(__file__).with_name("wrong.txt").read_text())
 
 
+@node("wrong.limits")
+def limits(x: Sample) -> Sample:
+    """A sample within 100, or within the largest value of the batch if that is more."""
+    limit = torch.maximum(x.abs().max(), x.new_tensor(100.0))
+    return torch.minimum(x, limit)
+
+
 @node("wrong.writes", pure=False)
 def writes(x: Sample) -> Sample:
     """A sample, whose shape is written to an undeclared file."""

@@ -1,7 +1,8 @@
-"""Whether unlike samples can share a call of a traced part, found by running it with two samples and with one of them.
+"""Whether unlike samples can share a call of a traced part.
 
 The runtime joins the calls of several runs along the batch. That needs a part in which each sample depends on its own
-inputs alone, and numbers, such as a scale, that it takes one for each sample.
+inputs alone, and numbers, such as a scale, that it takes one for each sample. Which samples a result depends on is
+followed operator by operator; tables, of which each run has its own, are tried with two samples and with one of them.
 """
 
 from __future__ import annotations
@@ -11,7 +12,8 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from guidegraph.graph.errors import NodeError
-from guidegraph.graph.export.partition.leaves import tensor_leaves
+from guidegraph.graph.export.partition.free_axes import silence_logger
+from guidegraph.graph.export.partition.leaves import Axes, tensor_leaves
 from guidegraph.graph.export.partition.subgraph import ExampleValue, PartInput, PartPlan, cut_batch, name_axes
 from guidegraph.graph.ir import Call, Op
 from guidegraph.graph.sources import Source
@@ -105,16 +107,44 @@ def _find_problem(
     indices: Mapping[str, str],
     axis_names: Sequence[Mapping[int, str]],
 ) -> str | None:
-    """The reason why samples cannot share a call: one depends on the others, or a result is for all samples.
-
-    Two samples, of which the second counts the rows of a second copy of the tables, are compared with that one alone.
-    """
-    import torch
-
+    """The reason why samples cannot share a call: one depends on the others, or a result is for all samples."""
     axes = [leaf.axes for result in results for leaf in tensor_leaves(result.value, result.kind)]
     for name, letters in zip(part.outputs, axes, strict=True):
         if "B" not in letters:
             return f"it gives '{name}', which is one value for all samples"
+    from guidegraph.graph.export.partition.sample_flow import find_mixing
+
+    try:
+        with silence_logger("torch._subclasses.fake_tensor"):  # which prints an error beside raising it
+            mixing = find_mixing(
+                part.function,
+                [item.example for item in part.inputs],
+                [item.axes.index("B") if "B" in item.axes else None for item in part.inputs],
+                [letters.index("B") for letters in axes],
+            )
+    except (NodeError, RuntimeError) as error:
+        tried = _try_two_samples(part, indices, axis_names, axes)
+        return tried or f"its samples cannot be followed: {_describe_failure(error)}"
+    if mixing is not None:
+        return (
+            f"a sample of '{part.outputs[mixing.output]}' depends on the other samples of the batch{mixing.describe()}"
+        )
+    return _try_two_samples(part, indices, axis_names, axes)
+
+
+def _try_two_samples(
+    part: PartPlan,
+    indices: Mapping[str, str],
+    axis_names: Sequence[Mapping[int, str]],
+    axes: Sequence[Axes],
+) -> str | None:
+    """The reason why two samples cannot share a call, or None.
+
+    Two samples, of which the second counts the rows of a second copy of the tables, are compared with that one alone.
+    axes: of the results.
+    """
+    import torch
+
     samples = _make_samples(cut_batch(part, SAMPLES).inputs)
     last_sample = [
         tensor.narrow(item.axes.index("B"), -1, 1).contiguous() if "B" in item.axes else tensor

@@ -9,10 +9,20 @@ from typing import Any
 
 import torch
 
+from guidegraph.graph.export.partition.free_axes import silence_logger
+from guidegraph.graph.export.partition.sample_flow import SAMPLES, find_mixing
 from guidegraph.graph.types import is_tensor
 from guidegraph.nodes.guidance.step_context import StepContext, UnlikeRows
 from guidegraph.nodes.types import SchedulerState, Timesteps
-from guidegraph.testing.arguments import Arguments, call_node, make_arguments, output_leaves, takes_one_or_per_sample
+from guidegraph.testing.arguments import (
+    Arguments,
+    call_node,
+    make_arguments,
+    name_outputs,
+    output_leaves,
+    require_traceable,
+    takes_one_or_per_sample,
+)
 from guidegraph.testing.batches import batch_size, narrow_to_sample, take_sample
 from guidegraph.testing.case import NodeCase
 from guidegraph.testing.comparison import difference, rounding_tolerance
@@ -34,6 +44,45 @@ def check_batch_invariance(case: NodeCase) -> None:
         compared.append(_compare_unlike_rows(case, unlike, batch))
     if not any(compared):
         raise Inapplicable("no output has a batch axis")
+    _follow_samples(case, args, batch)
+
+
+def _follow_samples(case: NodeCase, args: Arguments, batch: int) -> None:
+    """Raise ``Nonconforming`` if an operator of the node makes a sample depend on others, whatever their values.
+
+    A node that cannot run without values, or that gives a model, is only tried with values.
+    """
+    spec, leaves = case.spec, [leaf for _, leaf in args.leaves(case)]
+    axes = [leaf.axes.index("B") if "B" in leaf.axes else None for leaf in leaves]
+    input_axes = [
+        axis if axis is not None and leaf.tensor.shape[axis] == batch else None
+        for axis, leaf in zip(axes, leaves, strict=True)
+    ]
+    names: list[str] = []
+    output_axes: list[int] = []
+
+    def call(*tensors: Any) -> list[Any]:
+        remaining = iter(tensors)
+        changed = args.map_tensors(case, lambda port, leaf: next(remaining))
+        outputs = output_leaves(case, name_outputs(case, spec.function(**changed.ports, **changed.settings)))
+        results = [(path, leaf) for path, leaf in outputs if "B" in leaf.axes]
+        results = [(path, leaf) for path, leaf in results if leaf.tensor.shape[leaf.axes.index("B")] == SAMPLES]
+        names[:] = [path for path, _ in results]
+        output_axes[:] = [leaf.axes.index("B") for _, leaf in results]
+        return [leaf.tensor for _, leaf in results]
+
+    try:
+        require_traceable(case)
+        with silence_logger("torch._subclasses.fake_tensor"):
+            mixing = find_mixing(call, [leaf.tensor for leaf in leaves], input_axes, output_axes)
+    except Exception:  # a node that reads values, or takes so many samples alone, is only tried with values
+        return
+    if mixing is not None and mixing.known:
+        raise case.error(
+            "each sample to be computed from its own inputs",
+            f"a sample of output '{names[mixing.output]}' depends on the other samples of the batch{mixing.describe()}",
+            "compute maxima, norms, means and orders over the axes of a sample, dim=(1, 2, 3)",
+        )
 
 
 def _variants(case: NodeCase, args: Arguments, batch: int) -> Iterator[tuple[str, Arguments]]:

@@ -145,12 +145,16 @@ class ReleasedText(TowerText):
 
 
 def apply_weights(tokens: Tensor, weights: Tensor, *, restore_mean: bool = True) -> Tensor:
-    """Multiply tokens (B, M, D) by weights (B, M), and restore each sample's mean; exact if all weights are 1."""
+    """Multiply tokens (B, M, D) by weights (B, M), and restore each sample's mean; exact if all weights are 1.
+
+    A mean of 0, before or after, cannot be restored by a factor: such a sample is only weighted.
+    """
     if has_values(weights) and bool((weights == 1).all()):
         return tokens
     heavier = tokens * weights[..., None]
     if not restore_mean:
         return heavier
     before, after = tokens.float().mean((1, 2), keepdim=True), heavier.float().mean((1, 2), keepdim=True)
+    factor = torch.where((before == 0) | (after == 0), 1.0, before / after)
     plain = (weights == 1).all(1)[:, None, None]
-    return torch.where(plain, tokens, heavier * (before / after).to(tokens.dtype))
+    return torch.where(plain, tokens, heavier * factor.to(tokens.dtype))

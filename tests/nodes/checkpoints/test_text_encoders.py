@@ -14,7 +14,7 @@ from guidegraph.nodes.conditioning import text_prompt as prompts
 from guidegraph.nodes.conditioning.text import encode_text
 from guidegraph.nodes.models.own.text_encoder import build_tokenizer
 from guidegraph.nodes.models.released.clip_text_model import ACTIVATIONS, ClipTextModel
-from guidegraph.nodes.models.released.prompt_embedder import ReleasedText
+from guidegraph.nodes.models.released.prompt_embedder import ReleasedText, apply_weights
 from guidegraph.nodes.models.released.towers import ClipTower
 from guidegraph_runtime.operations import OPERATIONS
 from guidegraph_runtime.text.prompt_weights import parse_prompt
@@ -182,6 +182,18 @@ def test_a_weight_multiplies_tokens_and_keeps_the_mean(tokenizer: Any) -> None:
     torch.testing.assert_close(actual[0].mean(), plain[0].mean(), rtol=1e-3, atol=1e-6)
     assert torch.equal(actual[1], plain[1])
     assert torch.equal(prompts.encode_weighted(text_embedder, "a (b:1) c").tokens, text_embedder(["a b c"]).tokens)
+
+
+@pytest.mark.parametrize("weights", [[2.0, 1.0], [1.0, 0.0], [0.0, 0.0]])
+@pytest.mark.parametrize("second", [-1.0, 0.0])
+def test_tokens_whose_mean_is_zero_are_only_weighted(weights: list[float], second: float) -> None:
+    """Before the weights, or after them; a factor would make them NaN or nothing at all."""
+    tokens = torch.tensor([[[1.0, -1.0], [2.0, second - 1]]])
+    by_token = torch.tensor([weights])
+    heavier = tokens * by_token[..., None]
+    actual = apply_weights(tokens, by_token)
+    before, after = tokens.mean(), heavier.mean()
+    torch.testing.assert_close(actual, heavier * (before / after) if before * after != 0 else heavier)
 
 
 def two_towers(tokenizer: Any, **settings: Any) -> ReleasedText:
