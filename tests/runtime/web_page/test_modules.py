@@ -380,9 +380,10 @@ def test_an_error_of_onnxruntime_names_the_graph(tmp_path: Path, thrown: str, re
 def test_inputs_may_have_the_names_of_a_form_s_properties_and_buttons(tmp_path: Path) -> None:
     script = """
     import { buildFields, readFields } from "./form.js";
-    globalThis.document = { createElement: (tag) => ({ tag }) };
     const appended = [];
-    const fields = buildFields({ append: (...items) => appended.push(...items) }, given, []);
+    const createElement = (tag) => ({ tag, append: (...items) => appended.push(...items) });
+    globalThis.document = { createElement };
+    const fields = buildFields({ append: () => {} }, given, []);
     show([readFields(fields, given), appended.map(({ tag, type, textContent }) => [tag, type, textContent])]);
     """
     names = ["length", "draw", "action", "constructor"]
