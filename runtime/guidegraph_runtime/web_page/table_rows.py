@@ -36,8 +36,8 @@ SHARE = "strength"
 class TableRange:
     """Values that depend on an input: its range, both ends included, and the names of the values that it selects.
 
-    input: "" for values that depend on none. share: the input that is a share of it, or "".
-    stacked: whether each of the names, if there is a share, has a row for each step.
+    input: "" for values that depend on none. share: the input that is a share of it, or "". scalar: those of the names,
+    if there is a share, whose values have no axis.
     """
 
     input: str
@@ -45,20 +45,16 @@ class TableRange:
     high: int
     names: tuple[str, ...]
     share: str = ""
-    stacked: tuple[bool, ...] = ()
-
-    @property
-    def key(self) -> str:
-        """The prefix of the names of its arrays."""
-        return f"{self.input}*{self.share}" if self.share else self.input
+    scalar: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
 class PageTables:
     """The operations that are left to the page, and the tables of the others.
 
-    arrays: as NAME without an input, as INPUT=VALUE/NAME with one. With a share, INPUT*SHARE/NAME has the different
-    rows of all tables, and INPUT*SHARE/NAME/index the rows of each, for each value and each number of steps up to it.
+    arrays: as NAME without an input, as INPUT=VALUE/NAME with one. With a share there are tables for each value and
+    each number of steps up to it: INPUT*SHARE/NAME has their different rows, INPUT*SHARE/NAME/index the rows of all
+    tables in turn, and INPUT*SHARE/NAME/starts where each table begins there, and the end.
     """
 
     plan: Sequence[Operation]
@@ -229,15 +225,15 @@ class _Tabulation:
             }
             return TableRange(name, low, high, self.names), arrays
         in_order = [table for value in range(low, high + 1) for table in tables[value]]
-        counts = [kept for value in range(low, high + 1) for kept in range(1, value + 1)]
-        stacked: list[bool] = []
+        scalar = tuple(item for item in self.names if not np.ndim(in_order[0][item]))
         arrays = {}
         for item in self.names:
-            values_of_item = [_to_array(table[item]) for table in in_order]
-            stacked.append(all(v.ndim and len(v) == count for v, count in zip(values_of_item, counts, strict=True)))
-            rows, index = _share_rows(values_of_item if stacked[-1] else [value[None] for value in values_of_item])
-            arrays |= {f"{name}*{share}/{item}": rows, f"{name}*{share}/{item}/index": index}
-        return TableRange(name, low, high, self.names, share, tuple(stacked)), arrays
+            rows = [np.atleast_1d(_to_array(table[item])) for table in in_order]
+            different, index = _share_rows(rows)
+            key = f"{name}*{share}/{item}"
+            starts = np.cumsum([0, *map(len, rows)]).astype(np.int32)
+            arrays |= {key: different, f"{key}/index": index, f"{key}/starts": starts}
+        return TableRange(name, low, high, self.names, share, scalar), arrays
 
     def compute(self, name: str, share: str, value: int) -> list[Values]:
         """The results with a value of an input; with a share, for 1 to that many steps.
@@ -262,7 +258,7 @@ class _Tabulation:
 def _share_rows(values: Sequence[Array]) -> tuple[Array, Array]:
     """The different rows of several arrays, and the rows of each of them, one after the other."""
     every = np.concatenate(values)
-    as_bytes = np.ascontiguousarray(every).reshape(len(every), -1).view(np.uint8).reshape(len(every), -1)
+    as_bytes = every.reshape(len(every), -1).view(np.uint8)
     _, first, index = np.unique(as_bytes, axis=0, return_index=True, return_inverse=True)
     return every[first], index.reshape(-1).astype(np.int32)
 
