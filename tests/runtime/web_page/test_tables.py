@@ -218,7 +218,6 @@ def test_an_operation_with_too_many_tables_is_refused(operation: Operation, mess
     [
         (Operation("semantic.picture", "seen"), "seen (semantic.picture): a page does not compute this operation"),
         (Operation("choose", "either"), "either (choose): a page does not compute this operation"),
-        (Operation("noise.gaussian", "noise", {}, {"seed": [1, 2]}), "'seed' is a list, and a page takes one number"),
         (replace(TOKENIZE, settings={**TOKENIZE.settings, "weighted": True}), "weighted words"),
     ],
 )
