@@ -101,7 +101,8 @@ def _write_weights(tensors: Mapping[Content, Any], folder: Path, name: str) -> _
             data = tensor.tobytes()
             for piece in (padding, data):
                 file.write(piece)
-                digest.update(piece)
+                if not name:
+                    digest.update(piece)
             written.offsets[content] = written.size + len(padding)
             written.size += len(padding) + len(data)
     if not name:

@@ -30,6 +30,8 @@ from guidegraph.graph.types import register_structured
 from guidegraph_runtime.bundle.manifest import Input, Operation
 from guidegraph_runtime.bundle.names import MULTIPLES
 from guidegraph_runtime.declare.choice_words import CHOOSE, OTHERWISE, WHEN
+from guidegraph_runtime.declare.settings import words_of
+from guidegraph_runtime.operations import OPERATIONS
 
 
 @dataclass(frozen=True)
@@ -106,6 +108,9 @@ def export_workflow(
         if name in inputs and inputs[name].type in ("str", "int"):
             allowed: Any = labels if inputs[name].type == "str" else tuple(map(int, labels))
             inputs[name] = replace(inputs[name], choices=allowed)
+    for name, words in _find_words(plan).items():
+        if name in inputs and inputs[name].type == "str" and inputs[name].choices is None:
+            inputs[name] = replace(inputs[name], choices=words)
     frozen = {
         f"nodes.{key} was computed with it at export: make a parameter of what it reads": [
             *getattr(model, ADAPTABLE_METHOD)()
@@ -226,6 +231,19 @@ def _find_branches(plan: tuple[Operation, ...]) -> dict[str, tuple[str, ...]]:
         if OTHERWISE not in labels:
             branches[name] = tuple(label for label in labels if label in branches.get(name, labels))
     return branches
+
+
+def _find_words(plan: tuple[Operation, ...]) -> dict[str, tuple[str, ...]]:
+    """By parameter, the words that every setting of the runtime's operations that reads it takes, such as samplers."""
+    found: dict[str, tuple[str, ...]] = {}
+    for operation in _all_operations(plan):
+        hints = OPERATIONS[operation.op].hints if operation.op in OPERATIONS else {}
+        for port, source in operation.inputs.items():
+            words = words_of(hints.get(port))
+            if source.startswith("params.") and words:
+                name = source.removeprefix("params.")
+                found[name] = tuple(word for word in words if word in found.get(name, words))
+    return found
 
 
 def _all_operations(plan: tuple[Operation, ...]) -> list[Operation]:

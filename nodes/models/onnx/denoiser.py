@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.utils.dlpack import from_dlpack
 
 from guidegraph.nodes.models.onnx.ports import GraphPorts, describe_tensors, expand_constant, fit_input, is_unbatched
+from guidegraph.nodes.shape_checks import has_values
 from guidegraph.nodes.types import Condition, Prediction, PredictionKind
 from guidegraph_runtime.errors import BundleError
 
@@ -39,8 +40,13 @@ class OnnxDenoiser:
 
         Floating tensors are cast to the graph's dtypes, and the prediction to that of x. A graph for one sample, or for
         one t when those of the batch differ, runs once for each sample. Raises ``ValueError`` for inputs that the graph
-        does not take, for outputs that do not fit, and where a gradient is required.
+        does not take, for outputs that do not fit, where a gradient is required, and while a graph is traced.
         """
+        if not has_values(x):
+            raise ValueError(
+                "an exported denoiser is a graph already, and cannot be traced into another one: export the workflow "
+                "that it is from, with the denoiser of model.load or checkpoint.load"
+            )
         fields: Fields = {"x": x, "t": t, **vars(condition)}
         if torch.is_grad_enabled() and any(tensor is not None and tensor.requires_grad for tensor in fields.values()):
             raise ValueError(

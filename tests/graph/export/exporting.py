@@ -15,10 +15,10 @@ from numpy.typing import NDArray
 from safetensors.torch import save_file
 
 from guidegraph import load_workflow
+from guidegraph.commands.exports.steps import bundle_kind
 from guidegraph.graph.export.bundle import write_bundle
 from guidegraph.graph.export.workflow import export_workflow
 from guidegraph.nodes.models.store import build_part
-from guidegraph.runs.outputs import is_image
 from guidegraph_runtime.running.bundle import Bundle
 from guidegraph_runtime.sessions.sessions import SessionSettings
 from tests.paths import ROOT
@@ -64,8 +64,7 @@ def made(workflow: Path, folder: Path, plugins: tuple[str, ...] = (), **params: 
     """A workflow exported with parameters."""
     loaded = load_workflow(workflow, plugins=plugins)
     exported = export_workflow(loaded.graph, loaded.bind(params))
-    outputs = loaded.graph.outputs
-    kinds = {name: "image" if is_image(outputs[name].type) else "tensor" for name in exported.outputs}
+    kinds = {name: bundle_kind(loaded.graph, name) for name in exported.outputs}
     write_bundle(exported, folder / "bundle", kinds=kinds, versions={"guidegraph": "0.1.0"})
     bundle = Bundle(folder / "bundle", SessionSettings.on("cpu", intra_threads=1))
     return Made(workflow, params, bundle, plugins)

@@ -16,6 +16,7 @@ from PIL import Image, ImageOps
 
 from guidegraph import load_workflow
 from guidegraph.graph.errors import WorkflowError
+from guidegraph.graph.export.compare_outputs import compare_outputs
 from guidegraph.nodes.models.model_nodes import save_model
 from guidegraph.nodes.models.model_transformers import new_dit, new_mmdit
 from guidegraph.nodes.sampling.schedule import flow
@@ -37,6 +38,7 @@ SIZE = {"noise.shape": [4, 24, 16]}
 SIZE_TEXT = (("shape: [4, 16, 16]", "shape: [4, 24, 16]"),)
 HEUN = {"scheduler.use": "scheduler.heun"}
 HEUN_TEXT = (("use: scheduler.ddim", "use: scheduler.heun"),)
+NAMED_TEXT = (("{sampler: ddim}", "{sampler: heun}"),)
 LONG = "a b c d e f g h i j " * 8
 
 
@@ -243,6 +245,32 @@ CASES = {
         mirrored_map,
         text=(("./blocks/", f"{WORKFLOWS}/blocks/"),),
     ),
+    "inpaint_128": Case(
+        "inpaint_128.yaml",
+        {"steps": 3},
+        {
+            "example": Change(),
+            "another mask": Change({"mask": PICTURES["mask"]}),
+            "other objects": Change({"objects": ["a red car", "bunny"]}),
+            "no object": Change({"objects": []}),
+            "steps and seed": Change({"steps": 5, "seed": 7}),
+            "sampler": Change({"steps": 4}, {"filled/scheduler.sampler": "heun"}, NAMED_TEXT),
+        },
+        text=(("./blocks/", f"{WORKFLOWS}/blocks/"),),
+    ),
+    "layout_to_image_128": Case(
+        "layout_to_image_128.yaml",
+        {"steps": 3},
+        {
+            "example": Change(),
+            "other objects": Change({"objects": ["a blue house", "a dog"]}),
+            "one object": Change({"objects": ["castle"], "boxes": [[0.2, 0.3, 0.8, 0.9]]}),
+            "other boxes": Change({"boxes": [[0.5, 0.5, 0.9, 0.8], [0.1, 0.6, 0.4, 0.9]]}),
+            "steps and batch": Change({"steps": 5, "batch": 2}),
+            "sampler": Change({"steps": 4}, {"image/scheduler.sampler": "heun"}, NAMED_TEXT),
+        },
+        text=(("./blocks/", f"{WORKFLOWS}/blocks/"),),
+    ),
     "checkpoint": Case(
         "checkpoints/text_to_image.yaml",
         {"steps": 3, "shape": [4, 16, 16], "prompt": "a (tiger:1.4) on grass", "negative": "b"},
@@ -348,6 +376,77 @@ def test_a_bundle_gives_the_engines_picture(
     assert difference(actual, expected) <= LEVEL
     example = bundle.run()
     assert change == "example" or example["image"].shape != actual["image"].shape or difference(actual, example) > LEVEL
+
+
+FIXED = {
+    **dict.fromkeys(
+        ("model", "planner", "scenes", "guide", "embedder", "detector", "lora"),
+        "the weights that it names are in the bundle's graphs",
+    ),
+    "site": "the graphs compute the network up to this place",
+}
+"""The parameters that a bundle of a shipped workflow fixes, and why; docs/do/headless.md lists them."""
+NOT_EXPORTED = {"text_to_image_onnx.yaml": "its denoiser is a bundle already"}
+SHIPPED = sorted(
+    path.relative_to(WORKFLOWS).as_posix() for folder in ("", "fast") for path in (WORKFLOWS / folder).glob("*.yaml")
+)
+CHANGED: Mapping[str, Any] = {
+    "batch": 3,
+    "boxes": [[0.5, 0.5, 0.9, 0.8], [0.1, 0.6, 0.4, 0.9]],
+    "every": 3,
+    "high": 500.0,
+    "label": 3,
+    "low": 100.0,
+    "negative": "a car",
+    "objects": ["a blue house", "a dog"],
+    "prompt": "a house on snow",
+    "scale": 2.5,
+    "seed": 9,
+    "sky": 2,
+    "sky_scale": 2.0,
+    "start": "picture",
+    "steps": 5,
+    "strength": 0.6,
+}
+"""A value for each input that is not a picture; those are mirrored."""
+UNREAD = {("text_or_image.yaml", "prompt")}
+"""Inputs that change nothing beside the others of `CHANGED`."""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("file", SHIPPED)
+def test_every_parameter_of_a_shipped_workflow_stays_an_input_or_is_listed(file: str, tmp_path: Path) -> None:
+    if file in NOT_EXPORTED:
+        pytest.skip(NOT_EXPORTED[file])
+    case = next((case for case in CASES.values() if case.file == file), None)
+    ready = {} if case is None or file.startswith("semantic_to_image_128") else case.ready(tmp_path)
+    workflow = load_workflow(WORKFLOWS / file, cache="off")
+    example = {"steps": 3, "batch": 2 if "class" in file else 1, **ready}
+    example = {name: value for name, value in example.items() if name in workflow.graph.params}
+    bundle = made(WORKFLOWS / file, tmp_path, **example).bundle
+    inputs, fixed = bundle.manifest.inputs, bundle.manifest.fixed
+    assert {*workflow.graph.params} == {*inputs, *fixed}
+    assert {*fixed} <= {*FIXED}
+    changed_values = {
+        name: mirror(workflow.bind(example)[name], tmp_path / f"{name}.png") if spec.type == "path" else CHANGED[name]
+        for name, spec in inputs.items()
+    }
+    kinds = {name: output.type for name, output in bundle.manifest.outputs.items()}
+    actual = bundle.run_with(changed_values)
+    expected = workflow.run(**{**example, **changed_values})
+    differences = compare_outputs(actual, expected, kinds)
+    assert all(found.fits for found in differences), differences
+    for name in inputs:
+        if (file, name) not in UNREAD:
+            other = bundle.run_with({key: value for key, value in changed_values.items() if key != name})
+            assert any(not np.array_equal(other[output], actual[output]) for output in kinds), name
+
+
+def mirror(path: Path, target: Path) -> Path:
+    """A picture from right to left."""
+    with Image.open(path) as picture:
+        ImageOps.mirror(picture).save(target)
+    return target
 
 
 def test_a_bundle_draws_noise_only_where_the_samplers_table_has_a_gain_for_it(

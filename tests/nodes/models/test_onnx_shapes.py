@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 pytest.importorskip("onnx")
 pytest.importorskip("onnxruntime")
@@ -100,6 +101,12 @@ def test_integer_times_must_be_finite_integers(tmp_path: Path, t: float) -> None
 def test_an_unused_field_of_the_condition_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"the condition has tokens, .*: name it under `inputs`, or leave it out of"):
         raw(tmp_path)(X, torch.zeros(2), Condition(tokens=TOKENS))
+
+
+def test_a_graph_is_not_traced_into_another_one(tmp_path: Path) -> None:
+    denoiser = raw(tmp_path)
+    with FakeTensorMode(), pytest.raises(ValueError, match="is a graph already, and cannot be traced into another"):
+        denoiser(torch.zeros(2, 3, 4, 6), torch.zeros(2), Condition())
 
 
 def test_halves_of_an_output_are_twice_the_channels(tmp_path: Path) -> None:
