@@ -304,7 +304,7 @@ def test_a_share_of_the_steps_has_the_rows_of_a_run(
 ) -> None:
     from safetensors.numpy import save_file
 
-    monkeypatch.setattr("guidegraph_runtime.web_page.table_rows.HIGHEST_WITH_SHARE", 12)
+    monkeypatch.setattr("guidegraph_runtime.web_page.table_rows.HIGHEST_OF_SEVERAL", 12)
     links = {"schedule.alphas_bar": "bar", "steps": "params.steps", "strength": "params.strength"}
     source = source_with(strength=Input("float", default=1.0), steps=Input("int", default=6))
     made = make_tables(source, plan_with(sampler(op, links, **settings)), ["last"])
@@ -328,3 +328,32 @@ def test_a_share_of_the_steps_has_the_rows_of_a_run(
             assert np.array_equal(np.array(found[name]["data"]).reshape(found[name]["dims"]), array), (steps, name)
     assert none == {"message": "strength: expected a number above 0 and at most 1, found 0"}
     assert more == {"message": "strength: expected a number above 0 and at most 1, found 1.5"}
+
+
+def test_a_sampler_that_is_an_input_has_tables_of_each(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from safetensors.numpy import save_file
+
+    monkeypatch.setattr("guidegraph_runtime.web_page.table_rows.HIGHEST_OF_SEVERAL", 9)
+    names = ("ddim", "dpmpp_2m", "heun", "unknown")
+    links = {"schedule.alphas_bar": "bar", "steps": "params.steps", "sampler": "params.sampler"}
+    source = source_with(sampler=Input("str", default="ddim", choices=names), steps=Input("int", default=4))
+    made = make_tables(source, plan_with(sampler("scheduler.named", links)), ["last"])
+    save_file(dict(made.arrays), tmp_path / "tables.safetensors")
+    script = """
+    import { selectRows } from "./rows.js";
+    import { readSafetensors } from "./tensors.js";
+    const bytes = readFileSync("tables.safetensors");
+    const tensors = readSafetensors(bytes.buffer.slice(bytes.byteOffset, bytes.byteOffset + bytes.length));
+    const select = ([steps, sampler]) => selectRows(given.ranges, tensors, { steps: BigInt(steps), sampler });
+    show(given.values.map((pair) => catchMessage(() => select(pair))));
+    """
+    values = [(4, "ddim"), (9, "heun"), (2, "dpmpp_2m")]
+    given = {"ranges": [asdict(item) for item in made.ranges], "values": [*values, (4, "unknown"), (10, "heun")]}
+    *selected, unknown, beyond = run_script(tmp_path, script, given)
+    for (steps, name), found in zip(values, selected, strict=True):
+        run = OPERATIONS[f"scheduler.{name}"](schedule={"alphas_bar": BAR}, steps=steps)
+        matrix = found["scheduler.scheduler.matrix"]
+        assert np.array_equal(np.array(matrix["data"]).reshape(matrix["dims"]), run["scheduler"]["matrix"])
+        assert np.array_equal(np.array(found["scheduler.steps"]["data"]), run["steps"])
+    assert unknown == {"message": "sampler: this page holds the tables of ddim, dpmpp_2m, heun, found unknown"}
+    assert beyond == {"message": "steps: this page holds the tables of 1 to 9, found 10"}

@@ -13,7 +13,8 @@ export const FILES = ["path", "image", "map"];
 export function buildFields(element, inputs, ranges) {
   const fields = new Map();
   for (const [name, input] of Object.entries(inputs)) {
-    const range = ranges.find((item) => item.input === name) ?? null;
+    const own = ranges.filter((item) => item.input === name);
+    const range = own.length ? { low: Math.min(...own.map(({ low }) => low)), high: Math.max(...own.map(({ high }) => high)) } : null;
     const label = document.createElement("label");
     label.htmlFor = `input-${name}`;
     label.textContent = name;

@@ -8,19 +8,26 @@ import { PageError, countElements } from "./tensors.js";
  * ranges: in page.json, each with the parameter that chooses its values ("" for none), its range, and the names of the
  * values; with a share, a parameter that is the share of the steps to take, each number of steps has values of its own.
  * tensors: of tables.safetensors, as NAME, PARAMETER=VALUE/NAME, or PARAMETER*SHARE/NAME with the different rows, /index
- * with the rows of all tables and /starts with the start of each. values: of the run's parameters.
+ * with the rows of all tables and /starts with the start of each; those for a word of a choice begin with CHOICE=WORD/.
+ * values: of the run's parameters.
  */
 export function selectRows(ranges, tensors, values) {
   const selected = {};
-  for (const { input, share, low, high, names, scalar } of ranges) {
+  for (const { input, share, low, high, names, scalar, choice, value } of ranges) {
+    if (choice) {
+      const words = ranges.filter((range) => range.choice === choice).map((range) => range.value);
+      if (!words.includes(values[choice])) throw new PageError(`${choice}: this page holds the tables of ${words.join(", ")}, found ${values[choice]}`);
+      if (values[choice] !== value) continue;
+    }
+    const prefix = choice ? `${choice}=${value}/` : "";
     if (input) checkRange(input, values[input], low, high);
     if (share) {
       const kept = countKept(share, Number(values[input]), values[share]);
       let number = kept - 1; // of the table: before it are those of fewer steps, from `low` on
       for (let steps = low; steps < values[input]; steps++) number += steps;
-      for (const name of names) selected[name] = takeRows(tensors, `${input}*${share}/${name}`, number, scalar.includes(name));
+      for (const name of names) selected[name] = takeRows(tensors, `${prefix}${input}*${share}/${name}`, number, scalar.includes(name));
     } else {
-      for (const name of names) selected[name] = tensors[input ? `${input}=${values[input]}/${name}` : name];
+      for (const name of names) selected[name] = tensors[prefix + (input ? `${input}=${values[input]}/${name}` : name)];
     }
   }
   return selected;
