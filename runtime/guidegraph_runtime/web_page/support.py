@@ -107,9 +107,6 @@ def find_operation_problems(plan: Sequence[Operation], read_file: Callable[[str]
 
 def _find_setting_problems(operation: Operation, read_file: Callable[[str], bytes]) -> Iterator[str]:
     settings = operation.settings
-    for name in ("seed", "label"):
-        if isinstance(settings.get(name), list):
-            yield f"'{name}' is a list, and a page takes one number"
     if operation.op != "text.tokenize":
         return
     if settings.get("weighted"):

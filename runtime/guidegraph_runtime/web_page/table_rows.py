@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,19 +25,27 @@ from guidegraph_runtime.web_page.support import (
 
 Array = NDArray[Any]
 
-HIGHEST, HIGHEST_WITH_SHARE, MAX_DEFAULT = 100, 50, 1000
-"""Tables go up to the first value of an input, to the second where they also depend on a share of it, or to its default
-if that is more, but never beyond the third (with a share, the first)."""
+HIGHEST, HIGHEST_OF_SEVERAL, MAX_DEFAULT = 100, 50, 1000
+"""Tables go up to the first value of an input, to the second where they also depend on a share of it or on a choice, or
+to its default if that is more, but never beyond the third (with those, the first)."""
 SHARE = "strength"
 """The setting of samplers and levels that is the share of the steps to take, of which only their number counts."""
+
+
+class TableKey(NamedTuple):
+    """The inputs that tables are for, "" for none: an integer, a share of it, and a choice among words."""
+
+    input: str = ""
+    share: str = ""
+    choice: str = ""
 
 
 @dataclass(frozen=True)
 class TableRange:
     """Values that depend on an input: its range, both ends included, and the names of the values that it selects.
 
-    input: "" for values that depend on none. share: the input that is a share of it, or "".
-    stacked: whether each of the names, if there is a share, has a row for each step.
+    input: "" for values that depend on none. share: the input that is a share of it, or "". scalar: those of the names,
+    if there is a share, whose values have no axis. choice: the input that has to be `value` for these values, or "".
     """
 
     input: str
@@ -45,20 +53,19 @@ class TableRange:
     high: int
     names: tuple[str, ...]
     share: str = ""
-    stacked: tuple[bool, ...] = ()
-
-    @property
-    def key(self) -> str:
-        """The prefix of the names of its arrays."""
-        return f"{self.input}*{self.share}" if self.share else self.input
+    scalar: tuple[str, ...] = ()
+    choice: str = ""
+    value: str = ""
 
 
 @dataclass(frozen=True)
 class PageTables:
     """The operations that are left to the page, and the tables of the others.
 
-    arrays: as NAME without an input, as INPUT=VALUE/NAME with one. With a share, INPUT*SHARE/NAME has the different
-    rows of all tables, and INPUT*SHARE/NAME/index the rows of each, for each value and each number of steps up to it.
+    arrays: as NAME without an input, as INPUT=VALUE/NAME with one, and CHOICE=WORD/… for a word of a choice. With a
+    share there are tables for each value and each number of steps up to it: INPUT*SHARE/NAME has their different rows,
+    INPUT*SHARE/NAME/index the rows of all tables in turn, and INPUT*SHARE/NAME/starts where each table begins there,
+    and the end.
     """
 
     plan: Sequence[Operation]
@@ -80,13 +87,12 @@ class PlanSource:
 class PlanSplit:
     """A plan, split into the operations that are tabulated and those that are left to the page.
 
-    reads: the inputs, none or one and a share of it, of each operation that is tabulated, by node. problems: why the
-    page cannot compute some operation.
+    reads: the inputs of each operation that is tabulated, by node. problems: why the page cannot compute the others.
     """
 
     tabulated: list[Operation] = field(default_factory=list)
     kept: list[Operation] = field(default_factory=list)
-    reads: dict[str, tuple[str, str]] = field(default_factory=dict)
+    reads: dict[str, TableKey] = field(default_factory=dict)
     problems: list[str] = field(default_factory=list)
 
 
@@ -101,48 +107,45 @@ def split_plan(source: PlanSource, plan: Sequence[Operation]) -> PlanSplit:
             split.kept.append(operation)
             continue
         inputs = frozenset[str]().union(*(depends[name] for name in names))
-        problem, pair = _find_pair(source, operation, inputs, split.tabulated)
+        problem, key = _find_key(source, operation, inputs, split.tabulated)
         if problem:
             split.problems.append(f"{operation.node} ({operation.op}) {problem}")
         split.tabulated.append(operation)
-        split.reads[operation.node] = pair
+        split.reads[operation.node] = key
         depends |= dict.fromkeys(operation.outputs, inputs)
     split.problems += find_operation_problems(split.kept, source.read_file)
     return split
 
 
-def _find_pair(
+def _find_key(
     source: PlanSource, operation: Operation, inputs: frozenset[str], before: Sequence[Operation]
-) -> tuple[str, tuple[str, str]]:
-    """Why an operation cannot be tabulated, or "", and the input and share that its tables are for."""
+) -> tuple[str, TableKey]:
+    """Why an operation cannot be tabulated, or "", and the inputs that its tables are for."""
     shares = {
         name
         for name in inputs
         if source.inputs[name].type == "float" and all(_reads_as_share(item, name) for item in (*before, operation))
     }
-    counts = inputs - shares
-    if len(counts) > 1 or len(shares) > 1 or (shares and not counts):
-        wanted = ", ".join(sorted(inputs))
+    words = {name for name in inputs if source.inputs[name].type == "str" and source.inputs[name].choices}
+    counts = inputs - shares - words
+    if len(counts) > 1 or len(shares | words) > 1 or (shares and not counts):
         return (
-            f"depends on the inputs {wanted}, and a page has its results for each value of one integer and each "
-            f"{SHARE} of it: write the other values into the workflow",
-            ("", ""),
-        )
+            f"depends on the inputs {', '.join(sorted(inputs))}, and a page has its results for each value of one "
+            f"integer, with one choice among words or each {SHARE}: write the other values into the workflow"
+        ), TableKey()
     for name in counts:
         spec = source.inputs[name]
         if spec.type != "int" or not isinstance(spec.default, int):
             return (
                 f"depends on the input {name}, and a page has its results for each value of an integer with a "
-                f"default: write the value of {name} into the workflow",
-                ("", ""),
-            )
-        if spec.default > (most := HIGHEST if shares else MAX_DEFAULT):
+                f"default: write the value of {name} into the workflow"
+            ), TableKey()
+        if spec.default > (most := HIGHEST if shares | words else MAX_DEFAULT):
             return (
                 f"is computed for each value of the input {name}, up to its default, {spec.default}: give it a "
-                f"default of at most {most}, or write its value into the workflow",
-                ("", ""),
-            )
-    return "", (next(iter(counts), ""), next(iter(shares), ""))
+                f"default of at most {most}, or write its value into the workflow"
+            ), TableKey()
+    return "", TableKey(*(next(iter(names), "") for names in (counts, shares, words)))
 
 
 def _reads_as_share(operation: Operation, name: str) -> bool:
@@ -156,10 +159,9 @@ def find_table_problems(source: PlanSource, plan: Sequence[Operation], outputs: 
     """Why the page cannot run a plan. outputs: the names of the values that it shows."""
     split = split_plan(source, plan)
     problems = [*split.problems]
-    for (name, share), tabulation in {} if problems else _list_tabulations(source, split, outputs).items():
-        default: Any = source.inputs[name].default if name else 0
-        tables = tabulation.compute(name, share, default)
-        problems += [problem for item in tabulation.names if (problem := _number_problem(item, tables[-1][item]))]
+    for key, tabulation in {} if problems else _list_tabulations(source, split, outputs).items():
+        table = tabulation.compute(key, tabulation.default_of(key.input), tabulation.default_of(key.choice))[-1]
+        problems += [problem for item in tabulation.names if (problem := _number_problem(item, table[item]))]
     return problems
 
 
@@ -174,26 +176,24 @@ def make_tables(source: PlanSource, plan: Sequence[Operation], outputs: Sequence
     split = split_plan(source, plan)
     ranges: list[TableRange] = []
     arrays: dict[str, Array] = {}
-    for pair, tabulation in _list_tabulations(source, split, outputs).items():
-        made, values = tabulation.tabulate(*pair)
-        ranges.append(made)
-        arrays |= values
+    for key, tabulation in _list_tabulations(source, split, outputs).items():
+        for made, values in tabulation.tabulate(key):
+            ranges.append(made)
+            arrays |= values
     return PageTables(split.kept, ranges, arrays)
 
 
-def _list_tabulations(
-    source: PlanSource, split: PlanSplit, outputs: Sequence[str]
-) -> dict[tuple[str, str], _Tabulation]:
-    """What is tabulated for each input and share of it; for none, with the constants of the plan."""
+def _list_tabulations(source: PlanSource, split: PlanSplit, outputs: Sequence[str]) -> dict[TableKey, _Tabulation]:
+    """What is tabulated for each key; for none, with the constants of the plan."""
     needed = {*outputs}.union(*map(_reads_with_flags, split.kept))
     tabulations = {}
-    for pair in dict.fromkeys([("", ""), *split.reads.values()]):
-        operations = [item for item in split.tabulated if {*split.reads[item.node]} <= {"", *pair}]
-        own = [item for item in operations if split.reads[item.node] == pair]
+    for key in dict.fromkeys([TableKey(), *split.reads.values()]):
+        operations = [item for item in split.tabulated if {*split.reads[item.node]} <= {"", *key}]
+        own = [item for item in operations if split.reads[item.node] == key]
         names = needed.intersection(output for item in own for output in item.outputs)
-        names |= set() if pair[0] else needed & source.tables.keys()
-        if names or pair[0]:
-            tabulations[pair] = _Tabulation(source, operations, split.kept, tuple(sorted(names)))
+        names |= set() if any(key) else needed & source.tables.keys()
+        if names or any(key):
+            tabulations[key] = _Tabulation(source, operations, split.kept, tuple(sorted(names)))
     return tabulations
 
 
@@ -206,18 +206,40 @@ class _Tabulation:
     kept: Sequence[Operation]
     names: tuple[str, ...]
 
-    def tabulate(self, name: str, share: str) -> tuple[TableRange, dict[str, Array]]:
+    def default_of(self, name: str) -> Any:
+        """The default of an input; None without one."""
+        return self.source.inputs[name].default if name else None
+
+    def tabulate(self, key: TableKey) -> Iterator[tuple[TableRange, dict[str, Array]]]:
+        """The ranges and arrays for each word of a choice, without those that the graphs do not take."""
+        chosen = self.default_of(key.choice)
+        for word in (self.source.inputs[key.choice].choices or ()) if key.choice else (None,):
+            try:
+                made, arrays = self._tabulate(key, word)
+            except (BundleError, GuardError):
+                if word == chosen:
+                    raise
+                continue
+            prefix = f"{key.choice}={word}/" if key.choice else ""
+            value = str(word) if key.choice else ""
+            yield (
+                replace(made, choice=key.choice, value=value),
+                {f"{prefix}{name}": array for name, array in arrays.items()},
+            )
+
+    def _tabulate(self, key: TableKey, word: Any) -> tuple[TableRange, dict[str, Array]]:
         """The values for each valid value of an input around its default, and for each share of it."""
+        name, share, _ = key
         if not name:
-            (table,) = self.compute("", "", 0)
+            (table,) = self.compute(key, None, word)
             return TableRange("", 0, 0, self.names), {item: _to_array(table[item]) for item in self.names}
-        default: Any = self.source.inputs[name].default
-        tables = {default: self.compute(name, share, default)}
-        highest = HIGHEST_WITH_SHARE if share else HIGHEST
+        default = self.default_of(name)
+        tables = {default: self.compute(key, default, word)}
+        highest = HIGHEST_OF_SEVERAL if share or key.choice else HIGHEST
         for values in (range(default - 1, 0, -1), range(default + 1, highest + 1)):
             for value in values:
                 try:
-                    tables[value] = self.compute(name, share, value)
+                    tables[value] = self.compute(key, value, word)
                 except (BundleError, GuardError):  # this value and those beyond are refused, as in any other run
                     break
         low, high = min(tables), max(tables)
@@ -229,28 +251,26 @@ class _Tabulation:
             }
             return TableRange(name, low, high, self.names), arrays
         in_order = [table for value in range(low, high + 1) for table in tables[value]]
-        counts = [kept for value in range(low, high + 1) for kept in range(1, value + 1)]
-        stacked: list[bool] = []
+        scalar = tuple(item for item in self.names if not np.ndim(in_order[0][item]))
         arrays = {}
         for item in self.names:
-            values_of_item = [_to_array(table[item]) for table in in_order]
-            stacked.append(all(v.ndim and len(v) == count for v, count in zip(values_of_item, counts, strict=True)))
-            rows, index = _share_rows(values_of_item if stacked[-1] else [value[None] for value in values_of_item])
-            arrays |= {f"{name}*{share}/{item}": rows, f"{name}*{share}/{item}/index": index}
-        return TableRange(name, low, high, self.names, share, tuple(stacked)), arrays
+            rows = [np.atleast_1d(_to_array(table[item])) for table in in_order]
+            different, index = _share_rows(rows)
+            path = f"{name}*{share}/{item}"
+            starts = np.cumsum([0, *map(len, rows)]).astype(np.int32)
+            arrays |= {path: different, f"{path}/index": index, f"{path}/starts": starts}
+        return TableRange(name, low, high, self.names, share, scalar), arrays
 
-    def compute(self, name: str, share: str, value: int) -> list[Values]:
-        """The results with a value of an input; with a share, for 1 to that many steps.
+    def compute(self, key: TableKey, value: Any, word: Any) -> list[Values]:
+        """The results with a value of the input and a word of the choice; with a share, for 1 to that many steps.
 
         Raises ``GuardError`` if a part was traced with others.
         """
         results = []
-        for kept in range(1, value + 1) if share else (value,):
+        for kept in range(1, value + 1) if key.share else (value,):
             plan_values = Values(self.source.tables)
-            if name:
-                plan_values[PARAMS + name] = value
-            if share:
-                plan_values[PARAMS + share] = kept / value
+            given = {key.input: value, key.choice: word, key.share: kept / value if key.share else None}
+            plan_values |= {PARAMS + name: item for name, item in given.items() if name}
             PlanRun(self.source.location, refuse_part, self.source.read_file, plan_values).run(self.operations)
             for operation in walk_operations(self.kept):
                 if operation.op == "part":
@@ -262,7 +282,7 @@ class _Tabulation:
 def _share_rows(values: Sequence[Array]) -> tuple[Array, Array]:
     """The different rows of several arrays, and the rows of each of them, one after the other."""
     every = np.concatenate(values)
-    as_bytes = np.ascontiguousarray(every).reshape(len(every), -1).view(np.uint8).reshape(len(every), -1)
+    as_bytes = every.reshape(len(every), -1).view(np.uint8)
     _, first, index = np.unique(as_bytes, axis=0, return_index=True, return_inverse=True)
     return every[first], index.reshape(-1).astype(np.int32)
 

@@ -105,7 +105,8 @@ def write_page(folder: Path, web: OnnxruntimeWeb) -> Page:
     text = json.dumps(_page_json(manifest, bundle.digest, page, outputs, web, listing), indent=1, ensure_ascii=False)
     write_text(folder / PAGE, text + "\n")
     sizes = {name: item["size"] for name, item in listing.items()}
-    return Page(sizes, {item.input: (item.low, item.high) for item in page.ranges if item.input})
+    widest = sorted(page.ranges, key=lambda item: item.high)
+    return Page(sizes, {item.input: (item.low, item.high) for item in widest if item.input})
 
 
 def _page_json(

@@ -77,6 +77,29 @@ def test_seeds_that_do_not_fit_are_refused_as_in_the_runtime(tmp_path: Path) -> 
     assert beyond["message"].endswith(f"found {2**64}")
 
 
+def test_a_list_has_a_seed_or_a_label_for_each_picture(tmp_path: Path) -> None:
+    script = """
+    import { OPERATIONS } from "./operations.js";
+    const draw = (seed, batch) => catchMessage(() => OPERATIONS["noise.gaussian"]({ seed, shape: [5], batch }));
+    const label = (label, batch) => catchMessage(() => OPERATIONS["label.constant"]({ label, batch, classes: 9 }));
+    show([draw([7n, 2n ** 64n - 1n], 1n), draw([7n, 1n], 3n), draw([1n, 2n ** 64n], 2n), draw([], 1n),
+      label([3n, 8n], 2n), label([3n, 8n], 3n), label([3n, 9n], 2n), label([], null)]);
+    """
+    drawn, *refused = run_script(tmp_path, script)
+    expected = OPERATIONS["noise.gaussian"](seed=[7, 2**64 - 1], shape=[5])["out"]
+    assert np.array_equal(np.array(drawn["data"], np.float32).reshape(drawn["dims"]), expected)
+    labels = refused.pop(3)
+    assert (labels["dims"], labels["data"]) == ([2], ["3", "8"])
+    assert [problem["message"] for problem in refused] == [
+        "2 seeds cannot fill a batch of 3",
+        f"a seed is from 0 to 2⁶⁴ − 1, found {2**64}",
+        "0 seeds cannot fill a batch of 0",
+        "2 labels do not make a batch of 3: give one label, or a list with one for each picture",
+        "the classes are 0 … 8, found label 9",
+        "0 labels do not make a batch of 1: give one label, or a list with one for each picture",
+    ]
+
+
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
@@ -160,6 +183,38 @@ def test_a_loop_over_a_number_runs_that_often_and_not_less_than_0_times(tmp_path
         {"message": "sample (loop): expected 0 or more iterations, found -1"},
         {"message": "sample (loop): expected 0 or more iterations, found -2"},
     ]
+
+
+def test_lists_are_items_of_a_loop_and_a_batch_of_a_graph(tmp_path: Path) -> None:
+    script = """
+    const plan = [{ op: "part", node: "encode", in: { label: "label" }, out: ["y"] }];
+    const mixed = [1n, 2n ** 63n];
+    const items = await read([loop("params.n")], { "params.n": [7n, 3n, 5n] }, "all");
+    show([items, await read(plan, { label: [4n, 2n] }, "y"), toTensor([1n, 2.5]), toTensor(mixed)]);
+    """
+    all_items, given, numbers, large = run_script(tmp_path, RUN + 'import { toTensor } from "./tensors.js";' + script)
+    assert all_items == {"dtype": "int64", "dims": [3], "data": ["7", "3", "5"]}
+    assert given == {"dtype": "int64", "dims": [2], "data": ["4", "2"]}
+    assert numbers == {"dtype": "float64", "dims": [2], "data": [1, 2.5]}
+    assert large == {"dtype": "uint64", "dims": [2], "data": ["1", str(2**63)]}
+
+
+def test_noise_of_one_sample_is_not_repeated_for_several(tmp_path: Path) -> None:
+    script = """
+    import { OPERATIONS } from "./operations.js";
+    const dtypes = Object.entries({ x: "float32", label: "int64" });
+    parts.step = { inputs: dtypes.map(([name, dtype]) => ({ name, dtype, dims: ["batch"] })) };
+    const plan = [{ op: "part", node: "step", in: { x: "x", label: "label" }, out: ["y"] }];
+    const draw = OPERATIONS["noise.gaussian"];
+    const noise = (batch) => ({ ...draw({ seed: 1n, shape: [1], batch }), dims: [Number(batch)] });
+    const results = [];
+    for (const batch of [1n, 2n]) results.push(await read(plan, { x: noise(batch), label: [4n, 2n] }, "y"));
+    show(results);
+    """
+    refused, drawn = run_script(tmp_path, RUN + script)
+    message = "step (part): 'x' is the noise of one sample where another value has 2: make the batch 2"
+    assert refused == {"message": message}
+    assert drawn["data"] == ["4", "2"]
 
 
 def test_a_graph_is_given_no_number_out_of_the_bounds_of_its_input(tmp_path: Path) -> None:
@@ -381,9 +436,10 @@ def test_an_error_of_onnxruntime_names_the_graph(tmp_path: Path, thrown: str, re
 def test_inputs_may_have_the_names_of_a_form_s_properties_and_buttons(tmp_path: Path) -> None:
     script = """
     import { buildFields, readFields } from "./form.js";
-    globalThis.document = { createElement: (tag) => ({ tag }) };
     const appended = [];
-    const fields = buildFields({ append: (...items) => appended.push(...items) }, given, []);
+    const createElement = (tag) => ({ tag, append: (...items) => appended.push(...items) });
+    globalThis.document = { createElement };
+    const fields = buildFields({ append: () => {} }, given, []);
     show([readFields(fields, given), appended.map(({ tag, type, textContent }) => [tag, type, textContent])]);
     """
     names = ["length", "draw", "action", "constructor"]

@@ -13,17 +13,21 @@ export const FILES = ["path", "image", "map"];
 export function buildFields(element, inputs, ranges) {
   const fields = new Map();
   for (const [name, input] of Object.entries(inputs)) {
-    const range = ranges.find((item) => item.input === name) ?? null;
+    const own = ranges.filter((item) => item.input === name);
+    const range = own.length ? { low: Math.min(...own.map(({ low }) => low)), high: Math.max(...own.map(({ high }) => high)) } : null;
     const label = document.createElement("label");
     label.htmlFor = `input-${name}`;
     label.textContent = name;
     const field = makeField(input, range);
     field.id = label.htmlFor;
+    const group = Object.assign(document.createElement("div"), { className: field.type === "textarea" || isList(input) ? "field wide" : "field" });
     const help = document.createElement("p");
     help.className = "help";
-    const lines = isList(input) ? "one on each line" : "";
-    help.textContent = [input.help, lines, range ? `${range.low} to ${range.high}` : describeBounds(input.bounds ?? {}).trim()].filter(Boolean).join("; ");
-    element.append(label, field, help);
+    const hint = isList(input) ? "one on each line" : FILES.includes(input.type) ? "choose one, or drop one on it" : "";
+    const bounds = range ? `${range.low} to ${range.high}` : describeBounds(input.bounds ?? {}).trim().replace(/^of /, "");
+    help.textContent = [input.help, hint, bounds].filter(Boolean).join("; ");
+    group.append(label, field, help);
+    element.append(group);
     if (FILES.includes(input.type)) help.before(makePreview(field, input.default));
     fields.set(name, field);
   }

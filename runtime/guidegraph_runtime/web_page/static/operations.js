@@ -13,19 +13,22 @@ const MAX_LABEL = 2n ** 63n - 1n;
 /** Each takes its inputs and settings by name, and `note`, which shows a remark; it returns a value or several by name. */
 export const OPERATIONS = {
   "noise.gaussian": ({ like = null, index = null, seed = 0n, shape = null, batch = 1n }) => {
-    const count = like && like.dims[0] !== 1 ? like.dims[0] : readCount("batch", batch);
     const sizes = like ? like.dims.slice(1) : shape.map((side, i) => readCount(`shape[${i}]`, side));
     const size = countElements(sizes);
+    const seeds = Array.isArray(seed) ? seed.map((item, i) => readInteger(`seed[${i}]`, item, 0)) : null;
+    let count = like && like.dims[0] !== 1 ? like.dims[0] : readCount("batch", batch);
+    if (seeds && count === 1) count = seeds.length;
+    if (seeds && (!count || count !== seeds.length)) throw new PageError(`${seeds.length} seeds cannot fill a batch of ${count}`);
     checkElements(count * size);
-    const first = readInteger("seed", seed, 0);
-    const last = first + BigInt(count) - 1n;
+    const first = seeds ? 0n : readInteger("seed", seed, 0);
+    const last = seeds ? seeds.reduce((a, b) => (a > b ? a : b)) : first + BigInt(count) - 1n;
     if (last >= SEED_LIMIT) throw new PageError(`a seed is from 0 to 2⁶⁴ − 1, found ${last}`);
     const draw = index === null ? null : Number(readInteger("index", index, 0));
     const noise = zeros(like?.dtype === "float64" ? "float64" : "float32", [count, ...sizes]);
     for (let i = 0; i < count; i++) {
-      noise.data.set(gaussian(first + BigInt(i), size, draw), i * size);
+      noise.data.set(gaussian(seeds ? seeds[i] : first + BigInt(i), size, draw), i * size);
     }
-    return noise;
+    return { ...noise, isNoise: true };
   },
 
   "text.tokenize": ({ texts, tokenizer, length = null }, note) => {
@@ -41,12 +44,16 @@ export const OPERATIONS = {
   },
 
   "label.constant": ({ label, batch = null, classes = null }) => {
-    const count = batch === null ? 1 : readCount("batch", batch);
-    const index = readInteger("label", label, 0);
+    const count = batch === null ? null : readCount("batch", batch);
+    if (Array.isArray(label) && (!label.length || (count !== null && label.length !== count))) {
+      throw new PageError(`${label.length} labels do not make a batch of ${count ?? 1}: give one label, or a list with one for each picture`);
+    }
+    checkElements(count ?? 1);
+    const labels = (Array.isArray(label) ? label : Array(count ?? 1).fill(label)).map((item) => readInteger("label", item, 0));
     const last = classes === null ? MAX_LABEL : readInteger("classes", classes, 1) - 1n;
-    if (index > last) throw new PageError(`the classes are 0 … ${last}, found label ${index}`);
-    checkElements(count);
-    return { dtype: "int64", dims: [count], data: new BigInt64Array(count).fill(index) };
+    const wrong = labels.find((index) => index > last);
+    if (wrong !== undefined) throw new PageError(`the classes are 0 … ${last}, found label ${wrong}`);
+    return { dtype: "int64", dims: [labels.length], data: BigInt64Array.from(labels) };
   },
 
   "image.load": (settings) => loadPicture(settings),

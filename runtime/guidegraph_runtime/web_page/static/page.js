@@ -1,5 +1,6 @@
 // The page: a form, a worker that draws, and its pictures.
 
+import { findLayout, makeBoxEditor } from "./boxes.js";
 import { buildFields, readFields } from "./form.js";
 
 const [form, status, bar, note, pictures, draw, stop] = ["form", "status", "bar", "note", "pictures", "draw", "stop"].map((id) =>
@@ -25,6 +26,8 @@ const HANDLERS = {
       + `${threads} ${threads === 1 ? "thread" : "threads"}; bundle ${page.digest.slice(0, 12)}`
       + (checked ? "" : "; files not checked: browsers offer sha256 on https and localhost only");
     fields = buildFields(document.getElementById("fields"), page.inputs, page.tables.ranges);
+    const layout = findLayout(page.plan, fields);
+    if (layout) layout.boxes.after(makeBoxEditor(layout));
     show("ready", 0);
     setDrawing(null);
   },

@@ -64,6 +64,10 @@ export class PlanRun {
     const values = Object.fromEntries(Object.entries(inputs).map(([port, name]) => [port, this.read(name)]));
     for (const [port, bounds] of Object.entries(ranges)) checkBounds(port, bounds, toTensor(values[port]));
     const tensors = broadcast(this.parts[node].inputs, values);
+    for (const [port, { isNoise, dims: [count] = [] }] of Object.entries(values)) {
+      const due = tensors[port]?.dims[0];
+      if (isNoise && count === 1 && due > 1) throw new PageError(`'${port}' is the noise of one sample where another value has ${due}: make the batch ${due}`);
+    }
     let results;
     try {
       results = await this.call(node, tensors);
@@ -76,8 +80,8 @@ export class PlanRun {
   async loop(operation) {
     const { in: start, with: { over, item, index, next, collect, result }, body } = operation;
     const sequence = typeof over === "number" ? over : this.read(over);
-    const items = sequence?.dims?.length ? sequence : null;
-    const total = items ? items.dims[0] : countIterations(sequence);
+    const items = Array.isArray(sequence) || sequence?.dims?.length ? sequence : null;
+    const total = items ? items.length ?? items.dims[0] : countIterations(sequence);
     const collected = Object.fromEntries(Object.keys(collect).map((name) => [name, []]));
     this.update(start);
     for (let i = 0; i < total; i++) {
@@ -122,8 +126,9 @@ function countIterations(value) {
   return count;
 }
 
-/** The item of an iteration; a number keeps an axis of 1, for all samples. */
+/** The item of an iteration; a number of a tensor keeps an axis of 1, for all samples. */
 function itemOf(items, i) {
+  if (Array.isArray(items)) return items[i];
   const item = takeItem(items, i);
   return items.dims.length === 1 ? { ...item, dims: [1] } : item;
 }

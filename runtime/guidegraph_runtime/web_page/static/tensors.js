@@ -14,8 +14,13 @@ export function zeros(dtype, dims) {
   return { dtype, dims, data: new ARRAYS[dtype](countElements(dims)) };
 }
 
-/** A value of a run as a tensor: BigInt for an integer, number, boolean, or a tensor already. */
+/** A value of a run as a tensor: BigInt for an integer, number, boolean, a list of these, or a tensor already. */
 export function toTensor(value) {
+  if (Array.isArray(value)) {
+    const items = value.map(toTensor);
+    const dtype = ["float64", "uint64", "int64", "bool"].find((name) => items.some((item) => item.dtype === name)) ?? "float64";
+    return { dtype, dims: [items.length], data: ARRAYS[dtype].from(items, (item) => cast(item, dtype).data[0]) };
+  }
   if (typeof value === "bigint" && value >= 2n ** 63n) return { dtype: "uint64", dims: [], data: BigUint64Array.of(value) };
   if (typeof value === "bigint") return { dtype: "int64", dims: [], data: BigInt64Array.of(value) };
   if (typeof value === "number") return { dtype: "float64", dims: [], data: Float64Array.of(value) };

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import io
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -45,16 +46,22 @@ watcher.observe(document.querySelector('main'), {childList: true, subtree: true,
 """
 
 
-@pytest.fixture(scope="module")
-def page(tmp_path_factory: pytest.TempPathFactory, pytestconfig: pytest.Config) -> Iterator[Browser]:
-    package = install_packages(pytestconfig, NPM) / "node_modules" / "onnxruntime-web"
-    folder = tmp_path_factory.mktemp("page")
+@contextmanager
+def open_page(workflow: Path, folder: Path, config: pytest.Config) -> Iterator[Browser]:
+    """A browser with the page of a workflow, exported to a folder, as soon as it is ready."""
+    package = install_packages(config, NPM) / "node_modules" / "onnxruntime-web"
     options = ("--page", "--onnxruntime-web", package, "--no-reference", "--no-plugins")
-    result = process(["export", WORKFLOW, "-o", "site", *options], folder)
+    result = process(["export", workflow, "-o", "site", *options], folder)
     assert result.returncode == 0, result.stderr
     with serve_files(folder / "site") as site, browser(folder / "profile") as opened:
         opened.driver.get(f"{site}/")
         wait_for_status(opened, "ready")
+        yield opened
+
+
+@pytest.fixture(scope="module")
+def page(tmp_path_factory: pytest.TempPathFactory, pytestconfig: pytest.Config) -> Iterator[Browser]:
+    with open_page(WORKFLOW, tmp_path_factory.mktemp("page"), pytestconfig) as opened:
         yield opened
 
 
@@ -71,11 +78,19 @@ def wait_for_status(page: Browser, *starts: str) -> str:
     return status
 
 
+def as_list(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else [value]
+
+
 def draw(page: Browser, **values: Any) -> None:
-    """Fill in the form and press the button."""
+    """Fill in the form and press the button. A file is chosen; a list has its entries on lines of their own."""
     for name, value in values.items():
+        if isinstance(value, Path):
+            page.driver.find_element("id", f"input-{name}").send_keys(str(value))
+            continue
+        lines = [", ".join(map(str, item)) if isinstance(item, list) else str(item) for item in as_list(value)]
         script = "document.getElementById('input-' + arguments[0]).value = arguments[1]"
-        page.driver.execute_script(script, name, str(value))
+        page.driver.execute_script(script, name, "\n".join(lines))
     page.driver.find_element("id", "draw").click()
 
 
