@@ -33,6 +33,11 @@ def of_checkpoint(schedule: Schedule, *, path: Path, steps: Steps = 30, strength
     from guidegraph_runtime.samplers.sampler import SAMPLERS
     from guidegraph_runtime.tables.noise_levels import Levels, check_levels, count_kept_steps, parse_schedule
 
+    if not path.is_dir():
+        raise ValueError(
+            f"'{path}' is not a folder, and only a diffusers folder has a scheduler: wire checkpoint.sampling into "
+            "scheduler.ddim or another"
+        )
     config, index = path / "scheduler" / CONFIG, path / "model_index.json"
     pipeline = read_json(index).get("_class_name") if index.is_file() else None
     noise = parse_schedule(to_runtime(schedule))

@@ -301,3 +301,11 @@ def test_the_sigmas_of_an_unknown_flow_pipeline_are_not_guessed(tmp_path: Path) 
         ValueError, match=r"belongs to a OddPipeline, and which σ .* is not known: use scheduler\.euler"
     ):
         of_checkpoint(schedules.flow(shift=3.0), path=folder, steps=9)
+
+
+def test_a_file_and_a_folder_without_a_scheduler_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "model.safetensors").write_bytes(b"x")
+    with pytest.raises(ValueError, match=r"is not a folder, and .*: wire checkpoint\.sampling into scheduler\.ddim"):
+        of_checkpoint(schedules.scaled_linear(), path=tmp_path / "model.safetensors")
+    with pytest.raises(ValueError, match=r"there is no file '.*scheduler_config\.json': the folder is incomplete"):
+        of_checkpoint(schedules.scaled_linear(), path=tmp_path)
