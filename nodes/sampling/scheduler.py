@@ -47,11 +47,7 @@ def make_sampler_check(name: str) -> Callable[..., dict[str, str]]:
 
 for _name in SAMPLERS:
     globals()[_name] = node_from_operation(
-        f"scheduler.{_name}",
-        __name__,
-        outputs=Sampler,
-        check=make_sampler_check(_name),
-        version=2,  # `sigmas: karras` on a shifted flow ends at the shifted 1/T; a stated range is kept, if steep
+        f"scheduler.{_name}", __name__, outputs=Sampler, check=make_sampler_check(_name)
     )
 
 

@@ -80,9 +80,7 @@ WORDS: dict[str, tuple[str, ...]] = {
     "timestep_type": ("discrete", "continuous"),
     "solver_type": ("midpoint", "heun", "logrho", "bh1", "bh2"),
     "algorithm_type": ("dpmsolver", "dpmsolver++", "sde-dpmsolver", "sde-dpmsolver++", "deis"),
-    "variance_type": (
-        *("fixed_small", "fixed_small_log", "fixed_large", "fixed_large_log", "learned", "learned_range"),
-    ),
+    "variance_type": ("fixed_small", "fixed_small_log", "fixed_large", "fixed_large_log", "learned", "learned_range"),
     "prediction_type": ("epsilon", "sample", "v_prediction", "flow_prediction"),
 }
 """The values of fields that are words."""
@@ -150,6 +148,7 @@ def _visit_flow_sigmas(config: Config, noise: NoiseSchedule, steps: int) -> list
 
 def visit_subsequence(config: Config, noise: NoiseSchedule, steps: int) -> list[Level]:
     """Classes on a subsequence of the timesteps of training."""
+    _require_form(config, noise, "variance_preserving")
     table = np.exp(noise.log_ratio)
     times = np.round(_space(config, len(table), steps, lands=False))
     first = config.get("set_alpha_to_one", True) is False
@@ -158,6 +157,7 @@ def visit_subsequence(config: Config, noise: NoiseSchedule, steps: int) -> list[
 
 def visit_distilled(config: Config, noise: NoiseSchedule, steps: int) -> list[Level]:
     """LCM, which ends at σ = 0, and TCD, which ends at ᾱ_0, at the timesteps of the distillation."""
+    _require_form(config, noise, "variance_preserving")
     table = np.exp(noise.log_ratio)
     times = np.array(distillation_timesteps(len(table), config["original_inference_steps"], steps))
     last = Level.at(LANDING, 0.0) if config.name == "LCMScheduler" else Level.at(0.0, table[0])
@@ -302,12 +302,8 @@ def solve_ddim(config: Config) -> tuple[str, dict[str, Any]]:
 
 def solve_ddpm(config: Config) -> tuple[str, dict[str, Any]]:
     variances = {"fixed_small": "fixed_small", "fixed_small_log": "fixed_small", "learned_range": "learned"}
-    if (
-        config["variance_type"] == "fixed_large"
-        and config["timestep_spacing"] != "trailing"
-        and not config["steps_offset"]
-    ):
-        variances["fixed_large"] = "fixed_large"
+    if config["timestep_spacing"] != "trailing" and config["steps_offset"] == 0:
+        variances["fixed_large"] = "fixed_large"  # with a last timestep above 0, theirs adds noise after the last step
     if config["variance_type"] not in variances:
         raise config.refuse("variance_type", "use scheduler.ddpm, and set its variance")
     return "ddpm", {"variance": variances[config["variance_type"]], **_clipping(config)}
@@ -570,7 +566,7 @@ def _read_field(config: Mapping[str, Any], field: str, default: Any, path: Path)
     if isinstance(default, bool):
         return read_flag(config, field, default, path)
     if isinstance(default, int):
-        return read_integer(config, field, default, path, low=0)
+        return read_integer(config, field, default, path, low=0 if field == "steps_offset" else 1)
     if isinstance(default, float):
         return read_number(config, field, default, path) if config[field] else 0.0
     if isinstance(default, str):

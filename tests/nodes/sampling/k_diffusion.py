@@ -14,6 +14,7 @@ from typing import Literal, TypeAlias
 import numpy as np
 from numpy.polynomial import Polynomial
 from numpy.typing import NDArray
+from scipy.integrate import quad
 from scipy.stats import beta as beta_distribution
 
 Array: TypeAlias = NDArray[np.float64]
@@ -92,6 +93,29 @@ def lms(denoise: Denoise, y: Array, sigmas: Sequence[float], noises: Iterator[Ar
             weight = (integral(b) - integral(a)) / np.prod([node - other for other in other_nodes])
             y = y + weight * value
     return y
+
+
+def deis(denoise: Denoise, y: Array, sigmas: Sequence[float], noises: Iterator[Array]) -> Array:
+    """ComfyUI's: the polynomial in t through the last three slopes, integrated over σ(t) with log(1 + σ²) = ½ at² + bt.
+
+    a and b are such that σ is 0.002 at t = 0.001 and 80 at t = 1.
+    """
+    a = 2 * (math.log1p(0.002**2) / 0.001 - math.log1p(80**2)) / (0.001 - 1)
+    b = math.log1p(80**2) - a / 2
+    slopes: list[tuple[float, Array]] = []
+    for start, end in pairwise(sigmas):
+        time = [(math.sqrt(b**2 + 2 * a * math.log1p(s**2)) - b) / a for s in (start, end)]
+        slopes = [(time[0], slope(denoise, y, start)), *slopes][:3]
+        if end == 0:
+            return denoise(y, start)
+
+        def along(sigma: float, node: float, nodes: tuple[float, ...]) -> float:
+            t = (math.sqrt(b**2 + 2 * a * math.log1p(sigma**2)) - b) / a
+            return math.prod((t - other) / (node - other) for other in nodes if other != node)
+
+        nodes = tuple(node for node, _ in slopes)
+        y = y + sum(quad(along, start, end, args=(node, nodes))[0] * value for node, value in slopes)
+    raise ValueError("sigmas must end at 0")
 
 
 # Solvers that are exact for a constant x̂0 (DPM-Solver++), in λ = −log s

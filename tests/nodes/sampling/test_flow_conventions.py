@@ -15,7 +15,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from scipy.integrate import quad
 from scipy.stats import beta as beta_distribution
 
 from guidegraph.nodes.sampling import levels as grids
@@ -161,34 +160,11 @@ def lms(denoise: Any, y: Array, sigmas: Any, noises: Iterator[Array]) -> Array:
     return np.asarray(denoise(k_diffusion.lms(denoise, y, [*others, last], noises), last))
 
 
-def deis_tab(denoise: Any, y: Array, sigmas: Any, noises: Iterator[Array]) -> Array:
-    """The polynomial in t through the last three slopes, integrated over σ(t) with log(1 + σ²) = ½ at² + bt.
-
-    a and b are such that σ is 0.002 at t = 0.001 and 80 at t = 1.
-    """
-    a = 2 * (math.log1p(0.002**2) / 0.001 - math.log1p(80**2)) / (0.001 - 1)
-    b = math.log1p(80**2) - a / 2
-    slopes: list[tuple[float, Array]] = []
-    for start, end in pairwise(sigmas):
-        time = [(math.sqrt(b**2 + 2 * a * math.log1p(s**2)) - b) / a for s in (start, end)]
-        slopes = [(time[0], k_diffusion.slope(denoise, y, start)), *slopes][:3]
-        if end == 0:
-            return np.asarray(denoise(y, start))
-
-        def along(sigma: float, node: float, nodes: tuple[float, ...]) -> float:
-            t = (math.sqrt(b**2 + 2 * a * math.log1p(sigma**2)) - b) / a
-            return math.prod((t - other) / (node - other) for other in nodes if other != node)
-
-        nodes = tuple(node for node, _ in slopes)
-        y = y + sum(quad(along, start, end, args=(node, nodes))[0] * value for node, value in slopes)
-    raise ValueError("sigmas must end at 0")
-
-
 SOLVERS: dict[str, tuple[Callable[..., Array], dict[str, Any]]] = {
     "heun": (k_diffusion.heun, {}),
     "dpm2": (k_diffusion.dpm_2, {}),
     "lms": (lms, {}),
-    "deis": (deis_tab, {"polynomial": "time", "lower_order_final": False}),
+    "deis": (k_diffusion.deis, {"polynomial": "time", "lower_order_final": False}),
     "dpmpp_2m": (k_diffusion.dpmpp_2m, {}),
     "euler_ancestral": (euler_ancestral, {}),
     "dpm2_ancestral": (dpm_2_ancestral, {}),

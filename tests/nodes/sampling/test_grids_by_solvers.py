@@ -30,6 +30,10 @@ SOLVERS: dict[str, tuple[Solver, Sampler]] = {
     "dpm_2": (k_diffusion.dpm_2, samplers.dpm2),
     "dpm_2_ancestral": (k_diffusion.dpm_2_ancestral, samplers.dpm2_ancestral),
     "lms": (k_diffusion.lms, samplers.lms),
+    "deis": (
+        k_diffusion.deis,
+        lambda schedule, levels: samplers.deis(schedule, levels, polynomial="time", lower_order_final=False),
+    ),
     "dpmpp_2s_ancestral": (k_diffusion.dpmpp_2s_ancestral, samplers.dpmpp_2s_ancestral),
     "dpmpp_sde": (k_diffusion.dpmpp_sde, samplers.dpmpp_sde),
     "dpmpp_2m": (k_diffusion.dpmpp_2m, samplers.dpmpp_2m),

@@ -280,6 +280,11 @@ def test_fields_of_other_classes_change_nothing(tmp_path: Path) -> None:
         ),
         ({"_class_name": "EulerDiscreteScheduler", "steps_offset": [1]}, "'steps_offset' is"),
         ({"_class_name": "DPMSolverMultistepScheduler", "lambda_min_clipped": "low"}, "'lambda_min_clipped' is 'low'"),
+        ({"_class_name": "LCMScheduler", "original_inference_steps": 0}, "'original_inference_steps' is 0; expected"),
+        (
+            {"_class_name": "DDIMScheduler", "thresholding": True, "dynamic_thresholding_ratio": 5.0},
+            r"sets what scheduler\.ddim does not take: threshold: expected",
+        ),
         ({"_class_name": "FlowMatchEulerDiscreteScheduler"}, "samples on a flow, and this schedule is a variance-pres"),
     ],
 )
@@ -295,9 +300,26 @@ def test_a_start_in_the_middle_that_diffusers_gets_wrong_is_refused(name: str, t
         of_checkpoint(schedules.scaled_linear(), path=folder, steps=9, strength=0.5)
 
 
+@pytest.mark.parametrize("name", ON_NOISE)
+def test_a_flow_is_refused_by_the_other_classes(name: str, tmp_path: Path) -> None:
+    folder = write_folder(tmp_path, STABLE | {"_class_name": name, "skip_prk_steps": True})
+    with pytest.raises(
+        ValueError, match=r"schedule: .* samples on a variance-preserving one, and this schedule is a flow"
+    ):
+        of_checkpoint(schedules.flow(), path=folder, steps=10)
+
+
 def test_the_sigmas_of_an_unknown_flow_pipeline_are_not_guessed(tmp_path: Path) -> None:
     folder = write_folder(tmp_path, FLOWS["Stable Diffusion 3"][1], "OddPipeline")
     with pytest.raises(
         ValueError, match=r"belongs to a OddPipeline, and which σ .* is not known: use scheduler\.euler"
     ):
         of_checkpoint(schedules.flow(shift=3.0), path=folder, steps=9)
+
+
+def test_a_file_and_a_folder_without_a_scheduler_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "model.safetensors").write_bytes(b"x")
+    with pytest.raises(ValueError, match=r"is not a folder, and .*: wire checkpoint\.sampling into scheduler\.ddim"):
+        of_checkpoint(schedules.scaled_linear(), path=tmp_path / "model.safetensors")
+    with pytest.raises(ValueError, match=r"there is no file '.*scheduler_config\.json': the folder is incomplete"):
+        of_checkpoint(schedules.scaled_linear(), path=tmp_path)
