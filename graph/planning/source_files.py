@@ -22,7 +22,7 @@ from functools import cache
 from importlib.machinery import PathFinder
 from pathlib import Path
 
-from guidegraph.graph.trust.file_checks import open_regular
+from guidegraph.graph.trust.file_checks import open_regular, read_regular
 
 OWN = "guidegraph"
 OWN_PREFIX = f"{OWN}."
@@ -178,7 +178,7 @@ def _find_distributions(unit: _Unit) -> dict[str, str]:
     records = _list_records(folder)
     named = [path for name, path in records.items() if name.partition("-")[0].lower() == top.lower()]
     start = b"\n" + os.fsencode(unit.path.relative_to(folder).as_posix()) + (b"/" if unit.is_package else b",")
-    holding = named or [path for path in records.values() if start in b"\n" + path.read_bytes()]
+    holding = named or [path for path in records.values() if start in b"\n" + read_regular(path)]
     return {path.parent.name: str(path) for path in holding}
 
 

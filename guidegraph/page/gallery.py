@@ -6,6 +6,7 @@ import difflib
 import json
 import math
 import os
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +32,8 @@ def list_runs(runs: Path) -> list[dict[str, Any]]:
     rows = []
     for folder in folders[:MAX_RUNS]:
         if (record := read_record(folder / RECORD)) is not None:
-            rows.append(describe_run(folder, record))
+            with suppress(ValueError, TypeError, RecursionError):  # of a record that another program wrote
+                rows.append(describe_run(folder, record))
     return rows
 
 

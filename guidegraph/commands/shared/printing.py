@@ -5,13 +5,13 @@ from __future__ import annotations
 import os
 import sys
 from contextlib import suppress
-from typing import IO
+from typing import IO, TextIO
 
 import typer
 
 from guidegraph_runtime.printing import visible, visible_json
 
-_reserved: IO[str] | None = None
+_reserved: TextIO | None = None
 
 
 def reserve_stdout() -> None:
@@ -24,7 +24,7 @@ def reserve_stdout() -> None:
         _reserved = kept
 
 
-def output_stream() -> IO[str]:
+def output_stream() -> TextIO:
     """The stream that commands print to."""
     return _reserved or sys.stdout
 
