@@ -131,9 +131,9 @@ def test_the_cause_of_the_end_of_a_supervised_command_is_reported(capsys: pytest
     parent.read()
     assert (parent.importing, parent.plugins, parent.code) == ("second ", ("first", "second "), None)
     imports.print_line("importing the plugin 'second' …")
-    assert not parent.named
+    assert not parent.was_named
     parent.read()
-    assert parent.named
+    assert parent.was_named
     imports.on_end("second")
     report.exits(2)
     parent.read()

@@ -144,7 +144,7 @@ def fork_command() -> ParentLink:
 class _Watch:
     """The parent's view of the command.
 
-    plugins: those imported so far. named: whether the current import was reported as slow. code: the exit code that the
+    plugins: those imported so far. was_named: whether the current import was reported as slow. code: the exit code that the
     command announced. listening: whether it reads signals from the socket.
     """
 
@@ -154,7 +154,7 @@ class _Watch:
     importing: str = ""
     since: float = 0.0
     plugins: tuple[str, ...] = ()
-    named: bool = False
+    was_named: bool = False
     code: int | None = None
     listening: bool = False
     _rest: bytes = b""
@@ -166,8 +166,8 @@ class _Watch:
             self.read()
             if received is not None and received.si_signo != signal.SIGCHLD:
                 self.pass_on(received)
-            if self.importing and not self.named and time.monotonic() - self.since > NAME_AFTER:
-                self.named = True
+            if self.importing and not self.was_named and time.monotonic() - self.since > NAME_AFTER:
+                self.was_named = True
                 print_note(format_slow_import(self.importing))
             if self.importing and time.monotonic() - self.since > self.limit:
                 os.kill(self.child, signal.SIGKILL)
@@ -199,12 +199,12 @@ class _Watch:
 
     def receive(self, kind: bytes, text: str) -> None:
         if kind == _BEGAN:
-            self.importing, self.since, self.named = text, time.monotonic(), False
+            self.importing, self.since, self.was_named = text, time.monotonic(), False
             self.plugins = (*self.plugins, text)
         elif kind == _ENDED:
             self.importing = ""
         elif kind == _NAMED:
-            self.named = True
+            self.was_named = True
         elif kind == _LISTENS:
             self.listening = text == "1"
         elif kind == _EXIT and text.isdigit():
