@@ -144,8 +144,8 @@ def fork_command() -> ParentLink:
 class _Watch:
     """The parent's view of the command.
 
-    plugins: those imported so far. was_named: whether the current import was reported as slow. code: the exit code that the
-    command announced. listening: whether it reads signals from the socket.
+    plugins: those imported so far. was_named: whether the current import was reported as slow. code: the exit code that
+    the command announced. listening: whether it reads signals from the socket.
     """
 
     child: int
