@@ -21,6 +21,7 @@ from typing import NoReturn
 
 from guidegraph.plugins.import_by_name import import_plugin_module
 from guidegraph.plugins.import_guard import REPORT_AFTER, limit_seconds
+from guidegraph.plugins.import_watch import KeepBuiltins
 from guidegraph.plugins.process_changes import Changes, compare_snapshots, record_exit_handlers, snapshot
 
 _START = "import json, sys; sys.path[:] = json.loads(sys.argv[1]); from guidegraph.plugins.audit import main; main()"
@@ -153,9 +154,11 @@ def _audit_here(plugin: AuditTarget, seconds: float, *, with_torch: bool = False
     if with_torch:
         import torch  # noqa: F401
     handlers: list[str] = []
+    builtins: list[str] = []
     before = snapshot()
     started = time.monotonic()
-    with record_exit_handlers(handlers), suppress(BaseException):  # the loader reports failures
+    # The loader reports failures.
+    with record_exit_handlers(handlers), suppress(BaseException), KeepBuiltins(builtins, "{} changed"):
         if plugin.value:
             EntryPoint(plugin.name, plugin.value, "guidegraph").load()
         else:
@@ -164,4 +167,6 @@ def _audit_here(plugin: AuditTarget, seconds: float, *, with_torch: bool = False
     changes = compare_snapshots(before, snapshot())
     if handlers:
         changes["exit handlers"] = handlers
+    if builtins:
+        changes["builtins"] = [*changes.get("builtins", []), *builtins]
     return Audit(passed, "", "torch" in sys.modules, changes)

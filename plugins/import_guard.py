@@ -62,6 +62,11 @@ def limit_seconds() -> float:
     return seconds if seconds > 0 else DEFAULT_SECONDS
 
 
+def format_slow_import(name: str) -> str:
+    """The message for an import that takes long."""
+    return f"importing the plugin '{name}' …"
+
+
 def format_timeout(name: str, seconds: float) -> str:
     """The message for an import that exceeds the limit."""
     return (
@@ -89,7 +94,7 @@ def _watch_time(name: str, imports: ImportReports, done: threading.Event) -> Non
     seconds = limit_seconds()
     if done.wait(min(REPORT_AFTER, seconds)):
         return
-    imports.print_line(f"importing the plugin '{name}' …")
+    imports.print_line(format_slow_import(name))
     if imports.abort is not None and not done.wait(max(seconds - REPORT_AFTER, 0.0)):
         imports.abort(format_timeout(name, seconds))
 

@@ -6,6 +6,7 @@ that this process cannot see, such as a call of ``os._exit``, end it.
 
 from __future__ import annotations
 
+import builtins
 import io
 import os
 import sys
@@ -65,6 +66,29 @@ def watch_import(notes: list[str]) -> Iterator[None]:
         if imported_torch:
             before |= _torch_state(sys.modules["torch"], defaults=True)
         notes += _restore_state(before)
+
+
+class KeepBuiltins:
+    """Puts back builtins that the block replaced or removed, and notes it. Those that it added stay.
+
+    It is a class, and has to be the innermost of several contexts: the others call builtins when they end.
+    text: the note, with ``{}`` for the builtin's name.
+    """
+
+    def __init__(
+        self, notes: list[str], text: str = "replaces the builtin '{}' when it is imported; it was put back"
+    ) -> None:
+        self._notes, self._text = notes, text
+
+    def __enter__(self) -> None:
+        self._before = {**builtins.__dict__}
+
+    def __exit__(self, *error: object) -> None:
+        now = builtins.__dict__
+        for name, value in self._before.items():
+            if name != "_" and now.get(name, now) is not value:
+                now[name] = value
+                self._notes.append(self._text.format(name))
 
 
 OF_TORCH = ("functions of modules", "warning filters", "exit handlers", "threads", "hooks", "Python", "torch")

@@ -21,6 +21,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from guidegraph.graph.trust.file_checks import read_regular
 from guidegraph.plugins.entry_points import list_entry_points, read_disabled_plugins, read_distribution
 from guidegraph_runtime.files.atomic_write import write_text
 from guidegraph_runtime.files.user_caches import user_cache_folder
@@ -51,7 +52,7 @@ def read_listing(kind: str, version: str) -> Any:
     try:
         if hasattr(os, "getuid") and path.stat().st_uid != os.getuid():
             return None
-        header, text = path.read_text(encoding="utf-8").split("\n", 1)
+        header, text = read_regular(path).decode().split("\n", 1)
         made = json.loads(header)
         if made["key"] != key or made["crc32"] != zlib.crc32(text.encode()):
             return None

@@ -41,7 +41,7 @@ from guidegraph.plugins.entry_points import (
 from guidegraph.plugins.failures import describe_removal, explain_failure, load_or_explain
 from guidegraph.plugins.import_by_name import import_plugin_module, package_folders
 from guidegraph.plugins.import_guard import guard_import
-from guidegraph.plugins.import_watch import record_changes, watch_import
+from guidegraph.plugins.import_watch import KeepBuiltins, record_changes, watch_import
 from guidegraph.plugins.lazy_mapping import LazyMapping
 from guidegraph.plugins.observers import make_observers
 from guidegraph.plugins.previews import make_preview
@@ -266,7 +266,7 @@ class PluginManager:
             self._check_namespace(entry.name)
             check_requirement(entry, self._versions[OWN_DISTRIBUTION])
             self._check_refused(entry.name)
-            with self._guard_import(entry.name, distribution, notes):
+            with self._guard_import(entry.name, distribution, notes), KeepBuiltins(notes):
                 removal = describe_removal(entry.name)
                 plugin = load_or_explain(entry.load, f"install what it needs, or {removal}", removal)
                 contribution = read_contribution(plugin, entry.name)
@@ -288,7 +288,7 @@ class PluginManager:
             is_missing = name.endswith(".py") and not Path(name).is_file()
             fix = f"name a file that exists; {takes}" if is_missing else f"install what it needs; {takes}"
             self._check_refused(name)
-            with self._guard_import(name, distribution, notes):
+            with self._guard_import(name, distribution, notes), KeepBuiltins(notes):
                 module: ModuleType = load_or_explain(
                     lambda: import_plugin_module(name), fix, describe_removal(name, self._modules)
                 )

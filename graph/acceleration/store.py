@@ -20,8 +20,10 @@ from tempfile import TemporaryDirectory
 
 from guidegraph.graph.acceleration.part import WatchedSize
 from guidegraph.graph.run_config import RunConfig
+from guidegraph.graph.trust.file_checks import read_regular
 from guidegraph_runtime.error_text import describe_error
 from guidegraph_runtime.files.atomic_write import atomic_folder, write_text
+from guidegraph_runtime.files.bounded_json import read_json
 from guidegraph_runtime.files.temporary_names import remove_stale_once
 from guidegraph_runtime.files.user_caches import user_cache_folder
 from guidegraph_runtime.machine.shortages import explain_shortage, with_shortage
@@ -140,7 +142,7 @@ class PartStore:
         if self.folder is None:
             return None
         try:
-            return Refusal(**json.loads((self.folder / key / REFUSAL).read_text(encoding="utf-8")))
+            return Refusal(**read_json(self.folder / key / REFUSAL))
         except (OSError, ValueError, TypeError):
             return None
 
@@ -166,7 +168,7 @@ class PartStore:
         if self.folder is None or not self._list_graphs(key):
             return []
         try:
-            situations = json.loads((self.folder / key / COMPARED).read_text(encoding="utf-8"))
+            situations = read_json(self.folder / key / COMPARED)
         except (OSError, ValueError):
             return []
         return situations if isinstance(situations, list) else []
@@ -211,7 +213,7 @@ def store_folder(config: RunConfig) -> Path | None:
 
 def _read_description(folder: Path) -> tuple[GraphDescription, dict[str, str]]:
     """The description of a graph, and the checksums of its files. Raises for text that is something else."""
-    stored = json.loads((folder / DESCRIPTION).read_text(encoding="utf-8"))
+    stored = read_json(folder / DESCRIPTION)
     if stored["format"] != FORMAT:
         raise ValueError(f"expected the format {FORMAT}, found {stored['format']}")
     graph = stored["graph"]
@@ -232,4 +234,5 @@ def _read_files(folder: Path, checksums: Mapping[str, str]) -> dict[str, bytes]:
 
 
 def _read_all(folder: Path) -> dict[str, bytes]:
-    return {path.name: path.read_bytes() for path in sorted(folder.iterdir()) if path.name != DESCRIPTION}
+    paths = [path for path in sorted(folder.iterdir()) if path.name != DESCRIPTION]
+    return {path.name: read_regular(path, limit="file_bytes") for path in paths}

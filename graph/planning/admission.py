@@ -24,6 +24,7 @@ from guidegraph.graph.port import Port
 from guidegraph.graph.sources import Carry, Literal, Many, Output, Param, Source, Sources
 from guidegraph.graph.types import is_tensor, takes_literal
 from guidegraph_runtime.admission import SampleCount, Shape, ShapeOnly, find_batch_problem, find_memory_problem
+from guidegraph_runtime.limits import limit_message
 from guidegraph_runtime.machine.optional_packages import install_command
 
 REFUSED = "refused"
@@ -120,6 +121,10 @@ class Extents:
         first, *remaining = call.spec.batchable
         if first not in rows:
             return
+        count = rows[first]
+        subject = f"{count.source} has {count.count:,} samples for one call"
+        if (message := limit_message("samples", count.count, subject)) is not None:
+            raise ValueError(message)
         if (reason := find_batch_problem(rows[first], [rows[name] for name in remaining if name in rows])) is not None:
             raise ValueError(reason)
 

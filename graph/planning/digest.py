@@ -2,9 +2,8 @@
 
 A digest covers the node's id and version, its distribution's version, the files and libraries that its code is made of
 (``source_files.py``), the source of the runtime, the versions of torch and Python, settings, upstream digests, device
-and dtype. A digest that begins with ``!`` is fresh in
-every run and never found in a cache: that of an impure node, of an object passed from Python, and of whatever depends
-on one.
+and dtype. A digest that begins with ``!`` is fresh in every run and never found in a cache: that of an impure node, of
+an object passed from Python, and of whatever depends on one.
 """
 
 from __future__ import annotations
@@ -27,7 +26,7 @@ from guidegraph.graph.planning.source_files import DESKTOP_FILES, find_source_fi
 from guidegraph.graph.port import Port
 from guidegraph.graph.sources import Carry, Item, Literal, Many, Output, Param, Sources
 from guidegraph.graph.trust.effects import is_written, list_companions
-from guidegraph.graph.trust.file_checks import open_regular
+from guidegraph.graph.trust.file_checks import open_regular, read_regular
 from guidegraph_runtime.limits import LimitExceeded
 
 FRESH = "!"
@@ -151,7 +150,7 @@ def library_versions() -> str:
 
 
 def source_digest(module: str) -> str:
-    """The digest of what the code of a module is made of (``find_source_files``).
+    """The digest of the files and libraries of a module's code (``find_source_files``).
 
     The code counts as it is when this is first called; data files, which nodes may read at each call, count anew.
     """
@@ -164,13 +163,27 @@ def _digest_code(module: str) -> tuple[str, tuple[tuple[str, str], ...]]:
     """The digest of a module's code and libraries, and its data files."""
     try:
         sources = find_source_files(module)
-    except OSError:
+    except (OSError, LimitExceeded):
         return fresh_digest(), ()
     if not sources.code:
         return fresh_digest(), ()
-    files = (*sources.code.items(), *sorted(sources.libraries.items()))
-    digest = digest_pairs((name, _source_file_digest(path)) for name, path in files)
-    return digest, tuple(sources.data.items())
+    code = [(name, _source_file_digest(path)) for name, path in sorted(sources.code.items())]
+    libraries = [(name, _library_digest(path)) for name, path in sorted(sources.libraries.items())]
+    return digest_pairs([*code, *libraries]), tuple(sorted(sources.data.items()))
+
+
+@cache
+def _library_digest(record: str) -> str:
+    """The digest of a library's list of files, RECORD, without what differs between equal installations.
+
+    These are compiled modules, scripts outside of the library, which name their Python, and pip's notes.
+    """
+    try:
+        lines = read_regular(record).splitlines()
+    except (OSError, LimitExceeded):
+        return fresh_digest()
+    kept = [line for line in lines if not (line.startswith(b"..") or b".dist-info/" in line or b"__pycache__" in line)]
+    return hashlib.blake2b(b"\n".join(sorted(kept)), digest_size=16).hexdigest()
 
 
 def _source_file_digest(path: str) -> str:

@@ -22,7 +22,7 @@ from functools import cache
 from importlib.machinery import PathFinder
 from pathlib import Path
 
-from guidegraph.graph.trust.file_checks import open_regular
+from guidegraph.graph.trust.file_checks import open_regular, read_regular
 
 OWN = "guidegraph"
 OWN_PREFIX = f"{OWN}."
@@ -38,7 +38,7 @@ DESKTOP_FILES = frozenset({".DS_Store", "Thumbs.db", "desktop.ini"})
 
 @dataclass
 class SourceFiles:
-    """What the code of a node is made of.
+    """The files and libraries of a node's code.
 
     code, data: paths by name; the names are the same wherever the code is installed. libraries: for each imported
     library, the files that state its version and its contents.
@@ -65,8 +65,11 @@ class _Unit:
 
 
 def find_source_files(module: str) -> SourceFiles:
-    """Find what an imported module is made of. Empty for one without files, as in a notebook. Raises ``OSError``."""
-    found, seen = SourceFiles(), set[str]()
+    """The files and libraries of an imported module. Empty for one without files, as in a notebook.
+
+    Raises ``OSError`` and ``LimitExceeded``.
+    """
+    sources, seen = SourceFiles(), set[str]()
     root = _locate(module, None, is_root=True)
     waiting = [] if root is None else [root]
     while waiting:
@@ -74,26 +77,28 @@ def find_source_files(module: str) -> SourceFiles:
         if unit.name in seen:
             continue
         seen.add(unit.name)
-        if unit != root and _is_installed(unit.path) and (versions := _find_distributions(unit)):
-            found.libraries |= versions
-            continue
+        if not unit.is_own and _is_installed(unit.path):
+            distributions = _find_distributions(unit)
+            sources.libraries |= distributions
+            if distributions and unit != root:
+                continue
         code, data = _list_package(str(unit.path)) if unit.is_package else ({unit.path.name: str(unit.path)}, {})
-        found.code |= {f"{unit.name}/{name}": path for name, path in code.items()}
+        sources.code |= {f"{unit.name}/{name}": path for name, path in code.items()}
         if unit.is_own:
             continue
-        found.data |= {f"{unit.name}/{name}": path for name, path in data.items()}
+        sources.data |= {f"{unit.name}/{name}": path for name, path in data.items()}
         beside = None if _is_installed(unit.path) else unit.path.parent
         for path in code.values():
             if not path.endswith(".py"):  # a compiled module
                 continue
             names, strings = _read_source(path, with_strings=not unit.is_package)
             if not unit.is_package and beside is not None:
-                found.data |= {f"{unit.name}/{name}": file for name, file in _find_named_files(unit.path, strings)}
-            for name in names:
+                sources.data |= {f"{unit.name}/{name}": file for name, file in _find_named_files(unit.path, strings)}
+            for name in sorted(names):
                 used = _locate(_resolve(name, unit), beside)
                 if used is not None and used.name not in seen:
                     waiting.append(used)
-    return found
+    return sources
 
 
 def _resolve(name: str, unit: _Unit) -> str:
@@ -151,7 +156,7 @@ def _find_file(name: str, beside: Path | None) -> Path | None:
 def _search_path(package: str) -> list[str]:
     loaded = sys.modules.get(package)
     if loaded is not None:
-        return list(getattr(loaded, "__path__", ()))
+        return list(getattr(loaded, "__candidate_", ()))
     parent = package.rpartition(".")[0]
     spec = PathFinder.find_spec(package, _search_path(parent)) if parent else importlib.util.find_spec(package)
     return list(spec.submodule_search_locations or ()) if spec is not None else []
@@ -176,9 +181,9 @@ def _find_distributions(unit: _Unit) -> dict[str, str]:
     top = unit.name.partition(".")[0]
     folder = next(parent for parent in unit.path.parents if parent.name in ("site-packages", "dist-packages"))
     records = _list_records(folder)
-    named = [path for name, path in records.items() if name.partition("-")[0].lower() == top.lower()]
+    of_that_name = [path for name, path in records.items() if name.partition("-")[0].lower() == top.lower()]
     start = b"\n" + os.fsencode(unit.path.relative_to(folder).as_posix()) + (b"/" if unit.is_package else b",")
-    holding = named or [path for path in records.values() if start in b"\n" + path.read_bytes()]
+    holding = of_that_name or [path for path in records.values() if start in b"\n" + read_regular(path)]
     return {path.parent.name: str(path) for path in holding}
 
 
@@ -258,7 +263,7 @@ def _find_named_files(path: Path, strings: set[str]) -> Iterator[tuple[str, str]
     """The files beside a Python file that its strings name: as a path, a folder, a suffix or a pattern."""
     folder = path.parent
     present = set(os.listdir(folder))
-    for text in strings:
+    for text in sorted(strings):
         if FILE_PATTERN.fullmatch(text):
             candidates = fnmatch.filter(present, text)
         elif text.startswith(".") and path.stem + text in present:
@@ -267,7 +272,7 @@ def _find_named_files(path: Path, strings: set[str]) -> Iterator[tuple[str, str]
             name = os.path.normpath(text)
             candidates = [name] if text.partition("/")[0] in present and name.split(os.sep)[0] in present else []
         for name in candidates:
-            named = os.path.join(folder, name)
-            for file in sorted(_walk(named, frozenset())) if os.path.isdir(named) else [named]:
+            candidate = os.path.join(folder, name)
+            for file in sorted(_walk(candidate, frozenset())) if os.path.isdir(candidate) else [candidate]:
                 if os.path.isfile(file):
                     yield os.path.relpath(file, folder).replace(os.sep, "/"), file

@@ -7,6 +7,7 @@ import sys
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from itertools import pairwise
 from typing import TYPE_CHECKING, NoReturn
 
@@ -29,7 +30,7 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
             _main(args)
         from guidegraph.commands.shared.supervised import run_supervised
 
-        run_supervised(_main, args, _plugin_modules(args), "--no-plugins" not in args)
+        run_supervised(partial(_main, reserve=True), args, _plugin_modules(args), "--no-plugins" not in args)
 
 
 @contextmanager
@@ -42,7 +43,8 @@ def _exit_if_interrupted() -> Iterator[None]:
         raise SystemExit(130) from None
 
 
-def _main(args: list[str]) -> NoReturn:
+def _main(args: list[str], *, reserve: bool = False) -> NoReturn:
+    """Run one command. reserve: keep stdout for the JSON of a built-in command, in a process that is the command's."""
     from guidegraph.graph.memory.pause_collector import pause_for_import
 
     with _exit_if_interrupted(), pause_for_import():
@@ -58,14 +60,14 @@ def _main(args: list[str]) -> NoReturn:
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     try:
         with end_on_sigterm(), exit_on_error(tracebacks):
-            _start(args, app)
+            _start(args, app, reserve)
         code = 0
     except SystemExit as ended:
         code = ended.code if isinstance(ended.code, int) else 0 if ended.code is None else 1
     raise SystemExit(flush_output(code))
 
 
-def _start(args: Sequence[str], app: typer.Typer) -> None:
+def _start(args: Sequence[str], app: typer.Typer, reserve: bool) -> None:
     """Run a built-in command or one of a plugin."""
     from guidegraph.commands.shared.errors import check_names
 
@@ -76,6 +78,10 @@ def _start(args: Sequence[str], app: typer.Typer) -> None:
         from guidegraph.plugins.selection import PluginSelection
 
         add_plugin_commands(PluginSelection(_plugin_modules(args), "--no-plugins" not in args), app)
+    elif reserve and ("--json" in args or _command(args) == "schema"):
+        from guidegraph.commands.shared.printing import reserve_stdout
+
+        reserve_stdout()
     app(args, prog_name="guidegraph")
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json as jsonlib
-import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -16,7 +15,7 @@ import typer
 from guidegraph.commands.shared import options
 from guidegraph.commands.shared.accelerate import Accelerate, AcceleratedCommand
 from guidegraph.commands.shared.errors import FAILED, argument_problem
-from guidegraph.commands.shared.printing import print_json, print_note, print_text
+from guidegraph.commands.shared.printing import output_stream, print_json, print_note, print_text
 from guidegraph.commands.shared.root import app, examples, select_plugins
 from guidegraph.graph.errors import Problem, WorkflowError
 from guidegraph_runtime.files.empty_folders import list_missing_folders, remove_empty_folders
@@ -241,7 +240,7 @@ class _Progress:
     def __init__(self, folder: Path, json: bool):
         self._folder, self._json = folder, json
         self._total, self._failed, self._last = 0, 0, time.monotonic()
-        self._out = sys.stdout  # kept, because it is redirected while Ray is connected
+        self._out = output_stream()  # kept, because it is redirected while Ray is connected
 
     def on_start(self, cells: int, missing: int) -> None:
         self._total = cells

@@ -6,7 +6,7 @@ import difflib
 import json
 import math
 import os
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +36,8 @@ def list_runs(runs: Path, before: str = "") -> dict[str, Any]:
     rows = []
     for name in older[:PAGE_SIZE]:
         if (record := read_record(runs / name / RECORD)) is not None:
-            rows.append(describe_run(runs / name, record))
+            with suppress(ValueError, TypeError, RecursionError):  # of a record that another program wrote
+                rows.append(describe_run(runs / name, record))
     following = older[PAGE_SIZE - 1] if len(older) > PAGE_SIZE else ""
     return {"runs": rows, "total": len(names), "next": following}
 

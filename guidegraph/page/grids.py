@@ -12,7 +12,6 @@ from guidegraph.graph.cancellation import CancelToken
 from guidegraph.graph.errors import Mark, Problem, WorkflowError
 from guidegraph.graph.ir import Graph
 from guidegraph.graph.run_config import RunConfig
-from guidegraph.graph.trust.file_checks import RefusedFile, open_regular
 from guidegraph.page.gallery import as_dict, as_list, describe_run, is_folder_name
 from guidegraph.plugins.manager import PluginManager
 from guidegraph.plugins.selection import PluginSelection
@@ -20,6 +19,7 @@ from guidegraph.sweep.grid import make_grid
 from guidegraph.sweep.grid_options import SEED, AxisTexts, parse_grid, parse_seeds
 from guidegraph.sweep.run import Sweep, run_sweep
 from guidegraph.sweep.sweep_folder import CELLS, SWEEP
+from guidegraph_runtime.files.bounded_json import read_json
 from guidegraph_runtime.run_json import RECORD, read_record
 
 MAX_CELLS = 100
@@ -27,7 +27,6 @@ MAX_READ = 400
 """A sweep of the command line may have more cells than one of the page."""
 MAX_LISTED = 100
 MAX_AXES = 2
-MAX_BYTES = 16 << 20
 LABEL = "grid"
 
 
@@ -112,9 +111,8 @@ def _read_description(runs: Path, folder: str) -> dict[str, Any] | None:
     if not is_folder_name(folder):
         return None
     try:
-        with open_regular(runs / folder / SWEEP) as file:
-            description = json.loads(file.read(MAX_BYTES))
-    except (OSError, RefusedFile, ValueError, RecursionError):
+        description = read_json(runs / folder / SWEEP)
+    except (OSError, ValueError):
         return None
     return description if isinstance(description, dict) else None
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import io
-import json
 import math
 import re
 from collections.abc import Collection
@@ -15,6 +14,7 @@ from guidegraph.graph.errors import Mark, Problem, WorkflowError
 from guidegraph.graph.trust.file_checks import read_regular
 from guidegraph.graph.trust.limits import LimitExceeded
 from guidegraph.nodes.table import Table, to_float
+from guidegraph_runtime.files.bounded_json import MAX_VALUES, parse_json
 
 WHOLE = re.compile(r"-?(0|[1-9][0-9]{0,17})")
 NUMBER = re.compile(r"-?((0|[1-9][0-9]*)(\.[0-9]+)?(e[+-]?[0-9]+)?|inf|Infinity)|nan|NaN")
@@ -54,17 +54,17 @@ def read_text(path: Path) -> str:
         raise Unreadable(f"cannot be read: {error}") from None
 
 
-def read_json(path: Path) -> Any:
+def read_json(path: Path, *, max_values: int = LARGEST // 8) -> Any:
     """Raises ``Unreadable``."""
     try:
-        return json.loads(read_text(path))
-    except (ValueError, RecursionError) as error:
+        return parse_json(read_text(path), max_values=max_values)
+    except ValueError as error:
         raise Unreadable(f"is not valid JSON: {error}") from None
 
 
 def read_object(path: Path) -> dict[str, Any]:
-    """Raises ``Unreadable``."""
-    data = read_json(path)
+    """Read a record. Raises ``Unreadable``."""
+    data = read_json(path, max_values=MAX_VALUES)
     if not isinstance(data, dict):
         raise Unreadable("is not a JSON object")
     return data

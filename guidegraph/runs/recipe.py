@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
@@ -19,6 +18,7 @@ from guidegraph.graph.sources import Param
 from guidegraph.graph.trust.file_checks import open_regular
 from guidegraph.graph.trust.limits import LimitExceeded
 from guidegraph.runs.outputs import to_json
+from guidegraph_runtime.files.bounded_json import parse_json
 from guidegraph_runtime.run_json import picture_text
 
 KEYWORD = "guidegraph"
@@ -116,7 +116,7 @@ def read_recipe(path: Path) -> Recipe:
         message = "this PNG carries no guidegraph workflow: only pictures that 'guidegraph run' wrote can be repeated"
         raise _picture_error(path, "no-workflow", message)
     try:
-        return _parse_recipe(json.loads(text))
+        return _parse_recipe(parse_json(text))
     except (ValueError, TypeError, KeyError, RecursionError, OSError, RuntimeError) as error:
         message = f"the workflow in this PNG cannot be read, it may come from another version: {error}"
         raise _picture_error(path, "bad-workflow", message) from error

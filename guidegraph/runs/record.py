@@ -24,7 +24,8 @@ from guidegraph_runtime.run_json import RunJson, with_machine
 class RunRecord(RunJson):
     """An observer that collects a run's record. writer: lists the files of outputs and previews.
 
-    resumed: the stopped run that it goes on from. stopped: where it was stopped itself.
+    resumed: the stopped run that it goes on from. stopped: where it was stopped itself. written_outside: files that
+    nodes wrote outside of the run's folder.
     """
 
     graph: Graph
@@ -38,6 +39,7 @@ class RunRecord(RunJson):
     trainings: dict[str, events.TrainingStarted] = field(default_factory=dict)
     resumed: dict[str, Any] | None = None
     stopped: dict[str, Any] | None = None
+    written_outside: list[str] = field(default_factory=list)
 
     def __call__(self, event: events.Event) -> None:
         if isinstance(event, events.NodeFinished):
@@ -75,6 +77,7 @@ class RunRecord(RunJson):
             "resumed": self.resumed,
             "stopped": self.stopped,
             "outside": self.list_outside_files(),
+            "written_outside": self.written_outside,
             "started": self.started,
             "seconds": self.seconds(),
             "nodes": {path: event.node for path, event in nodes.items()},

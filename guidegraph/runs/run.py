@@ -14,6 +14,7 @@ from guidegraph.graph.registry import Registry
 from guidegraph.graph.run_config import RunConfig
 from guidegraph.graph.stopping.loop_state import LoopState, LoopStopped, StopToken
 from guidegraph.runs.outputs import OutputWriter
+from guidegraph.runs.outside_writes import record_outside_writes
 from guidegraph.runs.recipe import Recipe, find_seeds, recipe_params
 from guidegraph.runs.record import RunRecord, collect_versions
 from guidegraph.runs.stopped_run import StoppedRun, make_stopped_run, strip_folders
@@ -85,7 +86,8 @@ class RecordedRun:
             stop=stop or StopToken(),
             resume=self.earlier.state if self.earlier else None,
         )
-        with self._record.keep(self.folder):
+        own_folders = [self.folder, *([self.config.cache] if self.config.cache else [])]
+        with self._record.keep(self.folder), record_outside_writes(own_folders, self._record.written_outside):
             try:
                 run(self.graph, self.values, self.config, attachments)
             except LoopStopped as error:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -10,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from guidegraph.nodes.table import CellValue, Table
-from guidegraph.sweep.sweep_folder import OutputFiles
+from guidegraph.sweep.sweep_folder import MAX_OUTPUT_VALUES, OutputFiles
+from guidegraph_runtime.files.bounded_json import read_json
 
 _SPECIAL = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}
 _SMALL = 4096
@@ -36,12 +36,12 @@ def cell_outputs(folder: Path, outputs: Mapping[str, OutputFiles]) -> Outputs:
         if files and files[0].endswith(".png"):
             result.pictures[name] = files
         elif files[-1:] == [f"{name}.md"]:
-            columns = json.loads((folder / files[0]).read_text(encoding="utf-8"))
+            columns = read_json(folder / files[0], max_values=MAX_OUTPUT_VALUES)
             result.tables[name] = Table(
                 {column: [_parse_cell(v, True) for v in values] for column, values in columns.items()}
             )
         elif files == [f"{name}.json"]:
-            value = json.loads((folder / files[0]).read_text(encoding="utf-8"))
+            value = read_json(folder / files[0], max_values=MAX_OUTPUT_VALUES)
             result.scalars |= _read_scalars(name, value, number="str" not in kind)
         elif files == [f"{name}.safetensors"] and (folder / files[0]).stat().st_size < _SMALL:
             result.scalars |= _read_single_element(name, folder / files[0])

@@ -13,7 +13,11 @@ from guidegraph.graph.errors import Mark, Problem, WorkflowError
 from guidegraph.graph.trust.folder_locks import lock_folder
 from guidegraph.sweep.worker import Outcome
 from guidegraph_runtime.files.atomic_write import atomic_folder, write_text
+from guidegraph_runtime.files.bounded_json import read_json
 from guidegraph_runtime.run_json import RECORD, read_record
+
+MAX_OUTPUT_VALUES = 10_000_000
+"""How many values a JSON output of a cell may have, which this program wrote."""
 
 SWEEP = "sweep.json"
 CELLS = "cells"
@@ -57,7 +61,7 @@ class Store:
         """Read ``sweep.json``; None if there is none. Raises ``WorkflowError`` if it cannot be read."""
         path = self.folder / SWEEP
         try:
-            data = json.loads(path.read_text(encoding="utf-8"))
+            data = read_json(path)
             if not isinstance(data, dict) or not isinstance(data.get("workflow"), dict):
                 raise ValueError("no description of a sweep")
         except FileNotFoundError:
@@ -111,7 +115,7 @@ def _is_readable(path: Path) -> bool:
     if path.suffix != ".json":
         return path.is_file()
     try:
-        json.loads(path.read_text(encoding="utf-8"))
+        read_json(path, max_values=MAX_OUTPUT_VALUES)
     except (OSError, ValueError):
         return False
     return True

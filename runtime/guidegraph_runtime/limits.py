@@ -38,6 +38,7 @@ class Limits:
     pixels: of one picture, height times width.
     elements: of one tensor whose shape is declared by a file or a setting: an array's header, noise, a graph constant.
     trips: iterations of all loops in a run, those of inner loops counted each time; in an ONNX graph, of one loop.
+    samples: in one call of a network, as far as it is known before the run.
     steps: of a sampler, or of the schedule that a model was trained with.
     seconds: of one run, checked between nodes and at each iteration. None: no limit.
     call_seconds: of one call of a part of a bundle or of another ONNX graph; a longer call is ended.
@@ -52,6 +53,7 @@ class Limits:
     pixels: int = 100_000_000
     elements: int = 500_000_000
     trips: int = 10_000_000
+    samples: int = 10_000
     steps: int = 100_000
     seconds: float | None = None
     call_seconds: float | None = 3600.0

@@ -15,6 +15,7 @@ from typing import Any
 
 from guidegraph_runtime.error_text import error_text
 from guidegraph_runtime.files.atomic_write import write_text
+from guidegraph_runtime.files.bounded_json import read_json
 from guidegraph_runtime.machine.termination import before_exit
 
 RECORD = "run.json"
@@ -60,10 +61,10 @@ class RunJson(ABC):
 
 
 def read_record(path: Path) -> dict[str, Any] | None:
-    """Read a record; None if it is missing or damaged."""
+    """Read a record; None if it is missing, damaged, too large, or no regular file."""
     try:
-        record = json.loads(path.read_bytes())
-    except (OSError, ValueError, RecursionError):
+        record = read_json(path)
+    except (OSError, ValueError):
         return None
     return record if isinstance(record, dict) else None
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -28,6 +29,24 @@ def test_a_changed_helper_is_never_stale(tmp_path: Path, way: str, layout: str) 
         )
         assert result.returncode == 0, result.stderr
         assert json.loads((tmp_path / "out" / "a.json").read_text()) == number
+
+
+def test_the_next_process_finds_what_has_not_changed(tmp_path: Path) -> None:
+    """Whatever order Python gives the names in a set."""
+    (tmp_path / "draw.yaml").write_text(WORKFLOW)
+    inner = (
+        "import ways_b, ways_c, json, numpy, random; Path(__file__).with_name('x.txt'); Path('y.txt'); Path('z.txt')"
+    )
+    plugin = write_file_plugin(tmp_path, replace(WAYS["a number"], inner=inner), 2)
+    for name in ("ways_b.py", "ways_c.py", "x.txt", "y.txt", "z.txt"):
+        (tmp_path / name).write_text("K = 1\n")
+    origins = []
+    for seed in ("1", "2"):
+        variables = {"PYTHONPATH": f"{tmp_path}:{environment()['PYTHONPATH']}", "PYTHONHASHSEED": seed}
+        command = ["run", "draw.yaml", "--cache", "kept", "--out", "out", "--json", "--plugin", str(plugin)]
+        events = map(json.loads, process(command, tmp_path, env=variables).stdout.splitlines())
+        origins += [event["origin"] for event in events if event["event"] == "node_finished"]
+    assert origins == ["computed", "disk"]
 
 
 def test_the_values_of_a_cache_are_verified(cli: Command) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import builtins
 import json
 import os
 import signal
@@ -20,7 +21,7 @@ from guidegraph.plugins.manager import PluginManager
 from tests.commands.command import TOYS, Command, start
 from tests.commands.conftest import cli
 from tests.plugins.test_broken_plugins import Site, node
-from tests.plugins.test_manager import GOOD, NODE, Installed, installed, status
+from tests.plugins.test_manager import GOOD, HOOK, NODE, Installed, installed, status
 
 __all__ = ["cli", "installed"]
 
@@ -129,6 +130,10 @@ def test_the_cause_of_the_end_of_a_supervised_command_is_reported(capsys: pytest
     imports.on_start("second\n")
     parent.read()
     assert (parent.importing, parent.plugins, parent.code) == ("second ", ("first", "second "), None)
+    imports.print_line("importing the plugin 'second' …")
+    assert not parent.was_named
+    parent.read()
+    assert parent.was_named
     imports.on_end("second")
     report.exits(2)
     parent.read()
@@ -140,7 +145,87 @@ def test_the_cause_of_the_end_of_a_supervised_command_is_reported(capsys: pytest
     message = (
         "error: the process was ended with exit code 0 before the command was done; plugins in it: 'first', 'second '"
     )
-    assert capsys.readouterr().err.startswith(message)
+    assert message in capsys.readouterr().err
+    parent.importing = "third"
+    parent.make_exit(-signal.SIGKILL)
+    assert "crashed (SIGKILL) while the plugin 'third' was imported" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not hasattr(signal, "sigtimedwait"), reason="a command is supervised where signals can be awaited")
+@pytest.mark.parametrize("command", ["validate", "run", "plan", "draw", "nodes", "schema", "sweep"])
+def test_an_import_that_blocks_the_interpreter_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: str
+) -> None:
+    monkeypatch.setenv("GUIDEGRAPH_PLUGIN_SECONDS", "2")  # the parent waits 5 s longer
+    uses = write_workflow(tmp_path, "guidegraph: 1\nnodes: {a: {use: hangs.one}}\noutputs: {a: a}\n")
+    file = [] if command in ("nodes", "schema") else [uses]
+    more = ["--seeds", "1,2"] if command == "sweep" else []
+    site = with_plugin(tmp_path, "hangs", C + "ctypes.PyDLL(None).sleep(1000)")
+    result = site.guidegraph(command, *file, *more)
+    assert result.returncode == 1
+    assert result.stderr.startswith("importing the plugin 'hangs' …\n")
+
+
+REPLACES = """
+import builtins
+def refuse(*arguments, **named): raise RuntimeError("replaced")
+for _name in ("open", "print", "len", "next", "isinstance", "sorted", "type", "__import__"):
+    setattr(builtins, _name, refuse)
+"""
+
+
+def test_replaced_builtins_are_put_back(installed: Installed, tmp_path: Path) -> None:
+    before = dict(vars(builtins))
+    kind, wrapped = "builtins.print = lambda *a: None\nbuiltins.gg_added = 1\n", "import builtins\n"
+    installed.add("quiet", wrapped + NODE.format(id="quiet.twice") + HOOK + kind)
+    installed.add("replaces", NODE.format(id="replaces.twice") + HOOK + REPLACES)
+    installed.add("good", GOOD)
+    manager = PluginManager()
+    assert vars(builtins).pop("gg_added") == 1
+    assert dict(vars(builtins)) == before
+    assert status(manager, "good").ok
+    assert status(manager, "quiet").ok
+    note = "replaces the builtin 'print' when it is imported; it was put back"
+    assert status(manager, "quiet").notes == (note,)
+    assert status(manager, "replaces").state == "failed"
+    assert note in status(manager, "replaces").notes
+    (tmp_path / "gg_audited.py").write_text(REPLACES)
+    [audit] = audit_plugins([AuditTarget("gg_audited")]).values()
+    assert (audit.ended, "print changed" in audit.changes["builtins"]) == ("", True)
+
+
+NOISY = """
+import atexit, os, subprocess, sys
+os.write(1, b"noise\\n")
+print("noise", file=sys.__stdout__, flush=True)
+subprocess.run(["echo", "noise"])
+atexit.register(print, "noise")
+"""
+WRITES = """
+@node("noisy.write")
+def write() -> float:
+    print("noise")
+    os.write(1, b"noise\\n")
+    for path in ("outside.txt", "out/inside.txt", "kept/cached.txt", "removed.txt"):
+        with open(path, "w") as file:
+            file.write("text")
+    os.remove("removed.txt")
+    return 1.0
+"""
+
+
+def test_json_stays_json_and_files_outside_of_the_folder_are_recorded(tmp_path: Path) -> None:
+    code = "from guidegraph import hookimpl, node\n" + NOISY + WRITES + HOOK.replace("twice", "write")
+    site = with_plugin(tmp_path, "noisy", code)
+    text = "guidegraph: 1\nnodes: {a: {use: noisy.write}}\noutputs: {a: a}\n"
+    for folder in ("out", "kept"):
+        (tmp_path / folder).mkdir()
+    result = site.guidegraph("run", write_workflow(tmp_path, text), "--out", "out", "--cache", "kept", "--json")
+    assert [json.loads(line)["event"] for line in result.stdout.splitlines()][-1] == "run_finished"
+    assert result.stderr.count("noise") == 6
+    record = json.loads((tmp_path / "out" / "run.json").read_text())
+    assert record["written_outside"] == [str(tmp_path / "outside.txt")]
 
 
 MESSY = """

@@ -24,6 +24,7 @@ from guidegraph_runtime.bundle.manifest import File, Manifest, Output, Requires,
 from guidegraph_runtime.bundle.manifest_types import has_pixels, walk_operations
 from guidegraph_runtime.bundle.names import TABLES
 from guidegraph_runtime.files.atomic_write import atomic_files
+from guidegraph_runtime.files.bounded_json import read_json
 from guidegraph_runtime.operations import shapes_read_by
 from guidegraph_runtime.running.single_file import (
     DATA,
@@ -145,9 +146,7 @@ def check_single_path(out: Path) -> None:
     """Raise ``ExportError`` if FILE.json or FILE.bin beside ``out`` exists and is not from an earlier export."""
     description_path, data = out.with_suffix(".json"), out.with_suffix(DATA)
     try:
-        is_earlier_export = (
-            description_path.is_file() and json.loads(description_path.read_bytes()).get("format") == FORMAT
-        )
+        is_earlier_export = description_path.is_file() and read_json(description_path).get("format") == FORMAT
     except (ValueError, AttributeError):
         is_earlier_export = False
     if occupied := [path for path in (description_path, data) if path.exists() and not is_earlier_export]:

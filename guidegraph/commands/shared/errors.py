@@ -12,7 +12,7 @@ from typing import NoReturn, TextIO
 
 import typer
 
-from guidegraph.commands.shared.printing import print_note
+from guidegraph.commands.shared.printing import output_stream, print_note
 from guidegraph.graph.errors import (
     Cancelled,
     GuidegraphError,
@@ -38,13 +38,14 @@ def flush_output(code: int) -> int:
 
     Python flushes again when it exits, and would print a traceback of its own.
     """
-    for stream in (sys.stdout, sys.stderr):
+    output = output_stream()
+    for stream in (output, sys.stderr):
         try:
             if stream is not None:
                 stream.flush()
         except (OSError, ValueError) as error:
             _discard(stream)
-            if stream is sys.stdout and code == 0:
+            if stream is output and code == 0:
                 code = FAILED
                 if not isinstance(error, BrokenPipeError):
                     print_note(_printing_failure(error))

@@ -32,13 +32,21 @@ from guidegraph.plugins.entry_points import (
     read_distribution,
     remember_entry_points,
 )
-from guidegraph.plugins.import_guard import ImportReports, format_timeout, limit_seconds, set_import_reports
+from guidegraph.plugins.import_guard import (
+    ImportReports,
+    format_slow_import,
+    format_timeout,
+    limit_seconds,
+    set_import_reports,
+)
 
 PASSED_ON = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
 GRACE = 5.0
 """Seconds beyond the import limit after which the parent kills a command that has not ended by itself."""
 _PERIOD = 0.25
-_BEGAN, _ENDED, _EXIT, _LISTENS = b"b", b"e", b"x", b"l"
+NAME_AFTER = 5.0
+"""Seconds after which the parent names a slow import, unless the command did: a busy interpreter runs no thread."""
+_BEGAN, _ENDED, _EXIT, _LISTENS, _NAMED = b"b", b"e", b"x", b"l", b"n"
 _QUIET = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGKILL, signal.SIGPIPE)
 
 
@@ -84,8 +92,12 @@ class ParentLink:
         self.line = line
 
     def imports(self) -> ImportReports:
+        def print_line(line: str) -> None:
+            print_note(line)
+            self._write(_NAMED, line)
+
         return ImportReports(
-            lambda name: self._write(_BEGAN, name), lambda name: self._write(_ENDED, name), print_note, self.end
+            lambda name: self._write(_BEGAN, name), lambda name: self._write(_ENDED, name), print_line, self.end
         )
 
     def listens(self, listening: bool) -> None:
@@ -132,8 +144,8 @@ def fork_command() -> ParentLink:
 class _Watch:
     """The parent's view of the command.
 
-    plugins: those imported so far. code: the exit code that the command announced. listening: whether it reads
-    signals from the socket.
+    plugins: those imported so far. was_named: whether the current import was reported as slow. code: the exit code that
+    the command announced. listening: whether it reads signals from the socket.
     """
 
     child: int
@@ -142,6 +154,7 @@ class _Watch:
     importing: str = ""
     since: float = 0.0
     plugins: tuple[str, ...] = ()
+    was_named: bool = False
     code: int | None = None
     listening: bool = False
     _rest: bytes = b""
@@ -153,6 +166,9 @@ class _Watch:
             self.read()
             if received is not None and received.si_signo != signal.SIGCHLD:
                 self.pass_on(received)
+            if self.importing and not self.was_named and time.monotonic() - self.since > NAME_AFTER:
+                self.was_named = True
+                print_note(format_slow_import(self.importing))
             if self.importing and time.monotonic() - self.since > self.limit:
                 os.kill(self.child, signal.SIGKILL)
                 os.waitpid(self.child, 0)
@@ -183,10 +199,12 @@ class _Watch:
 
     def receive(self, kind: bytes, text: str) -> None:
         if kind == _BEGAN:
-            self.importing, self.since = text, time.monotonic()
+            self.importing, self.since, self.was_named = text, time.monotonic(), False
             self.plugins = (*self.plugins, text)
         elif kind == _ENDED:
             self.importing = ""
+        elif kind == _NAMED:
+            self.was_named = True
         elif kind == _LISTENS:
             self.listening = text == "1"
         elif kind == _EXIT and text.isdigit():
@@ -196,7 +214,7 @@ class _Watch:
         """A function that ends this process in the same way. exit_code: negative for a signal."""
         if exit_code < 0:
             number = signal.Signals(-exit_code)
-            if number not in _QUIET:
+            if number not in _QUIET or (self.importing and number == signal.SIGKILL):
                 print_note(self.blame(f"crashed ({number.name})"))
             return lambda: _die_of(number)
         if self.code is None and exit_code != CANCELLED:

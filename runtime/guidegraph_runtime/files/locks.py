@@ -18,6 +18,7 @@ from datetime import datetime
 from pathlib import Path
 
 from guidegraph_runtime.files.empty_folders import list_missing_folders, remove_empty_folders
+from guidegraph_runtime.files.regular_files import open_regular
 from guidegraph_runtime.files.temporary_names import remove_stale
 from guidegraph_runtime.machine.shortages import WriteError
 from guidegraph_runtime.machine.termination import before_exit
@@ -147,7 +148,7 @@ def _describe_self(activity: str) -> bytes:
 def _read_holder(file: Path) -> str:
     """Describe the holder of a lock from its file, which another version may have written, or may be writing now."""
     try:
-        with file.open("rb") as opened:
+        with open_regular(file) as opened:
             content = json.loads(opened.read(_HOLDER_LENGTH))
         activity, pid, host, since = (str(content[key])[:200] for key in ("what", "pid", "host", "since"))
     except (OSError, ValueError, KeyError, TypeError):

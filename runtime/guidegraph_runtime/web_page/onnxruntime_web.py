@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
+
+from guidegraph_runtime.files.bounded_json import read_json
 
 MODULE, GLUE, WASM = "ort.wasm.min.mjs", "ort-wasm-simd-threaded.mjs", "ort-wasm-simd-threaded.wasm"
 """The library, the loader of its WebAssembly, and the WebAssembly."""
@@ -34,7 +35,7 @@ def find_onnxruntime_web(folder: Path) -> OnnxruntimeWeb:
     package = folder.absolute().parent if folder.name == "dist" else folder
     described = package / "package.json"
     try:
-        description = json.loads(described.read_bytes())
+        description = read_json(described)
     except OSError as error:
         raise ValueError(
             f"'{described}' cannot be read ({error.strerror}): name the folder of the package; {INSTALL}"

@@ -16,6 +16,7 @@ from guidegraph_runtime.bundle.manifest_types import FILE_TYPES, Input, Manifest
 from guidegraph_runtime.bundle.names import RANGES, TABLES
 from guidegraph_runtime.bundle.verify import open_bundle
 from guidegraph_runtime.files.atomic_write import atomic_path, write_bytes, write_text
+from guidegraph_runtime.files.bounded_json import read_json
 from guidegraph_runtime.pictures import scene_objects
 from guidegraph_runtime.pictures.semantic_maps import CLASSES, COLOURS
 from guidegraph_runtime.running.loops import Loop
@@ -49,7 +50,7 @@ class Page:
 def check_page_folder(folder: Path) -> None:
     """Raise ``PageError`` if something other than a page is at ``folder``."""
     try:
-        is_page = json.loads((folder / PAGE).read_bytes()).get("format") == FORMAT
+        is_page = read_json(folder / PAGE).get("format") == FORMAT
     except (OSError, ValueError, AttributeError):
         is_page = False
     if folder.exists() and not is_page and not (folder.is_dir() and not any(folder.iterdir())):

@@ -26,6 +26,7 @@ from guidegraph.nodes.types import Condition, Denoiser, Prediction
 from guidegraph.plugins.manager import default_registry
 from guidegraph.workflow import Workflow
 from guidegraph_runtime.errors import BundleError
+from guidegraph_runtime.limits import Limits, enforce_limits
 from guidegraph_runtime.machine.optional_packages import install_command
 from guidegraph_runtime.running.bundle import Bundle
 from guidegraph_runtime.sessions.sessions import SessionSettings
@@ -280,6 +281,20 @@ outputs: {denoiser: denoiser, read: read}
     broken.mkdir()
     (broken / "model.json").write_text('{"format": 1, "parts": {"text": {"weights": "text.safetensors"}}}')
     assert f"part 'text' of '{broken}' needs text.safetensors, which is not there" in refusal(workflow, model=broken)
+
+
+def test_a_batch_of_very_many_samples_is_refused(registry: Registry, tmp_path: Path) -> None:
+    text = DRAW.replace("SHAPE", "[2, 3, 5]") + "\n"
+    graph = written(text, registry, tmp_path).graph
+    values = {name: parameter.default for name, parameter in graph.params.items()} | {"batch": 100_000}
+    problems = list_admission_problems(graph, values)
+    assert [problem.code for problem in problems] == ["refused"]
+    message = (
+        "'noise' has 100,000 samples for one call; the limit is 10,000. If that is right, raise it: --limit samples="
+    )
+    assert message in str(problems[0])
+    with enforce_limits(Limits(samples=100_000)):
+        assert list_admission_problems(graph, values) == []
 
 
 def test_what_a_machine_lacks_is_told_from_what_is_wrong(registry: Registry, tmp_path: Path) -> None:

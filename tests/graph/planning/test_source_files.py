@@ -35,6 +35,7 @@ def forget_modules(before: set[str]) -> None:
             del sys.modules[name]
     importlib.invalidate_caches()
     digest._digest_code.cache_clear()
+    digest._library_digest.cache_clear()
     source_files._list_records.cache_clear()
 
 
@@ -181,17 +182,18 @@ def test_a_library_counts_by_its_version_and_its_list_of_files(tmp_path: Path, m
     monkeypatch.syspath_prepend(installed)
     (installed / "lib_used" / "__init__.py").write_text("K = 1\n")
 
-    def install(version: str, checksum: str) -> str:
+    def install(version: str, checksum: str, folder_name: str = "here") -> str:
         for old in installed.glob("*.dist-info"):
             (old / "RECORD").unlink()
             old.rmdir()
         metadata = installed / f"Library_of_used-{version}.dist-info"
         metadata.mkdir()
-        (metadata / "RECORD").write_text(f"lib_used/__init__.py,sha256={checksum},6\n")
+        lines = [f"lib_used/__init__.py,sha256={checksum},6", f"../../bin/used,sha256={folder_name},9"]
+        (metadata / "RECORD").write_text("\n".join([*lines, f"{metadata.name}/INSTALLER,sha256={folder_name},4"]))
         return digest_module("trial_plugin")
 
     (tmp_path / "trial_plugin.py").write_text("def read():\n    import lib_used\n    return lib_used.K\n")
-    results = [install("1.0", "a"), install("1.1", "a"), install("1.1", "b"), install("1.0", "a")]
+    results = [install("1.0", "a"), install("1.1", "a"), install("1.1", "b"), install("1.0", "a", "there")]
     assert len(set(results)) == 3
     assert results[0] == results[3]
 
