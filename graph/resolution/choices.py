@@ -75,7 +75,8 @@ def _can_decide(kind: type | SequenceOf) -> bool:
     if isinstance(kind, SequenceOf):
         return False
     if issubclass(kind, Tensor):
-        return kind is Tensor or (kind.integer and (kind.axes is None or len(kind.axes) < 2))
+        tensor: Any = kind
+        return kind is Tensor or (tensor.integer and (tensor.axes is None or len(tensor.axes) < 2))
     return kind is object or kind in VALUES
 
 
