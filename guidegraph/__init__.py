@@ -13,9 +13,11 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:  # for type checkers; a test compares it with _HOMES
     from guidegraph.edit import WorkflowEditor as WorkflowEditor
+    from guidegraph.graph.cancellation import CancelToken as CancelToken
     from guidegraph.graph.device_context import current_device as current_device
     from guidegraph.graph.device_context import current_dtype as current_dtype
     from guidegraph.graph.errors import Cancelled as Cancelled
+    from guidegraph.graph.errors import GuidegraphError as GuidegraphError
     from guidegraph.graph.errors import NodeError as NodeError
     from guidegraph.graph.errors import WorkflowError as WorkflowError
     from guidegraph.graph.events import Event as Event
@@ -25,6 +27,7 @@ if TYPE_CHECKING:  # for type checkers; a test compares it with _HOMES
     from guidegraph.graph.events import NodeFinished as NodeFinished
     from guidegraph.graph.events import NodeStarted as NodeStarted
     from guidegraph.graph.events import NodeTotals as NodeTotals
+    from guidegraph.graph.events import Observer as Observer
     from guidegraph.graph.events import OutputReady as OutputReady
     from guidegraph.graph.events import PartAccelerated as PartAccelerated
     from guidegraph.graph.events import PreviewReady as PreviewReady
@@ -32,17 +35,23 @@ if TYPE_CHECKING:  # for type checkers; a test compares it with _HOMES
     from guidegraph.graph.events import RunStarted as RunStarted
     from guidegraph.graph.events import TrainingStarted as TrainingStarted
     from guidegraph.graph.execution.loop_context import Previewed as Previewed
+    from guidegraph.graph.execution.result import RunResult as RunResult
     from guidegraph.graph.export.errors import ExportError as ExportError
     from guidegraph.graph.export.onnx.decompositions import register_decomposition as register_decomposition
     from guidegraph.graph.export_recipe import ExportRecipe as ExportRecipe
     from guidegraph.graph.export_recipe import Split as Split
+    from guidegraph.graph.ir import Graph as Graph
     from guidegraph.graph.node import node as node
+    from guidegraph.graph.planning.plan import Plan as Plan
+    from guidegraph.graph.registry import Registry as Registry
+    from guidegraph.graph.shared_runs.many_runs import ManyRuns as ManyRuns
     from guidegraph.graph.stopping.loop_state import LoopStopped as LoopStopped
     from guidegraph.graph.trust.limits import LimitExceeded as LimitExceeded
     from guidegraph.graph.trust.limits import Limits as Limits
     from guidegraph.graph.trust.policy import Grants as Grants
     from guidegraph.graph.trust.policy import Policy as Policy
     from guidegraph.graph.types import Beside as Beside
+    from guidegraph.graph.types import PortType as PortType
     from guidegraph.graph.types import RunsCode as RunsCode
     from guidegraph.graph.types import Tensor as Tensor
     from guidegraph.graph.types import Written as Written
@@ -96,6 +105,8 @@ if TYPE_CHECKING:  # for type checkers; a test compares it with _HOMES
     from guidegraph.plugins.hookspecs import RunInfo as RunInfo
     from guidegraph.plugins.hookspecs import hookimpl as hookimpl
     from guidegraph.runs.stopped_run import StoppedRun as StoppedRun
+    from guidegraph.workflow import CacheChoice as CacheChoice
+    from guidegraph.workflow import ParameterInfo as ParameterInfo
     from guidegraph.workflow import Workflow as Workflow
     from guidegraph.workflow import load_workflow as load_workflow
 
@@ -106,12 +117,14 @@ os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
 _HOMES = {
     "guidegraph.edit": ("WorkflowEditor",),
+    "guidegraph.graph.cancellation": ("CancelToken",),
     "guidegraph.graph.device_context": (
         "current_device",
         "current_dtype",
     ),
     "guidegraph.graph.errors": (
         "Cancelled",
+        "GuidegraphError",
         "NodeError",
         "WorkflowError",
     ),
@@ -123,6 +136,7 @@ _HOMES = {
         "NodeFinished",
         "NodeStarted",
         "NodeTotals",
+        "Observer",
         "OutputReady",
         "PartAccelerated",
         "PreviewReady",
@@ -131,13 +145,18 @@ _HOMES = {
         "TrainingStarted",
     ),
     "guidegraph.graph.execution.loop_context": ("Previewed",),
+    "guidegraph.graph.execution.result": ("RunResult",),
     "guidegraph.graph.export.errors": ("ExportError",),
     "guidegraph.graph.export.onnx.decompositions": ("register_decomposition",),
     "guidegraph.graph.export_recipe": (
         "ExportRecipe",
         "Split",
     ),
+    "guidegraph.graph.ir": ("Graph",),
     "guidegraph.graph.node": ("node",),
+    "guidegraph.graph.planning.plan": ("Plan",),
+    "guidegraph.graph.registry": ("Registry",),
+    "guidegraph.graph.shared_runs.many_runs": ("ManyRuns",),
     "guidegraph.graph.stopping.loop_state": ("LoopStopped",),
     "guidegraph.graph.trust.limits": (
         "LimitExceeded",
@@ -149,6 +168,7 @@ _HOMES = {
     ),
     "guidegraph.graph.types": (
         "Beside",
+        "PortType",
         "RunsCode",
         "Tensor",
         "Written",
@@ -214,6 +234,8 @@ _HOMES = {
     ),
     "guidegraph.runs.stopped_run": ("StoppedRun",),
     "guidegraph.workflow": (
+        "CacheChoice",
+        "ParameterInfo",
         "Workflow",
         "load_workflow",
     ),

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import copy
+import os
+import re
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
+from types import NoneType
 from typing import TYPE_CHECKING, Any
 
 from guidegraph.graph.cancellation import CancelToken
-from guidegraph.graph.errors import GuidegraphError, WorkflowError
+from guidegraph.graph.errors import GuidegraphError, Mark, Problem, WorkflowError
 from guidegraph.graph.events import Observer
 from guidegraph.graph.execution.attachments import Attachments
 from guidegraph.graph.execution.cache import MemoryCache
@@ -37,9 +40,28 @@ if TYPE_CHECKING:
     from guidegraph.runs.stopped_run import StoppedRun
 
 CacheChoice = str | Path | None
+"""Where values are cached: ``None`` in memory, a folder on disk as well, ``"off"`` nowhere."""
+
+_DEVICE = re.compile(r"cpu|cuda(:\d+)?")
 
 _memory = MemoryCache()
 _UNSET = object()
+
+
+@dataclass(frozen=True)
+class ParameterInfo:
+    """A parameter of a workflow. type: as ``guidegraph nodes`` prints it. default: ``None`` if it is required."""
+
+    name: str
+    type: str
+    default: Any
+    required: bool
+    help: str
+
+    def __str__(self) -> str:
+        default = repr(self.default)
+        shown = default if len(default) <= 60 else f"{default[:59]}…"
+        return f"{self.name}: {self.type}" + ("" if self.required else f" = {shown}")
 
 
 class Workflow:
@@ -51,7 +73,8 @@ class Workflow:
     the files it names, and loads no code. memory_budget: the largest size of model weights on the device at once, in
     bytes or as ``"6GB"``. limits: the limits of a run, ``Limits()`` by default. accelerate: ``"onnx"`` runs the parts
     of loops around a model in onnxruntime, ``"compile"`` with torch.compile.
-    Raises ``ValueError`` for a budget that is not a size, for a budget on the CPU, and for an unknown accelerator.
+    Raises ``ValueError`` for a device or dtype that does not exist, for a budget that is not a size, for a budget on
+    the CPU, and for an unknown accelerator, and ``TypeError`` for an argument of another type.
     """
 
     def __init__(
@@ -69,6 +92,16 @@ class Workflow:
         limits: Limits | None = None,
         accelerate: str = "",
     ):
+        device, dtype = str(device), str(dtype).removeprefix("torch.")
+        _check_device(device)
+        _check_type("graph", graph, Graph, "a Graph: load_workflow(path) reads a workflow")
+        _check_type("cache", cache, (str, Path, NoneType), "a folder, 'off' for none, or None for the memory")
+        _check_type("passes", passes, (list, tuple, set, frozenset, NoneType), "a list of names, such as ['hoist']")
+        _check_type("observers", observers, (list, tuple), "a list of functions, such as [print]")
+        _check_type("policy", policy, Policy, "a Policy")
+        _check_type("limits", limits, (Limits, NoneType), "a Limits")
+        for observer in observers:
+            _check_callable("observers", observer)
         self.graph = graph
         self.manager = manager
         self.config = RunConfig(
@@ -85,6 +118,25 @@ class Workflow:
         if reason := self.config.budget_problem:
             raise ValueError(reason)
 
+    @property
+    def params(self) -> dict[str, ParameterInfo]:
+        """The parameters by name, with type, default and help."""
+        return {
+            name: ParameterInfo(name, str(p.port.type), None if p.required else p.default, p.required, p.help)
+            for name, p in self.graph.params.items()
+        }
+
+    @property
+    def outputs(self) -> dict[str, str]:
+        """The types of the outputs by name."""
+        return {name: str(output.type) for name, output in self.graph.outputs.items()}
+
+    def __repr__(self) -> str:
+        """The file, a line for each parameter with its help, and the outputs."""
+        lines = [f"Workflow '{self.graph.file}' on {self.config.device} in {self.config.dtype}"]
+        lines += [f"  {p}" + (f"  # {p.help}" if p.help else "") for p in self.params.values()]
+        return "\n".join([*lines, f"  -> {', '.join(f'{name}: {kind}' for name, kind in self.outputs.items())}"])
+
     def _repr_html_(self) -> str:
         """The drawing of the graph, which notebooks show for a workflow at the end of a cell."""
         from guidegraph.drawing.notebook import draw_for_notebook
@@ -93,6 +145,9 @@ class Workflow:
 
     def bind(self, params: Mapping[str, object]) -> dict[str, Any]:
         """Checked values of all parameters. Raises ``WorkflowError`` that lists all problems."""
+        _check_type("params", params, Mapping, "a mapping of names to values, such as {'seed': 7}")
+        for name in params:
+            _check_type("the name of a parameter", name, str, "a text")
         with enforce_limits(self.config.limits):
             return bind(self.graph, params)
 
@@ -146,6 +201,7 @@ class Workflow:
         """
         from guidegraph.graph.shared_runs.many_runs import note_number, run_one_by_one, run_together
 
+        _check_type("requests", requests, (list, tuple), "a list of mappings, such as [{'seed': 1}, {'seed': 2}]")
         if at_once < 1:
             raise ValueError(f"at least one run is made at once; found {at_once}")
         count = len(requests)
@@ -184,6 +240,10 @@ class Workflow:
 
         values = self.bind(params)
         _check_outputs(self.graph, only)
+        _check_type("cancel", cancel, (CancelToken, NoneType), "a CancelToken")
+        for name, callback in (("on_output", on_output), ("on_preview", on_preview)):
+            if callback is not None:
+                _check_callable(name, callback)
         config = replace(self.config, only=only, stop_at="" if stop_at is None else str(stop_at))
         if resume is not None:
             check_stopped_run(resume, self.graph, values, config)
@@ -203,10 +263,34 @@ class Workflow:
         return run(self.graph, values, config, attachments)
 
 
+def _check_type(name: str, value: object, kinds: type | tuple[type, ...], expected: str) -> None:
+    """Raise ``TypeError`` for an argument of another type."""
+    if not isinstance(value, kinds):
+        raise TypeError(f"{name} is {expected}; found {type(value).__name__} {value!r:.60}")
+
+
+def _check_device(device: str) -> None:
+    """Raise ``ValueError`` for a device that torch does not know."""
+    if _DEVICE.fullmatch(device):
+        return
+    import torch
+
+    try:
+        torch.device(device)
+    except RuntimeError:
+        raise ValueError(f"there is no device '{device}'; devices: cpu, cuda, cuda:i") from None
+
+
+def _check_callable(name: str, value: object) -> None:
+    if not callable(value):
+        raise TypeError(f"{name} takes functions; found {type(value).__name__} {value!r:.60}")
+
+
 def _check_outputs(graph: Graph, only: Collection[str] | None) -> None:
     """Raise ``TypeError`` for a text in place of a list of outputs, and ``WorkflowError`` for names of none."""
     if isinstance(only, str):
         raise TypeError(f"only lists names of outputs; found the text '{only}': write ['{only}']")
+    _check_type("only", only, (Collection, NoneType), "a list of names of outputs")
     if problems := list_unknown_outputs(graph, only, "only"):
         raise WorkflowError(problems)
 
@@ -230,15 +314,33 @@ def load_workflow(
 ) -> Workflow:
     """Read and check a workflow: a path, ``NAMESPACE:FILE`` of a plugin, or ``pkg:FILE`` of this package.
 
-    plugins: modules with hooks, beside the installed plugins. registry: nodes to use in place of the installed ones.
-    sources: texts to use in place of files, by path. The other arguments are as for ``Workflow``.
-    Raises ``WorkflowError`` that lists all problems.
+    plugins: names of modules, or paths of Python files, beside the installed plugins: with hooks, or with nodes alone
+    (``"__main__"`` for those of a notebook). registry: nodes to use in place of the installed ones. sources: texts to
+    use in place of files, by path, absolute or relative to the current folder; ``path`` may be one of them. The other
+    arguments are as for ``Workflow``.
+    Raises ``WorkflowError`` that lists all problems, also of a plugin that cannot be used; ``ValueError`` for a source
+    that the workflow does not use; ``TypeError`` for an argument of another type.
     """
+    _check_type("path", path, (str, Path), "a file of a workflow, or a name such as 'pkg:text_to_image.yaml'")
+    if "\n" in str(path):
+        raise ValueError("path names a file; found a text of several lines: give it as sources={'draw.yaml': text}")
+    _check_type("plugins", plugins, (list, tuple), "a list of names of modules, such as ['__main__']")
+    for plugin in plugins:
+        _check_type("a plugin", plugin, str, "the name of a module or the path of a Python file")
+    _check_type("registry", registry, (Registry, NoneType), "a Registry")
+    _check_type("sources", sources, (Mapping, NoneType), "a mapping of paths to texts")
+    _check_type("policy", policy, Policy, "a Policy")
+    _check_type("limits", limits, (Limits, NoneType), "a Limits")
     manager = None
     if registry is None:
         manager = _load_plugins(plugins)
         registry = manager.registry
-    graph = build(locate_workflow(Path(path), registry), registry, sources, limits=limits, stranger=policy.stranger)
+    file = locate_workflow(Path(path), registry)
+    texts = {os.path.abspath(locate_workflow(Path(name), registry)): text for name, text in (sources or {}).items()}
+    graph = build(file, registry, texts, limits=limits, stranger=policy.stranger)
+    if unused := texts.keys() - graph.sources.keys():
+        names = ", ".join(sorted(map(repr, unused)))
+        raise ValueError(f"sources has {names}, which '{path}' does not use")
     return Workflow(
         graph,
         device=device,
@@ -259,4 +361,9 @@ def _load_plugins(modules: Sequence[str]) -> PluginManager:
 
     manager = PluginManager(modules, lazy=True)
     manager.load_third_party()
+    if failed := [status for status in manager.failures if status.name in modules]:
+        raise WorkflowError(
+            Problem(Mark("plugins", 1, 1), "plugin-failed", f"{s.name}: {s.reason}" + (f"; {s.fix}" if s.fix else ""))
+            for s in failed
+        )
     return manager

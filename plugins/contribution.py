@@ -10,7 +10,7 @@ from typing import Any
 import pluggy
 
 from guidegraph.graph.errors import suggest
-from guidegraph.graph.node import NodeDefinitionError, NodeSpec, get_spec
+from guidegraph.graph.node import SPEC_ATTRIBUTE, NodeDefinitionError, NodeSpec, get_spec
 from guidegraph.plugins import hookspecs
 from guidegraph.plugins.entry_points import PluginError
 from guidegraph.plugins.failures import format_location
@@ -38,7 +38,8 @@ def make_hook_manager() -> pluggy.PluginManager:
 
 
 def read_contribution(plugin: object, namespace: str | None) -> Contribution:
-    """Read and check a plugin's nodes and types. ``namespace``: prefix that its ids must have; None allows any.
+    """Read and check a plugin's nodes and types. ``namespace``: prefix that its ids must have; None allows any,
+    and a module without hooks, such as a notebook (``__main__``), contributes the nodes that it defines.
 
     Raises ``PluginError`` for an unknown hook, a wrong signature, a return value that is not a list of nodes (types),
     and a foreign or duplicate id; an exception of the plugin's own code is its cause.
@@ -50,11 +51,14 @@ def read_contribution(plugin: object, namespace: str | None) -> Contribution:
         manager.check_pending()
     except pluggy.PluginValidationError as error:
         raise PluginError(_one_line(error), f"the hooks are {', '.join(HOOKS)}") from None
+    functions = _collect(manager.hook.guidegraph_nodes, "node functions")
     if not manager.get_hookcallers(plugin):
-        fix = "mark a function 'guidegraph_nodes' that returns the node functions with @hookimpl"
-        raise PluginError("implements no hook of guidegraph", fix)
+        functions = _list_own_nodes(plugin)
+        if not functions or namespace is not None:
+            fix = "mark a function 'guidegraph_nodes' that returns the node functions with @hookimpl"
+            raise PluginError("implements no hook of guidegraph", fix)
     nodes: dict[str, NodeSpec] = {}
-    for function in _collect(manager.hook.guidegraph_nodes, "node functions"):
+    for function in functions:
         spec = _read_spec(function)
         if namespace is not None and spec.id.partition(".")[0] != namespace:
             fix = f"call it '{namespace}.{spec.id.rpartition('.')[2]}', or rename the entry point"
@@ -70,6 +74,13 @@ def read_contribution(plugin: object, namespace: str | None) -> Contribution:
             raise PluginError(f"two port types are called '{cls.__name__}'", "rename one of them")
         types[cls.__name__] = cls
     return Contribution(nodes, types)
+
+
+def _list_own_nodes(module: object) -> list[Any]:
+    """The node functions that a module defines, without those that it imports."""
+    name = getattr(module, "__name__", None)
+    own = [v for v in vars(module).values() if inspect.isfunction(v) and v.__module__ == name]
+    return [function for function in own if hasattr(function, SPEC_ATTRIBUTE)]
 
 
 def _check_marks(plugin: object) -> None:

@@ -7,6 +7,8 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from guidegraph.graph.errors import Mark, Problem, WorkflowError, suggest
 from guidegraph.graph.ir import Call, Choice, Graph, Loop, Op, Parameter, walk
 from guidegraph.graph.language.yaml_tree import Scalar, find_repeated_keys, read_tree, shorten, to_python
@@ -15,7 +17,15 @@ from guidegraph.graph.origins import Origins, list_origins, list_parameter_ports
 from guidegraph.graph.port import Port
 from guidegraph.graph.sources import Param
 from guidegraph.graph.trust.limits import find_trip_problems
-from guidegraph.graph.types import describe_value, explain_mismatch, is_iterable, is_tensor, takes_literal
+from guidegraph.graph.types import (
+    PortType,
+    Tensor,
+    describe_value,
+    explain_mismatch,
+    is_iterable,
+    is_tensor,
+    takes_literal,
+)
 from guidegraph.graph.values.ownership import copy_value
 
 INFINITE = "expected finite numbers; found infinities"
@@ -63,7 +73,7 @@ def bind(graph: Graph, arguments: Mapping[str, object], *, text: bool = False, l
 def _convert(parameter: Parameter, value: object, text: bool) -> object:
     """Convert a value to the parameter's type. Raises ``ValueError``."""
     kind = parameter.port.type
-    value = _parse_text(value, parameter.port) if text and isinstance(value, str) else _to_python_number(value)
+    value = _parse_text(value, parameter.port) if text and isinstance(value, str) else _from_numpy(value, kind)
     if value is None and kind.is_any:
         return None
     if not (is_plain_data(value) or isinstance(value, Path)) or not takes_literal(kind):
@@ -122,10 +132,24 @@ def parse_list_or_text(text: str, port: Port) -> object:
     return to_python(tree)
 
 
-def _to_python_number(value: object) -> object:
-    """Convert NumPy numbers to Python numbers."""
+def _from_numpy(value: object, kind: PortType) -> object:
+    """NumPy values as Python numbers and, for a type that takes one, as tensors; an array is a list for other types.
+
+    A tensor is a copy with the array's dtype. Raises ``ValueError`` for an array that no tensor holds, as of texts.
+    """
     if isinstance(value, (bool, int, float)):
         return value
+    if type(value).__module__ == "numpy" and isinstance(value, np.ndarray):
+        if kind.is_any or any(isinstance(a, type) and Tensor in a.__mro__ for a in kind.alternatives):
+            import torch
+
+            try:
+                return torch.tensor(np.ascontiguousarray(value))
+            except TypeError:
+                raise ValueError(f"expected an array of numbers; found one of dtype {value.dtype}") from None
+        return value.tolist()
+    if isinstance(value, np.bool_):
+        return bool(value)
     if isinstance(value, numbers.Integral):
         return int(value)
     return float(value) if isinstance(value, numbers.Real) else value

@@ -21,11 +21,18 @@ if TYPE_CHECKING:
     from guidegraph.plugins.manager import PluginManager
 
 
-@app.command(epilog=examples("nodes", "nodes guidance.cfg", "nodes scheduler.ddim --json", "nodes --markdown"))
+@app.command(
+    epilog=examples(
+        "nodes", "nodes guidance.cfg", "nodes --search rescale", "nodes scheduler.ddim --json", "nodes --markdown"
+    )
+)
 def nodes(
     id: Annotated[
         str | None, typer.Argument(metavar="ID", help="One node, or a namespace.", show_default=False)
     ] = None,
+    search: Annotated[
+        str, typer.Option("--search", metavar="WORD", help="Only nodes with these words.", show_default=False)
+    ] = "",
     json: Json = False,
     markdown: Annotated[bool, typer.Option("--markdown", help="Print Markdown.")] = False,
     plugin: Plugins = None,
@@ -39,6 +46,8 @@ def nodes(
     selection = select_plugins(plugin, no_plugins)
     summaries: dict[str, str] = list_contributions("summaries", selection, _read_summaries)
     ids = _select_ids(id, list(summaries), selection)
+    if search:
+        ids = _search(search, ids, summaries)
     single = ids == [id]
     if markdown and id is None:
         specs = require_all_plugins(selection).registry.nodes
@@ -75,8 +84,19 @@ def _select_ids(id: str | None, ids: list[str], selection: PluginSelection) -> l
     if reason := require_plugins(selection).registry.failed.get(namespace):
         message = f"the plugin '{namespace}' did not load: {reason}"
     else:
-        message = f"there is no node '{id}'; {suggest(id, ids, 'nodes')}"
+        same = [name for name in ids if id.lower() in name.lower()][:8]  # `rescale` for `guidance.rescale`
+        hint = f"did you mean {' or '.join(map(repr, same))}?" if same else suggest(id, ids, "nodes")
+        message = f"there is no node '{id}'; {hint}; guidegraph nodes --search WORD finds nodes by a word"
     raise WorkflowError([argument_problem("unknown-node", message, ID)])
+
+
+def _search(text: str, ids: list[str], summaries: dict[str, str]) -> list[str]:
+    """The ids whose text has all words, in any case: in the id, or in the line about the node."""
+    words = text.lower().split()
+    if found := [id for id in ids if all(word in f"{id} {summaries[id]}".lower() for word in words)]:
+        return found
+    message = f"no node has '{text}' in its id or its summary; guidegraph nodes lists all {len(ids)}"
+    raise WorkflowError([argument_problem("unknown-node", message, "--search")])
 
 
 def _print_table(rows: Iterable[tuple[str, str]]) -> None:

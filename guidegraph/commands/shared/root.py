@@ -6,10 +6,12 @@ from typing import Annotated
 
 import typer
 
+from guidegraph.commands.shared.hints import HintingGroup
 from guidegraph.commands.shared.options import NoPlugins, Plugins
 from guidegraph.plugins.selection import PluginSelection
 
 app = typer.Typer(
+    cls=HintingGroup,
     add_completion=False,
     no_args_is_help=True,
     rich_markup_mode=None,

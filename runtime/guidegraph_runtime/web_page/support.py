@@ -6,7 +6,7 @@ import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
-from guidegraph_runtime.bundle.manifest_types import FILE_TYPES, Input, Operation, Part, walk_operations
+from guidegraph_runtime.bundle.manifest_types import FILE_TYPES, PICTURE_TYPES, Input, Operation, Part, walk_operations
 
 PAGE_OPERATIONS = frozenset(
     {
@@ -31,7 +31,7 @@ READ_FIELDS = {"scheduler.add_noise": ("scheduler.alpha", "scheduler.sigma", "st
 """The fields of structured ports that an operation of the page reads, if not all: others may be no numbers."""
 PAGE_DTYPES = frozenset({"bool", "int32", "int64", "uint64", "float32", "float64"})
 """The element types in static/tensors.js."""
-PAGE_INPUTS = frozenset({"str", "int", "float", "bool", "numbers", "path"})
+PAGE_INPUTS = frozenset({"str", "int", "float", "bool", "numbers", "path", *PICTURE_TYPES})
 """The types of inputs that the form has fields for."""
 
 

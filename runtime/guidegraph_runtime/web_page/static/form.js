@@ -4,7 +4,7 @@ import { describeBounds, isWithin } from "./bounds.js";
 import { PageError } from "./tensors.js";
 
 /** The types of inputs that are files. */
-export const FILES = ["path", "image", "map"];
+export const FILES = ["path", "image", "mask", "map"];
 
 /**
  * A field for each input of the page, in an element; returns them by name, since a form's own properties hide fields
