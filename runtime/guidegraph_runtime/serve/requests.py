@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-_REMEDY = re.compile(r"\. If that is right, raise it.*")
+_REMEDY = re.compile(r"\. If [a-z ]+, raise (it|the limit).*")
 """The end of a message about a limit, for the person who may raise it."""
 
 
