@@ -44,6 +44,11 @@ class RequestRefused(Exception):
         self.message, self.param, self.code, self.status, self.retry_after = message, param, code, status, retry_after
 
 
+def describe_steps(count: int, allowed: int) -> str:
+    """The message about a request of too many steps."""
+    return f"it takes {count} steps, and this server allows {allowed}"
+
+
 def drop_remedy(message: str) -> str:
     """A message about a limit without the advice to raise it, which a client cannot follow."""
     return _REMEDY.sub("", message)

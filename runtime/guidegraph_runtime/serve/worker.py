@@ -20,7 +20,7 @@ from guidegraph_runtime.running.bundle import Prepared
 from guidegraph_runtime.serve.jobs import LATE, STOPPED, Failure, Job, JobEnd
 from guidegraph_runtime.serve.lane import Lane
 from guidegraph_runtime.serve.observers import ServeObserver, call_each, end_job
-from guidegraph_runtime.serve.requests import drop_remedy
+from guidegraph_runtime.serve.requests import describe_steps, drop_remedy
 from guidegraph_runtime.sessions.call_limits import NEEDS_MEMORY, call_for, release_arena
 
 ROOM_SECONDS = 0.2
@@ -204,8 +204,7 @@ class Worker:
         """End a job whose loops, as far as they were entered, take more steps than the server allows."""
         if run.total <= self._settings.max_steps:
             return False
-        message = f"the run takes {run.total} steps, and the server allows {self._settings.max_steps}"
-        self._fail(job, message, "over-limit", 400)
+        self._fail(job, describe_steps(run.total, self._settings.max_steps), "over-limit", 400)
         return True
 
     def _step(self, bundle: SteppedBundle, runs: Sequence[tuple[Job, OpenRun]]) -> None:

@@ -80,14 +80,19 @@ def test_a_call_that_nobody_waits_for_any_longer_is_ended(seconds: float | None)
     first.set()
     second.set()
     watch, shared, other, unasked = CallWatch(), Options(), Options(), Options()
-    with watch.watch(unasked, seconds), call_for(first.is_set, second.is_set), watch.watch(shared, seconds):
-        with call_for(first.is_set), watch.watch(other, seconds):
-            second.clear()
-            watch.end_unwanted()
-            assert not shared.terminate, "the other one still waits"
-            first.clear()
-            watch.end_unwanted()
-            assert (shared.terminate, other.terminate, unasked.terminate) == (True, True, False)
+    with (
+        watch.watch(unasked, seconds),
+        call_for(first.is_set, second.is_set),
+        watch.watch(shared, seconds),
+        call_for(first.is_set),
+        watch.watch(other, seconds),
+    ):
+        second.clear()
+        watch.end_unwanted()
+        assert not shared.terminate, "the other one still waits"
+        first.clear()
+        watch.end_unwanted()
+        assert (shared.terminate, other.terminate, unasked.terminate) == (True, True, False)
     with call_for(first.is_set), watch.watch(other, seconds):
         assert other.terminate, "from the start, if nobody waits by then"
 
