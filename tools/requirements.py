@@ -20,18 +20,21 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1]
 PROJECTS = (ROOT / "pyproject.toml", ROOT / "runtime" / "pyproject.toml")
 LOCK = ROOT / "requirements" / "release.txt"
-OWN = "guidegraph-runtime"
+OWN, OWN_EXTRA = "guidegraph-runtime", "gpu"
+"""guidegraph depends on this distribution with this extra: the onnxruntime for GPUs."""
 OLDEST_PYTHON = "3.11"
 REQUIREMENT = re.compile(r"(?P<name>[\w.-]+)(\[[\w,-]+\])?>=(?P<bound>[\w.]+)(,[^;]*)?(?P<marker>;.*)?")
 
 
 def direct_requirements() -> list[str]:
-    """What guidegraph and guidegraph-runtime depend on without extras, and what builds them."""
+    """What guidegraph and guidegraph-runtime depend on without other extras, and what builds them."""
     declared: list[str] = []
     for path in PROJECTS:
         content = tomllib.loads(path.read_text(encoding="utf-8"))
         declared += [*content["project"]["dependencies"], *content["build-system"]["requires"]]
-    return sorted({requirement for requirement in declared if requirement != OWN})
+        if content["project"]["name"] == OWN:
+            declared += content["project"]["optional-dependencies"][OWN_EXTRA]
+    return sorted({requirement for requirement in declared if requirement != f"{OWN}[{OWN_EXTRA}]"})
 
 
 def all_requirements() -> list[str]:

@@ -19,7 +19,7 @@ from guidegraph_runtime.printing import print_note
 
 DONE, FAILED, WRONG, CANCELLED = 0, 1, 2, 130
 PROVIDERS = ("auto", "cpu", "cuda", "tensorrt", "openvino")
-_RUN_ERRORS = ("operation-failed", "run-failed", "output-failed", "bad-input", "limit-reached")
+_RUN_ERRORS = ("operation-failed", "run-failed", "output-failed", "bad-input", "limit-reached", "needs-memory")
 
 
 def end_with_code(program: str, command: Callable[[], int]) -> NoReturn:

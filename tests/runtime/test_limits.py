@@ -6,6 +6,7 @@ import json
 from collections.abc import Callable, Iterator, Sequence
 from io import BytesIO
 from pathlib import Path
+from threading import Event, Timer
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,7 @@ from guidegraph_runtime.bundle.verify import open_bundle
 from guidegraph_runtime.cli import main
 from guidegraph_runtime.errors import BundleError
 from guidegraph_runtime.limits import UNLIMITED, Limits, enforce_limits
+from guidegraph_runtime.sessions.call_limits import WATCH, call_for
 from tests.must_end import must_end
 from tests.runtime.running.bundles import FLOAT, external, in_body, model, write_bundle
 from tests.runtime.running.loop_bundle import write_loop_bundle
@@ -129,6 +131,22 @@ def test_an_endless_loop_that_was_let_through_is_ended_by_its_seconds(tmp_path: 
         Bundle(path).run(x=X)
 
 
+def test_an_endless_call_is_ended_when_nobody_waits_for_it(tmp_path: Path) -> None:
+    path = write_bundle(tmp_path, step([loop()], whole("trips", ENDLESS, dims=[])))
+    ended = Event()
+
+    def end() -> None:
+        ended.set()
+        WATCH.end_unwanted()
+
+    with enforce_limits(Limits(trips=UNLIMITED)):
+        bundle = Bundle(path)
+        timer = Timer(0.2, end)
+        timer.start()
+        with call_for(lambda: not ended.is_set()), pytest.raises(BundleError, match=r"cancelled: .*nobody waits"):
+            bundle.run(x=X)
+
+
 def test_a_loop_whose_trips_are_computed_is_ended_by_its_seconds(tmp_path: Path) -> None:
     nodes = [helper.make_node("Mul", ["half", "half"], ["trips"]), loop()]
     path = write_bundle(tmp_path, step(nodes, whole("half", 2**31, dims=[])))
@@ -143,7 +161,7 @@ def test_a_shape_that_is_computed_is_ended_by_the_memory(tmp_path: Path) -> None
     nodes = [helper.make_node("Mul", ["million", "million"], ["shape"]), *like_x("Expand", ["scale", "shape"])]
     path = write_bundle(tmp_path, step(nodes, whole("million", 10**6)))
     with pytest.raises(
-        BundleError, match=r"limit-reached: the call needs more memory than the limit of .*memory_bytes="
+        BundleError, match=r"needs-memory: the call needs more memory than the limit of .*memory_bytes="
     ):
         Bundle(path).run(x=X)
 

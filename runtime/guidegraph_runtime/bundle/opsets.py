@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from guidegraph_runtime.errors import BundleError
+
 STANDARD = ("", "ai.onnx.ml")
 """The domains that a graph may use. com.microsoft, onnxruntime's own, is excluded: onnxruntime adds the operators it
 needs itself while loading a graph, and some of the others open files."""
@@ -19,10 +21,16 @@ def newest_opsets(version: str | None = None) -> dict[str, int]:
 
 
 def onnxruntime_release(version: str | None = None) -> tuple[int, int]:
-    """(major, minor) of a version of onnxruntime, by default the installed one."""
-    if version is None:
-        import onnxruntime
+    """(major, minor) of a version of onnxruntime, by default the installed one.
 
+    Raises ``BundleError`` where none is installed.
+    """
+    if version is None:
+        try:
+            import onnxruntime
+        except ModuleNotFoundError as error:
+            message = "bundles run on onnxruntime: pip install 'guidegraph-runtime[cpu]', or [gpu] where there is a GPU"
+            raise BundleError("onnxruntime", "missing-extra", message) from error
         version = str(onnxruntime.__version__)
     major, minor = version.split(".")[:2]
     return int(major), int(minor)

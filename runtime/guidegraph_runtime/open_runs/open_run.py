@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import replace
 from threading import RLock
@@ -20,6 +20,7 @@ from guidegraph_runtime.running.loops import Loop
 from guidegraph_runtime.running.operation_order import reads, select_operations
 from guidegraph_runtime.running.plan import PlanRun
 from guidegraph_runtime.running.values import Values
+from guidegraph_runtime.sessions.call_limits import NEEDS_MEMORY, call_for
 from guidegraph_runtime.sessions.device_values import to_host
 from guidegraph_runtime.sessions.sessions import Session
 
@@ -34,6 +35,7 @@ class OpenRun:
     turn: held while the run computes, as CUDA graphs need.
     done: all loops have ended. failed: it cannot go on. count, total: iterations done, and those of the loops entered
     so far.
+    still_waits: whether anybody waits for the run; a call that is for no such run is ended.
     unshared: why the run last had a call of a part for itself, though others stepped with it; "" if it shared all.
     """
 
@@ -49,6 +51,7 @@ class OpenRun:
         self.owner, self.sessions, self.lock, self._turn = owner, sessions, RLock(), turn
         self.count = self.total = 0
         self.unshared = ""
+        self.still_waits: Callable[[], bool] = lambda: True
         self._plan_run, self._operations, self._sources = plan_run, operations, dict(sources)
         self._scheduled = plan_run.schedule(operations, [*sources.values()])
         self._outputs: dict[str, Array] = {}
@@ -57,7 +60,7 @@ class OpenRun:
         self._iteration = 0
         self._trips = ExitStack()
         self._body: Iterator[Operation] = iter(())
-        self._elapsed, self._failure = 0.0, ""
+        self._elapsed, self._failure, self._failure_code = 0.0, "", "operation-failed"
         with self._turn, self._count_time():
             self._next = next(self._scheduled, None)
             self._run_to_loop()
@@ -96,8 +99,9 @@ class OpenRun:
             values = Values(self._plan_run.values)
             values.update({name: values.read(link) for name, link in loop.result.items()})
             run = replace(self._plan_run, values=values)
-            for operation in run.schedule(after, [source]):
-                run.run([operation])
+            with call_for(self.still_waits):
+                for operation in run.schedule(after, [source]):
+                    run.run([operation])
             return np.array(to_host(values.read(source)))
 
     def finish(self) -> dict[str, Array]:
@@ -110,7 +114,7 @@ class OpenRun:
             if not self.done:
                 message = f"the run has done {self.count} of {self.total} steps: call bundle.step until run.done"
                 raise BundleError(self._plan_run.location, "not-done", message)
-            with self._count_time():
+            with self._count_time(), call_for(self.still_waits):
                 while self._next is not None:
                     self._run_next()
             if missing := [name for name in self._sources if name not in self._outputs]:
@@ -122,7 +126,7 @@ class OpenRun:
         """Raise ``BundleError`` for a run that has failed."""
         if self.failed:
             message = f"the run has failed, and cannot go on: {self._failure}"
-            raise BundleError(self._plan_run.location, "operation-failed", message)
+            raise BundleError(self._plan_run.location, self._failure_code, message)
 
     def begin_iteration(self) -> None:
         """Begin the next iteration of the current loop."""
@@ -143,7 +147,7 @@ class OpenRun:
 
     def run_alone(self, part: Operation) -> None:
         """Run a part for this run alone."""
-        with self._count_time():
+        with self._count_time(), call_for(self.still_waits):
             self._plan_run.run([part])
 
     def read_part_inputs(self, part: Operation) -> dict[str, Any]:
@@ -222,13 +226,15 @@ class OpenRun:
         try:
             yield
         except BaseException as error:
-            self._failure = self._failure or _describe_failure(error)
+            self.fail(error)
             raise
         finally:
             self._elapsed += time.monotonic() - started
 
     def fail(self, error: BaseException) -> None:
         """Mark the run as failed by an error."""
+        if not self._failure and isinstance(error, BundleError) and error.code == NEEDS_MEMORY:
+            self._failure_code = NEEDS_MEMORY
         self._failure = self._failure or _describe_failure(error)
 
 

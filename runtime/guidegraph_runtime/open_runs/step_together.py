@@ -17,6 +17,7 @@ from guidegraph_runtime.open_runs.joined_calls import (
 )
 from guidegraph_runtime.open_runs.open_run import OpenRun
 from guidegraph_runtime.running.plan import PartRunner
+from guidegraph_runtime.sessions.call_limits import call_for
 from guidegraph_runtime.sessions.sessions import Session
 
 Group: TypeAlias = list[tuple[OpenRun, Operation, PartCall]]
@@ -110,7 +111,7 @@ class TogetherStep:
         joined = self._cache.of(operation.node, runs)
         started = time.monotonic()
         try:
-            with joined.lock, first.naming(operation):
+            with joined.lock, first.naming(operation), call_for(*(run.still_waits for run in runs)):
                 inputs, offsets = joined.join(part, calls)
                 if joined.call is None:
                     joined.call = self._make_caller(first.sessions)

@@ -6,6 +6,7 @@ import argparse
 import importlib.util
 import os
 import re
+import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NoReturn, TypeVar
@@ -23,18 +24,22 @@ from guidegraph_runtime.errors import BundleError
 from guidegraph_runtime.limits import enforce_limits
 from guidegraph_runtime.machine.byte_sizes import parse_size
 from guidegraph_runtime.machine.optional_packages import install_command
-from guidegraph_runtime.serve.options import ServeOptions, parse_count, parse_pixels, parse_seconds
+from guidegraph_runtime.serve.options import LEVELS, ServeOptions, parse_count, parse_pixels, parse_seconds
 
 T = TypeVar("T")
 DEFAULTS = ServeOptions()
 TOKEN = "GUIDEGRAPH_TOKEN"
 """The environment variable of the token, which other users of the machine do not see."""
+VARIABLES = "GUIDEGRAPH_SERVE_"
 PACKAGES = ("starlette", "uvicorn", "prometheus_client", "python_multipart")
 _EXAMPLES = """\
 examples:
   guidegraph-serve scenes
   guidegraph-serve scenes portraits=bundles/portraits-v2 --memory 8GB --batch 16
   GUIDEGRAPH_TOKEN=… guidegraph-serve scenes --host 0.0.0.0 --port 8080
+
+Each option may be a variable of the environment instead: GUIDEGRAPH_SERVE_MAX_STEPS=50 is --max-steps 50.
+Those that may be repeated, and GUIDEGRAPH_SERVE_BUNDLES, have spaces between their values.
 
 exit codes: 0 drained after SIGTERM, SIGHUP or Ctrl-C, 1 the server failed, 2 the arguments or a bundle are wrong,
 130 ended by a second signal
@@ -59,12 +64,29 @@ _size = _argument(parse_size)
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
     """Run the command, and exit with 0 (drained), 1 (failed), 2 (wrong arguments, a bad bundle) or 130 (ended)."""
-    end_with_code("guidegraph-serve", lambda: _command(_parser().parse_args(arguments)))
+    end_with_code("guidegraph-serve", lambda: _command(_read_options(arguments)))
 
 
 def process() -> NoReturn:
     """Run ``main`` and end the process at once."""
     end_process(main)
+
+
+def _read_options(arguments: Sequence[str] | None) -> argparse.Namespace:
+    """The options of the command line, or else of variables such as ``GUIDEGRAPH_SERVE_MAX_STEPS``."""
+    parser = _parser()
+    given = sys.argv[1:] if arguments is None else [*arguments]
+    variables: list[str] = []
+    for name, default in vars(parser.parse_args([])).items():
+        text = os.environ.get(VARIABLES + name.upper())
+        if text is not None and name != "bundles":
+            values = text.split() if isinstance(default, list) else [text]
+            variables += [f"--{name.replace('_', '-')}={value}" for value in values]
+    options = parser.parse_args([*variables, *given])
+    options.bundles = options.bundles or os.environ.get(f"{VARIABLES}BUNDLES", "").split()
+    if not options.bundles:
+        parser.error(f"expected the folder of a bundle, as an argument or in {VARIABLES}BUNDLES")
+    return options
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -76,7 +98,7 @@ def _parser() -> argparse.ArgumentParser:
         allow_abbrev=False,
     )
     add = parser.add_argument
-    add("bundles", metavar="BUNDLE", nargs="+", help="the folder of a bundle, or NAME=FOLDER")
+    add("bundles", metavar="BUNDLE", nargs="*", default=[], help="the folder of a bundle, or NAME=FOLDER")
     add("--host", default="127.0.0.1", help="the address to listen on; one of other machines needs a token")
     add("--port", type=_port, default=8000, help="the port; 0 for any free one")
     add("--token", help=f"what requests must show as 'Authorization: Bearer TOKEN'; better: the variable {TOKEN}")
@@ -85,6 +107,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--provider", choices=PROVIDERS, default="auto", help="where to compute; auto takes the best one available")
     add("--threads", metavar="N", type=parse_threads, default=0, help="threads per operator; 0 is one per core")
     add("--limit", metavar="NAME=VALUE", action="append", default=[], help="change a limit of all runs: trips=20M")
+    add("--log-level", choices=LEVELS, default="info", help="the least level of the lines of the log")
     add("--version", action="version", version=f"guidegraph-serve {show_version()}")
     return parser
 
@@ -154,7 +177,7 @@ def _command(options: argparse.Namespace) -> int:
     )
     with enforce_limits(read_limits(options.limit)):
         access = ServeAccess(token, tuple(options.allow_origin))
-        return serve(folders, settings, limits, access, options.host, options.port)
+        return serve(folders, settings, limits, access, options.host, options.port, options.log_level)
 
 
 def _check_packages() -> None:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from threading import Lock
 
 from guidegraph_runtime.serve.jobs import LATE, STOPPED, Failure, Job, JobEnd, JobStore
-from guidegraph_runtime.serve.observers import ServeObserver, call_each, end_job
+from guidegraph_runtime.serve.observers import RequestTrace, ServeObserver, call_each, end_job
 from guidegraph_runtime.serve.options import ServeOptions
 from guidegraph_runtime.serve.request_checks import RequestChecks
 from guidegraph_runtime.serve.requests import DrawRequest, RequestRefused
@@ -107,9 +107,9 @@ class JobService(ABC):
         """End a job. Returns whether it had not ended yet."""
         return end_job(job, end, self.observers)
 
-    def report_refusal(self, code: str) -> None:
-        """Tell the observers of a request that was refused."""
-        call_each(self.observers, lambda observer: observer.on_refuse(code))
+    def report_answer(self, trace: RequestTrace) -> None:
+        """Tell the observers of a request that was answered."""
+        call_each(self.observers, lambda observer: observer.on_answer(trace))
 
     def report_error(self, message: str) -> None:
         """Tell the observers of an error of the server itself."""

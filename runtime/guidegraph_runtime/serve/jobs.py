@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 from guidegraph_runtime.open_runs.open_run import OpenRun
 from guidegraph_runtime.running.bundle import Prepared
+from guidegraph_runtime.sessions.call_limits import WATCH
 
 Status = Literal["queued", "running", "done", "failed", "cancelled"]
 
@@ -188,8 +189,13 @@ class Job:
             self.params, self.held = {}, 0
             self.ended_at = time.monotonic()
             self.ended.set()
+        WATCH.end_unwanted()
         self.report()
         return True
+
+    def still_waits(self) -> bool:
+        """Whether it has not ended, so that somebody waits for its result."""
+        return not self.ended.is_set()
 
 
 class JobStore:

@@ -6,7 +6,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 
 from guidegraph_runtime.serve.jobs import Job
-from guidegraph_runtime.serve.observers import ServeObserver
+from guidegraph_runtime.serve.observers import RequestTrace, ServeObserver
 
 SECONDS = (0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600)
 STEP_SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
@@ -46,8 +46,9 @@ class ServeMetrics(ServeObserver):
         self._accepted.labels(job.bundle).inc()
         self._open.labels(job.bundle).inc()
 
-    def on_refuse(self, code: str) -> None:
-        self._refused.labels(code).inc()
+    def on_answer(self, trace: RequestTrace) -> None:
+        if trace.is_refused:
+            self._refused.labels(trace.code).inc()
 
     def on_step(self, bundle: str, runs: int, samples: int, seconds: float) -> None:
         self._step_seconds.labels(bundle).observe(seconds)

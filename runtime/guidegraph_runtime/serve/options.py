@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+LEVELS = ("debug", "info", "warning", "error")
+"""Of the lines of the log, the least first."""
 MAX_COUNT = 1_000_000
 MAX_PIXELS = 1 << 40
 MAX_SECONDS = 1e6

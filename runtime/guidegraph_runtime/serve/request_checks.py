@@ -10,12 +10,12 @@ from typing import Any
 from guidegraph_runtime.allowed_files import takes_file
 from guidegraph_runtime.bundle.manifest_types import FILE_TYPES, PICTURE_TYPES, Input
 from guidegraph_runtime.errors import BundleError, suggest_name
-from guidegraph_runtime.limits import current_limits, enforce_limits
+from guidegraph_runtime.limits import LimitExceeded, current_limits, enforce_limits
 from guidegraph_runtime.running.bundle import Prepared
 from guidegraph_runtime.running.inputs import check_value, find_spec
 from guidegraph_runtime.running.overrides import host_operations
 from guidegraph_runtime.serve.options import ServeOptions
-from guidegraph_runtime.serve.requests import DrawRequest, RequestRefused, drop_remedy
+from guidegraph_runtime.serve.requests import DrawRequest, RequestRefused, describe_steps, drop_remedy
 from guidegraph_runtime.serve.shelf import ShelfEntry
 from guidegraph_runtime.serve.uploads import SENT_TYPES, check_picture
 from guidegraph_runtime.serve.warning_texts import collect_warnings
@@ -95,6 +95,10 @@ class RequestChecks:
             with enforce_limits(self.limits):
                 prepared = entry.checks.prepare(params, nodes)
         except BundleError as error:
+            cause = error.__cause__
+            if isinstance(cause, LimitExceeded) and cause.limit == "steps":  # the table, which comes before the loop
+                message = describe_steps(int(cause.amount), self.options.steps)
+                raise RequestRefused(message, error.param, error.code) from error
             raise RequestRefused(drop_remedy(error.message), error.param, error.code) from error
         self._check_demand(entry, prepared, nodes)
         return prepared
@@ -130,7 +134,7 @@ class RequestChecks:
             message = f"it draws {demand.samples} samples at once, and this server allows {options.batch}"
             raise RequestRefused(message, _find_param(entry, nodes, "batch"), "over-limit")
         if demand.steps > options.steps:
-            message = f"it takes {demand.steps} steps, and this server allows {options.steps}"
+            message = describe_steps(demand.steps, options.steps)
             raise RequestRefused(message, _find_param(entry, nodes, "steps"), "over-limit")
         if demand.nbytes > options.run_memory:
             message = f"its values take {demand.nbytes} bytes, and this server allows {options.run_memory}"

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-_REMEDY = re.compile(r"\. If that is right, raise it.*")
+_REMEDY = re.compile(r"\. If [a-z ]+, raise (it|the limit).*")
 """The end of a message about a limit, for the person who may raise it."""
 
 
@@ -42,6 +42,11 @@ class RequestRefused(Exception):
     ):
         super().__init__(message)
         self.message, self.param, self.code, self.status, self.retry_after = message, param, code, status, retry_after
+
+
+def describe_steps(count: int, allowed: int) -> str:
+    """The message about a request of too many steps."""
+    return f"it takes {count} steps, and this server allows {allowed}"
 
 
 def drop_remedy(message: str) -> str:

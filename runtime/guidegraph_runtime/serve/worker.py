@@ -20,6 +20,8 @@ from guidegraph_runtime.running.bundle import Prepared
 from guidegraph_runtime.serve.jobs import LATE, STOPPED, Failure, Job, JobEnd
 from guidegraph_runtime.serve.lane import Lane
 from guidegraph_runtime.serve.observers import ServeObserver, call_each, end_job
+from guidegraph_runtime.serve.requests import describe_steps, drop_remedy
+from guidegraph_runtime.sessions.call_limits import NEEDS_MEMORY, call_for, release_arena
 
 ROOM_SECONDS = 0.2
 """How long to wait for the memory of another bundle before the deadlines of the waiting jobs are looked at."""
@@ -121,6 +123,7 @@ class Worker:
         with self._acquire() as bundle:
             while bundle is not None and self._has_work():
                 self._run_round(bundle)
+        release_arena()
 
     def _wait_for_jobs(self) -> bool:
         """Wait for a job; False when the worker is stopped."""
@@ -186,9 +189,11 @@ class Worker:
         if prepared is None:
             return False
         try:
-            run = bundle.start_with({}, prepared=prepared)
+            with call_for(job.still_waits):
+                run = bundle.start_with({}, prepared=prepared)
+                run.still_waits = job.still_waits
         except BundleError as error:
-            self._fail(job, error.message, error.code)
+            self._fail_run(job, error)
             return False
         if self._end_if_too_long(job, run):
             return False
@@ -199,8 +204,7 @@ class Worker:
         """End a job whose loops, as far as they were entered, take more steps than the server allows."""
         if run.total <= self._settings.max_steps:
             return False
-        message = f"the run takes {run.total} steps, and the server allows {self._settings.max_steps}"
-        self._fail(job, message, "over-limit", 400)
+        self._fail(job, describe_steps(run.total, self._settings.max_steps), "over-limit", 400)
         return True
 
     def _step(self, bundle: SteppedBundle, runs: Sequence[tuple[Job, OpenRun]]) -> None:
@@ -236,7 +240,7 @@ class Worker:
                 return
             outputs = run.finish()
         except BundleError as error:
-            self._fail(job, error.message, error.code)
+            self._fail_run(job, error)
             return
         self._remove(job)
         self._encoder.submit(self._finish, job, outputs)
@@ -276,6 +280,10 @@ class Worker:
 
     def _end(self, job: Job, end: JobEnd) -> None:
         end_job(job, end, self._observers)
+
+    def _fail_run(self, job: Job, error: BundleError) -> None:
+        """End a job whose run has failed: 413 if it needs more memory than there is."""
+        self._fail(job, drop_remedy(error.message), error.code, 413 if error.code == NEEDS_MEMORY else 500)
 
     def _fail(self, job: Job, message: str, code: str, status: int = 500) -> None:
         self._end(job, JobEnd("failed", Failure(message, code, status)))

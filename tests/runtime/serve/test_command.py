@@ -261,3 +261,33 @@ def test_missing_packages_are_named(
     assert (
         f"the server needs no_such_package: {install_command('serve', 'guidegraph-runtime')}" in capsys.readouterr().err
     )
+
+
+def test_options_may_be_variables_of_the_environment(pictures: Path, tmp_path: Path) -> None:
+    variables = {"BUNDLES": f"pictures={pictures}", "MAX_STEPS": "3", "LOG_LEVEL": "debug", "BATCH": "2"}
+    with serve("--batch", "1", **{f"GUIDEGRAPH_SERVE_{name}": text for name, text in variables.items()}) as server:
+        for body, words in (
+            ({"steps": 4, "n": 1}, "this server allows 3"),
+            ({"steps": 2, "n": 2}, "this server allows 1"),
+        ):
+            answer = httpx.post(f"{server.address}/v1/images/generations", json=body)
+            assert words in answer.json()["error"]["message"], "an argument goes before a variable"
+        assert server.read_event("request_refused")["client"] == "127.0.0.1"
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "words"),
+    [
+        ("BATCH", "many", "argument --batch: expected a number"),
+        ("PROVIDER", "abacus", "argument --provider: invalid choice: 'abacus'"),
+        ("BUNDLES", "", "expected the folder of a bundle, as an argument or in GUIDEGRAPH_SERVE_BUNDLES"),
+    ],
+)
+def test_a_wrong_variable_is_named(
+    name: str, text: str, words: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv(f"GUIDEGRAPH_SERVE_{name}", text)
+    with pytest.raises(SystemExit) as ended:
+        main(["bundle"] if name != "BUNDLES" else [])
+    assert ended.value.code == 2
+    assert words in capsys.readouterr().err

@@ -21,7 +21,9 @@ from starlette.testclient import TestClient
 
 from guidegraph_runtime import Bundle, pixels
 from guidegraph_runtime.bundle.manifest_types import Operation
+from guidegraph_runtime.serve.event_log import EventLog
 from guidegraph_runtime.serve.jobs import Job, JobStore
+from guidegraph_runtime.serve.metrics import ServeMetrics
 from guidegraph_runtime.serve.requests import DrawRequest, RequestRefused
 from guidegraph_runtime.serve.service import Service
 from guidegraph_runtime.serve.web.access import ServeAccess
@@ -200,7 +202,7 @@ def test_a_job_is_cancelled(make_client: MakeClient) -> None:
         ),
         ({"model": "pictures", "nodes": {"noise.batch": 9}}, "noise.batch", "draws 9 samples at once"),
         ({"model": "pictures", "steps": 0}, "steps", "a whole number of at least 1"),
-        ({"model": "pictures", "steps": 20_000}, "steps", "there are 20,000 steps; the limit is 10,000"),
+        ({"model": "pictures", "steps": 20_000}, "steps", "it takes 20000 steps, and this server allows 200"),
         ({"model": "pictures", "seed": 2**64 - 1, "n": 2}, "seed", "a seed must be from 0 to 2**64 - 1"),
         (
             {"model": "pictures", "nodes": {"scheduler.eta": -1}},
@@ -473,3 +475,56 @@ def test_the_head_of_a_jobs_events_cancels_nothing(make_client: MakeClient) -> N
     answer = client.head(f"/v1/jobs/{key}/events?cancel=true")
     assert (answer.status_code, answer.headers["content-type"].partition(";")[0]) == (200, "text/event-stream")
     assert client.get(f"/v1/jobs/{key}").json()["status"] == "queued"
+
+
+class Lines(EventLog):
+    """A log whose lines are kept."""
+
+    def __init__(self, level: str = "info") -> None:
+        super().__init__(level)
+        self.lines: list[dict[str, Any]] = []
+
+    def write(self, line: dict[str, Any]) -> None:
+        self.lines.append(line)
+
+
+def test_refused_requests_are_logged_and_counted_with_their_id_client_and_time(make_service: MakeService) -> None:
+    metrics, log = ServeMetrics(), Lines("debug")
+    service = make_service(started=False, observers=[metrics, log])
+    app = ServeRoutes(service, metrics.read).make_app(ServeAccess("secret"))
+    client = TestClient(app, base_url="http://127.0.0.1:8000", client=("192.0.2.7", 50000))
+    token = {"authorization": "Bearer secret"}
+    parent = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
+    client.get("/v1/models", headers={"x-request-id": "mine-1", "traceparent": parent})
+    client.get("/v2", headers=token)
+    client.put(IMAGES, headers=token)
+    client.post(IMAGES, json={"model": "none"}, headers=token)
+    refused = [line for line in log.lines if line["event"] == "request_refused"]
+    assert [(line["code"], line["status"], line["path"]) for line in refused] == [
+        ("unauthorized", 401, "/v1/models"),
+        ("not-found", 404, "/v2"),
+        ("method-not-allowed", 405, IMAGES),
+        ("unknown-bundle", 404, IMAGES),
+    ]
+    assert (refused[0]["request"], refused[0]["traceparent"]) == ("mine-1", parent)
+    assert {line["client"] for line in refused} == {"192.0.2.7"}
+    assert {line["level"] for line in refused} == {"warning"}
+    assert all(line["time"] > 0 and line["seconds"] >= 0 for line in refused)
+    counted = client.get("/metrics", headers=token).text
+    for line in refused:
+        assert f'guidegraph_requests_refused_total{{code="{line["code"]}"}} 1.0' in counted
+    assert log.lines[-1]["event"] == "request_answered"
+    assert "prompt" not in json.dumps(log.lines)
+
+
+def test_an_answer_has_the_id_of_its_request_and_so_has_the_line_of_its_job(make_service: MakeService) -> None:
+    log = Lines()
+    app = ServeRoutes(make_service(observers=[log]), lambda: (b"", "")).make_app(ServeAccess())
+    client = TestClient(app, base_url="http://127.0.0.1:8000")
+    body = {"params": {"steps": 2}}
+    answer = client.post("/v1/workflows/pictures", json=body, headers={"x-request-id": "a b"})
+    assert " " not in answer.headers["x-request-id"], "an id with a space is replaced by one of the server"
+    accepted = next(line for line in log.lines if line["event"] == "job_accepted")
+    assert accepted["request"] == answer.headers["x-request-id"]
+    assert "traceparent" not in accepted
+    assert all(line["level"] != "debug" for line in log.lines)

@@ -7,10 +7,14 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from threading import Event
+from typing import Any
 
 import pytest
 
+from guidegraph_runtime.errors import BundleError
 from guidegraph_runtime.limits import Limits, enforce_limits
+from guidegraph_runtime.open_runs.open_run import OpenRun
+from guidegraph_runtime.running.bundle import Prepared
 from guidegraph_runtime.serve.jobs import LATE, Failure, Job, JobEnd, JobStore
 from guidegraph_runtime.serve.options import ServeOptions
 from guidegraph_runtime.serve.request_checks import RequestChecks
@@ -344,3 +348,17 @@ def test_limits_of_all_runs_hold_beside_those_of_the_server() -> None:
     assert (limits.seconds, limits.call_seconds, limits.steps) == (0.2, 0.1, 20_000)
     limits = RequestChecks({}, ServeOptions(seconds=10.0)).limits
     assert (limits.seconds, limits.call_seconds, limits.steps) == (10.0, 10.0, 10_000)
+
+
+def test_a_run_that_needs_more_memory_than_there_is_is_too_large(monkeypatch: pytest.MonkeyPatch) -> None:
+    bundle = FakeBundle()
+
+    def start(params: Any, *, prepared: Prepared) -> OpenRun:
+        raise BundleError("fake", "needs-memory", "it needs 9 GB. If this machine has it, raise the limit: --limit x=1")
+
+    monkeypatch.setattr(bundle, "start_with", start)
+    worker, job = make_worker(bundle), make_job(1)
+    worker.add(job)
+    with run(worker):
+        wait(job)
+    assert job.failure == Failure("it needs 9 GB", "needs-memory", 413)

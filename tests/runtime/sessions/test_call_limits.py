@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import os
+import subprocess
 import sys
+from pathlib import Path
 from threading import Event
 
 import pytest
 
-from guidegraph_runtime.sessions.call_limits import WATCH, CallWatch
+from guidegraph_runtime.sessions.call_limits import WATCH, CallWatch, call_for
+from tests.paths import ROOT
 
 
 class Options:
@@ -69,3 +72,67 @@ def test_a_forked_process_has_a_watch_of_its_own() -> None:
     if child == 0:
         os._exit(0 if is_terminated(WATCH, 0.01) else 1)
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+
+
+@pytest.mark.parametrize("seconds", [None, 3600.0])
+def test_a_call_that_nobody_waits_for_any_longer_is_ended(seconds: float | None) -> None:
+    first, second = Event(), Event()
+    first.set()
+    second.set()
+    watch, shared, other, unasked = CallWatch(), Options(), Options(), Options()
+    with (
+        watch.watch(unasked, seconds),
+        call_for(first.is_set, second.is_set),
+        watch.watch(shared, seconds),
+        call_for(first.is_set),
+        watch.watch(other, seconds),
+    ):
+        second.clear()
+        watch.end_unwanted()
+        assert not shared.terminate, "the other one still waits"
+        first.clear()
+        watch.end_unwanted()
+        assert (shared.terminate, other.terminate, unasked.terminate) == (True, True, False)
+    with call_for(first.is_set), watch.watch(other, seconds):
+        assert other.terminate, "from the start, if nobody waits by then"
+
+
+TWO_SIZES = """
+import sys
+from pathlib import Path
+from guidegraph_runtime import Bundle, SessionSettings
+from guidegraph_runtime.errors import BundleError
+from guidegraph_runtime.limits import Limits, enforce_limits
+from guidegraph_runtime.sessions.call_limits import release_arena
+from tests.runtime.running.loop_bundle import JOINS, write_loop_bundle
+
+def read_memory():
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) // 1000 for line in lines if line.startswith("RssAnon"))
+
+bundle = Bundle(write_loop_bundle(Path(sys.argv[1]) / "a", joins=JOINS, picture=True), SessionSettings.on("cpu"))
+with enforce_limits(Limits(memory_bytes=80_000_000)):
+    bundle.run(steps=1, batch=1)
+    before = read_memory()
+    for size in (700, 650, 700, 600, 3000, 700):
+        try:
+            bundle.run_with({"steps": 1, "batch": 1}, nodes={"noise.shape": [2, size, size]})
+            print(size)
+        except BundleError as error:
+            print(size, error.code)
+release_arena()
+print("kept" if read_memory() - before > 40 else "returned")
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the memory of a process is read from /proc")
+def test_after_one_size_another_finds_room_and_the_memory_is_given_back(tmp_path: Path) -> None:
+    path = os.pathsep.join([str(ROOT), str(ROOT / "runtime")])
+    result = subprocess.run(
+        [sys.executable, "-c", TWO_SIZES, str(tmp_path)],
+        env=os.environ | {"PYTHONPATH": path},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert result.stdout.splitlines() == ["700", "650", "700", "600", "3000 needs-memory", "700", "returned"]

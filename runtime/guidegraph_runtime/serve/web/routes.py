@@ -54,6 +54,7 @@ from guidegraph_runtime.serve.web.job_answers import (
     iterate_picture_events,
     wait_for_end,
 )
+from guidegraph_runtime.serve.web.request_log import REQUEST_ID, RequestLog, note_code
 
 FILE_CHECKS = 2
 """How many requests with files are checked at once, since their pictures are decoded then."""
@@ -90,7 +91,8 @@ class ServeRoutes:
             Route("/metrics", self.report_metrics),
         ]
         guards = [Middleware(DefectGuard, report=self.report_defect), Middleware(AccessGuard, access=access)]
-        middleware = [_allow_origins(access.origins), *guards] if access.origins else guards
+        log = Middleware(RequestLog, report=self.service.report_answer)
+        middleware = [log, *([_allow_origins(access.origins)] if access.origins else []), *guards]
         handlers: dict[Any, Any] = {RequestRefused: self.refuse, HTTPException: answer_http_error}
         return Starlette(routes=routes, middleware=middleware, exception_handlers=handlers, lifespan=lifespan)
 
@@ -251,7 +253,7 @@ class ServeRoutes:
     async def refuse(self, request: Request, error: Exception) -> Response:
         """The answer to a request that was not queued."""
         assert isinstance(error, RequestRefused)
-        self.service.report_refusal(error.code)
+        note_code(request.scope, error.code)
         return answer_refused(error)
 
     def report_defect(self, error: Exception) -> Response:
@@ -273,7 +275,7 @@ def _name_jobs(jobs: Sequence[Job]) -> dict[str, str]:
 def _allow_origins(origins: tuple[str, ...]) -> Middleware:
     headers = ["*"]  # clients add their own, and the origin decides
     methods = ["GET", "POST", "DELETE"]
-    exposed = ["location", "retry-after", "x-job-id"]
+    exposed = ["location", "retry-after", "x-job-id", REQUEST_ID]
     return Middleware(
         CORSMiddleware,
         allow_origins=origins,

@@ -73,10 +73,11 @@ def serve(
     access: ServeAccess,
     host: str,
     port: int,
+    log_level: str = "info",
 ) -> int:
     """Serve bundles until a signal, and return the exit code. Raises ``BundleError``."""
-    log, metrics = EventLog(), ServeMetrics()
-    show_collected(lambda text: log.print("warning", message=text))
+    log, metrics = EventLog(log_level), ServeMetrics()
+    show_collected(lambda text: log.print("warning", "warning", message=text))
     service = Service(folders, settings, options, [metrics, log])
     with _bind(host, port) as listener:
         routes = ServeRoutes(service, metrics.read, int(time.time()))
