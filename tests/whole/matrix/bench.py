@@ -28,6 +28,8 @@ GENERATED = "new-plugin"
 
 SMALL = {"steps": 3, "batch": 1}
 """The settings of every run, where a workflow has such a parameter."""
+MORE_STEPS = {"fast/guidance_interval": {"steps": 5}}
+"""Where the step after the first one must be in the interval of timesteps that are guided."""
 CHANGES: dict[str, Any] = {
     "prompt": "a black cat at night",
     "negative": "a red car",
@@ -40,9 +42,9 @@ CHANGES: dict[str, Any] = {
     "batch": 2,
     "strength": 0.4,
     "low": 700.0,
-    "high": 800.0,
+    "high": 500.0,
     "every": 3,
-    "site": "up.2",
+    "site": "deep.up.3",
 }
 PICTURES = ("image", "mask", "map")
 """The parameters that are files of pictures."""
@@ -117,7 +119,8 @@ class Bench:
     @cached_property
     def settings(self) -> dict[str, Any]:
         """The settings of each run: few steps, one picture, and a model where none ships."""
-        settings = {name: value for name, value in SMALL.items() if name in self.workflow.graph.params}
+        small = {**SMALL, **MORE_STEPS.get(self.name, {})}
+        settings = {name: value for name, value in small.items() if name in self.workflow.graph.params}
         made = self.folder / "made"
         if self.name in TRANSFORMERS:
             settings["model"] = made / "model"

@@ -340,7 +340,7 @@ def sample(bench: Bench) -> Cell:
     differences, refusals, drawn = {}, {}, []
     for name in names:
         changed = text[: own.start(2)] + name + text[own.end(2) :]
-        file.write_text(changed.replace("./blocks/", f"{WORKFLOWS}/blocks/"), encoding="utf-8")
+        file.write_text(re.sub(r"\.{1,2}/blocks/", f"{WORKFLOWS}/blocks/", changed), encoding="utf-8")
         try:
             outputs = to_arrays(bench.load(file).run_with(bench.settings).outputs)
         except WorkflowError as error:  # before anything runs

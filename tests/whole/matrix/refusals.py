@@ -75,6 +75,18 @@ STILL_WRONG: tuple[Refusal, ...] = (
         )
         for column in ("export", "single-file")
     ),
+    Refusal(
+        "change",
+        "fast/deep_features",
+        "there is no memory for",
+        "Another `site` amid sampling has no features to go on with. The first step says so, not a check before it.",
+    ),
+    Refusal(
+        "page",
+        "text_to_image_(dit|mmdit)",
+        "weights in a file of their own",
+        "A page loads graphs with their weights inside, and says after the export that transformers keep theirs apart.",
+    ),
     Refusal("serve", ".*", "this server takes no files", "Pictures cannot be sent to the server."),
     Refusal(
         "page", ".*", "a page has fields for texts", "A page has no field for a picture, and says so after the export."
