@@ -42,6 +42,9 @@ class ReleasedDenoiser(NetworkDenoiser):
                 f"this denoiser was trained with {self.config.classes} classes and has no null class: wire the "
                 "condition of label.embed, with the checkpoint's label output and a label"
             )
+        mask = condition.mask
+        if mask is not None and has_values(mask) and bool(mask.all()):
+            condition = replace(condition, mask=None)  # attention without a mask has faster kernels
         return super().forward(x, t, self._tell_size(x, condition), hooks)
 
     def _tell_size(self, x: Tensor, condition: Condition) -> Condition:

@@ -41,7 +41,7 @@ class TowerText(nn.Module, ABC):
     """A `TextEmbedder` of text encoders, its towers; kinds differ in how they join their outputs.
 
     A prompt of more than one chunk gives the tokens of all its chunks, one after the other; shorter ones of the same
-    batch are padded with empty chunks, which count: their tokens are attended to.
+    batch are filled up with empty chunks, which a mask leaves out, so that a prompt draws the same beside any other.
     """
 
     def __init__(self, towers: Sequence[Tower]) -> None:
@@ -89,7 +89,7 @@ class TowerText(nn.Module, ABC):
         for tower, ids, weights in zip(towers, chunks[::2], chunks[1::2], strict=True):
             out: TowerOutput = tower(ids)
             weights_of_tokens = weights.flatten(1).to(out.tokens.dtype)
-            tokens = apply_weights(out.tokens, weights_of_tokens, restore_mean=tower.restores_mean)
+            tokens = apply_weights(out.tokens, weights_of_tokens, out.mask, restore_mean=tower.restores_mean)
             outputs.append(out._replace(tokens=tokens))
         return self.join(outputs, has_text)
 
@@ -130,31 +130,34 @@ class ReleasedText(TowerText):
         self.zero_empty = zero_empty
 
     def join(self, outputs: Sequence[TowerOutput], has_text: Tensor) -> Condition:
-        """Tokens (B, n · length, D), and SDXL's vector (B, D)."""
+        """Tokens (B, n · length, D) with the mask of the chunks that count, and SDXL's vector (B, D)."""
         tokens, pooled = torch.cat([out.tokens for out in outputs], dim=2), outputs[-1].pooled
         assert pooled is not None
+        mask = torch.stack([out.mask for out in outputs if out.mask is not None]).any(0)
         if self.zero_empty:
             tokens, pooled = tokens * has_text[:, None, None], pooled * has_text[:, None]
         if self.size_width is None:
-            return Condition(tokens=tokens)
+            return Condition(tokens=tokens, mask=mask)
         if self.size is None:
-            return Condition(vector=pooled, tokens=tokens)
+            return Condition(vector=pooled, tokens=tokens, mask=mask)
         numbers = torch.tensor([*self.size.original, *self.size.crop, *self.size.target], dtype=torch.float32)
         sizes = embed_sizes(numbers, self.size_width).to(pooled).expand(has_text.shape[0], -1)
-        return Condition(vector=torch.cat([pooled, sizes], dim=1), tokens=tokens)
+        return Condition(vector=torch.cat([pooled, sizes], dim=1), tokens=tokens, mask=mask)
 
 
-def apply_weights(tokens: Tensor, weights: Tensor, *, restore_mean: bool = True) -> Tensor:
+def apply_weights(tokens: Tensor, weights: Tensor, mask: Tensor | None = None, *, restore_mean: bool = True) -> Tensor:
     """Multiply tokens (B, M, D) by weights (B, M), and restore each sample's mean; exact if all weights are 1.
 
-    A mean of 0, before or after, cannot be restored by a factor: such a sample is only weighted.
+    mask: (B, M), true for the tokens of which the mean is taken; by default all. A mean of 0, before or after, cannot
+    be restored by a factor: such a sample is only weighted.
     """
     if has_values(weights) and bool((weights == 1).all()):
         return tokens
     heavier = tokens * weights[..., None]
     if not restore_mean:
         return heavier
-    before, after = tokens.float().mean((1, 2), keepdim=True), heavier.float().mean((1, 2), keepdim=True)
+    counted = 1.0 if mask is None else mask[..., None].float()
+    before, after = ((each.float() * counted).mean((1, 2), keepdim=True) for each in (tokens, heavier))
     factor = torch.where((before == 0) | (after == 0), 1.0, before / after)
     plain = (weights == 1).all(1)[:, None, None]
     return torch.where(plain, tokens, heavier * factor.to(tokens.dtype))

@@ -93,14 +93,21 @@ class ClipTower(Tower):
         return Chunker(partial(tokenize, self.tokenizer), self.length, *marks, self.pad, self.words)
 
     def forward(self, ids: Tensor) -> TowerOutput:
-        """Tokens (B, n · length, D) and the pooled vector (B, D) of the first of n chunks; ids (B, n, length) int64."""
+        """Tokens (B, n · length, D), the pooled vector (B, D) of the first of n chunks, and a mask; ids (B, n, length).
+
+        The mask leaves out the empty chunks that fill up a prompt beside a longer one. The first chunk counts whole,
+        with its padding, as the models were trained.
+        """
         batch, count = ids.shape[:2]
+        is_text = ids[:, :, 1] != int(self.tokenizer.eos_token_id)
+        is_first = torch.arange(count, device=ids.device) == 0
+        mask = (is_text | is_first)[:, :, None].expand(-1, -1, ids.shape[2]).flatten(1)
         out: ClipOutput = self.clip(ids.flatten(0, 1))
         tokens = out.tokens if self.hidden == "last" else out.penultimate
         if self.hidden == "penultimate_normed":
             tokens = self.clip.final_layer_norm(tokens)
         tokens = tokens.unflatten(0, (batch, count)).flatten(1, 2)
-        return TowerOutput(tokens, out.pooled.unflatten(0, (batch, count))[:, 0])
+        return TowerOutput(tokens, out.pooled.unflatten(0, (batch, count))[:, 0], mask)
 
 
 class T5Tower(Tower):

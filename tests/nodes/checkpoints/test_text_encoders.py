@@ -120,14 +120,18 @@ def test_plain_prompts_are_those_of_transformers(tokenizer: Any) -> None:
     expected = tiny.clip()(transformers_ids(tokenizer, TEXTS)).last_hidden_state
     torch.testing.assert_close(actual.tokens, expected, rtol=0, atol=1e-5)
     assert actual.vector is None
-    assert actual.mask is None
+    assert actual.mask is not None
+    assert actual.mask.all()
 
 
 def test_a_long_prompt_is_read_in_chunks_of_75(tokenizer: Any) -> None:
     text_embedder = embedder(tokenizer)
     letters = [tiny.LETTERS[i % 26] for i in range(160)]
-    tokens = text_embedder([" ".join(letters), "a"]).tokens
+    condition = text_embedder([" ".join(letters), "a"])
+    tokens = condition.tokens
     assert tokens is not None
+    assert condition.mask is not None
+    assert condition.mask.sum(1).tolist() == [3 * 77, 77]  # what fills up the second does not count
     assert tokens.shape == (2, 3 * 77, 64)
     parts = [" ".join(letters[start : start + 75]) for start in range(0, 160, 75)]
     torch.testing.assert_close(tokens[0], torch.cat(list(text_embedder(parts).tokens)), rtol=0, atol=1e-5)

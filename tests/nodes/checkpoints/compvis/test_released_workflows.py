@@ -145,6 +145,16 @@ def test_the_bundle_of_sdxl_is_told_the_size_that_it_draws(large: SavedPipeline,
         difference_bounds.relative(torch.as_tensor(latent), torch.as_tensor(expected), 1e-4, "latents of the bundle")
 
 
+@pytest.mark.parametrize("prompt", ["a b", "(a:1.5) b"])
+def test_a_prompt_draws_the_same_beside_a_longer_one(stable: SavedPipeline, prompt: str) -> None:
+    """The longer one has two chunks; the shorter one is not filled up with tokens that count."""
+    workflow = load_workflow(WORKFLOWS / "text_to_image.yaml")
+    settings: dict[str, Any] = {"steps": 3, "shape": SHAPE, "seed": SEED, **stable.checkpoint("folder")}
+    alone = workflow.run(prompt=prompt, batch=1, **settings)["latent"]
+    beside = workflow.run(prompt=[prompt, "a " * 80], batch=2, **settings)["latent"]
+    difference_bounds.relative(beside[:1], alone, 1e-4, "latents beside a longer prompt")
+
+
 def test_stable_diffusion_2_draws_the_same(tmp_path: Path) -> None:
     tiny_pipeline = SavedPipeline("sd2", tmp_path)
     expected = tiny_pipeline.theirs(num_inference_steps=FEW, latents=noise(), height=SIDE, width=SIDE)
