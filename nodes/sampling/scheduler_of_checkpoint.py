@@ -27,34 +27,19 @@ def of_checkpoint(schedule: Schedule, *, path: Path, steps: Steps = 30, strength
     Raises an error for a class or a setting that no sampler here repeats, with what to use instead, for a schedule of
     another form, and for a folder without a scheduler.
     """
-    from guidegraph.nodes.checkpoints.diffusers.config import read_json
     from guidegraph.nodes.checkpoints.diffusers.samplers import read_recipe
-    from guidegraph.nodes.checkpoints.diffusers.schedule import CONFIG
-    from guidegraph_runtime.operations import OPERATIONS
     from guidegraph_runtime.samplers.sampler import SAMPLERS
-    from guidegraph_runtime.tables.noise_levels import Levels, check_levels, count_kept_steps, parse_schedule
+    from guidegraph_runtime.tables.noise_levels import count_kept_steps, parse_schedule
 
-    if not path.is_dir():
-        raise ValueError(
-            f"'{path}' is not a folder, and only a diffusers folder has a scheduler: wire checkpoint.sampling into "
-            "scheduler.ddim or another"
-        )
-    config, index = path / "scheduler" / CONFIG, path / "model_index.json"
-    pipeline = read_json(index).get("_class_name") if index.is_file() else None
     noise = parse_schedule(to_runtime(schedule))
-    recipe = read_recipe(read_json(config), config, noise, steps, pipeline if isinstance(pipeline, str) else None)
-    check_levels(Levels.of(recipe.visited))
-    try:
-        values = OPERATIONS[f"scheduler.{recipe.sampler}"].check_settings(recipe.settings)
-    except ValueError as error:
-        raise ValueError(f"'{config}' sets what scheduler.{recipe.sampler} does not take: {error}") from None
+    recipe = read_recipe(path, noise, steps)
     taken = len(recipe.visited) - 1  # a class that cuts off the noisiest timesteps may take fewer
     skipped = taken - count_kept_steps(taken, strength)
     if skipped and recipe.no_start_in_the_middle:
         reason = recipe.no_start_in_the_middle
-        raise ValueError(f"strength: the class of '{config}' cannot start in the middle as diffusers does: {reason}")
+        raise ValueError(f"strength: the class of '{path}' cannot start in the middle as diffusers does: {reason}")
     ends = None if recipe.ends is None else recipe.ends[skipped:]
-    table = SAMPLERS[recipe.sampler].follow(noise, recipe.visited[skipped:], values, skipped, ends)
+    table = SAMPLERS[recipe.sampler].follow(noise, recipe.visited[skipped:], recipe.settings, skipped, ends)
     return Sampler(
         to_engine(table.scheduler, settings.Scheduler),
         to_engine(table.steps, None),

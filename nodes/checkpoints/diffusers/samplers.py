@@ -17,10 +17,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from guidegraph.nodes.checkpoints.config_values import format_value, read_choice, read_flag, read_integer, read_number
+from guidegraph.nodes.checkpoints.diffusers.config import read_json
 from guidegraph_runtime.errors import SettingError
+from guidegraph_runtime.operations import OPERATIONS
 from guidegraph_runtime.samplers.consistency import distillation_timesteps
 from guidegraph_runtime.tables import noise_levels, spacings
-from guidegraph_runtime.tables.noise_levels import LANDING, NoiseSchedule
+from guidegraph_runtime.tables.noise_levels import LANDING, Levels, NoiseSchedule, check_levels
 from guidegraph_runtime.tables.rows import Level
 
 Array: TypeAlias = NDArray[np.float64]
@@ -43,7 +45,7 @@ class Recipe(NamedTuple):
 
 @dataclass(frozen=True)
 class Config:
-    """The fields that the class of a config reads, with its defaults, and what a message needs."""
+    """The fields that the class of a config reads, with its defaults, and the names for messages."""
 
     name: str
     path: Path
@@ -490,41 +492,59 @@ REFUSED = {
 """Other classes, and what to use instead."""
 
 
-def read_recipe(
-    config: Mapping[str, Any], path: Path, noise: NoiseSchedule, steps: int, pipeline: str | None = None
-) -> Recipe:
-    """The sampler of a scheduler_config.json on a schedule.
+def read_recipe(folder: Path, noise: NoiseSchedule, steps: int) -> Recipe:
+    """The sampler of a diffusers folder on a schedule: of its scheduler/scheduler_config.json, for its pipeline.
 
-    pipeline: the class of its pipeline, or None if unknown; those of flows choose σ.
     Raises one ``ValueError`` that names the file for a class or a setting that has no counterpart, with what to use
-    instead, for a schedule of another form, and for steps that do not fit.
+    instead, for a schedule of another form, for steps that do not fit, and for a folder without a scheduler.
     """
-    read = read_fields(config, path, pipeline)
+    path, index = folder / "scheduler" / "scheduler_config.json", folder / "model_index.json"
+    if not folder.is_dir():
+        raise ValueError(
+            f"'{folder}' is not a folder, and only a diffusers folder has a scheduler: wire checkpoint.sampling into "
+            "scheduler.ddim or another"
+        )
+    pipeline = read_json(index).get("_class_name") if index.is_file() else None
+    read = read_fields(read_json(path), path, pipeline if isinstance(pipeline, str) else None)
     row = CLASSES[read.name]
     sampler, settings = row.solve(read)
     visited = row.visit(read, noise, steps)
     ends = _ends_of_ddim(visited, noise, steps) if row.visit is visit_subsequence and sampler != "ddpm" else None
-    apart = noise.train_steps // steps
-    if sampler == "pndm" and ends is not None:
+    _check_steps(read, sampler, ends is not None, steps, noise.train_steps)
+    check_levels(Levels.of(visited))
+    try:
+        values = OPERATIONS[f"scheduler.{sampler}"].check_settings(settings)
+    except ValueError as error:
+        raise ValueError(f"'{path}' sets what scheduler.{sampler} does not take: {error}") from None
+    return Recipe(sampler, values, visited, ends, row.no_start_in_the_middle)
+
+
+def _check_steps(config: Config, sampler: str, passes: bool, steps: int, train_steps: int) -> None:
+    """Raise ``SettingError`` for numbers of steps with which a class does what no sampler here repeats.
+
+    passes: whether its steps end past the timesteps that it visits.
+    """
+    stride = train_steps // steps
+    if sampler == "pndm" and passes:
         raise SettingError(
             "steps",
-            f"steps: PNDMScheduler of '{path}' goes {apart} timesteps a step, past those that it visits with "
-            f"'timestep_spacing' '{read['timestep_spacing']}': for trailing, choose a number that divides "
-            f"{noise.train_steps}, or use scheduler.pndm",
+            f"steps: PNDMScheduler of '{config.path}' goes {stride} timesteps a step, past those that it visits with "
+            f"'timestep_spacing' '{config['timestep_spacing']}': for trailing, choose a number that divides "
+            f"{train_steps}, or use scheduler.pndm",
         )
-    if sampler == "pndm" and settings["warmup"] == "runge_kutta" and apart % 2:
+    if sampler == "pndm" and not config["skip_prk_steps"] and stride % 2:
         raise SettingError(
             "steps",
-            f"steps: PNDMScheduler of '{path}' calls the network between timesteps, {apart} apart with this number: "
-            "choose one for which that is even, or use scheduler.pndm",
+            f"steps: PNDMScheduler of '{config.path}' calls the network between timesteps, {stride} apart: "
+            "choose a number for which that is even, or use scheduler.pndm",
         )
-    ends_lower = read.get("final_sigmas_type") == "sigma_min" and read.get("lower_order_final")
+    ends_lower = config.get("final_sigmas_type") == "sigma_min" and config.get("lower_order_final")
     if sampler == "dpmpp_2s" and ends_lower and steps % 2 == 0:
         raise SettingError(
             "steps",
-            f"steps: DPMSolverSinglestepScheduler of '{path}' ends with two steps of first order: choose an odd number",
+            f"steps: DPMSolverSinglestepScheduler of '{config.path}' ends with two steps of first order: choose an odd "
+            "number",
         )
-    return Recipe(sampler, settings, visited, ends, row.no_start_in_the_middle)
 
 
 def _ends_of_ddim(visited: Sequence[Level], noise: NoiseSchedule, steps: int) -> list[Level] | None:
@@ -540,11 +560,11 @@ def read_fields(config: Mapping[str, Any], path: Path, pipeline: str | None = No
     """The fields that the class of a config reads. Raises ``ValueError`` for a class or a value that is not known."""
     name = config.get("_class_name")
     if not isinstance(name, str) or name not in CLASSES:
-        known = f"supported are {', '.join(CLASSES)}"
+        supported = f"supported are {', '.join(CLASSES)}"
         if isinstance(name, str) and name in REFUSED:
             raise ValueError(f"'{path}': {name} is {REFUSED[name]}")
-        found = "names no scheduler class" if name is None else f"names the scheduler class {format_value(name)}"
-        raise ValueError(f"'{path}' {found}; {known}: use a scheduler.* node and set what its class does")
+        naming = "names no scheduler class" if name is None else f"names the scheduler class {format_value(name)}"
+        raise ValueError(f"'{path}' {naming}; {supported}: use a scheduler.* node and set what its class does")
     present = {field: value for field, value in config.items() if value is not None}
     defaults = CLASSES[name].fields
     values = {field: _read_field(present, field, default, path) for field, default in defaults.items()}

@@ -69,7 +69,7 @@ FlowSteps: TypeAlias = Literal["diffusers", "comfyui"]
 
 
 class Variable(NamedTuple):
-    """What a solver integrates: y = x/scale in a variable s, with the slope dy/ds.
+    """The variable s of a solver, which integrates y = x/scale with the slope dy/ds.
 
     y = x/α, s = σ/α and the slope ε; straight: y = x/(α + σ), s = σ/(α + σ) and ε − x0, which on a flow are x, σ and u.
     """
