@@ -130,6 +130,9 @@ LOCK_SECONDS = 30.0
 @contextmanager
 def _lock_file(path: Path) -> Iterator[None]:
     """Lock a file against edits by other threads and processes, and wait for them. Raises ``WorkflowError``."""
+    if "\0" in str(path) or not path.parent.is_dir():  # reading it will raise the error; a new folder is nobody else's
+        yield
+        return
     target = Path(os.path.realpath(path))
     lock = target.with_name(f".{target.name[:64]}.lock")
     deadline = time.monotonic() + LOCK_SECONDS
