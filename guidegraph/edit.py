@@ -108,17 +108,21 @@ class Change:
         Holds the files' locks from the comparison to the renaming. Raises ``WorkflowError`` if a file is not as it was
         before the edit, ``WriteError`` if one cannot be written; the files are then as they were.
         """
-        with ExitStack() as locks:
-            for path in sorted({file.path for file in self.files if file.before != file.after}):
-                locks.enter_context(_lock_file(path))
-            self.write_locked()
+        try:
+            with ExitStack() as locks:
+                for path in sorted({file.path for file in self.files if file.before != file.after}):
+                    locks.enter_context(_lock_file(path))
+                self.write_locked()
+        finally:
+            for file in self.files:
+                _remove_folders(file)
 
     def write_locked(self) -> None:
         """Write the files as ``write`` does, which holds their locks."""
         targets = [(_find_target(file), file) for file in self.files if file.before != file.after]
         with ExitStack() as on_failure:
             for target, file in targets:
-                _replace(target, file.after, file.folders)
+                _replace(target, file.after)
                 on_failure.callback(_restore, target, file)
             on_failure.pop_all()
 
@@ -130,6 +134,9 @@ LOCK_SECONDS = 30.0
 @contextmanager
 def _lock_file(path: Path) -> Iterator[None]:
     """Lock a file against edits by other threads and processes, and wait for them. Raises ``WorkflowError``."""
+    if "\0" in str(path) or not path.parent.is_dir():  # reading it will raise the error; a new folder is nobody else's
+        yield
+        return
     target = Path(os.path.realpath(path))
     lock = target.with_name(f".{target.name[:64]}.lock")
     deadline = time.monotonic() + LOCK_SECONDS
@@ -145,14 +152,19 @@ def _lock_file(path: Path) -> Iterator[None]:
         yield
 
 
-def _replace(target: Path, data: bytes | None, folders: Sequence[Path]) -> None:
-    """Write a file, or remove it and those of the folders that are then empty if the data is None."""
+def _remove_folders(file: FileChange) -> None:
+    """Remove the folders that were made for a file that is gone, if they are empty: the lock was in one of them."""
+    if not file.path.exists():
+        with suppress(OSError):  # another file is in it
+            for folder in file.folders:
+                folder.rmdir()
+
+
+def _replace(target: Path, data: bytes | None) -> None:
+    """Write a file, or remove it if the data is None."""
     if data is None:
         with write_errors(target):
             target.unlink()
-        with suppress(OSError):  # another file is in it
-            for folder in folders:
-                folder.rmdir()
         return
     with atomic_path(target) as temporary:
         temporary.write_bytes(data)
@@ -162,7 +174,7 @@ def _replace(target: Path, data: bytes | None, folders: Sequence[Path]) -> None:
 
 def _restore(target: Path, file: FileChange) -> None:
     with suppress(WriteError):  # the error that is raised is the first one
-        _replace(target, file.before, file.folders)
+        _replace(target, file.before)
 
 
 def _split_lines(data: bytes | None) -> list[str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -83,8 +84,11 @@ def read_grid(runs: Path, folder: str) -> dict[str, Any] | None:
     cells = []
     for path in sorted((runs / folder / CELLS).glob("[!.]*"))[:MAX_READ]:
         record = read_record(path / RECORD)
-        if record is not None and (point := _find_point(axes, as_dict(record.get("parameters")))) is not None:
-            cells.append({**describe_run(path, record), "folder": f"{folder}/{CELLS}/{path.name}", "point": point})
+        if record is None:
+            continue
+        with suppress(ValueError, TypeError, RecursionError):  # of a record that another program wrote
+            if (point := _find_point(axes, as_dict(record.get("parameters")))) is not None:
+                cells.append({**describe_run(path, record), "folder": f"{folder}/{CELLS}/{path.name}", "point": point})
     labels = [{"name": name, "values": [_format(value) for value in row]} for name, row in axes.items()]
     workflow = as_dict(description.get("workflow"))
     return {"folder": folder, "axes": labels, "cells": cells, "file": str(workflow.get("file", ""))}

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from functools import cache
 from pathlib import Path
@@ -65,4 +65,5 @@ def _hook(event: str, arguments: tuple[Any, ...]) -> None:
     else:
         path = arguments[1]
     if isinstance(path, (str, bytes, os.PathLike)) and len(written) < 100 * MOST:
-        written[os.path.abspath(os.fsdecode(path))] = None
+        with suppress(OSError, ValueError):  # the current folder was removed
+            written[os.path.abspath(os.fsdecode(path))] = None
