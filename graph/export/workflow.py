@@ -235,15 +235,15 @@ def _find_branches(plan: tuple[Operation, ...]) -> dict[str, tuple[str, ...]]:
 
 def _find_words(plan: tuple[Operation, ...]) -> dict[str, tuple[str, ...]]:
     """By parameter, the words that every setting of the runtime's operations that reads it takes, such as samplers."""
-    found: dict[str, tuple[str, ...]] = {}
+    by_parameter: dict[str, tuple[str, ...]] = {}
     for operation in _all_operations(plan):
         hints = OPERATIONS[operation.op].hints if operation.op in OPERATIONS else {}
         for port, source in operation.inputs.items():
             words = words_of(hints.get(port))
             if source.startswith("params.") and words:
                 name = source.removeprefix("params.")
-                found[name] = tuple(word for word in words if word in found.get(name, words))
-    return found
+                by_parameter[name] = tuple(word for word in words if word in by_parameter.get(name, words))
+    return by_parameter
 
 
 def _all_operations(plan: tuple[Operation, ...]) -> list[Operation]:

@@ -49,12 +49,12 @@ Words: TypeAlias = Annotated[Sequence[str], AtMost(LARGEST_COUNT)]
 Places: TypeAlias = Annotated[Sequence[Box], AtMost(LARGEST_COUNT)]
 
 
-def placed_shape() -> tuple[int, ...]:
+def layout_shape() -> tuple[int, ...]:
     """The shape of the result of `layout.place`."""
     return 1, CHANNELS, 1, LARGEST_COUNT
 
 
-@operation("layout.place", shape=placed_shape, output_help="a layout: a column of numbers for each of four objects")
+@operation("layout.place", shape=layout_shape, output_help="a layout: a column of numbers for each of four objects")
 def place(box: Tensor | None = None, *, objects: Words = (), boxes: Places = ()) -> Latent:
     """The layout (1, 81, 1, 4) of up to four objects in boxes, for `layout.map`.
 

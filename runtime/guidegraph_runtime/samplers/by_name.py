@@ -15,7 +15,7 @@ else:
 
 
 @operation("scheduler.named", shape=table_shape, output_help=OUTPUT_HELP)
-def named(
+def choose_sampler(
     schedule: Schedule,
     *,
     sampler: SamplerName = "ddim",
