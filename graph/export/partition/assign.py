@@ -46,7 +46,6 @@ def partition_operations(
     number, which a graph can take. at_export: operations that run only at export, since a run cannot pass on their
     results; the parameters that they read are fixed. one_graph: all traced operations become one graph, so the runtime
     does only the operations before it. fixed_before: parameters that are already fixed, with the reasons.
-
     Raises ``ExportError`` for the operations that must run in a loop and can neither be traced nor done by the runtime.
     """
     fixed = {

@@ -64,8 +64,8 @@ class _Data:
 
 
 @dataclass(frozen=True)
-class _Plan:
-    """What is known of a single file without its parts. host_examples: values that exist before the graph runs."""
+class _SinglePlan:
+    """The contents of a single file without its parts. host_examples: values that exist before the graph runs."""
 
     prelude: HostPrelude
     host_examples: Mapping[str, Any]
@@ -86,7 +86,7 @@ def check_single(planned: Exported, *, kinds: Mapping[str, str]) -> None:
     )
 
 
-def _plan_single(exported: Exported, kinds: Mapping[str, str], versions: Mapping[str, str]) -> _Plan:
+def _plan_single(exported: Exported, kinds: Mapping[str, str], versions: Mapping[str, str]) -> _SinglePlan:
     tables = exported.host.tables
     available = {*tables, *(f"params.{name}" for name in exported.inputs)}
     before = plan_prelude(exported.plan, available)
@@ -115,7 +115,7 @@ def _plan_single(exported: Exported, kinds: Mapping[str, str], versions: Mapping
         fields |= part_fields
     host_examples = compute_host_values(Description("the plan", {}, drawn, fields, recipe, files), {}, {})
     check_indices(before, host_examples)
-    return _Plan(before, host_examples, files, fields, recipe)
+    return _SinglePlan(before, host_examples, files, fields, recipe)
 
 
 def write_single(exported: Exported, out: Path, *, kinds: Mapping[str, str], versions: Mapping[str, str]) -> SingleFile:

@@ -99,8 +99,8 @@ def _check_plan(planned: Exported, kinds: Mapping[str, str], precision: Mapping[
 
     tables = {name: tensor.detach().cpu().numpy() for name, tensor in planned.host.tables.items()}
     source = PlanSource("the plan", planned.inputs, tables, lambda name: planned.host.files[name])
-    named = {name: Output(kinds[name], value) for name, value in planned.outputs.items()}
-    outputs = choose_outputs(source, planned.plan, named)
+    outputs_by_name = {name: Output(kinds[name], value) for name, value in planned.outputs.items()}
+    outputs = choose_outputs(source, planned.plan, outputs_by_name)
     providers = next((PROVIDERS[kind] for kind in precision.values() if kind in PROVIDERS), ())
     problems = [
         *find_provider_problems(providers),

@@ -97,7 +97,7 @@ class PlanSplit:
 
 
 def split_plan(source: PlanSource, plan: Sequence[Operation]) -> PlanSplit:
-    """Split a plan: outside its loops, what the page does not compute is tabulated if it depends on no graph."""
+    """Split a plan: operations outside its loops that the page lacks are tabulated, unless they depend on a graph."""
     split = PlanSplit()
     depends: dict[str, frozenset[str]] = {name: frozenset() for name in source.tables}
     depends |= {PARAMS + name: frozenset([name]) for name in source.inputs}
@@ -184,7 +184,7 @@ def make_tables(source: PlanSource, plan: Sequence[Operation], outputs: Sequence
 
 
 def _list_tabulations(source: PlanSource, split: PlanSplit, outputs: Sequence[str]) -> dict[TableKey, _Tabulation]:
-    """What is tabulated for each key; for none, with the constants of the plan."""
+    """The tabulations of each key; the one without inputs has the constants of the plan too."""
     needed = {*outputs}.union(*map(_reads_with_flags, split.kept))
     tabulations = {}
     for key in dict.fromkeys([TableKey(), *split.reads.values()]):
@@ -269,8 +269,8 @@ class _Tabulation:
         results = []
         for kept in range(1, value + 1) if key.share else (value,):
             plan_values = Values(self.source.tables)
-            given = {key.input: value, key.choice: word, key.share: kept / value if key.share else None}
-            plan_values |= {PARAMS + name: item for name, item in given.items() if name}
+            values = {key.input: value, key.choice: word, key.share: kept / value if key.share else None}
+            plan_values |= {PARAMS + name: item for name, item in values.items() if name}
             PlanRun(self.source.location, refuse_part, self.source.read_file, plan_values).run(self.operations)
             for operation in walk_operations(self.kept):
                 if operation.op == "part":

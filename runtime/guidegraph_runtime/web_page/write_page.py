@@ -58,7 +58,7 @@ def check_page_folder(folder: Path) -> None:
 
 
 def choose_outputs(source: PlanSource, plan: Sequence[Operation], outputs: Mapping[str, Output]) -> dict[str, Output]:
-    """The outputs that a page shows: pictures, and tables that it can compute, or all tables if there is no picture."""
+    """The outputs for a page to show: pictures and the tables that it can compute, or all tables without a picture."""
     pictures = {name for name, output in outputs.items() if output.type == "image"}
     tables = {name for name, output in outputs.items() if output.type == "table"}
     if pictures:
@@ -156,7 +156,7 @@ def _describe_input(spec: Input) -> dict[str, Any]:
 
 
 def extra_settings(op: str) -> dict[str, Any]:
-    """What an operation of the page is given beside its settings: the words and colours that the runtime knows."""
+    """Further settings of an operation in the page: words and colours of the runtime."""
     if op == "semantic.load":
         return {"names": CLASSES, "colours": COLOURS}
     if op not in ("layout.place", "layout.table"):

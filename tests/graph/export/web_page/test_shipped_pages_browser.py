@@ -131,7 +131,7 @@ def test_a_box_of_a_layout_is_dragged(tmp_path: Path, pytestconfig: pytest.Confi
         assert np.allclose(first, [0.05 + 32 / 254, 0.55 - 64 / 254, 0.5 + 48 / 254, 0.8 - 48 / 254], atol=0.01)
         assert lines[1] == "0.6, 0.55, 0.85, 0.9"
         page.driver.execute_script(
-            "const field = document.getElementById('input-objects'); field.value += '\\\\na cat';"
+            "const field = document.getElementById('input-objects'); field.value += '\\na cat';"
             "field.dispatchEvent(new Event('change'))"
         )
         assert str(page.evaluate("document.getElementById('input-boxes').value")).splitlines()[2:] == [
