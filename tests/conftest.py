@@ -25,6 +25,14 @@ INSTRUCTION_SETS = ("sse4_2", "avx", "avx2", "avx512f", "avx512_bf16", "amx_bf16
 PACKAGES = ("torch", "numpy", "onnxruntime", "onnxruntime-gpu", "diffusers", "transformers")
 
 
+@pytest.fixture(autouse=True, scope="session")
+def _short_measurements() -> Iterator[None]:
+    """Exports measure the costs of parts at their own size and at half of it: larger sizes take seconds."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("guidegraph_runtime.running.measure_costs.LONG", 0.0)
+        yield
+
+
 def pytest_report_header() -> list[str]:
     """What a float result depends on beside the code: the processor, limits of its instruction sets, and versions."""
     cpu = _cpuinfo()

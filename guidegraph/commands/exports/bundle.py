@@ -120,11 +120,13 @@ def _export(arguments: ExportArguments, stack: ExitStack, check_plan: CheckPlan 
     for line in summary(exported, manifest):
         print_text(line)
     print_text(f"wrote {arguments.bundle} ({show_size(sum(file.size for file in manifest.files.values()))})")
+    calls: dict[str, Mapping[str, Any]] = {}
     matches = (
-        _check(exported, arguments.bundle, engine, kinds)
+        _check(exported, arguments.bundle, engine, kinds, calls)
         if arguments.check
-        else reference is None or _replay_matches(arguments.bundle, short)
+        else reference is None or _replay_matches(arguments.bundle, short, calls)
     )
+    _add_costs(arguments.bundle, calls)
     if not matches:
         raise typer.Exit(1)
 
@@ -233,8 +235,37 @@ def summary(exported: Exported, manifest: Manifest) -> Iterator[str]:
         yield f"fixed {name} = {json.dumps(values.get(name), ensure_ascii=False)}: {reason}"
 
 
-def _check(exported: Exported, path: Path, engine: Mapping[str, Any], kinds: Mapping[str, str]) -> bool:
-    """Run the bundle on the example and print its differences from torch. True if all are within tolerance."""
+def _add_costs(path: Path, calls: Mapping[str, Mapping[str, Any]]) -> None:
+    """Measure the memory and time of each part at two sizes, and write them to the manifest, for servers to plan with.
+
+    calls: the inputs of a call of each part.
+    """
+    from guidegraph_runtime.bundle.manifest import write_manifest
+    from guidegraph_runtime.bundle.names import MANIFEST
+    from guidegraph_runtime.files.atomic_write import write_bytes
+    from guidegraph_runtime.running.bundle import Bundle
+    from guidegraph_runtime.running.measure_costs import measure_costs
+    from guidegraph_runtime.sessions.sessions import SessionSettings
+
+    if not calls:
+        return
+    bundle = Bundle(path, SessionSettings.on("cpu"))
+    costs = measure_costs(bundle, calls)
+    parts = {name: replace(part, costs=costs.get(name, ())) for name, part in bundle.manifest.parts.items()}
+    write_bytes(path / MANIFEST, write_manifest(replace(bundle.manifest, parts=parts)))
+
+
+def _check(
+    exported: Exported,
+    path: Path,
+    engine: Mapping[str, Any],
+    kinds: Mapping[str, str],
+    calls: dict[str, Mapping[str, Any]],
+) -> bool:
+    """Run the bundle on the example and print its differences from torch. True if all are within tolerance.
+
+    calls: is given the inputs of the first call of each part.
+    """
     from guidegraph.graph.export.compare_outputs import PartCheck, choose_tolerance, compare_outputs, to_array
     from guidegraph_runtime.running.bundle import Bundle
     from guidegraph_runtime.sessions.sessions import SessionSettings
@@ -248,7 +279,12 @@ def _check(exported: Exported, path: Path, engine: Mapping[str, Any], kinds: Map
     inputs |= {name: to_array(example) for name, example in exported.examples.items()}
     check = PartCheck(exported)
     started = time.perf_counter()
-    differences = compare_outputs(bundle.run_with(inputs, observer=check), engine, kinds, choose_tolerance(exported))
+
+    def observe(part: str, part_inputs: Mapping[str, Any], outputs: Mapping[str, Any]) -> None:
+        calls.setdefault(part, part_inputs)
+        check(part, part_inputs, outputs)
+
+    differences = compare_outputs(bundle.run_with(inputs, observer=observe), engine, kinds, choose_tolerance(exported))
     rows = [
         (part, name, f"{difference.absolute:.1e}", f"{difference.relative:.1e}")
         for (part, name), difference in check.worst.items()
@@ -265,16 +301,20 @@ def _check(exported: Exported, path: Path, engine: Mapping[str, Any], kinds: Map
     return ok
 
 
-def _replay_matches(path: Path, short: Mapping[str, int]) -> bool:
+def _replay_matches(path: Path, short: Mapping[str, int], calls: dict[str, Mapping[str, Any]]) -> bool:
     """Whether the written bundle reproduces its reference run, which is replayed once. Prints the differences.
 
-    short: the inputs by which that run is shorter than the example.
+    short: the inputs by which that run is shorter than the example. calls: is given the inputs of the first call of
+    each part.
     """
     from guidegraph_runtime.running.bundle import Bundle
     from guidegraph_runtime.running.reference_run import replay
     from guidegraph_runtime.sessions.sessions import SessionSettings
 
-    differences = replay(Bundle(path, SessionSettings.on("cpu")))
+    def observe(part: str, inputs: Mapping[str, Any], outputs: Mapping[str, Any]) -> None:
+        calls.setdefault(part, inputs)
+
+    differences = replay(Bundle(path, SessionSettings.on("cpu")), observe)
     run = f" with {', '.join(f'{name} = {value}' for name, value in short.items())}" if short else ""
     for difference in differences:
         far = "" if difference.fits else "; --check shows which part differs from the engine"

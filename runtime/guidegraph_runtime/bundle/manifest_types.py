@@ -45,14 +45,27 @@ class Tensor:
 
 
 @dataclass(frozen=True)
+class Cost:
+    """What a call of a part took at the export: the sizes of its axes, its bytes without the weights, its seconds."""
+
+    sizes: Mapping[str, int]
+    nbytes: int
+    seconds: float
+
+
+@dataclass(frozen=True)
 class Part:
-    """An ONNX graph: its file, the files of its weights, and the version of each operator set that it uses."""
+    """An ONNX graph: its file, the files of its weights, and the version of each operator set that it uses.
+
+    costs: those of its calls at a smaller and a larger size; () if they were not measured.
+    """
 
     file: str
     inputs: tuple[Tensor, ...]
     outputs: tuple[Tensor, ...]
     opsets: Mapping[str, int]
     externals: tuple[str, ...] = ()
+    costs: tuple[Cost, ...] = ()
 
 
 @dataclass(frozen=True)

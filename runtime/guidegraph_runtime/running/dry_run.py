@@ -26,6 +26,7 @@ from guidegraph_runtime.admission import (
 from guidegraph_runtime.bundle.bounds import parse_bounds
 from guidegraph_runtime.bundle.manifest_types import Operation, Part
 from guidegraph_runtime.bundle.names import BATCH, MULTIPLES, RANGES
+from guidegraph_runtime.bundle.part_costs import estimate_cost
 from guidegraph_runtime.errors import SettingError
 from guidegraph_runtime.operations import OPERATIONS
 from guidegraph_runtime.running.choices import Choice, has_choices
@@ -57,12 +58,15 @@ class Demand:
     """The resources of a run, as far as its dry run tells.
 
     steps: iterations of the loops outside others; loops whose length depends on a graph count as none. samples: the
-    largest batch of a part in a loop. nbytes: of the run's values, without the tables of the bundle.
+    largest batch of a part in a loop. nbytes: of the run's values, without the tables of the bundle. call_bytes: of its
+    largest call of a part, and seconds: of all its calls, as the export measured them; 0 if it did not.
     """
 
     steps: int = 0
     samples: int = 1
     nbytes: int = 0
+    call_bytes: int = 0
+    seconds: float = 0.0
 
 
 @dataclass
@@ -73,6 +77,7 @@ class DryRun(PlanRun):
     the input or node that determines its number of samples. repeated: values with one row for all samples, by name.
     made: results of operations outside loops, by node. depth: the number of enclosing loops. steps: iterations of the
     loops outside others. samples: the largest batch of a part in a loop.
+    repeats: how often the current operations are run. call_bytes, seconds: see ``Demand``.
     """
 
     parts: Mapping[str, Part] = field(default_factory=dict)
@@ -85,11 +90,15 @@ class DryRun(PlanRun):
     depth: int = 0
     steps: int = 0
     samples: int = 1
+    repeats: int = 1
+    call_bytes: int = 0
+    seconds: float = 0.0
 
     def measure(self, earlier: Iterable[str]) -> Demand:
         """The resources of the run. earlier: the names of values that were there before it."""
         names = self.values.keys() - set(earlier)
-        return Demand(self.steps, self.samples, sum(getattr(self.values[name], "nbytes", 0) for name in names))
+        nbytes = sum(getattr(self.values[name], "nbytes", 0) for name in names)
+        return Demand(self.steps, self.samples, nbytes, self.call_bytes, self.seconds)
 
     def _host(self, operation: Operation) -> None:
         OPERATIONS[operation.op].check_settings(operation.settings)  # it may not be called in a dry run
@@ -154,6 +163,8 @@ class DryRun(PlanRun):
             self.samples = max(self.samples, sizes.get(BATCH, 1))
         smallest = {dim: 1 for tensor in part.inputs for dim in tensor.dims if isinstance(dim, str)}
         check_multiples(operation.settings.get(MULTIPLES, {}), {**smallest, **sizes})
+        cost = estimate_cost(part, sizes)
+        self.call_bytes, self.seconds = max(self.call_bytes, cost.nbytes), self.seconds + self.repeats * cost.seconds
         due = broadcast_shapes(part, shaped)
         for tensor, shape in zip(part.inputs, due, strict=True):
             check_broadcast(tensor, tuple(shaped[tensor.name].shape), shape)
@@ -213,8 +224,10 @@ class DryRun(PlanRun):
             values[loop.item] = row
             outer, self._carried = self._carried, self._carried | starts.keys()
             self.depth += 1
+            outer_repeats, self.repeats = self.repeats, self.repeats * (len(rows) if is_known else 1)
             self.run(self.schedule(body, [*loop.next.values(), *loop.collect.values()]) if has_choices(body) else body)
             self.depth -= 1
+            self.repeats = outer_repeats
             self._carried = outer
             for link, after in loop.next.items():
                 self._check_growth(link, starts[link], values.read(after))

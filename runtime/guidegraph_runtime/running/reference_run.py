@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from guidegraph_runtime.errors import BundleError
 from guidegraph_runtime.files.npy import read_npy
@@ -13,6 +14,9 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from guidegraph_runtime.running.bundle import Bundle
+
+Observer: TypeAlias = Callable[[str, Mapping[str, Any], Mapping[str, Any]], None]
+"""Called with each part's name, inputs and outputs."""
 
 
 @dataclass(frozen=True)
@@ -66,14 +70,17 @@ def compare_output(name: str, kind: str, actual: NDArray[Any], expected: NDArray
     return Difference(name, kind, deviation, deviation / largest if largest else deviation, allowed)
 
 
-def replay(bundle: Bundle) -> list[Difference]:
-    """Run a bundle's reference, and compare each of its outputs. Raises ``BundleError`` for a bundle without one."""
+def replay(bundle: Bundle, observer: Observer | None = None) -> list[Difference]:
+    """Run a bundle's reference, and compare each of its outputs. observer: of ``Bundle.run_with``.
+
+    Raises ``BundleError`` for a bundle without one.
+    """
     reference = bundle.manifest.reference
     if reference is None:
         message = "this bundle carries no run to repeat; export without --no-reference"
         raise BundleError(bundle.where, "no-reference", message)
     inputs = {name: bundle.load_value(name, value) for name, value in reference.inputs.items()}
-    outputs = bundle.run_with(inputs, only=[*reference.outputs])
+    outputs = bundle.run_with(inputs, only=[*reference.outputs], observer=observer)
     return [
         compare_output(
             name, bundle.manifest.outputs[name].type, outputs[name], _array(bundle, file), reference.tolerance

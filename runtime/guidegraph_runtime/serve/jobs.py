@@ -55,12 +55,13 @@ class Job:
     """A request to one bundle.
 
     params, nodes: as the request has them. prepared: the checked run, until the job has ended. priority: higher goes
-    first. deadline: the monotonic time by which it must have ended. samples, nbytes: those of its run. step, steps:
-    iterations done, of all. warnings: about the request, for its client. waited: rounds in which others were stepped
-    and it was not. run: while it is open. result: how it ended. preview: the newest, as the step after which it
-    was made and a PNG, which is empty before the first. partials: how many pictures of the unfinished sample are
-    wanted; partial_pictures: those that were made, as PNGs. held: the bytes of its files and of what was made of them.
-    created: the time of day at which it was accepted. began, ended_at: the monotonic times of that and of its end.
+    first. deadline: the monotonic time by which it must have ended. samples, nbytes, call_bytes: those of its run.
+    step_seconds: of one of its steps, as the export measured them, or 1. step, steps: iterations done, of all.
+    warnings: about the request, for its client. waited: rounds in which others were stepped and it was not. run: while
+    it is open. result: how it ended. preview: the newest, as the step after which it was made and a PNG, which is empty
+    before the first. partials: how many pictures of the unfinished sample are wanted; partial_pictures: those that were
+    made, as PNGs. held: the bytes of its files and of what was made of them. created: the time of day at which it was
+    accepted. began, ended_at: the monotonic times of that and of its end.
     """
 
     bundle: str
@@ -89,6 +90,8 @@ class Job:
         assert self.prepared is not None
         demand = self.prepared.demand
         self.samples, self.nbytes, self.steps = demand.samples, demand.nbytes, self.steps or demand.steps
+        self.call_bytes = demand.call_bytes
+        self.step_seconds = demand.seconds / max(demand.steps, 1) or 1.0
         sent = (file for value in self.params.values() for file in (value if isinstance(value, list) else [value]))
         made = (array for values in self.prepared.ready.values() for array in values.values())
         self.held = sum(len(file) for file in sent if isinstance(file, bytes))

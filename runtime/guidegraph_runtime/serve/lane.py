@@ -1,13 +1,16 @@
 """The order of the jobs of one bundle: which of them share the next step.
 
 Runs are held open between steps, so the order is decided again before each step, and a run can be overtaken at any of
-them. The job with the fewest iterations left goes first (shortest remaining processing time), and a job that waits
-ages, so that short jobs do not wait for long ones and long ones do not wait for ever.
+them. The job with the least time left goes first (shortest remaining processing time: its iterations times the seconds
+of one, where the export measured them), and a job that waits ages, so that short jobs do not wait for long ones and
+long ones do not wait for ever.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from threading import Condition
 from typing import Generic, Protocol, TypeVar
 
 AGING = 0.25
@@ -31,6 +34,10 @@ class Schedulable(Protocol):
     @property
     def nbytes(self) -> int: ...
     @property
+    def call_bytes(self) -> int: ...
+    @property
+    def step_seconds(self) -> float: ...
+    @property
     def is_open(self) -> bool: ...
 
 
@@ -41,11 +48,11 @@ class Lane(Generic[J]):
     """The jobs of one bundle that have not ended, in the order of their arrival.
 
     batch: the most samples in one step. memory: the most bytes of the values of all open runs together; one run is
-    open whatever it needs.
+    open whatever it needs. call_memory: the most bytes of the calls of one step; None for no limit.
     """
 
-    def __init__(self, batch: int, memory: int):
-        self.batch, self.memory = batch, memory
+    def __init__(self, batch: int, memory: int, call_memory: int | None = None):
+        self.batch, self.memory, self.call_memory = batch, memory, call_memory
         self.jobs: list[J] = []
 
     def choose(self, admit: bool = True) -> list[J]:
@@ -55,9 +62,11 @@ class Lane(Generic[J]):
         """
         open_bytes = sum(job.nbytes for job in self.jobs if job.is_open)
         chosen: list[J] = []
-        samples = 0
+        samples = call_bytes = 0
         for job in self._order():
             if samples + job.samples > self.batch:
+                continue
+            if chosen and self.call_memory is not None and call_bytes + job.call_bytes > self.call_memory:
                 continue
             if not job.is_open:
                 if not admit:
@@ -67,15 +76,41 @@ class Lane(Generic[J]):
                     continue
                 open_bytes += job.nbytes
             chosen.append(job)
-            samples += job.samples
+            samples, call_bytes = samples + job.samples, call_bytes + job.call_bytes
         for job in self.jobs:
             job.waited += job not in chosen
         return chosen
 
     def _order(self) -> Sequence[J]:
-        return sorted(self.jobs, key=lambda job: (-job.priority, job.remaining - AGING * job.waited))
+        return sorted(
+            self.jobs, key=lambda job: (-job.priority, (job.remaining - AGING * job.waited) * job.step_seconds)
+        )
 
     @property
     def has_open(self) -> bool:
         """Whether the run of any job is open."""
         return any(job.is_open for job in self.jobs)
+
+
+class CallBudget:
+    """The memory that the calls of all bundles share: who would exceed it waits until others have ended.
+
+    limit: bytes. A call that is estimated to take more runs alone.
+    """
+
+    def __init__(self, limit: int):
+        self.limit, self._held = limit, 0
+        self._changed = Condition()
+
+    @contextmanager
+    def reserve(self, nbytes: int) -> Iterator[None]:
+        """Hold this much for the block, after waiting for it."""
+        with self._changed:
+            self._changed.wait_for(lambda: not self._held or self._held + nbytes <= self.limit)
+            self._held += nbytes
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._held -= nbytes
+                self._changed.notify_all()

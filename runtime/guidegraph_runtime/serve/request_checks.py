@@ -11,6 +11,7 @@ from guidegraph_runtime.allowed_files import takes_file
 from guidegraph_runtime.bundle.manifest_types import FILE_TYPES, PICTURE_TYPES, Input
 from guidegraph_runtime.errors import BundleError, suggest_name
 from guidegraph_runtime.limits import LimitExceeded, current_limits, enforce_limits
+from guidegraph_runtime.machine.byte_sizes import show_size
 from guidegraph_runtime.running.bundle import Prepared
 from guidegraph_runtime.running.inputs import check_value, find_spec
 from guidegraph_runtime.running.overrides import host_operations
@@ -19,6 +20,7 @@ from guidegraph_runtime.serve.requests import DrawRequest, RequestRefused, descr
 from guidegraph_runtime.serve.shelf import ShelfEntry
 from guidegraph_runtime.serve.uploads import SENT_TYPES, check_picture
 from guidegraph_runtime.serve.warning_texts import collect_warnings
+from guidegraph_runtime.sessions.call_limits import default_memory
 
 PRIORITIES = range(-10, 11)
 FLOAT_BYTES = 4
@@ -36,11 +38,12 @@ class CheckedRequest:
 
 
 class RequestChecks:
-    """The checks of requests to some bundles. limits: of each run."""
+    """The checks of requests to some bundles. limits: of each run. call_memory: bytes of the calls of all graphs."""
 
     def __init__(self, entries: Mapping[str, ShelfEntry], options: ServeOptions):
         self.entries, self.options = entries, options
         limits = current_limits()
+        self.call_memory = limits.memory_bytes or default_memory()
         self.limits = replace(
             limits,
             steps=min(limits.steps, max(MAX_TABLE_STEPS, options.steps)),
@@ -136,6 +139,10 @@ class RequestChecks:
         if demand.steps > options.steps:
             message = describe_steps(demand.steps, options.steps)
             raise RequestRefused(message, _find_param(entry, nodes, "steps"), "over-limit")
+        if demand.call_bytes > self.call_memory:
+            needed, allowed = show_size(demand.call_bytes), show_size(self.call_memory)
+            message = f"its largest call takes about {needed}, and this server allows {allowed}: ask for a smaller size"
+            raise RequestRefused(message, _find_param(entry, nodes, "shape"), "over-limit", 413)
         if demand.nbytes > options.run_memory:
             message = f"its values take {demand.nbytes} bytes, and this server allows {options.run_memory}"
             raise RequestRefused(message, code="over-limit")

@@ -11,6 +11,7 @@ from typing import Any
 from guidegraph_runtime.serve.encode_outputs import encode_outputs
 from guidegraph_runtime.serve.job_service import JobService
 from guidegraph_runtime.serve.jobs import Job
+from guidegraph_runtime.serve.lane import CallBudget
 from guidegraph_runtime.serve.observers import ServeObserver
 from guidegraph_runtime.serve.options import ServeOptions
 from guidegraph_runtime.serve.previews import encode_partial, encode_preview
@@ -44,6 +45,7 @@ class Service(JobService):
             self._encode,
             self._preview,
             self._draw_partial,
+            CallBudget(self.checks.call_memory),
         )
         self._workers = {name: Worker(name, self._shelf, worker_settings, self.observers, clock) for name in folders}
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from threading import Condition, Thread
 from typing import Any, Protocol
@@ -18,7 +18,7 @@ from guidegraph_runtime.limits import Limits, enforce_limits
 from guidegraph_runtime.open_runs.open_run import OpenRun
 from guidegraph_runtime.running.bundle import Prepared
 from guidegraph_runtime.serve.jobs import LATE, STOPPED, Failure, Job, JobEnd
-from guidegraph_runtime.serve.lane import Lane
+from guidegraph_runtime.serve.lane import CallBudget, Lane
 from guidegraph_runtime.serve.observers import ServeObserver, call_each, end_job
 from guidegraph_runtime.serve.requests import describe_steps, drop_remedy
 from guidegraph_runtime.sessions.call_limits import NEEDS_MEMORY, call_for, release_arena
@@ -52,9 +52,10 @@ class Shelf(Protocol):
 class WorkerSettings:
     """Settings of a worker.
 
-    batch, memory: see ``Lane``. limits: of each run. max_steps: the most iterations of a job. encode: the outputs of a
-    job as JSON; raises ``ValueError`` for those that cannot be written. preview: a small picture of a run as a PNG, and
-    draw_partial: the picture of its unfinished sample; empty without one.
+    batch, memory: see ``Lane``. calls: the memory for the calls of all workers. limits: of each run. max_steps: the
+    most iterations of a job. encode: the outputs of a job as JSON; raises ``ValueError`` for those that cannot be
+    written. preview: a small picture of a run as a PNG, and draw_partial: the picture of its unfinished sample; empty
+    without one.
     """
 
     batch: int
@@ -64,6 +65,7 @@ class WorkerSettings:
     encode: Callable[[Job, Mapping[str, NDArray[Any]]], EncodedOutputs]
     preview: Callable[[Job], bytes] = lambda job: b""
     draw_partial: Callable[[Job], bytes] = lambda job: b""
+    calls: CallBudget | None = None
 
 
 class Worker:
@@ -79,7 +81,9 @@ class Worker:
     ):
         self._name, self._shelf, self._settings = name, shelf, settings
         self._observers, self._clock = observers, clock
-        self.lane: Lane[Job] = Lane(settings.batch, settings.memory)
+        self.lane: Lane[Job] = Lane(
+            settings.batch, settings.memory, None if settings.calls is None else settings.calls.limit
+        )
         self.step_seconds = 0.0
         self._changed = Condition()
         self._is_stopping = False
@@ -164,6 +168,12 @@ class Worker:
         """Step the jobs whose turn it is, after starting those that are new."""
         with self._changed:
             chosen = self.lane.choose(admit=not self._shelf.is_due(self._name))
+        with ExitStack() as stack:
+            if self._settings.calls is not None:
+                stack.enter_context(self._settings.calls.reserve(sum(job.call_bytes for job in chosen)))
+            self._run_chosen(bundle, chosen)
+
+    def _run_chosen(self, bundle: SteppedBundle, chosen: Sequence[Job]) -> None:
         runs: list[tuple[Job, OpenRun]] = []
         with self._contain(chosen):
             opened = [job for job in chosen if job.is_open or self._open(bundle, job)]

@@ -7,11 +7,12 @@ share one arena of limited size. A call whose result nobody waits for any longer
 
 from __future__ import annotations
 
+import ctypes
 import os
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from functools import partial
 from itertools import count
@@ -149,7 +150,7 @@ def limit_memory(onnxruntime: Any) -> None:
 
 
 def release_arena() -> None:
-    """Give the free memory of the process's arena back: that of values which were freed after the last call."""
+    """Give free memory back to the system: the arena's, of values that were freed after the last call, and malloc's."""
     global _arena_call
     with _arena_lock:
         if _arena_bytes is None:
@@ -170,6 +171,8 @@ def release_arena() -> None:
             binding.bind_ortvalue_output("y", value(np.zeros(1, np.float32)))
             _arena_call = partial(session.run_with_iobinding, binding, run_options)
         _arena_call()
+    with suppress(OSError, AttributeError):
+        ctypes.CDLL(None).malloc_trim(0)  # of glibc, which keeps what threads have freed
 
 
 def default_memory() -> int:

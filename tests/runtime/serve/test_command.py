@@ -239,6 +239,8 @@ def test_the_documented_defaults_are_those_of_the_server() -> None:
         "--max-steps": defaults.steps,
         "--max-seconds": defaults.seconds,
         "--max-body": defaults.body_bytes,
+        "--max-upload": defaults.upload_bytes,
+        "--max-pixels": defaults.pixels,
         "--run-memory": defaults.run_memory,
         "--memory": defaults.bundle_memory,
     }

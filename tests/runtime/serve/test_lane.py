@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from threading import Event, Thread
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from guidegraph_runtime.serve.lane import AGING, Lane
+from guidegraph_runtime.serve.lane import AGING, CallBudget, Lane
 
 
 @dataclass(eq=False)
@@ -18,6 +19,8 @@ class Ticket:
     remaining: int
     samples: int = 1
     nbytes: int = 1
+    call_bytes: int = 0
+    step_seconds: float = 1.0
     priority: int = 0
     waited: int = 0
     is_open: bool = False
@@ -140,3 +143,37 @@ def test_a_request_that_needs_memory_is_not_passed_over_for_ever() -> None:
         lane.jobs += [Ticket(6, nbytes=2)] + ([large] if number == 5 else [])
         run_round(lane, number)
     assert 0 < large.ended < 60
+
+
+def test_the_calls_of_a_step_fit_into_their_memory_and_the_quickest_goes_first() -> None:
+    small, large, other = (
+        Ticket(9, call_bytes=40),
+        Ticket(3, call_bytes=80, step_seconds=10.0),
+        Ticket(9, call_bytes=60),
+    )
+    lane: Lane[Ticket] = Lane(8, 1000, call_memory=100)
+    lane.jobs += [large, small, other]
+    assert lane.choose() == [small, other]
+    lane.jobs = [Ticket(1, call_bytes=500)]
+    assert lane.choose() == lane.jobs, "one that is alone is stepped whatever it takes"
+
+
+def test_calls_of_several_bundles_wait_for_their_memory() -> None:
+    budget, order = CallBudget(100), []
+    is_held, may_end = Event(), Event()
+
+    def hold() -> None:
+        with budget.reserve(80):
+            is_held.set()
+            may_end.wait(30)
+            order.append("first")
+
+    thread = Thread(target=hold)
+    thread.start()
+    assert is_held.wait(30)
+    with budget.reserve(20):
+        may_end.set()
+    with budget.reserve(500):
+        order.append("second")
+    thread.join()
+    assert order == ["first", "second"]

@@ -6,11 +6,13 @@ import time
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from threading import Event
 from typing import Any
 
 import pytest
 
+from guidegraph_runtime.bundle.manifest_types import Cost
 from guidegraph_runtime.errors import BundleError
 from guidegraph_runtime.limits import Limits, enforce_limits
 from guidegraph_runtime.open_runs.open_run import OpenRun
@@ -18,7 +20,7 @@ from guidegraph_runtime.running.bundle import Prepared
 from guidegraph_runtime.serve.jobs import LATE, Failure, Job, JobEnd, JobStore
 from guidegraph_runtime.serve.options import ServeOptions
 from guidegraph_runtime.serve.request_checks import RequestChecks
-from guidegraph_runtime.serve.requests import DrawRequest
+from guidegraph_runtime.serve.requests import DrawRequest, RequestRefused
 from guidegraph_runtime.serve.warning_texts import collect_warnings, show_collected
 from guidegraph_runtime.serve.worker import Worker
 from tests.runtime.serve.conftest import MakeService
@@ -362,3 +364,19 @@ def test_a_run_that_needs_more_memory_than_there_is_is_too_large(monkeypatch: py
     with run(worker):
         wait(job)
     assert job.failure == Failure("it needs 9 GB", "needs-memory", 413)
+
+
+def test_a_request_whose_calls_take_too_much_memory_is_too_large(make_service: MakeService) -> None:
+    service = make_service(started=False)
+    entry = service.entries["pictures"]
+    small, large = (
+        Cost({"batch": 1, "height": side, "width": side}, side**2 * 1000, side**2 / 1000) for side in (8, 16)
+    )
+    parts = {**entry.manifest.parts, "step": replace(entry.manifest.parts["step"], costs=(small, large))}
+    entry.checks._verified = replace(entry.checks._verified, manifest=replace(entry.manifest, parts=parts))
+    service.checks.call_memory = 10**9
+    job = service.submit(DrawRequest("pictures", {"batch": 1, "steps": 10}, {"noise.shape": [2, 900, 900]}))
+    assert (job.call_bytes, job.step_seconds) == (810_000_000, pytest.approx(810.0))
+    with pytest.raises(RequestRefused, match=r"call takes about 1.62 GB, and this server allows 1 GB") as refused:
+        service.submit(DrawRequest("pictures", {"batch": 2}, {"noise.shape": [2, 900, 900]}))
+    assert (refused.value.status, refused.value.param) == (413, "noise.shape")

@@ -1,0 +1,61 @@
+"""Memory and time of a part's call, estimated for any size from what the export measured at two.
+
+Convolutions and feed-forward layers take memory and time in proportion to the pixels of a sample, and attention to
+their square. Times add up, so two measurements give both coefficients. The memory of a call is that of its largest
+operator: once attention is that, it grows with the square. A batch takes the multiple of one sample.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import NamedTuple
+
+from guidegraph_runtime.bundle.manifest_types import Part
+from guidegraph_runtime.bundle.names import BATCH
+
+_PICTURE_AXES = 4
+SQUARE_FROM = 1.2
+"""The power of the area beyond which memory that grew so between two sizes is that of attention."""
+
+
+class Estimate(NamedTuple):
+    """Bytes and seconds of a call."""
+
+    nbytes: int = 0
+    seconds: float = 0.0
+
+
+def list_size_axes(part: Part) -> list[str]:
+    """The free axes of the sides of a part's samples: the last two of inputs with four axes or more."""
+    sides = (dim for tensor in part.inputs if len(tensor.dims) >= _PICTURE_AXES for dim in tensor.dims[-2:])
+    return [*dict.fromkeys(dim for dim in sides if isinstance(dim, str) and dim != BATCH)]
+
+
+def estimate_cost(part: Part, sizes: Mapping[str, int]) -> Estimate:
+    """The cost of a call of a part with these sizes of its axes; zeros if the export has not measured it."""
+    if len(part.costs) != 2:
+        return Estimate()
+    small, large = part.costs
+    area, batch = _area(part, sizes), sizes.get(BATCH, 1)
+    first, second = _area(part, small.sizes), _area(part, large.sizes)
+    if not 0 < first < second:
+        return Estimate()
+    low, high = (cost.nbytes / cost.sizes.get(BATCH, 1) for cost in (small, large))
+    growth = math.log(max(high, 1) / max(low, 1)) / math.log(second / first)
+    if area > second:
+        growth = 2 if growth > SQUARE_FROM else 1
+    nbytes = high * (area / second) ** growth
+    low, high = (cost.seconds / cost.sizes.get(BATCH, 1) for cost in (small, large))
+    return Estimate(math.ceil(batch * nbytes), batch * _sum_times(low / first, high / second, first, second, area))
+
+
+def _area(part: Part, sizes: Mapping[str, int]) -> int:
+    return math.prod(sizes.get(axis, 1) for axis in list_size_axes(part))
+
+
+def _sum_times(low: float, high: float, first: int, second: int, area: int) -> float:
+    """Seconds of one sample: b · area + c · area². low, high: those for each pixel at a small and at a large area."""
+    quadratic = max(0.0, (high - low) / (second - first))
+    linear = max(0.0, high - quadratic * second)
+    return linear * area + quadratic * area**2
