@@ -33,9 +33,7 @@ def add_sampler_parameter(graph: Graph, registry: Registry, *, stranger: bool = 
     found = [(path, name) for _, path in list_nodes(document) if (name := _read_sampler(document, path))]
     if len(found) != 1:
         listed = ", ".join(path for path, _ in found)
-        reason = (
-            f"its file has {len(found)} nodes that make one ({listed})" if found else "no node of its file makes one"
-        )
+        reason = f"{len(found)} nodes of its file make one ({listed})" if found else "no node of its file makes one"
         raise _refuse(document, f"there is no parameter 'sampler', and {reason}: {ADVICE}", "")
     path, sampler = found[0]
     named = registry.nodes[NAMED]

@@ -25,7 +25,7 @@ DDIM = "{use: scheduler.ddim, in: {schedule: levels}, with: {steps: 3}}"
 def test_the_flagship_gets_a_parameter_and_keeps_its_pictures(cli: Command, tmp_path: Path) -> None:
     copy = cli.workflow("copy.yaml", FLAGSHIP.read_text())
     before = copy.read_text()
-    settings = ("--set", "steps=2")
+    settings = ("--set", "steps=3")
     assert sweep(cli, copy, "--grid", "sampler=ddim,dpmpp_2m", *settings).code == 0
     assert copy.read_text() == before
     rows = table()
