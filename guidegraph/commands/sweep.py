@@ -163,8 +163,10 @@ def _check_arguments(arguments: SweepArguments, registry: Registry) -> Sweep:
     from guidegraph.runs.requested_outputs import list_unknown_outputs
     from guidegraph.runs.stopped_run import check_repeatable
     from guidegraph.sweep.grid import make_grid
+    from guidegraph.sweep.grid_options import SAMPLER
     from guidegraph.sweep.ray_cluster import Cluster
     from guidegraph.sweep.run import Sweep
+    from guidegraph.sweep.sampler_axis import add_sampler_parameter
 
     problems: list[Problem] = []
     config = _parse_config(arguments, problems)
@@ -174,7 +176,10 @@ def _check_arguments(arguments: SweepArguments, registry: Registry) -> Sweep:
     opened = request.open(problems)
     check_repeatable(opened.recipe, None, request.workflow)
     try:
-        graph = apply_recipe(opened.graph, opened.recipe)
+        graph = opened.graph
+        if SAMPLER not in graph.params and any(SAMPLER in texts.names for texts in axes):
+            graph = add_sampler_parameter(graph, registry, stranger=opened.recipe is not None)
+        graph = apply_recipe(graph, opened.recipe)
     except WorkflowError as error:
         raise WorkflowError([*problems, *error.problems]) from None
     config = opened.complete(

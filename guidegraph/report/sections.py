@@ -14,6 +14,7 @@ from guidegraph.report.collect import RunFolder, SweepFolder, accelerator_of, fo
 from guidegraph.report.curves import AUTOMATIC, CurveChoice, long_plots, sweep_plots, table_plots
 from guidegraph.report.html import Html, fold, format_value, join, note, pairs, render_table, table, tag
 from guidegraph.report.labels import TITLE, caption_of, clip_distinctly, list_numbered
+from guidegraph.report.matrix import render_matrices
 from guidegraph.report.pictures import MOST, contact_sheet
 from guidegraph.report.plots import draw_curves
 from guidegraph.report.read import get_object, to_number
@@ -120,6 +121,8 @@ def sweep_sections(sweep: SweepFolder, context: PageContext, salt: str) -> list[
     elif choice != AUTOMATIC:
         text = "No line over what --x names has two points when --by tells them apart: name others, or leave one out."
         sections.append(("curves", "Curves", note(text)))
+    if matrices := render_matrices(sweep.cells, sweep.swept, sweep.outputs):
+        sections.append(("matrices", "Matrices", matrices))
     if sweep.pictures:
         sections.append(("pictures", "Contact sheet", contact_sheet(sweep.pictures, notes, context.pictures)))
     sections.append(("cells", "Cells", fold(show_count(sweep.cells.rows, "cell"), render_table(sweep.cells, "Cells"))))

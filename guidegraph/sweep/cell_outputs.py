@@ -14,6 +14,7 @@ from guidegraph_runtime.files.bounded_json import read_json
 
 _SPECIAL = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}
 _SMALL = 4096
+_SHORT = 16
 
 
 @dataclass
@@ -28,8 +29,9 @@ class Outputs:
 def cell_outputs(folder: Path, outputs: Mapping[str, OutputFiles]) -> Outputs:
     """Read from a cell's files the values for the table.
 
-    Numbers, truth values and texts are scalars under the output's name, a tensor of one element too, and those in a
-    dictionary or a dataclass under ``output.key``. Anything else is left to its file.
+    Numbers, truth values and texts are scalars under the output's name, a tensor of one element too, those in a
+    dictionary or a dataclass under ``output.key``, at any depth, and the numbers of a short list or vector under
+    ``output.0``, ``output.1``, …. Anything else is left to its file.
     """
     result = Outputs()
     for name, (kind, files) in outputs.items():
@@ -44,15 +46,19 @@ def cell_outputs(folder: Path, outputs: Mapping[str, OutputFiles]) -> Outputs:
             value = read_json(folder / files[0], max_values=MAX_OUTPUT_VALUES)
             result.scalars |= _read_scalars(name, value, number="str" not in kind)
         elif files == [f"{name}.safetensors"] and (folder / files[0]).stat().st_size < _SMALL:
-            result.scalars |= _read_single_element(name, folder / files[0])
+            result.scalars |= _read_tensor(name, folder / files[0])
     return result
 
 
 def _read_scalars(name: str, value: Any, number: bool) -> dict[str, CellValue]:
     if isinstance(value, dict):
-        fields = {f"{name}.{key}": field for key, field in value.items()}
-        return {key: _parse_cell(v, number) for key, v in fields.items() if not isinstance(v, (dict, list))}
-    return {} if value is None or isinstance(value, list) else {name: _parse_cell(value, number)}
+        fields = [(f"{name}.{key}", field) for key, field in value.items()]
+        read = [{key: None} if field is None else _read_scalars(key, field, number) for key, field in fields]
+        return {key: v for inner in read for key, v in inner.items()}
+    if isinstance(value, list):
+        numbers = len(value) <= _SHORT and all(isinstance(v, (int, float)) and not isinstance(v, bool) for v in value)
+        return {f"{name}.{i}": v for i, v in enumerate(value)} if numbers else {}
+    return {} if value is None else {name: _parse_cell(value, number)}
 
 
 def _parse_cell(value: Any, number: bool) -> CellValue:
@@ -62,10 +68,14 @@ def _parse_cell(value: Any, number: bool) -> CellValue:
     return value  # type: ignore[no-any-return]
 
 
-def _read_single_element(name: str, path: Path) -> dict[str, CellValue]:
+def _read_tensor(name: str, path: Path) -> dict[str, CellValue]:
     from safetensors.torch import load_file
 
     tensors = load_file(path)
-    if set(tensors) != {name} or tensors[name].numel() != 1:
+    if set(tensors) != {name}:
         return {}
-    return {name: tensors[name].item()}
+    tensor = tensors[name]
+    if tensor.numel() == 1:
+        return {name: tensor.item()}
+    is_short = tensor.ndim == 1 and tensor.numel() <= _SHORT
+    return {f"{name}.{i}": value for i, value in enumerate(tensor.tolist())} if is_short else {}

@@ -13,7 +13,7 @@ from guidegraph.graph.errors import Mark, Problem
 from guidegraph.graph.trust.file_checks import read_regular
 from guidegraph.graph.trust.limits import LimitExceeded
 
-SEED = "seed"
+SEED, SAMPLER = "seed", "sampler"
 MOST_CELLS = 1_000_000
 _CLOSING = {"[": "]", "{": "}"}
 _BEFORE = "[{,:"  # precedes a quoted text in a list or mapping; elsewhere a quote is an apostrophe

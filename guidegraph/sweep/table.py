@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from guidegraph.nodes.table import CellValue
+from guidegraph.nodes.table import CellValue, Table
 from guidegraph.runs.recipe import portable_value
 from guidegraph.sweep.cell_outputs import Outputs, cell_outputs
 from guidegraph.sweep.cells import Cell
@@ -24,6 +24,8 @@ PARQUET = "table.parquet"
 TABLES = "tables"
 FIXED = ("cell", "status", "message", "seconds")
 """The columns that every table has."""
+MOST = 100
+"""The most numbers of one output that are columns of the table of cells."""
 
 
 @dataclass(frozen=True)
@@ -95,8 +97,30 @@ def _record(row: Row, long: set[str]) -> dict[str, CellValue]:
     for name, table in row.outputs.tables.items():
         if name not in long:
             values |= {f"{name}.{c}": column[0] for c, column in table.items()}
+        else:
+            values |= flatten_table(name, table)
     values |= {name: ";".join(paths) for name, paths in row.pictures().items()}
     return record | {f"output.{name}" if name in record else name: value for name, value in values.items()}
+
+
+def flatten_table(name: str, table: Table) -> dict[str, CellValue]:
+    """The numbers of a table of scores, by column ``NAME.ROW.COLUMN``; none of one with over ``MOST`` numbers.
+
+    A row is called by the table's first column of texts that differ in all rows. A table without such a column is a
+    curve, whose rows stay in a file of their own.
+    """
+    numeric = [c for c in table if any(map(_is_number, table[c]))]
+    if table.rows * len(numeric) > MOST:
+        return {}
+    texts = (table[c] for c in table if c not in numeric and len(set(table[c])) == table.rows and None not in table[c])
+    labels: Sequence[CellValue] = next(texts, ())
+    return {
+        f"{name}.{label}.{c}": table[c][i] for i, label in enumerate(labels) for c in numeric if _is_number(table[c][i])
+    }
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 
 def _long_records(rows: Sequence[Row], name: str) -> list[dict[str, CellValue]]:

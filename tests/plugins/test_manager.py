@@ -465,3 +465,23 @@ def test_versions_of_the_plugin_and_of_the_node_are_in_the_cache_key(installed: 
     module = sys.modules["gg_test_good"]
     module.twice.__guidegraph__ = replace(module.twice.__guidegraph__, version="2")
     assert digest_of(tmp_path) not in (first, later)
+
+
+def test_a_file_without_hooks_contributes_the_nodes_that_it_defines(tmp_path: Path) -> None:
+    path = tmp_path / "gg_plain_nodes.py"
+    path.write_text("""from guidegraph import node, predict
+
+
+@node("plain.half")
+def half(x: float) -> float:
+    \"\"\"Half of x.\"\"\"
+    return x / 2
+
+
+def other() -> None: ...
+""")
+    manager = PluginManager([str(path)], entry_points=False)
+    assert status(manager, str(path)).nodes == ("plain.half",)
+    empty = tmp_path / "gg_no_nodes.py"
+    empty.write_text("from guidegraph import node\n")
+    assert "implements no hook" in status(PluginManager([str(empty)], entry_points=False), str(empty)).reason

@@ -99,7 +99,7 @@ def test_the_page_of_a_run_has_pictures_curves_values_graph_and_times(cli: Comma
 def test_the_page_of_a_sweep_has_curves_a_contact_sheet_and_failures(cli: Command) -> None:
     folder = sweep_folder(cli.folder / "out")
     page = make_report(cli, folder)
-    assert headings(folder)[:4] == ["Failed cells", "Curves", "Contact sheet", "Cells"]
+    assert headings(folder)[:5] == ["Failed cells", "Curves", "Matrices", "Contact sheet", "Cells"]
     assert "30 cells over scale (5) × kind (2) × seed (3)" in page.text
     assert f"nodes.sample.step (toy.add): {HOSTILE} is not a number" in page.text
     assert "Mean over up to 3 seeds, with its 95 % interval (Student's t)." in page.text

@@ -52,7 +52,7 @@ def test_outputs_become_columns(cli: Command) -> None:
             "dict.prompt",
             "dict.sizes",
         ),
-        *("output.status", "short.kind", "short.score", "image"),
+        *("output.status", "short.kind", "short.score", "image", "vector.0", "vector.1"),
     ]
     assert (rows[0]["short.kind"], rows[0]["short.score"], rows[0]["element"]) == ("fid", "1.0", "2.5")
     assert (rows[0]["status"], rows[0]["output.status"], rows[0]["rows"]) == ("done", "1.0", "[1]")
@@ -66,6 +66,29 @@ def test_outputs_become_columns(cli: Command) -> None:
     assert sweep(cli, workflow, "--seeds", "0:2", "--set", "batch=2").code == 0
     assert "long.seed" in table()[0]
     assert not Path("out/tables/long.csv").exists()
+
+
+def test_every_number_of_the_outputs_is_a_column(cli: Command) -> None:
+    text = """
+guidegraph: 1
+params: {scale: 1.0, other: 1.0}
+nodes:
+  x: {use: toy.number, in: {value: params.scale}}
+  y: {use: toy.number, in: {value: params.other}}
+  a: {use: table.columns, in: {values: [x]}, with: {names: [score], constants: {task: colours}}}
+  b: {use: table.columns, in: {values: [y]}, with: {names: [score], constants: {task: counting}}}
+  scores: {use: table.stack, in: {tables: [a, b]}}
+outputs: {scores: scores}
+"""
+    workflow = cli.workflow("w.yaml", text)
+    assert sweep(cli, workflow, "--grid", "scale=1,2", "--grid", "other=3,4").code == 0
+    columns = ("scores.colours.score", "scores.counting.score")
+    assert [[row[name] for name in columns] for row in table()] == [
+        ["1.0", "3.0"],
+        ["1.0", "4.0"],
+        ["2.0", "3.0"],
+        ["2.0", "4.0"],
+    ]
 
 
 def test_equal_rows_share_one_table(cli: Command) -> None:

@@ -1,0 +1,64 @@
+"""A sampler as an axis of a workflow that has no parameter for it: its ``scheduler.X`` becomes ``scheduler.named``."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from guidegraph.graph.errors import Problem, WorkflowError
+from guidegraph.graph.ir import Graph
+from guidegraph.graph.language.edit.document import Document, find_value
+from guidegraph.graph.language.edit.nodes import list_nodes
+from guidegraph.graph.language.edit.parameters import add_parameter
+from guidegraph.graph.language.edit.paths import locate_value
+from guidegraph.graph.language.edit.values import set_value
+from guidegraph.graph.language.yaml_tree import Scalar, YamlMapping
+from guidegraph.graph.registry import Registry
+from guidegraph.graph.resolution.load import build
+from guidegraph.sweep.grid_options import SAMPLER
+from guidegraph_runtime.samplers.sampler import SAMPLERS
+
+NAMED = "scheduler.named"
+PREFIX = "scheduler."
+ADVICE = f"give the workflow a parameter 'sampler' that feeds a {NAMED}"
+
+
+def add_sampler_parameter(graph: Graph, registry: Registry, *, stranger: bool = False) -> Graph:
+    """The graph with a parameter ``sampler`` in place of the only sampler in its file; its own is the default.
+
+    stranger: as for ``build``. Raises ``WorkflowError`` if the file has no sampler or several, or one with settings
+    that not every sampler has.
+    """
+    file = str(graph.file)
+    document = Document.parse(graph.sources[file], file)
+    found = [(path, name) for _, path in list_nodes(document) if (name := _read_sampler(document, path))]
+    if len(found) != 1:
+        listed = ", ".join(path for path, _ in found)
+        reason = f"{len(found)} nodes of its file make one ({listed})" if found else "no node of its file makes one"
+        raise _refuse(document, f"there is no parameter 'sampler', and {reason}: {ADVICE}", "")
+    path, sampler = found[0]
+    named = registry.nodes[NAMED]
+    for part in ("in", "with"):
+        for name in _list_names(find_value(locate_value(document, path).tree, part)):
+            if named.port(name) is None:
+                message = f"'{name}' of {PREFIX}{sampler} is not a setting of every sampler: leave it out, or {ADVICE}"
+                raise _refuse(document, message, f"{path}.{part}.{name}")
+    document = add_parameter(document, SAMPLER, sampler, help=f"as for {NAMED}")
+    document = set_value(document, f"{path}.use", NAMED)
+    document = set_value(document, f"{path}.in.{SAMPLER}", f"params.{SAMPLER}")
+    return build(graph.file, registry, {**graph.sources, file: document.text}, stranger=stranger)
+
+
+def _read_sampler(document: Document, path: str) -> str:
+    """The name of the sampler that a node makes; "" for any other node."""
+    use = find_value(locate_value(document, path).tree, "use")
+    name = use.text.removeprefix(PREFIX) if isinstance(use, Scalar) and use.text.startswith(PREFIX) else ""
+    return name if name in SAMPLERS else ""
+
+
+def _list_names(tree: Any) -> list[str]:
+    return [name.text for name, _ in tree.items] if isinstance(tree, YamlMapping) else []
+
+
+def _refuse(document: Document, message: str, path: str) -> WorkflowError:
+    mark = locate_value(document, path).tree.mark if path else document.root.mark
+    return WorkflowError([Problem(mark, "unknown-param", message, path)])
