@@ -65,6 +65,7 @@ def process(
     *,
     python: Sequence[str] = ("-m", "guidegraph"),
     env: Mapping[str, str] | None = None,
+    timeout: float = 120,
     **more: Any,
 ) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
@@ -73,7 +74,7 @@ def process(
         env=environment(**(env or {})),
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=timeout,
         **more,
     )
 

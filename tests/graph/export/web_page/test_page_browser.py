@@ -51,7 +51,7 @@ def open_page(workflow: Path, folder: Path, config: pytest.Config) -> Iterator[B
     """A browser with the page of a workflow, exported to a folder, as soon as it is ready."""
     package = install_packages(config, NPM) / "node_modules" / "onnxruntime-web"
     options = ("--page", "--onnxruntime-web", package, "--no-reference", "--no-plugins")
-    result = process(["export", workflow, "-o", "site", *options], folder)
+    result = process(["export", workflow, "-o", "site", *options], folder, timeout=600)
     assert result.returncode == 0, result.stderr
     with serve_files(folder / "site") as site, browser(folder / "profile") as opened:
         opened.driver.get(f"{site}/")
