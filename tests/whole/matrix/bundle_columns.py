@@ -170,7 +170,7 @@ def write_single_file(bench: Bench) -> Cell:
         return wrong(difference)
     recipe = read_description(folder / "whole.json").recipe
     fixed = [f"fixed {n}: {recipe.fixed.get(n, 'is missing')}" for n in bench.changes if n not in recipe.inputs]
-    return refused("; ".join(filter(None, [refusal, *fixed]))) if refusal or fixed else right(", ".join(bench.changes))
+    return refused("; ".join(fixed) or refusal) if refusal or fixed else right(", ".join(bench.changes))
 
 
 def _export_single_file(bench: Bench, folder: Path, *options: str) -> Printed:
