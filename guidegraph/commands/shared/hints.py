@@ -86,7 +86,7 @@ def _hint_at_set(error: Any, option: str, arguments: Sequence[str]) -> None:
     if not _takes_set(error) or difflib.get_close_matches(option, known, n=1, cutoff=0.75):
         return
     place = next((i for i, a in enumerate(arguments) if a.partition("=")[0] == option), len(arguments))
-    following = arguments[place + 1] if place + 1 < len(arguments) else "VALUE"
+    following = next((a for a in arguments[place + 1 : place + 2] if not a.startswith("-")), "VALUE")
     value = arguments[place].partition("=")[2] if place < len(arguments) and "=" in arguments[place] else following
     error.possibilities = None
     setting = shlex.quote(f"{option.lstrip('-').replace('-', '_')}={value}")
