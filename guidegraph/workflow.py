@@ -321,12 +321,10 @@ def load_workflow(
 ) -> Workflow:
     """Read and check a workflow: a path, ``NAMESPACE:FILE`` of a plugin, or ``pkg:FILE`` of this package.
 
-    plugins: names of modules, or paths of Python files, beside the installed plugins: with hooks, or with nodes alone
-    (``"__main__"`` for those of a notebook). registry: nodes to use in place of the installed ones. sources: texts to
-    use in place of files, by path, absolute or relative to the current folder; ``path`` may be one of them. The other
-    arguments are as for ``Workflow``.
-    Raises ``WorkflowError`` that lists all problems, also of a plugin that cannot be used; ``ValueError`` for a source
-    that the workflow does not use; ``TypeError`` for an argument of another type.
+    plugins: modules or Python files with hooks or nodes, beside the installed plugins; ``"__main__"`` is a notebook.
+    registry: nodes to use in place of the installed ones. sources: texts in place of files, by absolute path or
+    relative to the current folder. The other arguments are as for ``Workflow``. Raises ``WorkflowError`` that lists all
+    problems, ``ValueError`` for a source that is not used, and ``TypeError`` for an argument of another type.
     """
     _check_arguments(path, plugins, registry, sources, policy, limits)
     manager = None
