@@ -321,16 +321,14 @@ def load_workflow(
 ) -> Workflow:
     """Read and check a workflow: a path, ``NAMESPACE:FILE`` of a plugin, or ``pkg:FILE`` of this package.
 
-    plugins: modules or Python files with hooks or nodes, beside the installed plugins; ``"__main__"`` is a notebook.
-    registry: nodes to use in place of the installed ones. sources: texts in place of files, by absolute path or
-    relative to the current folder. The other arguments are as for ``Workflow``. Raises ``WorkflowError`` that lists all
-    problems, ``ValueError`` for a source that is not used, and ``TypeError`` for an argument of another type.
+    plugins: modules or Python files with hooks or nodes; ``"__main__"`` is a notebook. registry: nodes in place of the
+    installed ones. sources: texts in place of files, by path. Raises ``WorkflowError`` that lists all problems,
+    ``ValueError`` for a source that is not used, and ``TypeError`` for an argument of another type.
     """
     _check_arguments(path, plugins, registry, sources, policy, limits)
-    manager = None
-    if registry is None:
-        manager = _load_plugins(plugins)
-        registry = manager.registry
+    manager = _load_plugins(plugins) if registry is None else None
+    registry = manager.registry if manager is not None else registry
+    assert registry is not None
     graph = _build_from_sources(path, registry, sources or {}, limits, policy)
     return Workflow(
         graph,

@@ -33,9 +33,7 @@ def add_sampler_parameter(graph: Graph, registry: Registry, *, stranger: bool = 
     samplers = [(path, name) for _, path in list_nodes(document) if (name := _read_sampler(document, path))]
     if len(samplers) != 1:
         listed = ", ".join(path for path, _ in samplers)
-        reason = (
-            f"{len(samplers)} nodes of its file make one ({listed})" if samplers else "no node of its file makes one"
-        )
+        reason = f"{len(samplers)} nodes of its file make one ({listed})" if listed else "no node of its file makes one"
         raise _refuse(document, f"there is no parameter 'sampler', and {reason}: {ADVICE}", "")
     path, sampler = samplers[0]
     spec = registry.nodes[NAMED]
