@@ -145,9 +145,11 @@ class Workflow:
 
     def bind(self, params: Mapping[str, object]) -> dict[str, Any]:
         """Checked values of all parameters. Raises ``WorkflowError`` that lists all problems."""
-        _check_type("params", params, Mapping, "a mapping of names to values, such as {'seed': 7}")
+        if type(params) is not dict:  # asked first, as every run comes by here
+            _check_type("params", params, Mapping, "a mapping of names to values, such as {'seed': 7}")
         for name in params:
-            _check_type("the name of a parameter", name, str, "a text")
+            if type(name) is not str:
+                _check_type("the name of a parameter", name, str, "a text")
         with enforce_limits(self.config.limits):
             return bind(self.graph, params)
 
@@ -240,10 +242,7 @@ class Workflow:
 
         values = self.bind(params)
         _check_outputs(self.graph, only)
-        _check_type("cancel", cancel, (CancelToken, NoneType), "a CancelToken")
-        for name, callback in (("on_output", on_output), ("on_preview", on_preview)):
-            if callback is not None:
-                _check_callable(name, callback)
+        _check_callbacks(cancel, on_output, on_preview)
         config = replace(self.config, only=only, stop_at="" if stop_at is None else str(stop_at))
         if resume is not None:
             check_stopped_run(resume, self.graph, values, config)
@@ -281,6 +280,14 @@ def _check_device(device: str) -> None:
         raise ValueError(f"there is no device '{device}'; devices: cpu, cuda, cuda:i") from None
 
 
+def _check_callbacks(cancel: object, *callbacks: object) -> None:
+    """Raise ``TypeError`` for a cancel token that is none, and for a callback that cannot be called."""
+    _check_type("cancel", cancel, (CancelToken, NoneType), "a CancelToken")
+    for name, callback in zip(("on_output", "on_preview"), callbacks, strict=True):
+        if callback is not None:
+            _check_callable(name, callback)
+
+
 def _check_callable(name: str, value: object) -> None:
     if not callable(value):
         raise TypeError(f"{name} takes functions; found {type(value).__name__} {value!r:.60}")
@@ -314,33 +321,15 @@ def load_workflow(
 ) -> Workflow:
     """Read and check a workflow: a path, ``NAMESPACE:FILE`` of a plugin, or ``pkg:FILE`` of this package.
 
-    plugins: names of modules, or paths of Python files, beside the installed plugins: with hooks, or with nodes alone
-    (``"__main__"`` for those of a notebook). registry: nodes to use in place of the installed ones. sources: texts to
-    use in place of files, by path, absolute or relative to the current folder; ``path`` may be one of them. The other
-    arguments are as for ``Workflow``.
-    Raises ``WorkflowError`` that lists all problems, also of a plugin that cannot be used; ``ValueError`` for a source
-    that the workflow does not use; ``TypeError`` for an argument of another type.
+    plugins: modules or Python files with hooks or nodes; ``"__main__"`` is a notebook. registry: nodes in place of the
+    installed ones. sources: texts in place of files, by path. Raises ``WorkflowError`` that lists all problems,
+    ``ValueError`` for a source that is not used, and ``TypeError`` for an argument of another type.
     """
-    _check_type("path", path, (str, Path), "a file of a workflow, or a name such as 'pkg:text_to_image.yaml'")
-    if "\n" in str(path):
-        raise ValueError("path names a file; found a text of several lines: give it as sources={'draw.yaml': text}")
-    _check_type("plugins", plugins, (list, tuple), "a list of names of modules, such as ['__main__']")
-    for plugin in plugins:
-        _check_type("a plugin", plugin, str, "the name of a module or the path of a Python file")
-    _check_type("registry", registry, (Registry, NoneType), "a Registry")
-    _check_type("sources", sources, (Mapping, NoneType), "a mapping of paths to texts")
-    _check_type("policy", policy, Policy, "a Policy")
-    _check_type("limits", limits, (Limits, NoneType), "a Limits")
-    manager = None
-    if registry is None:
-        manager = _load_plugins(plugins)
-        registry = manager.registry
-    file = locate_workflow(Path(path), registry)
-    texts = {os.path.abspath(locate_workflow(Path(name), registry)): text for name, text in (sources or {}).items()}
-    graph = build(file, registry, texts, limits=limits, stranger=policy.stranger)
-    if unused := texts.keys() - graph.sources.keys():
-        names = ", ".join(sorted(map(repr, unused)))
-        raise ValueError(f"sources has {names}, which '{path}' does not use")
+    _check_arguments(path, plugins, registry, sources, policy, limits)
+    manager = _load_plugins(plugins) if registry is None else None
+    registry = manager.registry if manager is not None else registry
+    assert registry is not None
+    graph = _build_from_sources(path, registry, sources or {}, limits, policy)
     return Workflow(
         graph,
         device=device,
@@ -354,6 +343,35 @@ def load_workflow(
         limits=limits,
         accelerate=accelerate,
     )
+
+
+def _check_arguments(
+    path: object, plugins: Sequence[object], registry: object, sources: object, policy: object, limits: object
+) -> None:
+    """Raise ``TypeError``, or ``ValueError`` for a text in place of a path, for arguments of ``load_workflow``."""
+    _check_type("path", path, (str, Path), "a file of a workflow, or a name such as 'pkg:text_to_image.yaml'")
+    if "\n" in str(path):
+        raise ValueError("path names a file; found a text of several lines: give it as sources={'draw.yaml': text}")
+    _check_type("plugins", plugins, (list, tuple), "a list of names of modules, such as ['__main__']")
+    for plugin in plugins:
+        _check_type("a plugin", plugin, str, "the name of a module or the path of a Python file")
+    _check_type("registry", registry, (Registry, NoneType), "a Registry")
+    _check_type("sources", sources, (Mapping, NoneType), "a mapping of paths to texts")
+    _check_type("policy", policy, Policy, "a Policy")
+    _check_type("limits", limits, (Limits, NoneType), "a Limits")
+
+
+def _build_from_sources(
+    path: str | Path, registry: Registry, sources: Mapping[str, str], limits: Limits | None, policy: Policy
+) -> Graph:
+    """Build a workflow with texts in place of files. Raises as ``build``, and ``ValueError`` for an unused text."""
+    file = locate_workflow(Path(path), registry)
+    texts = {os.path.abspath(locate_workflow(Path(name), registry)): text for name, text in sources.items()}
+    graph = build(file, registry, texts, limits=limits, stranger=policy.stranger)
+    if unused := texts.keys() - graph.sources.keys():
+        names = ", ".join(sorted(map(repr, unused)))
+        raise ValueError(f"sources has {names}, which '{path}' does not use")
+    return graph
 
 
 def _load_plugins(modules: Sequence[str]) -> PluginManager:

@@ -20,7 +20,6 @@ import argparse
 import hashlib
 import json
 import math
-import os
 import sys
 import time
 from dataclasses import replace
@@ -53,7 +52,7 @@ from tools.gallery_table import (
 STEPS = 20
 SHAPES = ("shape: [4, 16, 16]", "shape: [8, 16, 16]")
 """The latents of the gallery's workflows, and those of a model of scenes of 128 pixels."""
-PLAN = ROOT / "workflows" / "blocks" / "plan_scenes_128.yaml"
+PLAN = "pkg:blocks/plan_scenes_128.yaml"
 PLANNED = """
   layouts: {use: model.load, in: {path: params.planner}}
   placing: {use: text.encode, in: {embedder: layouts.text, prompt: params.prompt}}
@@ -86,7 +85,7 @@ outputs: {positive: said, negative: unsaid}
 
 def open_method(method: Method, untold: bool = False) -> Workflow:
     """A workflow of the gallery for latents of 128 pixels, or workflows/text_to_image_128.yaml for a plain row."""
-    sources = {str(PLAN): UNTOLD} if untold else {}
+    sources = {PLAN: UNTOLD} if untold else {}
     if method.plugin is None:
         return load_workflow(ROOT / "workflows" / "text_to_image_128.yaml", cache="off", sources=sources)
     module = f"guidegraph_{method.plugin}"
@@ -102,9 +101,8 @@ def add_layouts(path: Path, text: str) -> str:
 
     Raises ``ValueError`` unless it has one shape of latents and the nodes `positive` and `negative`.
     """
-    block = os.path.relpath(PLAN, path.parent)
     names = (("\n  positive:", "\n  said:"), ("\n  negative:", "\n  unsaid:"))
-    nodes = ("\nnodes:\n", f"\nnodes:{PLANNED.replace('BLOCK', block)}")
+    nodes = ("\nnodes:\n", f"\nnodes:{PLANNED.replace('BLOCK', PLAN)}")
     planner = ("\nparams:\n", "\nparams:\n  planner: {type: Path}\n")
     for old, new in (SHAPES, *names, nodes, planner):
         if text.count(old) != 1:

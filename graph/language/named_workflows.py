@@ -50,10 +50,10 @@ def name_shipped(path: Path | str) -> str:
         return ""
     name = parts[-1] if parts[-1].endswith(WORKFLOW_SUFFIXES) else f"{parts[-1]}.yaml"
     shipped = map(Path, list_shipped_workflows())
-    found = [file for file in shipped if file.name == name]
-    near = [file for file in found if file.parts[-2:-1] == parts[-2:-1]] if len(parts) > 1 else []
-    top = [file for file in found if len(file.parts) == 1]
-    best = next((files for files in (near, top, found) if len(files) == 1), [])
+    namesakes = [file for file in shipped if file.name == name]
+    near = [file for file in namesakes if file.parts[-2:-1] == parts[-2:-1]] if len(parts) > 1 else []
+    top = [file for file in namesakes if len(file.parts) == 1]
+    best = next((files for files in (near, top, namesakes) if len(files) == 1), [])
     return f"{PACKAGE}{best[0].as_posix()}" if best else ""
 
 

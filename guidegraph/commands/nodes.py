@@ -93,8 +93,8 @@ def _select_ids(id: str | None, ids: list[str], selection: PluginSelection) -> l
 def _search(text: str, ids: list[str], summaries: dict[str, str]) -> list[str]:
     """The ids whose text has all words, in any case: in the id, or in the line about the node."""
     words = text.lower().split()
-    if found := [id for id in ids if all(word in f"{id} {summaries[id]}".lower() for word in words)]:
-        return found
+    if matches := [id for id in ids if all(word in f"{id} {summaries[id]}".lower() for word in words)]:
+        return matches
     message = f"no node has '{text}' in its id or its summary; guidegraph nodes lists all {len(ids)}"
     raise WorkflowError([argument_problem("unknown-node", message, "--search")])
 

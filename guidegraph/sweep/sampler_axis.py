@@ -30,16 +30,16 @@ def add_sampler_parameter(graph: Graph, registry: Registry, *, stranger: bool = 
     """
     file = str(graph.file)
     document = Document.parse(graph.sources[file], file)
-    found = [(path, name) for _, path in list_nodes(document) if (name := _read_sampler(document, path))]
-    if len(found) != 1:
-        listed = ", ".join(path for path, _ in found)
-        reason = f"{len(found)} nodes of its file make one ({listed})" if found else "no node of its file makes one"
+    samplers = [(path, name) for _, path in list_nodes(document) if (name := _read_sampler(document, path))]
+    if len(samplers) != 1:
+        listed = ", ".join(path for path, _ in samplers)
+        reason = f"{len(samplers)} nodes of its file make one ({listed})" if listed else "no node of its file makes one"
         raise _refuse(document, f"there is no parameter 'sampler', and {reason}: {ADVICE}", "")
-    path, sampler = found[0]
-    named = registry.nodes[NAMED]
+    path, sampler = samplers[0]
+    spec = registry.nodes[NAMED]
     for part in ("in", "with"):
         for name in _list_names(find_value(locate_value(document, path).tree, part)):
-            if named.port(name) is None:
+            if spec.port(name) is None:
                 message = f"'{name}' of {PREFIX}{sampler} is not a setting of every sampler: leave it out, or {ADVICE}"
                 raise _refuse(document, message, f"{path}.{part}.{name}")
     document = add_parameter(document, SAMPLER, sampler, help=f"as for {NAMED}")

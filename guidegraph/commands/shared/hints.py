@@ -61,7 +61,7 @@ class HintingGroup(TyperGroup):
 
 
 def add_hint(error: Any, arguments: Sequence[str]) -> None:
-    """Add to the message of a usage error what was meant, where that is known. arguments: after ``guidegraph``."""
+    """Add a hint to the message of a usage error, if there is one. arguments: after ``guidegraph``."""
     name = next((a for a in arguments if not a.startswith("-")), "")
     option = getattr(error, "option_name", None)
     if "No such command" in error.message:
@@ -82,11 +82,11 @@ def add_hint(error: Any, arguments: Sequence[str]) -> None:
 
 def _hint_at_set(error: Any, option: str, arguments: Sequence[str]) -> None:
     """Say that a parameter is given by ``--set``, unless the option is a misspelt one of the command."""
-    known = [name for parameter in error.ctx.command.params for name in parameter.opts] if error.ctx else []
-    if not _takes_set(error) or difflib.get_close_matches(option, known, n=1, cutoff=0.75):
+    options = [name for parameter in error.ctx.command.params for name in parameter.opts] if error.ctx else []
+    if not _takes_set(error) or difflib.get_close_matches(option, options, n=1, cutoff=0.75):
         return
     place = next((i for i, a in enumerate(arguments) if a.partition("=")[0] == option), len(arguments))
-    following = arguments[place + 1] if place + 1 < len(arguments) else "VALUE"
+    following = next((a for a in arguments[place + 1 : place + 2] if not a.startswith("-")), "VALUE")
     value = arguments[place].partition("=")[2] if place < len(arguments) and "=" in arguments[place] else following
     error.possibilities = None
     setting = shlex.quote(f"{option.lstrip('-').replace('-', '_')}={value}")

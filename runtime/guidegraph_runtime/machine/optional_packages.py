@@ -43,8 +43,8 @@ def install_command(extra: str, distribution: str = "guidegraph") -> str:
     origin = json.loads(installed.read_text("direct_url.json") or "{}")
     if origin.get("dir_info", {}).get("editable"):
         folder = Path(url2pathname(urlparse(origin["url"]).path))
-        here = "." if folder == Path.cwd() else str(folder)
-        return f'pip install -e "{here}[{extra}]"'
+        place = "." if folder == Path.cwd() else str(folder)
+        return f'pip install -e "{place}[{extra}]"'
     marked = (requirement.replace("'", '"').partition(";") for requirement in installed.requires or ())
-    wanted = [name.strip() for name, _, marker in marked if marker.strip() == f'extra == "{extra}"']
-    return f"pip install {' '.join(map(shlex.quote, wanted))}"
+    packages = [name.strip() for name, _, marker in marked if marker.strip() == f'extra == "{extra}"']
+    return f"pip install {' '.join(map(shlex.quote, packages))}"
