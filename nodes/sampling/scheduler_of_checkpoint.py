@@ -16,16 +16,17 @@ from guidegraph_runtime.declare.settings import Fraction, Steps
 def of_checkpoint(schedule: Schedule, *, path: Path, steps: Steps = 30, strength: Fraction = 1.0) -> Sampler:
     """The sampler of a diffusers folder: solver, timesteps, end, order and clipping as its scheduler config has them.
 
-    What counts is the class of the config: fields that it ignores are ignored, and absent ones have its defaults. The
-    timesteps are those of diffusers where it rounds them, too.
+    The class of the config decides: fields that it does not read are ignored, and absent ones have its defaults.
+    Timesteps are rounded where diffusers rounds them. Samplers that draw noise need it at scheduler.step. In a bundle,
+    use the sampler's own node instead. The loop starts from noise of unit variance; pipelines of diffusers multiply it
+    by σ, 0.998 for Stable Diffusion, for classes that step in σ/α with linspace or trailing timesteps, which moves the
+    sample by 0.2 %.
+    Raises an error for a class or a setting that no sampler here repeats, with what to use instead, for a schedule of
+    another form, and for a folder without a scheduler.
+
     schedule: that of the checkpoint; if its levels shift with the size of the picture, that of schedule.flow_shift.
     path: the folder, whose scheduler/scheduler_config.json is read, and model_index.json for a flow. steps: of the
     solver; some call the model more than once per step. strength: run only this last fraction of the steps.
-    Samplers that draw noise need it at scheduler.step. In a bundle, use the sampler's own node instead.
-    The loop starts from noise of unit variance. Pipelines of diffusers multiply it by σ, 0.998 of Stable Diffusion, for
-    classes that step in σ/α with linspace or trailing timesteps, which moves the sample by 0.2 %.
-    Raises an error for a class or a setting that no sampler here repeats, with what to use instead, for a schedule of
-    another form, and for a folder without a scheduler.
     """
     from guidegraph.nodes.checkpoints.diffusers.samplers import read_recipe
     from guidegraph_runtime.samplers.sampler import SAMPLERS
