@@ -35,6 +35,7 @@ PAGE = """\
 Each shipped workflow is taken through everything that a person does with one, and judged by what comes out: a picture
 must be the engine's, bit for bit or within the documented 2/255, with each parameter of the form changed in turn. A
 refusal counts only if it comes before any heavy work and says what to do instead. Runs have 3 steps and one picture.
+A cell that is empty has not been judged yet.
 
 ```
 python tools/matrix.py -o matrix.json > docs/reference/matrix.md

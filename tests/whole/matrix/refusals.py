@@ -15,6 +15,18 @@ REFUSALS: tuple[Refusal, ...] = (
         "`train/text_to_image_mmdit.yaml`. The other columns use small untrained ones.",
     ),
     Refusal(
+        "export",
+        "fast/deep_features",
+        "fixed site: nodes.deep (denoiser.deep_features) takes it while it is traced",
+        "The site decides which blocks of the network a graph has. Export once for each site.",
+    ),
+    Refusal(
+        "single-file",
+        "fast/deep_features",
+        "is made by what a run computes",
+        "One graph has no branches, and here a choice depends on the step. A bundle makes it between two graphs.",
+    ),
+    Refusal(
         "samplers",
         "class_classifier_guidance_ddpm",
         "a score cannot shift their mean",
@@ -86,6 +98,12 @@ STILL_WRONG: tuple[Refusal, ...] = (
         "text_to_image_(dit|mmdit)",
         "weights in a file of their own",
         "A page loads graphs with their weights inside, and says after the export that transformers keep theirs apart.",
+    ),
+    Refusal(
+        "page",
+        "fast/deep_features",
+        "steps.is_due",
+        "A page does not compute `steps.is_due`, and says so after the export.",
     ),
     Refusal("serve", ".*", "this server takes no files", "Pictures cannot be sent to the server."),
     Refusal(
