@@ -16,16 +16,14 @@ from guidegraph.graph.export.partition.subgraph import is_number
 from guidegraph.graph.ir import Parameter
 from guidegraph.graph.trust.file_checks import read_regular
 from guidegraph.graph.types import PortType, SequenceOf
-from guidegraph_runtime.allowed_files import takes_file
+from guidegraph_runtime.allowed_files import choose_file_type, takes_file
 from guidegraph_runtime.bundle.manifest import Input, Operation
 from guidegraph_runtime.bundle.manifest_types import walk_operations
-from guidegraph_runtime.declare.settings import alternatives_of, kind_of
+from guidegraph_runtime.declare.settings import alternatives_of
 from guidegraph_runtime.operations import OPERATIONS
 from guidegraph_runtime.running.plan import PARAMS
 
 KINDS: Mapping[type, str] = {str: "str", int: "int", float: "float", bool: "bool", Path: "path"}
-PICTURES: Mapping[str | None, str] = {"Image": "image", "Mask": "mask", "SemanticMap": "map"}
-"""The type of an input that names a file, by the type of port that its file is read as."""
 
 
 def input_type(kind: PortType, value: Any) -> tuple[str, bool] | None:
@@ -87,20 +85,13 @@ def _find_needed(plan: Iterable[Operation]) -> set[str]:
 
 
 def _find_file_types(plan: Iterable[Operation]) -> dict[str, str]:
-    """The type of each parameter that names a file: a kind of picture if all operations that read it read pictures.
-
-    A file that is read as two kinds of picture is an image.
-    """
-    found: dict[str, set[str]] = {}
+    """The type of each parameter that names a file, by the operations that read the file."""
+    readers: dict[str, set[str]] = {}
     for operation in walk_operations(plan):
         for port, source in operation.inputs.items():
             if source.startswith(PARAMS) and takes_file(operation.op, port):
-                kind = PICTURES.get(kind_of(OPERATIONS[operation.op].hints["return"]), "path")
-                found.setdefault(source.removeprefix(PARAMS), set()).add(kind)
-    return {
-        name: kinds.pop() if len(kinds) == 1 else "path" if "path" in kinds else "image"
-        for name, kinds in found.items()
-    }
+                readers.setdefault(source.removeprefix(PARAMS), set()).add(operation.op)
+    return {name: choose_file_type(operations) for name, operations in readers.items()}
 
 
 def _make_input(parameter: Parameter, value: Any, stem: str, host: HostPlan, takes_null: bool, file_type: str) -> Input:

@@ -75,8 +75,8 @@ def _can_decide(kind: type | SequenceOf) -> bool:
     if isinstance(kind, SequenceOf):
         return False
     if issubclass(kind, Tensor):
-        named: Any = kind  # for a type checker, Tensor is torch's
-        return kind is Tensor or (named.integer and (named.axes is None or len(named.axes) < 2))
+        tensor: Any = kind  # for a type checker, Tensor is torch's
+        return kind is Tensor or (tensor.integer and (tensor.axes is None or len(tensor.axes) < 2))
     return kind is object or kind in VALUES
 
 

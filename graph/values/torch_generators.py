@@ -30,7 +30,7 @@ def read_generators(device: torch.device) -> dict[str, torch.Tensor]:
 
 
 def restore_generators(device: torch.device, states: Mapping[str, torch.Tensor]) -> None:
-    """Restore saved states. The device's generator is left alone if there is no state for one."""
+    """Restore saved states. Without a state for the device's generator, that one is left alone."""
     import torch
 
     torch.random.set_rng_state(states["rng"])

@@ -6,11 +6,12 @@ cannot name a file of the machine.
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 from guidegraph_runtime.bundle.manifest_types import Manifest, walk_operations
-from guidegraph_runtime.declare.settings import names_file
+from guidegraph_runtime.declare.settings import kind_of, names_file
 from guidegraph_runtime.errors import BundleError, format_value
 from guidegraph_runtime.operations import OPERATIONS
 
@@ -20,6 +21,19 @@ def takes_file(operation: str, setting: str) -> bool:
     if operation not in OPERATIONS:
         return False
     return names_file(OPERATIONS[operation].hints.get(setting))
+
+
+_PICTURES: Mapping[str | None, str] = {"Image": "image", "Mask": "mask", "SemanticMap": "map"}
+"""The type of an input that names a file, by the type of port that its file is read as."""
+
+
+def choose_file_type(operations: Iterable[str]) -> str:
+    """The type of an input whose file these operations read: a kind of picture if all of them read pictures.
+
+    A file that is read as two kinds of picture is an image.
+    """
+    kinds = {_PICTURES.get(kind_of(OPERATIONS[operation].hints["return"]), "path") for operation in operations}
+    return kinds.pop() if len(kinds) == 1 else "path" if "path" in kinds else "image"
 
 
 def as_path(value: Any) -> Any:

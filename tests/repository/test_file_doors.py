@@ -14,6 +14,7 @@ from tests.paths import ROOT
 
 ALLOWED = {
     "graph/export/bundle.py": "hashes files that it has just written",
+    "graph/export/weight_files.py": "opens the file that it writes",
     "graph/hardware/instructions.py": "reads /proc",
     "guidegraph/commands/plugin_template.py": "reads the package's own template",
     "guidegraph/commands/shared/errors.py": "opens the null device",
@@ -36,7 +37,10 @@ ALLOWED = {
     "runtime/guidegraph_runtime/files/regular_files.py": "the door itself",
     "runtime/guidegraph_runtime/files/temporary_names.py": "reads /proc",
     "runtime/guidegraph_runtime/machine/memory.py": "reads /proc and /sys",
+    "runtime/guidegraph_runtime/machine/optional_packages.py": "metadata of an installed distribution",
     "runtime/guidegraph_runtime/pictures/picture_files.py": "a stream that is open",
+    "runtime/guidegraph_runtime/running/measure_costs.py": "reads /proc",
+    "runtime/guidegraph_runtime/serve/uploads.py": "bytes that check_picture has bounded",
     "runtime/guidegraph_runtime/sessions/graph_file.py": "opened with flags of its own, and checked by its descriptor",
     "runtime/guidegraph_runtime/web_page/write_page.py": "files of the page, and those it has just written",
 }

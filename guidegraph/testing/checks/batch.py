@@ -10,7 +10,8 @@ from typing import Any
 import torch
 
 from guidegraph.graph.export.partition.free_axes import silence_logger
-from guidegraph.graph.export.partition.sample_flow import SAMPLES, find_mixing
+from guidegraph.graph.export.partition.sample_flow import find_mixing
+from guidegraph.graph.export.partition.sample_rules import SAMPLES
 from guidegraph.graph.types import is_tensor
 from guidegraph.nodes.guidance.step_context import StepContext, UnlikeRows
 from guidegraph.nodes.types import SchedulerState, Timesteps
@@ -77,7 +78,7 @@ def _follow_samples(case: NodeCase, args: Arguments, batch: int) -> None:
             mixing = find_mixing(call, [leaf.tensor for leaf in leaves], input_axes, output_axes)
     except Exception:  # a node that reads values, or takes so many samples alone, is only tried with values
         return
-    if mixing is not None and mixing.known:
+    if mixing is not None and mixing.has_rule:
         raise case.error(
             "each sample to be computed from its own inputs",
             f"a sample of output '{names[mixing.output]}' depends on the other samples of the batch{mixing.describe()}",

@@ -60,8 +60,8 @@ class ReleasedDenoiser(NetworkDenoiser):
             torch.full((1,), side * self.config.pixels, dtype=torch.float32, device=x.device) for side in x.shape[2:]
         )
         corner = torch.zeros(2, dtype=torch.float32, device=x.device)
-        told = embed_sizes(torch.cat([height, width, corner, height, width]), size_width)
-        return replace(condition, vector=torch.cat([vector, told.to(vector).expand(x.shape[0], -1)], dim=1))
+        sizes = embed_sizes(torch.cat([height, width, corner, height, width]), size_width)
+        return replace(condition, vector=torch.cat([vector, sizes.to(vector).expand(x.shape[0], -1)], dim=1))
 
 
 class ReleasedLabels(nn.Module):

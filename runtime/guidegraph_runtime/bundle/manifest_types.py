@@ -46,7 +46,7 @@ class Tensor:
 
 @dataclass(frozen=True)
 class Cost:
-    """What a call of a part took at the export: the sizes of its axes, its bytes without the weights, its seconds."""
+    """The measured cost of a call of a part: the sizes of its axes, its bytes without the weights, its seconds."""
 
     sizes: Mapping[str, int]
     nbytes: int

@@ -1,4 +1,4 @@
-"""Memory and time of a part's call, estimated for any size from what the export measured at two.
+"""Memory and time of a part's call, estimated for any size from two that the export measured.
 
 Convolutions and feed-forward layers take memory and time in proportion to the pixels of a sample, and attention to
 their square. Times add up, so two measurements give both coefficients. The memory of a call is that of its largest

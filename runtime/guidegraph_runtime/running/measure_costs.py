@@ -1,4 +1,4 @@
-"""Measure what a call of each part of a bundle takes, at two sizes of its samples, for a server to plan with."""
+"""Measure the memory and time of a call of each part of a bundle at two sizes of its samples, for a server to plan."""
 
 from __future__ import annotations
 

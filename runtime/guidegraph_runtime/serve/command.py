@@ -75,14 +75,14 @@ def process() -> NoReturn:
 def _read_options(arguments: Sequence[str] | None) -> argparse.Namespace:
     """The options of the command line, or else of variables such as ``GUIDEGRAPH_SERVE_MAX_STEPS``."""
     parser = _parser()
-    given = sys.argv[1:] if arguments is None else [*arguments]
+    own = sys.argv[1:] if arguments is None else [*arguments]
     variables: list[str] = []
     for name, default in vars(parser.parse_args([])).items():
         text = os.environ.get(VARIABLES + name.upper())
         if text is not None and name != "bundles":
             values = text.split() if isinstance(default, list) else [text]
             variables += [f"--{name.replace('_', '-')}={value}" for value in values]
-    options = parser.parse_args([*variables, *given])
+    options = parser.parse_args([*variables, *own])
     options.bundles = options.bundles or os.environ.get(f"{VARIABLES}BUNDLES", "").split()
     if not options.bundles:
         parser.error(f"expected the folder of a bundle, as an argument or in {VARIABLES}BUNDLES")

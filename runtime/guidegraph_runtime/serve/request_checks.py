@@ -74,8 +74,8 @@ class RequestChecks:
         """Raise ``RequestRefused`` for a request with more texts and numbers than a body without files may have."""
         inputs, limit = entry.manifest.inputs, self.options.body_bytes
         is_file = {name: name in inputs and inputs[name].type in FILE_TYPES for name in request.params}
-        rest = {name: value for name, value in request.params.items() if not is_file[name]}
-        if len(json.dumps([rest, request.nodes], default=str)) > limit:
+        plain = {name: value for name, value in request.params.items() if not is_file[name]}
+        if len(json.dumps([plain, request.nodes], default=str)) > limit:
             message = f"expected at most {limit} bytes of parameters beside files"
             raise RequestRefused(message, None, "too-large", 413)
 

@@ -65,10 +65,10 @@ class BodyReader:
     def _reserve(self, request: Request) -> Iterator[None]:
         """Reserve memory for the body of a request while it is read. Raises ``RequestRefused``."""
         length = request.headers.get("content-length", "")
-        known = length.isascii() and length.isdigit()
-        if known and (len(length) > MAX_DIGITS or int(length) > self.limit):
+        has_length = length.isascii() and length.isdigit()
+        if has_length and (len(length) > MAX_DIGITS or int(length) > self.limit):
             raise self._refuse_large()  # without waiting for it
-        size = int(length) if known else self.limit
+        size = int(length) if has_length else self.limit
         if self._held + size > BODIES * self.limit:
             raise RequestRefused("the server reads many requests: try again later", None, "busy", 429, retry_after=1)
         self._held += size

@@ -128,11 +128,11 @@ def name_edited_inputs(entry: ShelfEntry, body: dict[str, Any]) -> dict[str, Any
     Each is the input of that name, or else the only one of that type. A mask is converted from OpenAI's form, so the
     limits of pixels should be in force.
     """
-    named = dict(body)
-    if named.get("image") is None:
+    renamed = dict(body)
+    if renamed.get("image") is None:
         raise RequestRefused("expected a picture in 'image'", "image")
     for field in ("image", "mask"):
-        value = named.pop(field, None)
+        value = renamed.pop(field, None)
         if value is None:
             continue
         name = _find_file_input(entry, field)
@@ -145,8 +145,8 @@ def name_edited_inputs(entry: ShelfEntry, body: dict[str, Any]) -> dict[str, Any
         if field == "mask" and isinstance(value, bytes):
             check_picture(field, value)
             value = read_openai_mask(value)
-        _add(named, field, {name: value})
-    return named
+        _add(renamed, field, {name: value})
+    return renamed
 
 
 def _find_file_input(entry: ShelfEntry, kind: str) -> str:
@@ -154,16 +154,16 @@ def _find_file_input(entry: ShelfEntry, kind: str) -> str:
     names = [name for name, spec in entry.manifest.inputs.items() if spec.type == kind]
     if kind in names or len(names) == 1:
         return kind if kind in names else names[0]
-    found = f"has the inputs {', '.join(names)}: name one of them" if names else "has no input of that type"
-    raise RequestRefused(f"'{kind}': '{entry.name}' {found}", kind)
+    reason = f"has the inputs {', '.join(names)}: name one of them" if names else "has no input of that type"
+    raise RequestRefused(f"'{kind}': '{entry.name}' {reason}", kind)
 
 
 def _add(params: dict[str, Any], field: str, values: Mapping[str, Any]) -> None:
     """Add the inputs that a field sets. Raises ``RequestRefused`` if one has another value already."""
     for name, value in values.items():
         if params.setdefault(name, value) != value:
-            found = f"sets '{name}' to {value!r:.80}, and the request has {params[name]!r:.80}"
-            message = f"'{field}' {found}: leave one of them out"
+            reason = f"sets '{name}' to {value!r:.80}, and the request has {params[name]!r:.80}"
+            message = f"'{field}' {reason}: leave one of them out"
             raise RequestRefused(message, field)
 
 

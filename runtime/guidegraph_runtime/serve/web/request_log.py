@@ -58,10 +58,10 @@ class RequestLog:
 def read_trace(scope: Scope) -> RequestTrace:
     """The description of a request that has not been answered."""
     headers = Headers(scope=scope)
-    given, parent = headers.get(REQUEST_ID, ""), headers.get("traceparent", "")
+    request_id, parent = headers.get(REQUEST_ID, ""), headers.get("traceparent", "")
     client = scope.get("client")
     return RequestTrace(
-        given if _ID.fullmatch(given) else secrets.token_hex(8),
+        request_id if _ID.fullmatch(request_id) else secrets.token_hex(8),
         parent if _TRACEPARENT.fullmatch(parent) else "",
         client[0] if client else "",
         scope["method"],

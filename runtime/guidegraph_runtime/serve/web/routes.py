@@ -113,8 +113,8 @@ class ServeRoutes:
             with enforce_limits(limits):
                 return name_edited_inputs(entry, read_form_fields(entry, body) if is_form else body)
 
-        named = await to_thread.run_sync(read_fields, limiter=self._file_checks)
-        return await self._draw_images(request, entry, named, "image_edit")
+        fields = await to_thread.run_sync(read_fields, limiter=self._file_checks)
+        return await self._draw_images(request, entry, fields, "image_edit")
 
     async def _draw_images(self, request: Request, entry: ShelfEntry, body: dict[str, Any], kind: str) -> Response:
         """The answer to a request for pictures. kind: the beginning of the names of the events of a stream."""

@@ -146,7 +146,7 @@ def test_samples_that_mix_are_found_with_their_operator_and_line(name: str) -> N
     mixing = follow(function)
     assert mixing is not None
     assert mixing.operator == operator
-    assert mixing.known
+    assert mixing.has_rule
     assert bool(operator) == ("test_sample_flow.py:" in mixing.place)
 
 
@@ -158,7 +158,7 @@ def test_samples_that_stay_apart_are_not_accused(name: str) -> None:
 def test_an_operator_without_a_rule_is_named_and_counts_as_mixing() -> None:
     mixing = follow(lambda x: x * torch.histc(x, bins=4).sum())
     assert mixing is not None
-    assert (mixing.operator, mixing.known) == ("aten.histc", False)
+    assert (mixing.operator, mixing.has_rule) == ("aten.histc", False)
     assert mixing.describe().startswith(": aten.histc at test_sample_flow.py:")
     assert mixing.describe().endswith("is not known to keep them apart")
 
