@@ -103,6 +103,7 @@ class Workflow:
         for observer in observers:
             _check_callable("observers", observer)
         self.graph = graph
+        self._files = [name for name, parameter in graph.params.items() if parameter.port.type.is_path]
         self.manager = manager
         self.config = RunConfig(
             device=device,
@@ -150,6 +151,10 @@ class Workflow:
         for name in params:
             if type(name) is not str:
                 _check_type("the name of a parameter", name, str, "a text")
+        if self._files:
+            from guidegraph.runs.given_pictures import write_given_pictures
+
+            params = write_given_pictures(params, self._files)
         with enforce_limits(self.config.limits):
             return bind(self.graph, params)
 

@@ -268,12 +268,13 @@ def _wait_for_status(opened: Any, start: str, fails: bool = False) -> str:
 
 
 def _fill_in(opened: Any, name: str, value: Any) -> None:
-    """Fill in a field of the page's form: a file by its path, anything else by its text."""
+    """Fill in a field of the page's form: a file by its path, a list with an entry on each line, or else a text."""
     element = opened.driver.find_element("id", f"input-{name}")
     if element.get_attribute("type") == "file":
         element.send_keys(str(value))
         return
-    text = json.dumps(value) if isinstance(value, list) else str(value)
+    entries = value if isinstance(value, list) else [value]
+    text = "\n".join(", ".join(map(str, entry)) if isinstance(entry, list) else str(entry) for entry in entries)
     script = (
         "const field = document.getElementById('input-' + arguments[0]); field.value = arguments[1];"
         "field.dispatchEvent(new Event('input', {bubbles: true})); field.dispatchEvent(new Event('change'))"

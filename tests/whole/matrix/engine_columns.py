@@ -305,7 +305,7 @@ def _call_with_arrays(bench: Bench) -> Cell:
     differences = {}
     for name in (name for name in PICTURES if name in bench.changes):
         with Image.open(bench.changes[name]) as picture:
-            pixels = np.asarray(picture)
+            pixels = np.asarray(picture.convert("RGB") if picture.mode == "P" else picture)
         for kind, value in (("array", pixels), ("tensor", torch.from_numpy(pixels.copy()))):
             try:
                 outputs = to_arrays(bench.workflow.run(**{**bench.settings, name: value}))

@@ -58,6 +58,18 @@ REFUSALS: tuple[Refusal, ...] = (
     ),
     Refusal(
         "single-file",
+        "layout_128",
+        "(layout.table) is computed from what the graph gives",
+        "The table of a layout is made after the graph, so one file cannot hold it. The refusal names the bundle.",
+    ),
+    Refusal(
+        "page",
+        "text_or_image",
+        "image (choose): a page does not compute this operation",
+        "A page has no choice that a run makes. The refusal names `--only` and `guidegraph-run`.",
+    ),
+    Refusal(
+        "single-file",
         "text_or_image",
         "one graph has one branch of a choice",
         "One graph holds one branch of a choice. A bundle holds both.",

@@ -1,0 +1,84 @@
+"""Pictures that Python gives for parameters that name files: arrays, tensors and Pillow's pictures become PNG files.
+
+The files lie in a temporary folder of the process, named by their contents, and are removed when the process ends.
+"""
+
+from __future__ import annotations
+
+import atexit
+import hashlib
+import shutil
+import tempfile
+from collections.abc import Collection, Mapping
+from functools import cache
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+from guidegraph.graph.errors import Mark, Problem, UnwritableOutput, WorkflowError
+from guidegraph.graph.types import is_tensor
+from guidegraph.runs.outputs import to_pixels
+from guidegraph_runtime.files.atomic_write import write_bytes
+
+FORMS = (
+    "the path of a file, a picture of Pillow's, an array of uint8 (H, W), (H, W, 3) or (H, W, 4), a mask of bool "
+    "(H, W), or a tensor of floats in [-1, 1] of shape (3, H, W) or (1, 3, H, W)"
+)
+
+
+def write_given_pictures(params: Mapping[str, object], names: Collection[str]) -> dict[str, object]:
+    """The values of parameters, where each picture among those of ``names`` is the path of a file with it.
+
+    Pixels of uint8 are kept exactly; floats are rounded to 8 bits, as a PNG of an output is. Raises ``WorkflowError``
+    for an array of another form.
+    """
+    values, problems = dict(params), []
+    for name in names:
+        if name not in params:
+            continue
+        value = params[name]
+        try:
+            values[name] = [*map(_as_path, value)] if isinstance(value, (list, tuple)) else _as_path(value)
+        except ValueError as error:
+            problems.append(Problem(Mark("params", 1, 1), "bad-value", f"'{name}': {error}", f"params.{name}"))
+    if problems:
+        raise WorkflowError(problems)
+    return values
+
+
+def _as_path(value: Any) -> Any:
+    """The path of a file with a picture; any other value as it is. Raises ``ValueError`` for an unknown form."""
+    is_pillow = type(value).__module__.partition(".")[0] == "PIL"
+    if not is_pillow and not is_tensor(value) and not hasattr(value, "__array_interface__"):
+        return value
+    stream = BytesIO()
+    (value if is_pillow else _as_picture(value)).save(stream, "PNG")
+    data = stream.getvalue()
+    path = _folder() / f"{hashlib.sha256(data).hexdigest()}.png"
+    if not path.exists():
+        write_bytes(path, data)
+    return path
+
+
+def _as_picture(value: Any) -> Any:
+    """An array or a tensor as a picture of Pillow's."""
+    import numpy as np
+    from PIL import Image
+
+    dtype, shape = str(value.dtype).removeprefix("torch."), tuple(value.shape)
+    if dtype.startswith(("float", "bfloat")) and is_tensor(value) and shape[:-2] in ((3,), (1, 3)):
+        try:
+            return Image.fromarray(to_pixels(value.reshape(shape[-3:])))
+        except UnwritableOutput as error:
+            raise ValueError(str(error)) from None
+    if dtype not in ("uint8", "bool") or not (len(shape) == 2 or (len(shape) == 3 and shape[2] in (3, 4))):
+        raise ValueError(f"expected {FORMS}; found {dtype} {shape}")
+    pixels = np.asarray(value.detach().cpu() if is_tensor(value) else value)
+    return Image.fromarray(np.ascontiguousarray(pixels * np.uint8(255) if dtype == "bool" else pixels))
+
+
+@cache
+def _folder() -> Path:
+    folder = Path(tempfile.mkdtemp(prefix="guidegraph-pictures-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    return folder
