@@ -7,6 +7,7 @@ import os
 import re
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from types import NoneType
 from typing import TYPE_CHECKING, Any
@@ -103,7 +104,6 @@ class Workflow:
         for observer in observers:
             _check_callable("observers", observer)
         self.graph = graph
-        self._files = [name for name, parameter in graph.params.items() if parameter.port.type.is_path]
         self.manager = manager
         self.config = RunConfig(
             device=device,
@@ -118,6 +118,10 @@ class Workflow:
         self.attachments = Attachments(memory=None if cache == "off" else _memory, observers=tuple(observers))
         if reason := self.config.budget_problem:
             raise ValueError(reason)
+
+    @cached_property
+    def _file_params(self) -> list[str]:
+        return [name for name, parameter in self.graph.params.items() if parameter.port.type.is_path]
 
     @property
     def params(self) -> dict[str, ParameterInfo]:
@@ -151,10 +155,10 @@ class Workflow:
         for name in params:
             if type(name) is not str:
                 _check_type("the name of a parameter", name, str, "a text")
-        if self._files:
+        if self._file_params:
             from guidegraph.runs.given_pictures import write_given_pictures
 
-            params = write_given_pictures(params, self._files)
+            params = write_given_pictures(params, self._file_params)
         with enforce_limits(self.config.limits):
             return bind(self.graph, params)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import builtins
 import json
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -24,6 +25,7 @@ from guidegraph.plugins.diffusers_adapter.autoencoders import load_autoencoder
 from guidegraph.plugins.diffusers_adapter.denoisers import class_labels, load_denoiser
 from guidegraph.plugins.diffusers_adapter.schedules import read_schedule
 from guidegraph.plugins.diffusers_adapter.text import load_text
+from guidegraph_runtime.machine.optional_packages import install_command
 from tests.tolerance import assert_same_up_to_rounding, terms_of
 
 diffusers = pytest.importorskip("diffusers")
@@ -442,7 +444,7 @@ def test_without_diffusers_the_error_names_the_extra(monkeypatch: pytest.MonkeyP
 
     monkeypatch.setattr(builtins, "__import__", no_diffusers)
     for call in (load_denoiser, load_autoencoder, load_text, read_schedule):
-        with pytest.raises(ValueError, match=r"pip install 'guidegraph\[diffusers\]'"):
+        with pytest.raises(ValueError, match=re.escape(install_command("diffusers"))):
             call(linear(), path=tmp_path) if call is load_denoiser else call(path=tmp_path)  # type: ignore[operator]
 
 
