@@ -54,6 +54,7 @@ from guidegraph_runtime.serve.web.job_answers import (
     iterate_picture_events,
     wait_for_end,
 )
+from guidegraph_runtime.serve.web.openapi import BUNDLE_PATH, describe_api
 from guidegraph_runtime.serve.web.request_log import REQUEST_ID, RequestLog, note_code
 
 FILE_CHECKS = 2
@@ -81,20 +82,23 @@ class ServeRoutes:
             Route("/v1/images/edits", self.edit_images, methods=["POST"]),
             Route("/v1/models", self.list_models),
             Route("/v1/models/{name}", self.read_model),
-            Route("/v1/workflows/{name}", self.read_workflow, methods=["GET"]),
-            Route("/v1/workflows/{name}", self.run_workflow, methods=["POST"]),
+            Route(BUNDLE_PATH, self.read_workflow, methods=["GET"]),
+            Route(BUNDLE_PATH, self.run_workflow, methods=["POST"]),
             Route("/v1/jobs/{id}", self.read_job, methods=["GET"]),
             Route("/v1/jobs/{id}", self.cancel_job, methods=["DELETE"]),
             Route("/v1/jobs/{id}/events", self.stream_events),
             Route("/health/live", self.report_live),
             Route("/health/ready", self.report_ready),
             Route("/metrics", self.report_metrics),
+            Route("/openapi.json", self.report_api),
         ]
         guards = [Middleware(DefectGuard, report=self.report_defect), Middleware(AccessGuard, access=access)]
         log = Middleware(RequestLog, report=self.service.report_answer)
         middleware = [log, *([_allow_origins(access.origins)] if access.origins else []), *guards]
         handlers: dict[Any, Any] = {RequestRefused: self.refuse, HTTPException: answer_http_error}
-        return Starlette(routes=routes, middleware=middleware, exception_handlers=handlers, lifespan=lifespan)
+        app = Starlette(routes=routes, middleware=middleware, exception_handlers=handlers, lifespan=lifespan)
+        app.state.has_token = access.token is not None
+        return app
 
     async def generate_images(self, request: Request) -> Response:
         """Draw pictures in the dialect of OpenAI's clients."""
@@ -251,6 +255,13 @@ class ServeRoutes:
         if self.service.is_draining:
             return StrictJson({"status": "draining"}, HTTPStatus.SERVICE_UNAVAILABLE)
         return StrictJson({"status": "ready"})
+
+    async def report_api(self, request: Request) -> Response:
+        """The OpenAPI document of this server."""
+        app: Starlette = request.app
+        routes = [route for route in app.routes if isinstance(route, Route)]
+        prefix = request.scope.get("root_path", "")
+        return StrictJson(describe_api(routes, self.service.checks, app.state.has_token, prefix))
 
     async def refuse(self, request: Request, error: Exception) -> Response:
         """The answer to a request that was not queued."""
