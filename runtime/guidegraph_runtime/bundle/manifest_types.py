@@ -31,6 +31,8 @@ DTYPES = (
 )
 """The element types of tensors by their NumPy names; other types occur only inside the graphs."""
 
+Kinds: TypeAlias = tuple[type, ...]
+"""The types of Python that a value may have, as JSON is read."""
 Dims: TypeAlias = tuple[int | str, ...]
 """The shape of a tensor: sizes or names of axes; axes of the same name have the same size in a call."""
 
@@ -94,6 +96,11 @@ class Input:
         return self.optional or (self.default is None and not self.required)
 
     @property
+    def kinds(self) -> Kinds:
+        """The kinds of one value; a file is its name."""
+        return _EXPECTED[self.type][0]
+
+    @property
     def other_kinds(self) -> tuple[str, ...]:
         """What fits beside one value of the type, for listings: `list` and `null`."""
         return ("list",) * self.many + ("null",) * self.takes_null
@@ -117,8 +124,8 @@ class Input:
         return None
 
 
-_FILE: tuple[tuple[type, ...], str] = ((str,), "the name of a file")
-_EXPECTED: dict[str, tuple[tuple[type, ...], str]] = {
+_FILE: tuple[Kinds, str] = ((str,), "the name of a file")
+_EXPECTED: dict[str, tuple[Kinds, str]] = {
     "str": ((str,), "a text"),
     "int": ((int,), "an integer"),
     "float": ((int, float), "a number"),

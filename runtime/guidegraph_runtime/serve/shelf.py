@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from threading import Condition
 
-from guidegraph_runtime.bundle.manifest_types import FILE_TYPES, Manifest
+from guidegraph_runtime.bundle.manifest_types import FILE_TYPES, Input, Manifest
 from guidegraph_runtime.errors import BundleError
 from guidegraph_runtime.machine.byte_sizes import show_size
 from guidegraph_runtime.running.bundle import Bundle
@@ -41,6 +41,12 @@ class ShelfEntry:
     @property
     def manifest(self) -> Manifest:
         return self.checks.manifest
+
+    @property
+    def inputs(self) -> dict[str, Input]:
+        """The inputs that a request may set: those that are no files, and files that it may carry."""
+        inputs = self.manifest.inputs
+        return {name: spec for name, spec in inputs.items() if spec.type not in FILE_TYPES or spec.type in SENT_TYPES}
 
     @property
     def takes_files(self) -> bool:

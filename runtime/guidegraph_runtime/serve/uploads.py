@@ -19,6 +19,8 @@ from guidegraph_runtime.serve.requests import RequestRefused, drop_remedy
 
 SENT_TYPES = (*PICTURE_TYPES, "tensor")
 """The types of inputs whose files a request may carry."""
+BASE64_FILE = r"^(data:[^,]*;base64,)?([A-Za-z0-9+/]{4})*([A-Za-z0-9+/]{2}==|[A-Za-z0-9+/]{3}=)?$"
+"""What a JSON body has for a file: a data URL in base64, or base64 alone."""
 PICTURE_FORMATS = ("PNG", "JPEG", "WEBP")
 """Pillow reads many more, some by programs of the machine: PostScript, for example."""
 
@@ -38,7 +40,7 @@ def _decode_value(name: str, spec: Input, value: Any) -> Any:
         return [_decode_value(name, spec, item) for item in value]
     if value is None or isinstance(value, bytes):
         return value
-    raise RequestRefused(f"'{name}': expected {_describe_form(spec)}, found {value!r:.80}", name)
+    raise RequestRefused(f"'{name}': expected {describe_form(spec)}, found {value!r:.80}", name)
 
 
 def _decode_file(name: str, spec: Input, text: str) -> bytes:
@@ -51,11 +53,12 @@ def _decode_file(name: str, spec: Input, text: str) -> bytes:
     try:
         return b64decode(content, validate=True)
     except (binascii.Error, ValueError):
-        message = f"'{name}': expected {_describe_form(spec)}, found {text!r:.80}; the server reads no files of its own"
+        message = f"'{name}': expected {describe_form(spec)}, found {text!r:.80}; the server reads no files of its own"
         raise RequestRefused(message, name) from None
 
 
-def _describe_form(spec: Input) -> str:
+def describe_form(spec: Input) -> str:
+    """How a JSON body has a file of an input."""
     if spec.type == "tensor":
         return "a .npy or .safetensors file in base64"
     return "a picture as a data URL or in base64"

@@ -23,6 +23,7 @@ from guidegraph_runtime.serve.web.access import ServeAccess
 from guidegraph_runtime.serve.web.routes import ServeRoutes
 from tests.runtime.running.bundles import seal_manifest
 from tests.runtime.running.loop_bundle import JOINS, write_loop_bundle
+from tests.runtime.serve.described import Description
 
 CPU = SessionSettings.on("cpu", intra_threads=1)
 MakeService: TypeAlias = Callable[..., Service]
@@ -105,7 +106,10 @@ def make_service(pictures: Path, tensors: Path, edits: Path) -> Iterator[MakeSer
 
 @pytest.fixture
 def make_client(make_service: MakeService) -> Iterator[MakeClient]:
-    """Make a client of a new service, which is its attribute ``service``."""
+    """Make a client of a new service, which is its attribute ``service``.
+
+    Each request and its answer have to be as the server's OpenAPI document says.
+    """
     with ExitStack() as stack:
 
         def make(access: ServeAccess | None = None, started: bool = True, **options: Any) -> TestClient:
@@ -114,6 +118,7 @@ def make_client(make_service: MakeService) -> Iterator[MakeClient]:
             app = ServeRoutes(service, metrics.read).make_app(access or ServeAccess())
             client = TestClient(app, base_url="http://127.0.0.1:8000", raise_server_exceptions=False)
             client.service = service  # type: ignore[attr-defined]
+            client.event_hooks = {"response": [Description(app).check_answer]}
             return stack.enter_context(client)
 
         yield make

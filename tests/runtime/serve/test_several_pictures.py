@@ -23,6 +23,7 @@ from guidegraph_runtime.serve.web.routes import ServeRoutes
 from tests.runtime.running.bundles import seal_manifest
 from tests.runtime.running.loop_bundle import JOINS, write_loop_bundle
 from tests.runtime.serve.conftest import CPU
+from tests.runtime.serve.described import Description
 
 IMAGES = "/v1/images/generations"
 
@@ -68,6 +69,7 @@ def make_client(service: Service) -> TestClient:
     app = ServeRoutes(service, ServeMetrics().read).make_app(ServeAccess())
     client = TestClient(app, base_url="http://127.0.0.1:8000", raise_server_exceptions=False)
     client.service = service  # type: ignore[attr-defined]
+    client.event_hooks = {"response": [Description(app).check_answer]}
     return client
 
 

@@ -74,13 +74,3 @@ def answer_failure(job: Job) -> StrictJson:
     failure = job.failure or Failure("the job has no outputs")
     headers = {"x-job-id": job.id, **_make_retry_header(failure.retry_after)}
     return make_error(failure.status, failure.message, None, failure.code, headers)
-
-
-def take(body: dict[str, Any], name: str, kinds: tuple[type, ...], expected: str, default: Any = None) -> Any:
-    """Remove a field from a body and return it; the default if it is absent or null. Raises ``RequestRefused``."""
-    value = body.pop(name, None)
-    if value is None:
-        return default
-    if not isinstance(value, kinds) or (isinstance(value, bool) and bool not in kinds):
-        raise RequestRefused(f"'{name}': expected {expected}, found {value!r:.80}", name)
-    return value

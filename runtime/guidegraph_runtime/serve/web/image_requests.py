@@ -13,23 +13,47 @@ from guidegraph_runtime.serve.jobs import Job
 from guidegraph_runtime.serve.requests import DrawRequest, RequestRefused
 from guidegraph_runtime.serve.shelf import ShelfEntry
 from guidegraph_runtime.serve.uploads import SENT_TYPES, check_picture, decode_files, read_openai_mask
-from guidegraph_runtime.serve.web.answers import take
 from guidegraph_runtime.serve.web.bodies import read_json_text
+from guidegraph_runtime.serve.web.fields import DEADLINE, NODES, PRIORITY, Field
 
 COUNT_INPUT = "batch"
 """The input of a bundle that ``n`` sets, where there is one."""
+SIZE_INPUTS = ("width", "height")
+"""The inputs that ``size`` sets."""
 SEED_INPUT = "seed"
 """The input that differs between the runs for ``n`` pictures of a bundle without that one."""
-OPTIONS_OF_OTHERS = ("background", "moderation", "output_format", "quality", "style")
-"""Fields that OpenAI's own models have: "auto" is accepted, and so is what this server does anyway."""
-SAME = {"output_format": ("png",), "response_format": ("b64_json",)}
-SAME_NUMBERS = {"output_compression": 100}
-"""Numbers that OpenAI's own models take, of which this server has one each."""
 MAX_PARTIALS = 3
-NAMES_OF_USERS = ("safety_identifier", "user")
-TEXTS = ("model", "prompt", "size", "response_format", *OPTIONS_OF_OTHERS, *NAMES_OF_USERS)
+SAME = {"output_format": ("png",), "response_format": ("b64_json",)}
+OPTIONS_OF_OTHERS = tuple(
+    Field(name, (str,), "a text", "auto", limits={"enum": ["auto", *SAME.get(name, ())]})
+    for name in ("response_format", "background", "moderation", "output_format", "quality", "style")
+)
+"""Fields that OpenAI's own models have: "auto" is accepted, and so is what this server does anyway."""
+COMPRESSION = Field("output_compression", (int,), "a whole number", 100, limits={"const": 100})
+"""A number that OpenAI's own models take, of which this server has one."""
+USERS = tuple(Field(name, (str,), "a text", help="ignored") for name in ("safety_identifier", "user"))
+COUNT = Field("n", (int,), "a whole number", help="the number of pictures", limits={"minimum": 1})
+_SIZE = re.compile(r"(\d{1,5})x(\d{1,5})", re.ASCII)
+SIZE = Field(
+    "size",
+    (str,),
+    "WIDTHxHEIGHT or auto",
+    "auto",
+    "sets the parameters width and height, where a bundle has them",
+    {"pattern": f"^(auto|{_SIZE.pattern})$"},
+)
+STREAM = Field("stream", (bool,), "true or false", False, "true: the answer is a stream of events")
+PARTIALS = Field(
+    "partial_images",
+    (int,),
+    "a whole number",
+    0,
+    "how many pictures of the unfinished sample a stream has",
+    {"minimum": 0, "maximum": MAX_PARTIALS},
+)
+IMAGE_FIELDS = (NODES, PRIORITY, DEADLINE, COUNT, SIZE, *USERS, STREAM, PARTIALS, *OPTIONS_OF_OTHERS, COMPRESSION)
+TEXTS = ("model", "prompt", *(field.name for field in IMAGE_FIELDS if field.kinds == (str,)))
 """Fields whose value is a text, even if it reads as JSON."""
-_SIZE = re.compile(r"(\d{1,5})x(\d{1,5})")
 
 
 @dataclass(frozen=True)
@@ -69,23 +93,21 @@ def read_image_request(entry: ShelfEntry, body: dict[str, Any], most: int) -> Im
         raise RequestRefused(f"'{entry.name}' draws no picture: use /v1/workflows/{entry.name}", "model")
     inputs = entry.manifest.inputs
     params = {name: body.pop(name) for name in [*body] if name in inputs and body[name] is not None}
-    nodes = take(body, "nodes", (dict,), "an object of 'node.setting': value", {})
-    priority = take(body, "priority", (int,), "a whole number", 0)
-    deadline = take(body, "deadline", (int, float), "a number of seconds")
-    count = take(body, "n", (int,), "a whole number")
+    nodes, priority, deadline = NODES.take(body), PRIORITY.take(body), DEADLINE.take(body)
+    count = COUNT.take(body)
     _add(params, "n", _read_batch(entry, count))
-    _add(params, "size", _read_size(entry, take(body, "size", (str,), "WIDTHxHEIGHT or auto", "auto")))
-    for name in NAMES_OF_USERS:
-        take(body, name, (str,), "a text")
-    streams = take(body, "stream", (bool,), "true or false", False)
+    _add(params, "size", _read_size(entry, SIZE.take(body)))
+    for field in USERS:
+        field.take(body)
+    streams = STREAM.take(body)
     partials = _read_partials(body, streams)
-    for name in ("response_format", *OPTIONS_OF_OTHERS):
-        value = take(body, name, (str,), "a text", "auto")
-        if value != "auto" and value not in SAME.get(name, ()):
-            raise RequestRefused(f"'{name}': expected {_name_same(name)}, found {value!r:.80}", name)
-    for name, same in SAME_NUMBERS.items():
-        if (number := take(body, name, (int,), "a whole number", same)) != same:
-            raise RequestRefused(f"'{name}': expected {same}, found {number}", name)
+    for field in OPTIONS_OF_OTHERS:
+        if (value := field.take(body)) not in field.limits["enum"]:
+            expected = " or ".join(map(repr, field.limits["enum"]))
+            raise RequestRefused(f"'{field.name}': expected {expected}, found {value!r:.80}", field.name)
+    if (number := COMPRESSION.take(body)) != COMPRESSION.default:
+        message = f"'{COMPRESSION.name}': expected {COMPRESSION.default}, found {number}"
+        raise RequestRefused(message, COMPRESSION.name)
     params |= {name: value for name, value in body.items() if value is not None}  # unknown ones are refused by name
     runs = 0 if count is None or COUNT_INPUT in inputs else _check_runs(entry, params, count, most)
     params = decode_files(inputs, params)
@@ -93,7 +115,7 @@ def read_image_request(entry: ShelfEntry, body: dict[str, Any], most: int) -> Im
 
 
 def _read_partials(body: dict[str, Any], streams: bool) -> int:
-    count: int = take(body, "partial_images", (int,), "a whole number", 0)
+    count: int = PARTIALS.take(body)
     if not 0 <= count <= MAX_PARTIALS:
         message = f"'partial_images': expected 0 to {MAX_PARTIALS}, found {count}"
         raise RequestRefused(message, "partial_images")
@@ -135,7 +157,7 @@ def name_edited_inputs(entry: ShelfEntry, body: dict[str, Any]) -> dict[str, Any
         value = renamed.pop(field, None)
         if value is None:
             continue
-        name = _find_file_input(entry, field)
+        name = find_file_input(entry, field)
         takes_many = entry.manifest.inputs[name].many
         if isinstance(value, list) and not takes_many:
             if len(value) != 1:
@@ -149,7 +171,7 @@ def name_edited_inputs(entry: ShelfEntry, body: dict[str, Any]) -> dict[str, Any
     return renamed
 
 
-def _find_file_input(entry: ShelfEntry, kind: str) -> str:
+def find_file_input(entry: ShelfEntry, kind: str) -> str:
     """The input that a field of an edit sets. Raises ``RequestRefused`` if there is none, or a choice."""
     names = [name for name, spec in entry.manifest.inputs.items() if spec.type == kind]
     if kind in names or len(names) == 1:
@@ -165,10 +187,6 @@ def _add(params: dict[str, Any], field: str, values: Mapping[str, Any]) -> None:
             reason = f"sets '{name}' to {value!r:.80}, and the request has {params[name]!r:.80}"
             message = f"'{field}' {reason}: leave one of them out"
             raise RequestRefused(message, field)
-
-
-def _name_same(name: str) -> str:
-    return " or ".join(map(repr, ("auto", *SAME.get(name, ()))))
 
 
 def _read_batch(entry: ShelfEntry, count: int | None) -> dict[str, int]:
@@ -201,9 +219,9 @@ def _read_size(entry: ShelfEntry, size: str) -> dict[str, int]:
     match = _SIZE.fullmatch(size)
     if match is None:
         raise RequestRefused(f"'size': expected WIDTHxHEIGHT or auto, found {size!r:.80}", "size")
-    if not {"width", "height"} <= entry.manifest.inputs.keys():
+    if not {*SIZE_INPUTS} <= entry.manifest.inputs.keys():
         raise RequestRefused(f"'size': '{entry.name}' has no inputs width and height: leave it out", "size")
-    return {"width": int(match[1]), "height": int(match[2])}
+    return {name: int(side) for name, side in zip(SIZE_INPUTS, match.groups(), strict=True)}
 
 
 def find_image_output(entry: ShelfEntry) -> str | None:

@@ -25,7 +25,7 @@ from guidegraph_runtime.serve.job_service import JobService
 from guidegraph_runtime.serve.jobs import Job
 from guidegraph_runtime.serve.requests import DrawRequest, RequestRefused
 from guidegraph_runtime.serve.shelf import ShelfEntry
-from guidegraph_runtime.serve.uploads import SENT_TYPES, decode_files
+from guidegraph_runtime.serve.uploads import decode_files
 from guidegraph_runtime.serve.web.access import AccessGuard, ServeAccess
 from guidegraph_runtime.serve.web.answers import (
     StrictJson,
@@ -33,10 +33,10 @@ from guidegraph_runtime.serve.web.answers import (
     answer_http_error,
     answer_refused,
     make_error,
-    take,
 )
 from guidegraph_runtime.serve.web.bodies import FORM_TYPE, BodyReader
 from guidegraph_runtime.serve.web.defects import DefectGuard
+from guidegraph_runtime.serve.web.fields import DEADLINE, MODEL, NODES, PARAMS, PRIORITY, WAIT
 from guidegraph_runtime.serve.web.image_requests import (
     COUNT_INPUT,
     ImageRequest,
@@ -54,6 +54,7 @@ from guidegraph_runtime.serve.web.job_answers import (
     iterate_picture_events,
     wait_for_end,
 )
+from guidegraph_runtime.serve.web.openapi import BUNDLE_PATH, describe_api
 from guidegraph_runtime.serve.web.request_log import REQUEST_ID, RequestLog, note_code
 
 FILE_CHECKS = 2
@@ -81,20 +82,23 @@ class ServeRoutes:
             Route("/v1/images/edits", self.edit_images, methods=["POST"]),
             Route("/v1/models", self.list_models),
             Route("/v1/models/{name}", self.read_model),
-            Route("/v1/workflows/{name}", self.read_workflow, methods=["GET"]),
-            Route("/v1/workflows/{name}", self.run_workflow, methods=["POST"]),
+            Route(BUNDLE_PATH, self.read_workflow, methods=["GET"]),
+            Route(BUNDLE_PATH, self.run_workflow, methods=["POST"]),
             Route("/v1/jobs/{id}", self.read_job, methods=["GET"]),
             Route("/v1/jobs/{id}", self.cancel_job, methods=["DELETE"]),
             Route("/v1/jobs/{id}/events", self.stream_events),
             Route("/health/live", self.report_live),
             Route("/health/ready", self.report_ready),
             Route("/metrics", self.report_metrics),
+            Route("/openapi.json", self.report_api),
         ]
         guards = [Middleware(DefectGuard, report=self.report_defect), Middleware(AccessGuard, access=access)]
         log = Middleware(RequestLog, report=self.service.report_answer)
         middleware = [log, *([_allow_origins(access.origins)] if access.origins else []), *guards]
         handlers: dict[Any, Any] = {RequestRefused: self.refuse, HTTPException: answer_http_error}
-        return Starlette(routes=routes, middleware=middleware, exception_handlers=handlers, lifespan=lifespan)
+        app = Starlette(routes=routes, middleware=middleware, exception_handlers=handlers, lifespan=lifespan)
+        app.state.has_token = access.token is not None
+        return app
 
     async def generate_images(self, request: Request) -> Response:
         """Draw pictures in the dialect of OpenAI's clients."""
@@ -150,7 +154,9 @@ class ServeRoutes:
     def _read_model_name(self, body: dict[str, Any]) -> str:
         """The bundle that a body names; it may be left out where there is one only."""
         names = [*self.service.entries]
-        name = take(body, "model", (str,), "the name of a bundle", names[0] if len(names) == 1 else None)
+        name = MODEL.take(body)
+        if name is None and len(names) == 1:
+            return names[0]
         if name is None:
             raise RequestRefused(f"expected the name of a bundle: {', '.join(names)}", "model")
         return str(name)
@@ -160,13 +166,13 @@ class ServeRoutes:
         body = await self._bodies.read_json(request)
         name = request.path_params["name"]
         inputs = self.service.checks.find_entry(name).manifest.inputs
-        waits = take(body, "wait", (bool,), "true or false", True)
+        waits = WAIT.take(body)
         draw_request = DrawRequest(
             name,
-            decode_files(inputs, take(body, "params", (dict,), "an object of parameters", {})),
-            take(body, "nodes", (dict,), "an object of 'node.setting': value", {}),
-            take(body, "priority", (int,), "a whole number", 0),
-            take(body, "deadline", (int, float), "a number of seconds"),
+            decode_files(inputs, PARAMS.take(body)),
+            NODES.take(body),
+            PRIORITY.take(body),
+            DEADLINE.take(body),
             is_watched=not waits,
         )
         if body:
@@ -250,6 +256,13 @@ class ServeRoutes:
             return StrictJson({"status": "draining"}, HTTPStatus.SERVICE_UNAVAILABLE)
         return StrictJson({"status": "ready"})
 
+    async def report_api(self, request: Request) -> Response:
+        """The OpenAPI document of this server."""
+        app: Starlette = request.app
+        routes = [route for route in app.routes if isinstance(route, Route)]
+        prefix = request.scope.get("root_path", "")
+        return StrictJson(describe_api(routes, self.service.checks, app.state.has_token, prefix))
+
     async def refuse(self, request: Request, error: Exception) -> Response:
         """The answer to a request that was not queued."""
         assert isinstance(error, RequestRefused)
@@ -287,10 +300,7 @@ def _allow_origins(origins: tuple[str, ...]) -> Middleware:
 
 def _describe_workflow(entry: ShelfEntry) -> dict[str, Any]:
     manifest = entry.manifest
-    sent = {
-        name: spec for name, spec in manifest.inputs.items() if spec.type not in FILE_TYPES or spec.type in SENT_TYPES
-    }
-    inputs = {name: _describe_input(spec) for name, spec in sent.items()}
+    inputs = {name: _describe_input(spec) for name, spec in entry.inputs.items()}
     outputs = {name: {"type": output.type} for name, output in manifest.outputs.items()}
     return {"name": entry.name, "digest": entry.checks.digest, "params": inputs, "outputs": outputs}
 
