@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ from guidegraph.graph.export_recipe import ExportRecipe
 from guidegraph.graph.ir import Call
 from guidegraph.graph.node import NodeSpec
 from guidegraph.graph.port import Port
-from guidegraph.graph.sources import Literal, Many, Output, Source, Sources, list_sources
+from guidegraph.graph.sources import Literal, Many, Output, Param, Source, Sources, list_sources
 from guidegraph.graph.trust.file_checks import read_regular
 from guidegraph.graph.types import PortType, Tensor
 from guidegraph_runtime.bundle.manifest import Operation
@@ -90,8 +90,11 @@ def file_suffix(path: Path) -> str:
     return path.suffix if re.fullmatch(r"\.[A-Za-z0-9]{1,16}", path.suffix) else ""
 
 
-def split_call(call: Call, examples: ExampleValues) -> tuple[Call, Call]:
-    """A node that runs partly on the host as two calls: the runtime's operation, and the function that is traced."""
+def split_call(call: Call, examples: ExampleValues) -> tuple[Call, Call, ExportRecipe]:
+    """A node that runs partly on the host as two calls, with their recipe.
+
+    The first call is the runtime's operation, the second the function that is traced.
+    """
     assert call.spec.split is not None
     known_values = {
         name: examples.value(source)
@@ -114,7 +117,8 @@ def split_call(call: Call, examples: ExampleValues) -> tuple[Call, Call]:
         if name == node_port
     }
     settings: dict[str, Sources] = {name: Literal(value) for name, value in parts.settings.items()}
-    ports = {name: Port(name, Any, PortType((object,))) for name in host_inputs}
+    port_names = (*host_inputs, parts.beside) if parts.beside else (*host_inputs,)
+    ports = {name: Port(name, Any, PortType((object,))) for name in port_names}
     host_function = _wrap_operation(parts.operation, tuple(ports), tuple(kinds))
     first = NodeSpec(parts.operation, host_function, ports, {}, kinds, len(kinds) > 1, runtime=True)
     tensors = {name: Port(name, Any, kind) for name, kind in kinds.items()}
@@ -132,7 +136,26 @@ def split_call(call: Call, examples: ExampleValues) -> tuple[Call, Call]:
     return (
         replace(call, key=key, spec=first, inputs=host_inputs, settings=settings, checks=()),
         replace(call, spec=second, inputs=links, settings={}, checks=()),
+        parts,
     )
+
+
+def link_siblings(calls: Sequence[tuple[Call, ExportRecipe]]) -> list[Call]:
+    """Calls of the runtime's operations, each with the parameters of its siblings at its recipe's port `beside`.
+
+    Siblings have the same operation and settings. Only parameters are linked, which are known before any operation
+    runs.
+    """
+    linked: list[Call] = []
+    for call, recipe in calls:
+        same = [other for other, its in calls if (its.operation, its.settings) == (recipe.operation, recipe.settings)]
+        own = [*call.sources()]
+        sources = dict.fromkeys(
+            source for other in same for source in other.sources() if isinstance(source, Param) and source not in own
+        )
+        if recipe.beside and sources:
+            linked.append(replace(call, inputs={**call.inputs, recipe.beside: Many(tuple(sources))}))
+    return linked
 
 
 def _wrap_operation(name: str, ports: tuple[str, ...], outputs: tuple[str, ...]) -> Callable[..., Any]:

@@ -14,12 +14,13 @@ from guidegraph.graph.export.partition.choices import make_choice_operation
 from guidegraph.graph.export.partition.example_run import ExampleRun
 from guidegraph.graph.export.partition.example_values import ExampleValues
 from guidegraph.graph.export.partition.guards import find_guards
-from guidegraph.graph.export.partition.host_operations import make_host_operation, split_call
+from guidegraph.graph.export.partition.host_operations import link_siblings, make_host_operation, split_call
 from guidegraph.graph.export.partition.leaves import plain_fields, tensor_leaves
 from guidegraph.graph.export.partition.stages import Stage, group_stages
 from guidegraph.graph.export.partition.subgraph import ExampleValue, PartPlan, is_number, plan_part
 from guidegraph.graph.export.partition.unlike_samples import make_joinable
 from guidegraph.graph.export.partition.unread_inputs import find_unread_inputs
+from guidegraph.graph.export_recipe import ExportRecipe
 from guidegraph.graph.ir import Call, Choice, Loop, Op
 from guidegraph.graph.sources import Carry, Output, Param, Source
 from guidegraph_runtime.bundle.manifest import Operation
@@ -85,14 +86,17 @@ class HostPlanner:
     def _split(self, ops: Mapping[str, Op]) -> dict[str, Op]:
         """Split the nodes that run partly on the host into a host operation and a traced one."""
         split_ops: dict[str, Op] = {}
+        hosted: list[tuple[Call, ExportRecipe]] = []
         for key, op in ops.items():
             if isinstance(op, Call) and op.spec.split is not None:
-                first, second = split_call(op, self.examples)
+                first, second, recipe = split_call(op, self.examples)
                 self.examples.dynamic.add(first.key)
                 self.hosted = (self.hosted - {key}) | {first.key}
                 split_ops[first.key] = first
+                hosted.append((first, recipe))
                 op = second
             split_ops[key] = op
+        split_ops.update({call.key: call for call in link_siblings(hosted)})
         return split_ops
 
     def _plan_part(

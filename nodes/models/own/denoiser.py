@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Protocol
 
 from torch import Tensor
 
 from guidegraph.nodes.models.networks.hooks import HookedModel, Hooks
 from guidegraph.nodes.models.own.unet import UNet, UNetConfig
+from guidegraph.nodes.shape_checks import has_values
 from guidegraph.nodes.types import Condition, Prediction, PredictionKind
 
 
@@ -124,6 +126,15 @@ def check_spatial(config: NetworkPorts, x: Tensor, spatial: Tensor | None) -> No
             f"the spatial condition must have the size of x, {tuple(x.shape[2:])}; found {tuple(spatial.shape[2:])}: "
             "set the size of condition.spatial"
         )
+
+
+def drop_full_mask(condition: Condition) -> Condition:
+    """The condition without a mask that leaves nothing out: attention without one has faster kernels.
+
+    A mask that is traced stays, since its values are unknown.
+    """
+    mask = condition.mask
+    return replace(condition, mask=None) if mask is not None and has_values(mask) and bool(mask.all()) else condition
 
 
 def check_fields(config: NetworkPorts, condition: Condition) -> None:

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from guidegraph.nodes.checkpoints.lora_layers import denoiser_layers
 from guidegraph.nodes.models.networks.hooks import Hooks
-from guidegraph.nodes.models.own.denoiser import NetworkDenoiser
+from guidegraph.nodes.models.own.denoiser import NetworkDenoiser, drop_full_mask
 from guidegraph.nodes.models.released.config import UNetShape
 from guidegraph.nodes.models.released.layers import embed_sizes
 from guidegraph.nodes.models.released.unet import ReleasedUNet
@@ -42,10 +42,7 @@ class ReleasedDenoiser(NetworkDenoiser):
                 f"this denoiser was trained with {self.config.classes} classes and has no null class: wire the "
                 "condition of label.embed, with the checkpoint's label output and a label"
             )
-        mask = condition.mask
-        if mask is not None and has_values(mask) and bool(mask.all()):
-            condition = replace(condition, mask=None)  # attention without a mask has faster kernels
-        return super().forward(x, t, self._tell_size(x, condition), hooks)
+        return super().forward(x, t, self._tell_size(x, drop_full_mask(condition)), hooks)
 
     def _tell_size(self, x: Tensor, condition: Condition) -> Condition:
         """The condition with SDXL's six sizes, unless its vector has them (Podell et al. 2023, section 2.2).

@@ -38,7 +38,7 @@ class SD3Text(TowerText):
         self.length = length
 
     def join(self, outputs: Sequence[TowerOutput], has_text: Tensor) -> Condition:
-        """Tokens (B, n · 77 + length, width) and the vector (B, D)."""
+        """Tokens (B, n · 77 + length, width), the mask of the chunks of CLIP that count, and the vector (B, D)."""
         clip = outputs[: self.clip_count]
         tokens = torch.cat([out.tokens for out in clip], dim=2)
         tokens = F.pad(tokens, (0, self.width - tokens.shape[2]))
@@ -47,4 +47,6 @@ class SD3Text(TowerText):
         else:
             t5_tokens = tokens.new_zeros(tokens.shape[0], self.length, self.width)
         vector = torch.cat([out.pooled for out in clip if out.pooled is not None], dim=1)
-        return Condition(vector=vector, tokens=torch.cat([tokens, t5_tokens], dim=1))
+        clip_mask = torch.stack([out.mask for out in clip if out.mask is not None]).any(0)
+        mask = torch.cat([clip_mask, clip_mask.new_ones(t5_tokens.shape[:2])], dim=1)
+        return Condition(vector=vector, tokens=torch.cat([tokens, t5_tokens], dim=1), mask=mask)

@@ -104,7 +104,12 @@ class TowerText(nn.Module, ABC):
             count = 1 if tower.chunker.single else "N"
             outputs |= dict.fromkeys((f"ids_{i}", f"weights_{i}"), ("B", count, tower.length))
         return ExportRecipe(
-            "text.chunks", {"prompt": "texts"}, outputs | {"some": ("B",)}, self.embed, {"towers": settings}
+            "text.chunks",
+            {"prompt": "texts"},
+            outputs | {"some": ("B",)},
+            self.embed,
+            {"towers": settings},
+            beside="" if all(tower.chunker.single for tower in towers) else "beside",
         )
 
 

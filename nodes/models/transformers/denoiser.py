@@ -13,7 +13,7 @@ from guidegraph.nodes.checkpoints.layer_rows import LayerRows
 from guidegraph.nodes.checkpoints.lora_layers import denoiser_rows
 from guidegraph.nodes.guidance.hooks import Rule, Site
 from guidegraph.nodes.models.networks.hooks import Hooks
-from guidegraph.nodes.models.own.denoiser import NetworkDenoiser
+from guidegraph.nodes.models.own.denoiser import NetworkDenoiser, drop_full_mask
 from guidegraph.nodes.models.transformers.dit import DiT, DiTConfig
 from guidegraph.nodes.models.transformers.flux import Flux, FluxConfig
 from guidegraph.nodes.models.transformers.mmdit import MMDiT, MMDiTConfig
@@ -65,6 +65,10 @@ class MMDiTDenoiser(TransformerDenoiser):
             raise ValueError(
                 f"this denoiser has positions for at most {largest} × {largest}; found x of shape {tuple(shape)}"
             )
+
+    def forward(self, x: Tensor, t: Tensor, condition: Condition, hooks: Hooks | None = None) -> Prediction:
+        """As `NetworkDenoiser.forward`, without a mask that leaves nothing out."""
+        return super().forward(x, t, drop_full_mask(condition), hooks)
 
 
 class FluxDenoiser(TransformerDenoiser):

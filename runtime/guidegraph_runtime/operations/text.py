@@ -80,24 +80,33 @@ def tokenize(
 
 @operation("text.chunks")
 def chunks(
-    texts: str | Sequence[str], *, towers: Sequence[Mapping[str, Any]], weighted: bool = False
+    texts: str | Sequence[str],
+    beside: Sequence[str | Sequence[str]] = (),
+    *,
+    towers: Sequence[Mapping[str, Any]],
+    weighted: bool = False,
 ) -> dict[str, NDArray[Any]]:
     """Inputs of CLIP's and T5's text encoders for B texts. It has no node: nodes embed texts.
 
     towers: for each encoder its tokenizer (a tokenizer.json), the length of a chunk, the ids of its marks `start` (None
     for T5) and `end`, one or a list of them, and of `pad`, and its learned words, each with its ids; `single`, which
     cuts longer texts to one chunk, with a warning, is false unless it is given.
+    beside: the texts of other calls, such as the negative prompts, each a text or a list of them.
     weighted: `(word:1.3)` gives a word a weight.
     Returns, for encoder i, `ids_i` (B, n, length), int64, and `weights_i` (B, n, length), float32; and `some` (B),
-    bool, true where a text is not empty. The number of chunks n is that of the longest text, or 1 for a single chunk.
+    bool, true where a text is not empty. The number of chunks n is that of the longest text, also of those beside, or 1
+    for a single chunk; shorter texts end with empty chunks.
     """
     text_list = _check_texts(texts)
     if not isinstance(towers, (list, tuple)) or not towers:
         raise ValueError(f"towers: expected a list of one encoder or more; found {towers!r:.80}")
-    prompts = [parse_prompt(text) if weighted else [(text, 1.0)] for text in text_list]
+    other_texts = [text for item in beside for text in _check_texts(item)]
+    prompts, others = (
+        [parse_prompt(text) if weighted else [(text, 1.0)] for text in items] for items in (text_list, other_texts)
+    )
     outputs: dict[str, NDArray[Any]] = {}
     chunkers = [_chunker(f"towers[{i}]", tower) for i, tower in enumerate(towers)]
-    for i, table in enumerate(make_chunk_tables(chunkers, prompts)):
+    for i, table in enumerate(make_chunk_tables(chunkers, prompts, others)):
         outputs |= {f"ids_{i}": table.ids, f"weights_{i}": table.weights.astype(np.float32)}
     return outputs | {"some": np.array([any(text for text, _ in prompt) for prompt in prompts])}
 

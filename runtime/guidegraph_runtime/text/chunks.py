@@ -77,13 +77,16 @@ def _mark_tokens(marks: Marks | None) -> list[Token]:
     return [(id, 1.0) for id in ((marks,) if isinstance(marks, int) else marks)]
 
 
-def make_chunk_tables(chunkers: Sequence[Chunker], prompts: Sequence[Sequence[Fragment]]) -> list[ChunkTable]:
+def make_chunk_tables(
+    chunkers: Sequence[Chunker], prompts: Sequence[Sequence[Fragment]], beside: Sequence[Sequence[Fragment]] = ()
+) -> list[ChunkTable]:
     """The chunks of B prompts for each encoder: one if it takes a single chunk, otherwise as many for all encoders.
 
-    Shorter prompts end with empty chunks.
+    Shorter prompts end with empty chunks. beside: prompts of other calls, which have at most as many chunks.
     """
     by_chunker = [[chunker.chunks(prompt) for prompt in prompts] for chunker in chunkers]
-    count = max(len(chunks) for rows in by_chunker for chunks in rows)
+    others = [chunker.chunks(prompt) for chunker in chunkers if not chunker.single for prompt in beside]
+    count = max(len(chunks) for rows in (*by_chunker, others) for chunks in rows)
     tables = []
     for chunker, rows in zip(chunkers, by_chunker, strict=True):
         missing = [0 if chunker.single else count - len(chunks) for chunks in rows]

@@ -139,9 +139,9 @@ def test_the_bundle_of_sdxl_is_told_the_size_that_it_draws(large: SavedPipeline,
     checkpoint = {"checkpoint": str(large.root / "folder")}
     exported = made(WORKFLOWS / "text_to_image.yaml", tmp_path, **checkpoint, steps=2, shape=[4, 16, 24], prompt="a")
     (tmp_path / "engine").mkdir()
-    for shape in ([4, 16, 24], [4, 24, 32]):
-        latent = exported.run({"noise.shape": shape})["latent"]
-        expected = exported.engine(tmp_path / "engine", shape=shape)["latent"]
+    for shape, prompt in (([4, 16, 24], "a"), ([4, 24, 32], "a"), ([4, 16, 24], "a " * 80)):
+        latent = exported.run({"noise.shape": shape}, prompt=prompt)["latent"]
+        expected = exported.engine(tmp_path / "engine", shape=shape, prompt=prompt)["latent"]
         difference_bounds.relative(torch.as_tensor(latent), torch.as_tensor(expected), 1e-4, "latents of the bundle")
 
 

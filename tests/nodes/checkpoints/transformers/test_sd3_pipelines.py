@@ -62,7 +62,8 @@ def check_texts(text: Any, expected: tuple[Tensor, Tensor]) -> None:
     assert expected[0].std() > 0.1
     difference_bounds.largest(condition.tokens, expected[0], 1e-5, "text embeddings")
     difference_bounds.largest(condition.vector, expected[1], 1e-5, "pooled texts")
-    assert condition.mask is None
+    assert condition.mask.shape == condition.tokens.shape[:2]
+    assert condition.mask.all()
 
 
 @pytest.mark.parametrize("layout", ["folder", "file"])
@@ -132,6 +133,15 @@ def test_twenty_steps_of_the_workflow_are_those_of_the_pipeline(saved: Saved, la
     difference_bounds.relative(outputs["latent"], expected, 1e-3, "latents after 20 steps")
     picture = saved.pipe.vae.decode(expected / 1.5305 + 0.0609).sample
     torch.testing.assert_close(outputs["image"], picture.clamp(-1, 1), rtol=0, atol=2e-3)
+
+
+def test_a_prompt_draws_the_same_beside_a_longer_one(saved: Saved) -> None:
+    """The longer one has two chunks of CLIP; a mask leaves out the chunk that fills up the shorter one."""
+    workflow = load_workflow(WORKFLOW)
+    settings: dict[str, Any] = {"checkpoint": saved.folder, "steps": 3, "shape": [16, 8, 8], "seed": 3, "t5": False}
+    alone = workflow.run(prompt="a b", batch=1, **settings)["latent"]
+    beside = workflow.run(prompt=["a b", "a " * 80], batch=2, **settings)["latent"]
+    difference_bounds.relative(beside[:1], alone, 1e-4, "latents beside a longer prompt")
 
 
 def test_a_command_draws_a_picture(saved: Saved, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
