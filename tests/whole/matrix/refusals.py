@@ -64,9 +64,15 @@ REFUSALS: tuple[Refusal, ...] = (
     ),
     Refusal(
         "page",
-        "text_or_image",
-        "image (choose): a page does not compute this operation",
+        "text_or_image|fast/deep_features",
+        "(choose): a page does not compute this operation",
         "A page has no choice that a run makes. The refusal names `--only` and `guidegraph-run`.",
+    ),
+    Refusal(
+        "page",
+        "text_to_image_minilm",
+        "its tokenizer has a model of type WordPiece",
+        "A page splits texts into whole words and added tokens. The refusal names `guidegraph-run`.",
     ),
     Refusal(
         "single-file",
@@ -78,54 +84,10 @@ REFUSALS: tuple[Refusal, ...] = (
 
 STILL_WRONG: tuple[Refusal, ...] = (
     Refusal(
-        "copy", ".*", "no-file", "A workflow that links to `./blocks/` or to another workflow needs those beside it."
-    ),
-    Refusal("python", ".*", "expected Path, found", "From Python, a picture is given as a file, not as an array."),
-    *(
-        Refusal(
-            column,
-            "layout_128",
-            "layout.table",
-            "`layout.table` has no operation in the runtime, so `layout_128` has no bundle.",
-        )
-        for column in BUNDLES
-    ),
-    *(
-        Refusal(
-            column,
-            ".*_128",
-            "runs at export only",
-            "Objects, boxes and masks of layouts, and the steps of `scheduler.named`, are fixed at export.",
-        )
-        for column in ("export", "single-file")
-    ),
-    Refusal(
         "change",
         "fast/deep_features",
         "there is no memory for",
         "Another `site` amid sampling has no features to go on with. The first step says so, not a check before it.",
-    ),
-    Refusal(
-        "page",
-        "text_to_image_(dit|mmdit)",
-        "weights in a file of their own",
-        "A page loads graphs with their weights inside, and says after the export that transformers keep theirs apart.",
-    ),
-    Refusal(
-        "page",
-        "fast/deep_features",
-        "steps.is_due",
-        "A page does not compute `steps.is_due`, and says so after the export.",
-    ),
-    Refusal("serve", ".*", "this server takes no files", "Pictures cannot be sent to the server."),
-    Refusal(
-        "page", ".*", "a page has fields for texts", "A page has no field for a picture, and says so after the export."
-    ),
-    Refusal(
-        "page",
-        ".*_128",
-        "added tokens",
-        "A page has no tokenizer of the 128-pixel models, and says so after the export.",
     ),
 )
 """Cells that are wrong today, by what is said about them. An entry goes when its cells are right."""

@@ -18,7 +18,7 @@ pytest.importorskip("onnxscript")
 
 COLUMNS = {column.name: column for column in (*engine_columns.COLUMNS, *bundle_columns.COLUMNS)}
 QUICK = [
-    *(("text_to_image_128", column) for column in ("validate", "draw", "open", "run", "stop", "grid")),
+    *(("text_to_image_128", column) for column in ("copy", "validate", "draw", "open", "run", "stop", "grid")),
     *((name, "stop") for name in ("class_cfg", "image_to_image", "inpaint_128", "semantic_to_image", "new-plugin")),
     *((name, "open") for name in ("layout_128", "layout_to_image_128", "super_resolution_128", "text_to_image_dit")),
     ("text_or_image", "validate"),
