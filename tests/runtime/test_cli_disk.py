@@ -97,7 +97,7 @@ def test_a_part_without_memory_is_named(run: Run, tiny: Path, monkeypatch: pytes
     monkeypatch.setattr(sessions.Session, "call_onnxruntime", fail)
     result = run(tiny, "--out", "out", "--provider", "cpu")
     assert result.code == 1
-    assert "run-failed: there is not enough memory: 21.6 TB were asked for, " in result.err
+    assert "needs-memory: there is not enough memory: 21.6 TB were asked for, " in result.err
 
 
 class Full(io.StringIO):

@@ -245,7 +245,7 @@ def test_a_file_that_a_parameter_names_travels_with_the_bundle(cli: Command, tmp
         (
             "use: tiny.times, in: {x: noise, weight: weight, by: params.by}",
             "use: tiny.branch, in: {x: noise}",
-            "tiny_nodes.py:29:1: not-exportable: nodes.times (tiny.branch): a tensor's value decides what happens here",
+            "tiny_nodes.py:50:1: not-exportable: nodes.times (tiny.branch): a tensor's value decides what happens here",
         ),
         (
             "image:  {use: image.from_sample, in: {sample: times}}",

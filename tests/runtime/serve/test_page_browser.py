@@ -159,6 +159,7 @@ def test_the_page_draws_with_previews(page: Browser, service: Service, alone: Bu
     click(page, "draw")
     wait_for(page, STATUS, "queued")
     (job,) = service.jobs.list_open()
+    assert job.params == {"seed": 7, "steps": 500, "scale": 0.7}
     with started(service):
         wait_for(page, STATUS, "done")
     images = alone.run(seed=7, steps=500, scale=0.7)["image"]
@@ -170,7 +171,6 @@ def test_the_page_draws_with_previews(page: Browser, service: Service, alone: Bu
     assert page.evaluate("window.previews.size") >= 1
     assert any(text.endswith(" of 500") for text in page.evaluate("[...window.statuses]"))
     assert page.read_console() == [], "neither errors nor what the content policy refused"
-    assert job.params == {"seed": 7, "steps": 500, "scale": 0.7}
 
 
 def test_the_page_cancels_a_job(page: Browser, service: Service) -> None:
