@@ -31,20 +31,18 @@ def install_command(extra: str, distribution: str = "guidegraph") -> str:
     """
     import json
     import shlex
-    from importlib.metadata import PackageNotFoundError
-    from importlib.metadata import distribution as find_distribution
+    from importlib.metadata import distributions
     from urllib.parse import urlparse
     from urllib.request import url2pathname
 
-    try:
-        installed = find_distribution(distribution)
-    except PackageNotFoundError:
+    installed = [*distributions(name=distribution)]  # in its checkout, the folder of the last build is another one
+    for origin in (json.loads(each.read_text("direct_url.json") or "{}") for each in installed):
+        if origin.get("dir_info", {}).get("editable"):
+            folder = Path(url2pathname(urlparse(origin["url"]).path))
+            place = "." if folder == Path.cwd() else str(folder)
+            return f'pip install -e "{place}[{extra}]"'
+    if not installed:
         return f'pip install -e ".[{extra}]" in the checkout'
-    origin = json.loads(installed.read_text("direct_url.json") or "{}")
-    if origin.get("dir_info", {}).get("editable"):
-        folder = Path(url2pathname(urlparse(origin["url"]).path))
-        place = "." if folder == Path.cwd() else str(folder)
-        return f'pip install -e "{place}[{extra}]"'
-    marked = (requirement.replace("'", '"').partition(";") for requirement in installed.requires or ())
+    marked = (requirement.replace("'", '"').partition(";") for requirement in installed[0].requires or ())
     packages = [name.strip() for name, _, marker in marked if marker.strip() == f'extra == "{extra}"']
     return f"pip install {' '.join(map(shlex.quote, packages))}"

@@ -101,12 +101,12 @@ def chunks(
     if not isinstance(towers, (list, tuple)) or not towers:
         raise ValueError(f"towers: expected a list of one encoder or more; found {towers!r:.80}")
     other_texts = [text for item in beside for text in _check_texts(item)]
-    prompts, others = (
+    prompts, prompts_beside = (
         [parse_prompt(text) if weighted else [(text, 1.0)] for text in items] for items in (text_list, other_texts)
     )
     outputs: dict[str, NDArray[Any]] = {}
     chunkers = [_chunker(f"towers[{i}]", tower) for i, tower in enumerate(towers)]
-    for i, table in enumerate(make_chunk_tables(chunkers, prompts, others)):
+    for i, table in enumerate(make_chunk_tables(chunkers, prompts, prompts_beside)):
         outputs |= {f"ids_{i}": table.ids, f"weights_{i}": table.weights.astype(np.float32)}
     return outputs | {"some": np.array([any(text for text, _ in prompt) for prompt in prompts])}
 

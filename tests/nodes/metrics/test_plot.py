@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import math
+import re
 import subprocess
 import sys
 from typing import Any
@@ -15,6 +16,7 @@ from torch import Tensor
 from guidegraph.nodes.metrics import plot
 from guidegraph.nodes.metrics.plot import plot_lines, plot_scatter
 from guidegraph.nodes.table import Table
+from guidegraph_runtime.machine.optional_packages import install_command
 from tests.paths import ROOT
 
 pytest.importorskip("matplotlib")
@@ -104,7 +106,7 @@ def test_an_error_names_a_missing_column() -> None:
 def test_an_error_without_matplotlib_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
     find_spec = importlib.util.find_spec
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "matplotlib" else find_spec(name))
-    with pytest.raises(ValueError, match=r"pip install 'guidegraph\[plot\]'"):
+    with pytest.raises(ValueError, match=re.escape(install_command("plot"))):
         plot_lines(TABLE, x="t", y="y")
 
 

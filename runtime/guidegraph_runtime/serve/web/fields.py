@@ -32,7 +32,7 @@ def or_null(schema: dict[str, Any]) -> dict[str, Any]:
 
 
 @dataclass(frozen=True)
-class Field:
+class BodyField:
     """A field of a body, which may be left out or null.
 
     kinds: the types of its value. expected: the same in words. default: its value where it is left out. help: what it
@@ -62,13 +62,13 @@ class Field:
         return schema | ({} if self.default is None else {"default": self.default})
 
 
-MODEL = Field("model", (str,), "the name of a bundle", help="the name of a bundle")
-WAIT = Field("wait", (bool,), "true or false", True, "false: answer at once, with the id of the job")
-PARAMS = Field("params", (dict,), "an object of parameters", {})
-NODES = Field(
+MODEL = BodyField("model", (str,), "the name of a bundle", help="the name of a bundle")
+WAIT = BodyField("wait", (bool,), "true or false", True, "false: answer at once, with the id of the job")
+PARAMS = BodyField("params", (dict,), "an object of parameters", {})
+NODES = BodyField(
     "nodes", (dict,), "an object of 'node.setting': value", {}, "settings of the plan's nodes, by node.setting"
 )
-PRIORITY = Field(
+PRIORITY = BodyField(
     "priority",
     (int,),
     "a whole number",
@@ -76,7 +76,7 @@ PRIORITY = Field(
     "higher ones go first",
     {"minimum": PRIORITIES[0], "maximum": PRIORITIES[-1]},
 )
-DEADLINE = Field(
+DEADLINE = BodyField(
     "deadline",
     (int, float),
     "a number of seconds",

@@ -14,7 +14,7 @@ from guidegraph_runtime.serve.requests import DrawRequest, RequestRefused
 from guidegraph_runtime.serve.shelf import ShelfEntry
 from guidegraph_runtime.serve.uploads import SENT_TYPES, check_picture, decode_files, read_openai_mask
 from guidegraph_runtime.serve.web.bodies import read_json_text
-from guidegraph_runtime.serve.web.fields import DEADLINE, NODES, PRIORITY, Field
+from guidegraph_runtime.serve.web.fields import DEADLINE, NODES, PRIORITY, BodyField
 
 COUNT_INPUT = "batch"
 """The input of a bundle that ``n`` sets, where there is one."""
@@ -25,16 +25,16 @@ SEED_INPUT = "seed"
 MAX_PARTIALS = 3
 SAME = {"output_format": ("png",), "response_format": ("b64_json",)}
 OPTIONS_OF_OTHERS = tuple(
-    Field(name, (str,), "a text", "auto", limits={"enum": ["auto", *SAME.get(name, ())]})
+    BodyField(name, (str,), "a text", "auto", limits={"enum": ["auto", *SAME.get(name, ())]})
     for name in ("response_format", "background", "moderation", "output_format", "quality", "style")
 )
 """Fields that OpenAI's own models have: "auto" is accepted, and so is what this server does anyway."""
-COMPRESSION = Field("output_compression", (int,), "a whole number", 100, limits={"const": 100})
+COMPRESSION = BodyField("output_compression", (int,), "a whole number", 100, limits={"const": 100})
 """A number that OpenAI's own models take, of which this server has one."""
-USERS = tuple(Field(name, (str,), "a text", help="ignored") for name in ("safety_identifier", "user"))
-COUNT = Field("n", (int,), "a whole number", help="the number of pictures", limits={"minimum": 1})
+USERS = tuple(BodyField(name, (str,), "a text", help="ignored") for name in ("safety_identifier", "user"))
+COUNT = BodyField("n", (int,), "a whole number", help="the number of pictures", limits={"minimum": 1})
 _SIZE = re.compile(r"(\d{1,5})x(\d{1,5})", re.ASCII)
-SIZE = Field(
+SIZE = BodyField(
     "size",
     (str,),
     "WIDTHxHEIGHT or auto",
@@ -42,8 +42,8 @@ SIZE = Field(
     "sets the parameters width and height, where a bundle has them",
     {"pattern": f"^(auto|{_SIZE.pattern})$"},
 )
-STREAM = Field("stream", (bool,), "true or false", False, "true: the answer is a stream of events")
-PARTIALS = Field(
+STREAM = BodyField("stream", (bool,), "true or false", False, "true: the answer is a stream of events")
+PARTIALS = BodyField(
     "partial_images",
     (int,),
     "a whole number",

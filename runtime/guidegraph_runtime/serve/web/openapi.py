@@ -30,7 +30,7 @@ from guidegraph_runtime.serve.web.fields import (
     PARAMS,
     PRIORITY,
     WAIT,
-    Field,
+    BodyField,
     name_type,
     or_null,
 )
@@ -194,9 +194,9 @@ def _describe_image_request(entry: ShelfEntry, checks: RequestChecks, edits: boo
         fields[name] = schema if name in required or spec.takes_null else or_null(schema)  # null leaves it out
     for kind in ("image", "mask") if edits else ():
         if (edited := _find_edited(entry, kind)) is not None:
-            one = _describe_one(inputs[edited], file)
+            picture = _describe_one(inputs[edited], file)
             many: Schema = {} if inputs[edited].many else {"maxItems": 1}
-            sent: Schema = {"anyOf": [one, {"type": "array", "items": one, "minItems": 1, **many}]}
+            sent: Schema = {"anyOf": [picture, {"type": "array", "items": picture, "minItems": 1, **many}]}
             fields[edited] = or_null(describe_value(inputs[edited], file))  # the field may set it instead
             required.discard(edited)
             fields[kind] = sent if kind == "image" else or_null(sent)
@@ -225,7 +225,7 @@ def _list_names(entry: ShelfEntry, checks: RequestChecks) -> list[str]:
     return [name for name in dict.fromkeys((entry.name, entry.manifest.name)) if finds(name)]
 
 
-def _describe_field(field: Field, options: ServeOptions) -> Schema:
+def _describe_field(field: BodyField, options: ServeOptions) -> Schema:
     return field.describe(maximum=options.seconds) if field is DEADLINE else field.describe()
 
 

@@ -122,9 +122,8 @@ def test_bfloat16_says_where_it_runs_and_is_refused_on_a_cpu(exported: dict[str,
 
 @pytest.mark.parametrize("name", ["fp32", "int8"])
 def test_weights_in_a_file_of_their_own_are_verified_and_run(
-    exported: dict[str, Exported], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+    exported: dict[str, Exported], tmp_path: Path, name: str
 ) -> None:
-    monkeypatch.setattr("guidegraph.graph.export.bundle.EMBEDDED_LIMIT", 1000)
     path = written(exported[name], tmp_path)
     assert (path / "denoiser.onnx").stat().st_size < (path / "denoiser.onnx.data").stat().st_size
     bundle = Bundle(path, SessionSettings.on("cpu"))
