@@ -148,8 +148,8 @@ def load_sdxl_text(tensors: Tensors, adm_channels: int | None, path: Path, token
         raise ValueError(
             f"'{path}' has other conditioners than SDXL's CLIP and OpenCLIP (a refiner's?), which is not supported"
         )
-    weights = [_clip_weights(tower, kind, path) for tower, kind in zip(towers, ("clip", "openclip"), strict=True)]
     width = measure_sizes(tensors, adm_channels, path)
+    weights = [_clip_weights(tower, kind, path) for tower, kind in zip(towers, ("clip", "openclip"), strict=True)]
     if tokenizer is None:
         return AbsentPart(_no_tokenizer_message(path, "CLIP"))
     clip_towers = [
