@@ -11,6 +11,7 @@
 from __future__ import annotations
 
 import difflib
+import hashlib
 import os
 import stat
 import time
@@ -138,7 +139,10 @@ def _lock_file(path: Path) -> Iterator[None]:
         yield
         return
     target = Path(os.path.realpath(path))
-    lock = target.with_name(f".{target.name[:64]}.lock")
+    name = target.name
+    if len(name) > 64:  # files whose long names begin alike have locks of their own
+        name = f"{name[:40]}.{hashlib.sha256(os.fsencode(name)).hexdigest()[:16]}"
+    lock = target.with_name(f".{name}.lock")
     deadline = time.monotonic() + LOCK_SECONDS
     with ExitStack() as stack:
         while True:

@@ -79,8 +79,8 @@ def read_contribution(plugin: object, namespace: str | None) -> Contribution:
 def _list_own_nodes(module: object) -> list[Any]:
     """The node functions that a module defines, without those that it imports."""
     name = getattr(module, "__name__", None)
-    own = [v for v in vars(module).values() if inspect.isfunction(v) and v.__module__ == name]
-    return [function for function in own if hasattr(function, SPEC_ATTRIBUTE)]
+    own = {id(v): v for v in vars(module).values() if inspect.isfunction(v) and v.__module__ == name}  # once each
+    return [function for function in own.values() if hasattr(function, SPEC_ATTRIBUTE)]
 
 
 def _check_marks(plugin: object) -> None:

@@ -144,8 +144,8 @@ def _from_numpy(value: object, kind: PortType) -> object:
             import torch
 
             try:
-                return torch.tensor(np.ascontiguousarray(value))
-            except TypeError:
+                return torch.tensor(np.array(value, dtype=value.dtype.newbyteorder("="), order="C"))
+            except (TypeError, ValueError):
                 raise ValueError(f"expected an array of numbers; found one of dtype {value.dtype}") from None
         return value.tolist()
     if isinstance(value, np.bool_):

@@ -156,7 +156,7 @@ def _find_file(name: str, beside: Path | None) -> Path | None:
 def _search_path(package: str) -> list[str]:
     loaded = sys.modules.get(package)
     if loaded is not None:
-        return list(getattr(loaded, "__candidate_", ()))
+        return list(getattr(loaded, "__path__", ()))
     parent = package.rpartition(".")[0]
     spec = PathFinder.find_spec(package, _search_path(parent)) if parent else importlib.util.find_spec(package)
     return list(spec.submodule_search_locations or ()) if spec is not None else []
@@ -256,6 +256,20 @@ def _is_import_call(call: ast.Call) -> bool:
     return name in IMPORT_FUNCTIONS
 
 
+RECORD = "run.json"
+
+
+def _holds_runs(folder: str) -> bool:
+    """Whether a folder is one that runs are written to, or holds such folders: results are no data of a node."""
+    if not os.path.isdir(folder):
+        return False
+    with os.scandir(folder) as entries:
+        return any(
+            entry.name == RECORD or (entry.is_dir() and os.path.exists(os.path.join(entry.path, RECORD)))
+            for entry in entries
+        )
+
+
 FILE_PATTERN = re.compile(r"[^\s/]*[*?][^\s/]*\.\w+")
 
 
@@ -273,6 +287,8 @@ def _find_named_files(path: Path, strings: set[str]) -> Iterator[tuple[str, str]
             candidates = [name] if text.partition("/")[0] in present and name.split(os.sep)[0] in present else []
         for name in candidates:
             candidate = os.path.join(folder, name)
+            if _holds_runs(candidate):
+                continue
             for file in sorted(_walk(candidate, frozenset())) if os.path.isdir(candidate) else [candidate]:
                 if os.path.isfile(file):
                     yield os.path.relpath(file, folder).replace(os.sep, "/"), file

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from guidegraph.commands.shared.errors import argument_problem
-from guidegraph.commands.shared.printing import print_note
+from guidegraph.commands.shared.printing import print_note, release_stdout
 from guidegraph.commands.shared.signals import CANCELLED
 from guidegraph.graph.errors import GuidegraphError, WorkflowError
 from guidegraph.graph.ir import Graph, walk
@@ -124,6 +124,7 @@ def _list_killed(codes: Mapping[int, int]) -> list[int]:
 def _elastic(processes: Processes, command: Sequence[str]) -> None:
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
+    release_stdout()
     several = processes.nodes > 1
     config = LaunchConfig(
         min_nodes=processes.nodes,

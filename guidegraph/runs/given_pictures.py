@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import atexit
 import hashlib
+import os
 import shutil
 import tempfile
 from collections.abc import Collection, Mapping
@@ -24,6 +25,9 @@ FORMS = (
     "the path of a file, a picture of Pillow's, an array of uint8 (H, W), (H, W, 3) or (H, W, 4), a mask of bool "
     "(H, W), or a tensor of floats in [-1, 1] of shape (3, H, W) or (1, 3, H, W)"
 )
+
+MOST = 1.5
+"""The largest value of a picture: a decoder may go a little beyond 1, and a PNG of an output has 1 there."""
 
 
 def write_given_pictures(params: Mapping[str, object], names: Collection[str]) -> dict[str, object]:
@@ -48,16 +52,26 @@ def write_given_pictures(params: Mapping[str, object], names: Collection[str]) -
 
 def _as_path(value: Any) -> Any:
     """The path of a file with a picture; any other value as it is. Raises ``ValueError`` for an unknown form."""
-    is_pillow = type(value).__module__.partition(".")[0] == "PIL"
+    is_pillow = any(kind.__module__ == "PIL.Image" for kind in type(value).__mro__)
     if not is_pillow and not is_tensor(value) and not hasattr(value, "__array_interface__"):
         return value
     stream = BytesIO()
-    (value if is_pillow else _as_picture(value)).save(stream, "PNG")
+    (_orient(value) if is_pillow else _as_picture(value)).save(stream, "PNG")
     data = stream.getvalue()
-    path = _folder() / f"{hashlib.sha256(data).hexdigest()}.png"
+    path = _folder(os.getpid()) / f"{hashlib.sha256(data).hexdigest()}.png"
     if not path.exists():
         write_bytes(path, data)
     return path
+
+
+def _orient(picture: Any) -> Any:
+    """A picture of Pillow's in a mode that a PNG has, turned as its EXIF data says."""
+    from PIL import ImageOps
+
+    if picture.mode in ("F", "I", "HSV"):
+        raise ValueError(f"expected {FORMS}; found a picture of Pillow's in mode {picture.mode}")
+    turned = ImageOps.exif_transpose(picture)
+    return turned.convert("RGB") if turned.mode in ("CMYK", "YCbCr", "LAB") else turned
 
 
 def _as_picture(value: Any) -> Any:
@@ -67,6 +81,10 @@ def _as_picture(value: Any) -> Any:
 
     dtype, shape = str(value.dtype).removeprefix("torch."), tuple(value.shape)
     if dtype.startswith(("float", "bfloat")) and is_tensor(value) and shape[:-2] in ((3,), (1, 3)):
+        if (largest := float(value.abs().max())) > MOST:
+            raise ValueError(
+                f"expected floats in [-1, 1]; found {largest:g}: x / 127.5 - 1 converts pixels of 0 to 255"
+            )
         try:
             return Image.fromarray(to_pixels(value.reshape(shape[-3:])))
         except UnwritableOutput as error:
@@ -78,7 +96,13 @@ def _as_picture(value: Any) -> Any:
 
 
 @cache
-def _folder() -> Path:
+def _folder(process: int) -> Path:
+    """The folder of a process. A forked one has a folder of its own, and leaves that of its parent."""
     folder = Path(tempfile.mkdtemp(prefix="guidegraph-pictures-"))
-    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+
+    def remove() -> None:
+        if os.getpid() == process:
+            shutil.rmtree(folder, ignore_errors=True)
+
+    atexit.register(remove)
     return folder

@@ -35,7 +35,7 @@ def record_outside_writes(allowed: Sequence[Path], listed: list[str]) -> Iterato
         yield
     finally:
         _recorded.reset(token)
-        caches = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+        caches = Path(os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache"))  # there may be no home
         ignored = [*map(os.path.realpath, (*allowed, caches)), "/dev", "/proc"]
         listed += [path for path in written if os.path.lexists(path) and not _is_ignored(path, ignored)][:MOST]
 

@@ -56,8 +56,9 @@ def _read_scalars(name: str, value: Any, number: bool) -> dict[str, CellValue]:
         read = [{key: None} if field is None else _read_scalars(key, field, number) for key, field in fields]
         return {key: v for inner in read for key, v in inner.items()}
     if isinstance(value, list):
-        numbers = len(value) <= _SHORT and all(isinstance(v, (int, float)) and not isinstance(v, bool) for v in value)
-        return {f"{name}.{i}": v for i, v in enumerate(value)} if numbers else {}
+        cells = [_parse_cell(v, number) for v in value[: _SHORT + 1]]
+        numbers = len(cells) <= _SHORT and all(isinstance(v, (int, float)) and not isinstance(v, bool) for v in cells)
+        return {f"{name}.{i}": v for i, v in enumerate(cells)} if numbers else {}
     return {} if value is None else {name: _parse_cell(value, number)}
 
 

@@ -37,11 +37,23 @@ def add_sampler_parameter(graph: Graph, registry: Registry, *, stranger: bool = 
         raise _refuse(document, f"there is no parameter 'sampler', and {reason}: {ADVICE}", "")
     path, sampler = samplers[0]
     spec = registry.nodes[NAMED]
+    written: set[str] = set()
     for part in ("in", "with"):
         for name in _list_names(find_value(locate_value(document, path).tree, part)):
+            written.add(name)
             if spec.port(name) is None:
                 message = f"'{name}' of {PREFIX}{sampler} is not a setting of every sampler: leave it out, or {ADVICE}"
                 raise _refuse(document, message, f"{path}.{part}.{name}")
+    own = registry.nodes[f"{PREFIX}{sampler}"].settings
+    for name, setting in spec.settings.items():
+        if name in written or name not in own or own[name].default == setting.default:
+            continue
+        if own[name].default is None:
+            message = (
+                f"'{name}' of {PREFIX}{sampler} is not written, and its default is no value: write it, or {ADVICE}"
+            )
+            raise _refuse(document, message, path)
+        document = set_value(document, f"{path}.with.{name}", own[name].default)
     document = add_parameter(document, SAMPLER, sampler, help=f"as for {NAMED}")
     document = set_value(document, f"{path}.use", NAMED)
     document = set_value(document, f"{path}.in.{SAMPLER}", f"params.{SAMPLER}")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -46,3 +47,11 @@ def test_an_edit_does_not_wait_for_ever(tmp_path: Path, monkeypatch: pytest.Monk
     ):
         editor.apply(set_value, "params.n.default", 5)
     assert file.read_text() == TEXT
+
+
+def test_an_edit_of_two_files_whose_long_names_begin_alike_does_not_wait_for_itself(tmp_path: Path) -> None:
+    paths = [tmp_path / f"{'a' * 70}{i}.yaml" for i in (1, 2)]
+    with ExitStack() as stack:
+        for path in paths:
+            path.write_text(TEXT)
+            stack.enter_context(edit._lock_file(path))

@@ -109,3 +109,18 @@ def test_a_wrong_argument_gets_a_plain_message(
 def test_a_device_and_a_dtype_may_be_torch_s(workflow: Workflow) -> None:
     made = Workflow(workflow.graph, device=torch.device("cpu"), dtype=torch.float64)  # type: ignore[arg-type]
     assert (made.config.device, made.config.dtype) == ("cpu", "float64")
+
+
+KEEP = """guidegraph: 1
+params: {x: {type: Tensor}}
+nodes: {k: {use: toy.keep, in: {x: params.x}}}
+outputs: {x: k}
+"""
+
+
+@pytest.mark.parametrize("array", [np.array(3.0), np.arange(3, dtype=">f4"), np.arange(6).reshape(2, 3).T])
+def test_an_array_keeps_its_shape_in_any_layout(array: Any, tmp_path: Path) -> None:
+    (tmp_path / "w.yaml").write_text(KEEP)
+    x = load_workflow(tmp_path / "w.yaml", registry=REGISTRY).run(x=array)["x"]
+    assert x.shape == array.shape
+    assert x.tolist() == array.tolist()

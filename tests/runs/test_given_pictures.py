@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import atexit
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -71,3 +73,36 @@ def test_equal_pixels_are_found_in_the_cache_and_others_are_not(workflow: Workfl
 def test_another_form_is_refused_with_the_forms_that_are_taken(value: Any, workflow: Workflow) -> None:
     with pytest.raises(WorkflowError, match=r"'image': .*(expected the path of a file.*found|NaN)"):
         workflow.run(image=value, mask=HOLE)
+
+
+def test_a_picture_of_pillow_s_is_turned_and_converted_as_its_file_is(workflow: Workflow, tmp_path: Path) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6  # turned by a quarter
+    Image.fromarray(PIXELS).convert("CMYK").save(tmp_path / "turned.jpg", exif=exif)
+    with Image.open(tmp_path / "turned.jpg") as picture:
+        outputs = workflow.run(image=picture, mask=HOLE)
+    assert outputs["image"].shape == workflow.run(image=tmp_path / "turned.jpg", mask=HOLE)["image"].shape
+    assert outputs["image"].shape == (1, 3, 24, 16)
+
+
+@pytest.mark.parametrize("mode", ["F", "I"])
+def test_a_mode_without_8_bits_is_refused(mode: str, workflow: Workflow) -> None:
+    with pytest.raises(WorkflowError, match=f"'image': expected .*; found a picture of Pillow's in mode {mode}"):
+        workflow.run(image=Image.fromarray(PIXELS).convert(mode), mask=HOLE)
+
+
+def test_pixels_of_0_to_255_as_floats_are_refused_with_the_conversion(workflow: Workflow) -> None:
+    with pytest.raises(WorkflowError, match=r"found 200: x / 127\.5 - 1 converts"):
+        workflow.run(image=torch.full((3, 8, 8), 200.0), mask=HOLE)
+
+
+def test_a_forked_process_leaves_the_pictures_of_its_parent(workflow: Workflow) -> None:
+    path = workflow.bind({"image": PIXELS, "mask": HOLE})["image"]
+    child = os.fork()
+    if child == 0:
+        try:
+            atexit._run_exitfuncs()
+        finally:
+            os._exit(0)
+    os.waitpid(child, 0)
+    assert path.exists()

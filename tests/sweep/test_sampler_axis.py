@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from guidegraph import WorkflowError
+from guidegraph import Workflow, WorkflowError
 from guidegraph.graph.resolution.load import build
 from guidegraph.plugins.manager import PluginManager
 from guidegraph.sweep.sampler_axis import add_sampler_parameter
@@ -34,6 +34,15 @@ def test_the_flagship_gets_a_parameter_and_keeps_its_pictures(cli: Command, tmp_
     plain, ddim, other = (np.asarray(Image.open(p)) for p in ("plain/image.png", *(f"out/{r['image']}" for r in rows)))
     assert (plain == ddim).all()
     assert (plain != other).any()
+
+
+def test_a_sampler_keeps_the_number_of_steps_that_its_node_has_by_default(tmp_path: Path) -> None:
+    text = HEAD + "  s: {use: scheduler.ddim, in: {schedule: levels}}\noutputs: {steps: s.steps}\n"
+    (tmp_path / "w.yaml").write_text(text)
+    graph = build(tmp_path / "w.yaml", REGISTRY)
+    with_axis = add_sampler_parameter(graph, REGISTRY)
+    own, named = (Workflow(g, cache="off").run()["steps"] for g in (graph, with_axis))
+    assert len(own) == len(named) == 50
 
 
 @pytest.mark.parametrize(

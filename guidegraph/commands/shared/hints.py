@@ -13,6 +13,7 @@ from guidegraph.graph.language.named_workflows import SUFFIXES
 
 ARGUMENTS = "guidegraph.arguments"
 SET = "--set"
+OUT = "--out"
 _PAGE = "the page is shown by: guidegraph open FILE"
 MEANT = {
     "serve": "export a workflow as a bundle (guidegraph export FILE -o BUNDLE) and serve it: guidegraph-serve BUNDLE",
@@ -83,6 +84,9 @@ def add_hint(error: Any, arguments: Sequence[str]) -> None:
 def _hint_at_set(error: Any, option: str, arguments: Sequence[str]) -> None:
     """Say that a parameter is given by ``--set``, unless the option is a misspelt one of the command."""
     options = [name for parameter in error.ctx.command.params for name in parameter.opts] if error.ctx else []
+    if option == "-o" and OUT in options:
+        error.message = f"No such option: -o. The folder is given by {OUT}: {OUT} FOLDER"
+        return
     if not _takes_set(error) or difflib.get_close_matches(option, options, n=1, cutoff=0.75):
         return
     place = next((i for i, a in enumerate(arguments) if a.partition("=")[0] == option), len(arguments))

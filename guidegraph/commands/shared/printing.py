@@ -24,6 +24,13 @@ def reserve_stdout() -> None:
         _reserved = kept
 
 
+def release_stdout() -> None:
+    """Give stdout back to the process, for processes that it starts and that print in its place."""
+    if _reserved is not None:
+        _reserved.flush()
+        os.dup2(_reserved.fileno(), 1)
+
+
 def output_stream() -> TextIO:
     """The stream that commands print to."""
     return _reserved or sys.stdout

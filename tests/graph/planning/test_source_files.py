@@ -238,3 +238,26 @@ def test_the_libraries_of_the_built_in_nodes_are_counted() -> None:
         imported |= {name.partition(".")[0] for name in names if not name.startswith(".")}
     libraries = {name for name in imported if name not in sys.stdlib_module_names and importlib.util.find_spec(name)}
     assert libraries - set(IMPORTED_FOR_OTHER_THINGS) <= set(digest.LIBRARIES)
+
+
+def test_a_module_that_a_function_imports_from_a_loaded_folder_counts(tmp_path: Path) -> None:
+    """The folder has no `__init__.py`, and the module is not loaded when the digest is made."""
+    (tmp_path / "lib_lab").mkdir()
+    (tmp_path / "lib_lab" / "base.py").write_text("")
+    (tmp_path / "ways_lab.py").write_text(
+        "import lib_lab.base\ndef f():\n    from lib_lab.sub import K\n    return K\n"
+    )
+    digests = []
+    for number in (1, 99, 1):
+        (tmp_path / "lib_lab" / "sub.py").write_text(f"K = {number}\n")
+        digests.append(digest_module("ways_lab"))
+    assert digests[0] == digests[2] != digests[1]
+
+
+def test_the_folder_that_runs_are_written_to_is_no_data_of_a_plugin(tmp_path: Path) -> None:
+    (tmp_path / "ways_runs.py").write_text('FOLDER = "runs"\n')
+    (tmp_path / "runs" / "first").mkdir(parents=True)
+    (tmp_path / "runs" / "first" / "run.json").write_text("{}")
+    before = digest_module("ways_runs")
+    (tmp_path / "runs" / "first" / "image.png").write_text("x")
+    assert digest_module("ways_runs") == before
