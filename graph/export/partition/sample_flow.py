@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import reduce
 from pathlib import Path
 from typing import Any
 
@@ -89,6 +90,10 @@ class _Cell:
             self._bits, self._blame, self._is_marked = bits, self._blame or blame, bool(bits.any())
             return
         cell = self.source.cell
+        if self.source.view is None:
+            joined = reduce(torch.bitwise_or, torch.cat([cell.bits.flatten(), bits.flatten()]))
+            cell.write(joined.reshape([1] * len(cell.shape)), blame)
+            return
         full = cell.bits.expand(cell.shape).clone()
         self.source.view(full).copy_(bits.expand(self.shape))
         cell.write(shrink(full), blame)
@@ -96,11 +101,12 @@ class _Cell:
 
 @dataclass(frozen=True)
 class _Source:
-    """The cell that another one views. follow: the view's bits from its bits. view: of a whole tensor."""
+    """The cell that another one views. follow: the view's bits from its bits. view: of a whole tensor, or None for an
+    operator without a rule, of which a write may reach every element."""
 
     cell: _Cell
     follow: Callable[[Bits], Bits]
-    view: Callable[[Tensor], Tensor]
+    view: Callable[[Tensor], Tensor] | None
 
 
 def find_mixing(
@@ -167,7 +173,7 @@ class SampleFlow(TorchDispatchMode):
         cells = [cell for each in operator.tensors if (cell := self._cells.get(each)) is not None]
         out = func(*args, **kwargs)
         operator.results = [*list_tensors(out if isinstance(out, (list, tuple)) else (out,))]
-        if operator.results:
+        if operator.results or operator.signature.written:
             with disable_modes():
                 self._follow(operator, [cell for cell in cells if cell.is_marked])
         return out
@@ -188,8 +194,14 @@ class SampleFlow(TorchDispatchMode):
         if operator.name == "arange":
             options = {name: value for name, value in operator.kwargs.items() if name == "dtype"}
             self._ranges[operator.results[0]] = operator.func(*operator.args, **options)
-        if operator.signature.is_view and operator.name in RULES:
+        if operator.signature.is_view:
             self._follow_view(operator)
+            return
+        targets = [*list_tensors([operator.by_name[name] for name in operator.signature.written])]
+        if any(not each.is_floating_point() for each in targets):
+            self._ranges.clear()  # one of them may be a range, or share its memory
+        if targets and not all(any(each is result for result in operator.results) for each in targets):
+            self._join_into(targets, operator)
             return
         if not marked and not operator.signature.written:
             return
@@ -205,6 +217,16 @@ class SampleFlow(TorchDispatchMode):
                 written.write(shrink(marks.expand(result.shape)) if marks.numel() > 1 else marks, blame)
             elif marks.any():
                 self._cells[result] = _Cell(result.shape, marks, blame)
+
+    def _join_into(self, written: Sequence[Tensor], operator: Operator) -> None:
+        """Let tensors that an operator writes, and does not return singly, depend on all samples of its arguments."""
+        bits = torch.cat([self._read(each).flatten() for each in operator.tensors])
+        joined = reduce(torch.bitwise_or, bits)
+        for each in written:
+            cell = self._cells.get(each)
+            if cell is None:
+                cell = self._cells[each] = _Cell(each.shape, self._read(each))
+            cell.write(joined.reshape([1] * each.ndim), operator.blame(False) if joined else None)
 
     def _follow_view(self, operator: Operator) -> None:
         viewed = operator.values[0]
@@ -223,7 +245,10 @@ class SampleFlow(TorchDispatchMode):
                     index
                 ]
 
-            made = _Cell(result.shape, cell.bits, None, _Source(cell, follow, view))
+            has_rule = operator.name in RULES
+            made = _Cell(result.shape, cell.bits, None, _Source(cell, follow, view if has_rule else None))
+            if not has_rule and self._picked is None and cell.is_marked:
+                self._picked = operator.blame(False)
             if (
                 operator.name in PICKS
                 and self._picked is None

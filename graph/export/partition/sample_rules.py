@@ -185,6 +185,12 @@ def _first(op: Operator) -> Bits:
     return op.bits_of(0)
 
 
+def _fill(op: Operator) -> Bits:
+    value = op.by_name["value"]
+    bits = _union(op.read(value)).reshape(()) if isinstance(value, Tensor) else torch.zeros((), dtype=torch.uint8)
+    return bits.reshape([1] * op.values[0].ndim)
+
+
 def _reduce(op: Operator) -> Bits:
     """The union along the reduced axes, of all tensors."""
     ndim = op.values[0].ndim
@@ -331,8 +337,8 @@ def _convolve(op: Operator) -> Bits | None:
     else:
         kernel = _union(kernel, range(1, ndim)).expand([weight.shape[0], *[1] * (ndim - 1)])
         grouped = _widen(bits, 1, x.shape[1]).reshape(bits.shape[0], groups, -1)
-        made = _or([_union(grouped, [2]), kernel.reshape(1, groups, -1)])
-        return shrink(made.reshape(bits.shape[0], weight.shape[0], *[1] * (ndim - 2)))
+        joined = _or([_union(grouped, [2]), kernel.reshape(1, groups, -1)])
+        bits = kernel = shrink(joined.reshape(bits.shape[0], weight.shape[0], *[1] * (ndim - 2)))
     made = _or([bits, kernel])
     return made if bias is None else _or([made, op.read(bias).reshape([1, -1, *[1] * (ndim - 2)])])
 
@@ -544,7 +550,8 @@ RULES: dict[str, Rule] = _table(
         "smooth_l1_loss_backward "
         "polar complex prelu _prelu_kernel fmod remainder copysign": _pointwise,
         "clone _to_copy detach alias lift lift_fresh lift_fresh_copy contiguous view_of conj _conj _neg_view "
-        "positive resolve_conj resolve_neg _efficientzerotensor fill": _first,
+        "positive resolve_conj resolve_neg _efficientzerotensor": _first,
+        "fill": _fill,
         "sum nansum mean amax amin prod any all argmax argmin max min median nanmedian mode kthvalue var std var_mean "
         "std_mean logsumexp linalg_vector_norm norm count_nonzero aminmax": _reduce,
         "sort topk cumsum cumprod cummax cummin logcumsumexp _softmax softmax _log_softmax log_softmax _safe_softmax "

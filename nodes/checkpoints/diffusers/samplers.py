@@ -492,6 +492,16 @@ REFUSED = {
 """Other classes, and what to use instead."""
 
 
+PATCHED = frozenset(
+    (
+        *("StableDiffusionPipeline", "StableDiffusionImg2ImgPipeline", "StableDiffusionSafePipeline"),
+        *("OnnxStableDiffusionPipeline", "StableDiffusionOnnxPipeline", "AltDiffusionPipeline"),
+        *("StableDiffusionPAGPipeline", "StableDiffusionPAGImg2ImgPipeline", "StableDiffusionPAGInpaintPipeline"),
+    )
+)
+"""Pipelines of diffusers that set `steps_offset` to 1 and `clip_sample` to false, whatever their folder says."""
+
+
 def read_recipe(folder: Path, noise: NoiseSchedule, steps: int) -> Recipe:
     """The sampler of a diffusers folder on a schedule: of its scheduler/scheduler_config.json, for its pipeline.
 
@@ -566,6 +576,8 @@ def read_fields(config: Mapping[str, Any], path: Path, pipeline: str | None = No
         naming = "names no scheduler class" if name is None else f"names the scheduler class {format_value(name)}"
         raise ValueError(f"'{path}' {naming}; {supported}: use a scheduler.* node and set what its class does")
     present = {field: value for field, value in config.items() if value is not None}
+    if pipeline in PATCHED:
+        present |= {"steps_offset": 1, "clip_sample": False}
     defaults = CLASSES[name].fields
     values = {field: _read_field(present, field, default, path) for field, default in defaults.items()}
     read = Config(name, path, values, pipeline)

@@ -153,8 +153,8 @@ class ReleasedText(TowerText):
 def apply_weights(tokens: Tensor, weights: Tensor, mask: Tensor | None = None, *, restore_mean: bool = True) -> Tensor:
     """Multiply tokens (B, M, D) by weights (B, M), and restore each sample's mean; exact if all weights are 1.
 
-    mask: (B, M), true for the tokens of which the mean is taken; by default all. A mean of 0, before or after, cannot
-    be restored by a factor: such a sample is only weighted.
+    mask: (B, M), true for the tokens of which the mean is taken; by default all. A mean of 0 up to rounding, before or
+    after, cannot be restored by a factor: such a sample is only weighted.
     """
     if has_values(weights) and bool((weights == 1).all()):
         return tokens
@@ -163,6 +163,8 @@ def apply_weights(tokens: Tensor, weights: Tensor, mask: Tensor | None = None, *
         return heavier
     counted = 1.0 if mask is None else mask[..., None].float()
     before, after = ((each.float() * counted).mean((1, 2), keepdim=True) for each in (tokens, heavier))
-    factor = torch.where((before == 0) | (after == 0), 1.0, before / after)
+    rounding = 1e-6 * (tokens.float().abs() * counted).mean((1, 2), keepdim=True)
+    is_zero = (before.abs() <= rounding) | (after.abs() <= rounding)
+    factor = torch.where(is_zero, 1.0, before / after)
     plain = (weights == 1).all(1)[:, None, None]
     return torch.where(plain, tokens, heavier * factor.to(tokens.dtype))

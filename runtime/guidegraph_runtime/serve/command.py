@@ -79,7 +79,9 @@ def _read_options(arguments: Sequence[str] | None) -> argparse.Namespace:
     variables: list[str] = []
     for name, default in vars(parser.parse_args([])).items():
         text = os.environ.get(VARIABLES + name.upper())
-        if text is not None and name != "bundles":
+        if text is not None and text.startswith("tcp://"):
+            continue  # Kubernetes' link to a service of the name guidegraph-serve
+        if text is not None and name not in ("bundles", "token"):
             values = text.split() if isinstance(default, list) else [text]
             variables += [f"--{name.replace('_', '-')}={value}" for value in values]
     options = parser.parse_args([*variables, *own])

@@ -86,9 +86,12 @@ def read_openai_mask(data: bytes) -> bytes:
     """
     from PIL import Image, ImageOps
 
-    with Image.open(BytesIO(data), formats=PICTURE_FORMATS) as picture:
-        if not picture.has_transparency_data:
-            return data
-        written = BytesIO()
-        ImageOps.invert(picture.convert("RGBA").getchannel("A")).save(written, "PNG")
+    try:
+        with Image.open(BytesIO(data), formats=PICTURE_FORMATS) as picture:
+            if not picture.has_transparency_data:
+                return data
+            written = BytesIO()
+            ImageOps.invert(picture.convert("RGBA").getchannel("A")).save(written, "PNG")
+    except (OSError, SyntaxError, ValueError):
+        raise RequestRefused("'mask': cannot be read as a picture: it is damaged", "mask", "bad-picture") from None
     return written.getvalue()

@@ -245,3 +245,26 @@ def test_a_reader_of_a_stream_that_goes_away_ends_its_jobs(make_client: MakeClie
     client = make_client(started=False)
     answer = client.post("/v1/images/generations", json={"model": "pictures", "stream": True, "steps": 0})
     assert answer.status_code == 400, "what is refused is an answer, and no stream"
+
+
+def test_a_damaged_mask_is_refused(make_client: MakeClient) -> None:
+    """Its head is right, so it is found when it is decoded."""
+    mask = encode_picture(np.random.default_rng(0).integers(0, 256, (16, 16, 4), dtype=np.uint8))
+    files = {"image": encode_picture(PHOTO), "mask": mask[: len(mask) // 2]}
+    answer = make_edits(make_client, started=False).post(EDITS, data={"model": "edits"}, files=files)
+    assert (answer.status_code, answer.json()["error"]["param"]) == (400, "mask")
+
+
+def test_a_form_in_another_charset_is_refused(make_client: MakeClient) -> None:
+    """Some of Python's codecs take a time that grows with the square of a text."""
+    client = make_edits(make_client, started=False)
+    body = b'--b\r\nContent-Disposition: form-data; name="model"\r\n\r\nabc-' + b"a" * 1000 + b"\r\n--b--\r\n"
+    for charset, status in (("punycode", 415), ("UTF-8", 404)):
+        head = {"content-type": f"multipart/form-data; boundary=b; charset={charset}"}
+        assert client.post(EDITS, content=body, headers=head).status_code == status
+
+
+def test_json_in_a_form_has_as_many_values_as_in_a_body(make_client: MakeClient) -> None:
+    data = {"model": "edits", "nodes[a.b]": "[" + "[]," * 70_000 + "[]]"}
+    answer = make_edits(make_client, started=False).post(EDITS, data=data, files={"image": encode_picture(PHOTO)})
+    assert (answer.status_code, answer.json()["error"]["code"]) == (413, "too-large")

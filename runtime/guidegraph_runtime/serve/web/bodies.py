@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import AsyncGenerator, Iterator
+from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
+from python_multipart.multipart import parse_options_header
 from starlette.datastructures import UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.requests import ClientDisconnect, Request
@@ -105,9 +106,14 @@ def _check_type(request: Request, kinds: tuple[str, ...]) -> str:
     return kind
 
 
-def _parse_object(body: bytes) -> dict[str, Any]:
-    if sum(map(body.count, (b",", b"[", b"{"))) > MAX_VALUES:
+def _count_values(count: Callable[[Any], int], marks: Sequence[Any]) -> None:
+    """Raise ``RequestRefused`` for JSON with too many values. count: of a mark in it."""
+    if sum(map(count, marks)) > MAX_VALUES:
         raise RequestRefused(f"expected at most {MAX_VALUES} commas and brackets", code="too-large", status=413)
+
+
+def _parse_object(body: bytes) -> dict[str, Any]:
+    _count_values(body.count, (b",", b"[", b"{"))
     try:
         content = parse_json(body, "the request", remedy="")
     except BundleError as error:
@@ -118,6 +124,10 @@ def _parse_object(body: bytes) -> dict[str, Any]:
 
 
 async def _parse_form(request: Request, body: bytes) -> dict[str, Any]:
+    charset = parse_options_header(request.headers.get("content-type", ""))[1].get(b"charset", b"utf-8")
+    if charset.lower() not in (b"utf-8", b"us-ascii"):  # others may take a time that grows with the square of the size
+        raise RequestRefused("expected a form in UTF-8", code="bad-form", status=415)
+
     async def stream() -> AsyncGenerator[bytes, None]:
         yield body
         yield b""
@@ -143,6 +153,8 @@ def _add_field(fields: dict[str, Any], name: str, value: Any) -> None:
         values = fields.setdefault(entry[1], {})
         if not isinstance(values, dict):
             raise RequestRefused(f"'{entry[1]}': expected one value or an object, found both", entry[1], "bad-form")
+        if isinstance(value, str):
+            _count_values(value.count, (",", "[", "{"))
         values[entry[2]] = read_json_text(value)
     elif name.endswith("[]"):
         fields[name[:-2]] = [*_as_list(fields.get(name[:-2])), value]

@@ -45,6 +45,35 @@ def shift_channels(x: Tensor) -> Tensor:
     return out
 
 
+def fill_with_largest(x: Tensor) -> Tensor:
+    """A tensor of zeros of which a part is set to a value of all samples."""
+    limits = torch.zeros_like(x)
+    limits[:, 0] = x.amax()
+    return x + limits
+
+
+def count_in_place(x: Tensor) -> Tensor:
+    """The next sample, by numbers that are changed in place."""
+    numbers = torch.arange(len(x))
+    numbers += 1
+    numbers %= len(x)
+    return x + 1e-3 * x[numbers]
+
+
+def write_through_strides(x: Tensor) -> Tensor:
+    """Other samples, written through a view that no rule describes."""
+    copied = x.clone()
+    copied.as_strided(copied.shape, copied.stride()).copy_(x.flip(0))
+    return copied
+
+
+def add_in_lists(x: Tensor) -> Tensor:
+    """Other samples, added by an operator that returns nothing."""
+    sums = [x.clone()]
+    torch._foreach_add_(sums, [x.flip(0)])
+    return sums[0]
+
+
 def attend(x: Tensor) -> Tensor:
     heads = x.flatten(2).transpose(1, 2).unflatten(2, (2, 2)).transpose(1, 2)
     return (
@@ -101,6 +130,10 @@ MIXING: dict[str, tuple[Function, str]] = {
     "samples by a list of numbers": (lambda x: x + x[[0] * len(x)], "aten.index"),
     "samples that change places": (lambda x: torch.cat([x[1:], x[:1]]), "aten.slice"),
     "samples written one place on": (shift_samples, "aten.slice"),
+    "a scale from a filled tensor": (lambda x: x / torch.zeros(1).fill_(x.amax()).clamp(min=178), "aten.amax"),
+    "a part filled with the largest": (fill_with_largest, "aten.amax"),
+    "numbers changed in place": (count_in_place, "aten.index"),
+    "a write through strides": (write_through_strides, "aten.flip"),
     "in place": (lambda x: x.clone().sub_(x.mean()), "aten.mean"),
     "a gradient through a deviation": (gradient_of(lambda x: x / x.std()), "aten.std"),
     "transposed with the channels": (lambda x: x.transpose(0, 1).reshape(x.shape), ""),
@@ -153,6 +186,12 @@ def test_samples_that_mix_are_found_with_their_operator_and_line(name: str) -> N
 @pytest.mark.parametrize("name", INNOCENT)
 def test_samples_that_stay_apart_are_not_accused(name: str) -> None:
     assert follow(INNOCENT[name]) is None
+
+
+def test_an_operator_that_writes_lists_counts_as_mixing() -> None:
+    mixing = follow(add_in_lists)
+    assert mixing is not None
+    assert (mixing.operator, mixing.has_rule) == ("aten._foreach_add_", False)
 
 
 def test_an_operator_without_a_rule_is_named_and_counts_as_mixing() -> None:

@@ -19,13 +19,15 @@ import pytest
 import torch
 from torch import Tensor
 
-from guidegraph.nodes.checkpoints.diffusers.samplers import CLASSES
+from guidegraph.nodes.checkpoints.diffusers.samplers import CLASSES, read_recipe
 from guidegraph.nodes.checkpoints.diffusers.schedule import read_scheduler
+from guidegraph.nodes.derive import to_runtime
 from guidegraph.nodes.sampling import schedule as schedules
 from guidegraph.nodes.sampling.scheduler import Sampler
 from guidegraph.nodes.sampling.scheduler_of_checkpoint import of_checkpoint
 from guidegraph.nodes.sampling.scheduler_step import step
 from guidegraph.nodes.types import Prediction, Schedule
+from guidegraph_runtime.tables.noise_levels import parse_schedule
 from tests.nodes.checkpoints.diffusers.released_schedulers import FLOWS, LATENT, STABLE, VARIANCE_PRESERVING
 from tests.nodes.sampling.closed_form import network, normal
 
@@ -323,3 +325,15 @@ def test_a_file_and_a_folder_without_a_scheduler_are_refused(tmp_path: Path) -> 
         of_checkpoint(schedules.scaled_linear(), path=tmp_path / "model.safetensors")
     with pytest.raises(ValueError, match=r"there is no file '.*scheduler_config\.json': the folder is incomplete"):
         of_checkpoint(schedules.scaled_linear(), path=tmp_path)
+
+
+def test_stable_diffusions_pipelines_set_the_offset_and_no_clipping(tmp_path: Path) -> None:
+    """As diffusers' StableDiffusionPipeline does with the config of a folder, before it samples."""
+    (tmp_path / "model_index.json").write_text('{"_class_name": "StableDiffusionPipeline"}')
+    (tmp_path / "scheduler").mkdir()
+    config = '{"_class_name": "DDIMScheduler", "beta_schedule": "scaled_linear"}'
+    (tmp_path / "scheduler" / "scheduler_config.json").write_text(config)
+    noise = parse_schedule(to_runtime(schedules.scaled_linear(beta_start=0.00085, beta_end=0.012)))
+    recipe = read_recipe(tmp_path, noise, 5)
+    assert [round(level.t) for level in recipe.visited][:5] == [801, 601, 401, 201, 1]
+    assert not recipe.settings.get("clip", False)
