@@ -17,9 +17,9 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from tools.source_tree import ROOT, Function, Module, import_graph, product_modules
+from tools.source_tree import ROOT, Module, import_graph, product_modules
 
-VARIANTS = frozenset("Loop Call Param Choice".split())
+VARIANTS = frozenset(["Loop", "Call", "Param", "Choice"])
 SMALL = 70
 """Lines below which a module with one importer counts as a crumb."""
 
