@@ -11,8 +11,7 @@ from guidegraph.graph import events
 from guidegraph.graph.device_context import use_device
 from guidegraph.graph.errors import Cancelled, GuidegraphError
 from guidegraph.graph.execution.attachments import Attachments
-from guidegraph.graph.execution.cache import Caches, DiskCache
-from guidegraph.graph.execution.choice_values import HeldValues, list_required_sources, list_sources_to_hold
+from guidegraph.graph.execution.cache import Caches, DiskCache, Values
 from guidegraph.graph.execution.interpreter import fill_slots
 from guidegraph.graph.execution.loop_context import LoopContext
 from guidegraph.graph.execution.result import RunResult
@@ -22,13 +21,19 @@ from guidegraph.graph.hardware.policy import ComputePolicy
 from guidegraph.graph.ir import Choice, Graph, Op
 from guidegraph.graph.memory.pause_collector import pause_collector, pause_for_import
 from guidegraph.graph.planning.admission import check_machine
-from guidegraph.graph.planning.choice_branches import find_next_choices, make_effect_test
+from guidegraph.graph.planning.choice_branches import (
+    choose_branch,
+    find_branch_operations,
+    find_next_choices,
+    make_effect_test,
+)
 from guidegraph.graph.planning.dependencies import find_dependencies
+from guidegraph.graph.planning.digest import is_pure
 from guidegraph.graph.planning.plan import Plan, compile_plan
-from guidegraph.graph.planning.steps import Step
+from guidegraph.graph.planning.steps import BlockPlan, Step
 from guidegraph.graph.planning.wiring_checks import WiringChecks
 from guidegraph.graph.run_config import RunConfig
-from guidegraph.graph.sources import Source
+from guidegraph.graph.sources import Output, Source
 from guidegraph.graph.stopping.choose_loop import find_stop, resume_loop, stop_loop
 from guidegraph.graph.trust.file_checks import restrict_reads
 from guidegraph.graph.trust.limits import DeadlineToken, enforce_limits
@@ -36,6 +41,46 @@ from guidegraph.graph.trust.policy import list_readable_folders
 from guidegraph.graph.trust.process_state import guard_run
 from guidegraph.graph.types import register_structured
 from guidegraph_runtime.error_text import describe_error
+
+
+class HeldValues(dict[str, Values]):
+    """The values of operations by key: a tuple of all outputs in order."""
+
+    def value(self, source: Source, plan: Plan) -> Any:
+        """The value of a source."""
+        if not isinstance(source, Output):
+            raise GuidegraphError(f"{source} is read outside of its loop")
+        return self[source.op][list(plan.ops[source.op].outputs).index(source.name)]
+
+    def choose_branch(self, choice: Choice, plan: Plan) -> str:
+        """The branch that a choice takes by the held value of its ``when``. Raises ``NodeError`` if there is none."""
+        return choose_branch(choice, self.value(choice.when, plan))
+
+    def keep(self, ops: Mapping[str, Op], block: BlockPlan, slots: Sequence[Any]) -> None:
+        """Hold the values of those operations whose outputs are all among the results of a block that has run."""
+        for key, op in ops.items():
+            sources = [Output(key, name) for name in op.outputs]
+            if sources and all(source in block.results for source in sources):
+                self[key] = tuple(slots[block.results[source]] for source in sources)
+
+
+def list_required_sources(plan: Plan) -> list[Source]:
+    """The sources that a run must compute: its outputs and, without pruning, all operations outside of branches."""
+    outputs = [source for source, _ in plan.outputs.values()]
+    if plan.config.prunes:
+        return outputs
+    in_branches = find_branch_operations(plan.ops)
+    return outputs + [Output(key, "") for key in plan.ops if key not in in_branches]
+
+
+def list_sources_to_hold(ops: Mapping[str, Op], plan: Plan) -> list[Source]:
+    """All outputs of those operations that the rest of the plan reads, or that must not run again."""
+    remaining = [op for key, op in plan.ops.items() if key not in ops]
+    read = {source for op in remaining for source in op.sources()} | {source for source, _ in plan.outputs.values()}
+    keys = {source.op for source in read if isinstance(source, Output)}
+    held = [op for op in ops.values() if op.key in keys or not is_pure(op) or not plan.config.prunes]
+    return [Output(op.key, name) for op in held for name in op.outputs]
+
 
 __all__ = ["Attachments", "RunConfig", "RunResult", "run", "run_plan"]
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextvars
 import time
-from collections.abc import Callable, Mapping
-from concurrent.futures import Future
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
@@ -14,7 +15,6 @@ from guidegraph.graph.events import Origin
 from guidegraph.graph.execution.cache import Caches
 from guidegraph.graph.execution.call import PortError, invoke, node_error
 from guidegraph.graph.execution.interpreter import run_steps
-from guidegraph.graph.execution.io_threads import IoThreads
 from guidegraph.graph.execution.loop import run_step
 from guidegraph.graph.execution.loop_context import LoopContext
 from guidegraph.graph.execution.mutation_checks import PLAIN, InputState, check_unchanged, input_states
@@ -27,6 +27,35 @@ from guidegraph.graph.planning.plan import Plan
 from guidegraph.graph.planning.steps import BlockPlan, Slot, Step
 from guidegraph.graph.planning.wiring_checks import WiringChecks
 from guidegraph.graph.trust.process_state import StateKeeper
+
+
+class IoThreads:
+    """A context that runs io steps on threads. It yields futures by the step's id, and joins the threads at the end."""
+
+    def __init__(self, steps: Sequence[Step], slots: list[Any]):
+        self._steps = steps
+        self._slots = slots
+        self._pool = ThreadPoolExecutor(max_workers=4, thread_name_prefix="guidegraph-io") if steps else None
+
+    def __enter__(self) -> dict[int, Future[Any]]:
+        if self._pool is None:
+            return {}
+        futures = {}
+        for step in self._steps:
+            context = contextvars.copy_context()
+            futures[id(step)] = self._pool.submit(context.run, _invoke_without_gradients, step, self._slots)
+        return futures
+
+    def __exit__(self, *exception: object) -> None:
+        if self._pool is not None:
+            self._pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _invoke_without_gradients(step: Step, slots: list[Any]) -> None:
+    import torch
+
+    with torch.no_grad():
+        invoke(step, slots)
 
 
 @dataclass(frozen=True)

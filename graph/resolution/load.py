@@ -2,34 +2,114 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import os
+import re
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
-from guidegraph.graph.errors import Mark, Problem, WorkflowError
-from guidegraph.graph.ir import Graph, GraphOutput, Parameter
+from guidegraph.graph.errors import Mark, Problem, WorkflowError, suggest
+from guidegraph.graph.ir import Graph, GraphOutput, Op, Parameter
 from guidegraph.graph.language.bind_parameters import list_misfits
 from guidegraph.graph.language.named_workflows import WORKFLOW_SUFFIXES, suggest_file
 from guidegraph.graph.language.parameters import resolve_parameters
 from guidegraph.graph.language.parse import parse
-from guidegraph.graph.language.path_values import Uses, convert_path_parameters, list_uses
-from guidegraph.graph.language.requirements import find_requirement_problems
+from guidegraph.graph.language.path_values import Uses, convert_path_parameters, convert_texts, list_uses, names_paths
 from guidegraph.graph.language.syntax import ParsedWorkflow
-from guidegraph.graph.language.yaml_tree import read_text
+from guidegraph.graph.language.yaml_tree import Scalar, read_text, shorten
 from guidegraph.graph.memory.pause_collector import pause_collector
+from guidegraph.graph.planning.passes import rewrite_sources
 from guidegraph.graph.planning.wiring_checks import check_wiring
 from guidegraph.graph.registry import Registry
 from guidegraph.graph.resolution.block_resolver import BlockContext
 from guidegraph.graph.resolution.expansion_limit import find_expansion_problems
-from guidegraph.graph.resolution.path_literals import convert_path_literals
-from guidegraph.graph.resolution.ports import TypeRecord
+from guidegraph.graph.resolution.ports import PortResolver, TypeRecord
 from guidegraph.graph.resolution.resolver import Resolver
 from guidegraph.graph.resolution.scope import Scope, TypedSource
 from guidegraph.graph.resolution.sub_workflows import NOT_EMBEDDED
-from guidegraph.graph.sources import Param
+from guidegraph.graph.sources import Literal, Param, Source
 from guidegraph.graph.trust.limits import Limits, current_limits, enforce_limits, find_trip_problems, limit_message
 from guidegraph.graph.trust.policy import is_shipped
+
+
+def convert_path_literals(ops: Mapping[str, Op], uses: Uses, resolver: PortResolver) -> dict[str, Op]:
+    """The operations with paths for the texts of constants that feed paths behind a choice, a loop's item or a carry.
+
+    Relative paths are relative to the file that has the constant. A text that is not a path is reported.
+    """
+    converted: dict[Source, Source] = {}
+    for source, ports in uses.items():
+        naming = [use.kind for use in ports if names_paths(use.kind)]
+        if not naming or not isinstance(source, Literal) or source not in resolver.origins:
+            continue
+        origin = resolver.origins[source]
+        if resolver.types is not None:
+            resolver.types.ports[origin.mark] = naming[0]
+        try:
+            converted[source] = Literal(convert_texts(source.value, naming, origin.base))
+        except ValueError as error:
+            resolver.report(origin.mark, "bad-value", f"it is a path for {ports[0].location}: {error}", origin.path)
+    if not converted:
+        return dict(ops)
+    return {key: rewrite_sources(op, lambda source: converted.get(source, source)) for key, op in ops.items()}
+
+
+DISTRIBUTION = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._-]{0,98}[A-Za-z0-9])?")
+"""A distribution's name (PEP 508); safe to copy into a shell."""
+
+
+def find_requirement_problems(requires: Mapping[str, tuple[Mark, Scalar]], registry: Registry) -> list[Problem]:
+    """A problem for each requirement that is not met.
+
+    A requirement names a distribution (normalised as pip does) or a node's id, for the version of that node.
+    """
+    if not requires:
+        return []
+    from packaging.specifiers import InvalidSpecifier, SpecifierSet
+    from packaging.utils import canonicalize_name
+    from packaging.version import InvalidVersion
+
+    problems: list[Problem] = []
+    for name, (mark, tree) in requires.items():
+        location, text = f"requires.{shorten(name)}", tree.text
+        try:
+            specifier = SpecifierSet(text)
+        except InvalidSpecifier:
+            message = f"expected a version such as '>=0.1', found '{shorten(text)}'"
+            problems.append(Problem(tree.mark, "bad-value", message, location))
+            continue
+        node = registry.nodes.get(name)
+        version = node.version if node is not None else registry.versions.get(canonicalize_name(name))
+        if version is None and (reason := registry.absent.get(canonicalize_name(name))) is not None:
+            problems.append(
+                Problem(mark, "missing-plugin", f"the plugin '{name}' is not available: {reason}", location)
+            )
+            continue
+        if version is None:
+            problems.append(Problem(mark, "missing-plugin", _explain_absence(name, registry), location))
+            continue
+        try:
+            met = specifier.contains(version, prereleases=True)
+        except InvalidVersion:
+            met = False
+        if not met:
+            message = f"'{name}' {text} is required, version {version} is installed"
+            problems.append(Problem(tree.mark, "plugin-version", message, location))
+    return problems
+
+
+def _explain_absence(name: str, registry: Registry) -> str:
+    """The message for a required plugin that is missing."""
+    hint = suggest(name[:60], registry.versions, "installed")
+    if not DISTRIBUTION.fullmatch(name):
+        return f"the plugin '{shorten(name)}' is not installed, and its name is not valid; {hint}"
+    try:
+        version = importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        return f"the plugin '{shorten(name)}' is not installed: pip install {name}; {hint}"
+    reason = f"'{shorten(name)}' is installed, version {version}, and is not a plugin that is in use"
+    return f"{reason}; 'requires' takes plugins and nodes, so remove it"
 
 
 def build(

@@ -16,25 +16,26 @@ from contextlib import contextmanager
 from dataclasses import replace
 from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from guidegraph.graph import events
 from guidegraph.graph.cancellation import CancelToken, is_interrupt
 from guidegraph.graph.device_context import current_device
 from guidegraph.graph.errors import Cancelled, NodeError
 from guidegraph.graph.events import TrainingStarted
 from guidegraph.graph.execution.call import PortError, node_error
 from guidegraph.graph.execution.loop import fetch_item, list_items, report_progress, run_phases, set_item, stack
-from guidegraph.graph.execution.loop_context import LoopContext
-from guidegraph.graph.execution.preview import is_due, run_preview
+from guidegraph.graph.execution.loop_context import LoopContext, Previewed
 from guidegraph.graph.execution.to_device import to_device
+from guidegraph.graph.frozen_models import copy_frozen
 from guidegraph.graph.hardware.policy import ComputePolicy
 from guidegraph.graph.ir import Loop, walk
 from guidegraph.graph.planning.plan import Plan
-from guidegraph.graph.planning.steps import BodyPlan, Step
-from guidegraph.graph.sources import Carry, Source
+from guidegraph.graph.planning.steps import BodyPlan, Step, first_phase
+from guidegraph.graph.sources import Carry, Index, Source
 from guidegraph.graph.training.checkpoint import Checkpoint, TrainingProgress, resume_key
 from guidegraph.graph.training.compile_models import COMPILE, compile_models, keep_for_several_gradients, restore_model
-from guidegraph.graph.training.fit import Fit, Training
+from guidegraph.graph.training.fit import Fit, Preview, Training
 from guidegraph.graph.training.live_models import save_buffers
 from guidegraph.graph.training.precision import autocast, resolve_precision
 from guidegraph.graph.training.process_group import ProcessGroup
@@ -49,7 +50,45 @@ from guidegraph.graph.training.trained_model import (
     step_model,
 )
 from guidegraph.graph.types import describe_value, is_tensor
+from guidegraph.graph.values.ownership import copy_value
 from guidegraph.graph.values.torch_generators import preserve_generators, read_generators
+
+if TYPE_CHECKING:
+    import torch
+
+
+def is_due(every: int, done: int, total: int) -> bool:
+    """Whether a preview runs after ``done`` of ``total`` steps: every ``every`` steps and at the end; never if 0."""
+    return every > 0 and (done % every == 0 or done == total)
+
+
+def run_preview(
+    loop: Loop,
+    preview: Preview,
+    done: int,
+    carry: Mapping[str, Any],
+    outside: Mapping[Source, Any],
+    context: LoopContext,
+    plan: Plan,
+    device: torch.device,
+) -> None:
+    """Run a preview with the carries after ``done`` steps, and pass on its outputs.
+
+    Models are passed as frozen copies that share their tensors; torch's generators are restored. Raises ``NodeError``
+    and ``Cancelled``.
+    """
+    import torch
+
+    values: dict[Source, Any] = {**outside, Index(loop.key): done - 1}
+    values |= {Carry(loop.key, name): copy_frozen(value) for name, value in carry.items()}
+    phase = first_phase(*preview.block, plan.config.passes)
+    with preserve_generators(device), torch.no_grad(), context.trips.count_separately():
+        results = run_phases(phase, values, context, plan)
+    for name, output in preview.outputs.items():
+        if context.on_preview is not None:
+            context.on_preview(Previewed(loop.key, done, name, copy_value(results[output.source]), output.type))
+        for observer in context.observers:
+            observer(events.PreviewReady(f"nodes.{loop.key}", name, done))
 
 
 def run_training(step: Step, outside: dict[Source, Any], context: LoopContext, plan: Plan) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 from pathlib import Path
 from typing import Annotated
 
@@ -11,7 +12,22 @@ from guidegraph.commands.shared import options
 from guidegraph.commands.shared.plugins import require_all_plugins
 from guidegraph.commands.shared.printing import print_note, print_text
 from guidegraph.commands.shared.root import app, examples, select_plugins
-from guidegraph.graph.errors import Problem, WorkflowError
+from guidegraph.graph.errors import GuidegraphError, Problem, WorkflowError
+from guidegraph_runtime.machine.optional_packages import install_command
+
+
+class MissingServer(GuidegraphError):
+    """The packages of the extra ``ui`` are not installed."""
+
+
+def check_extra() -> None:
+    """Raises ``MissingServer`` that says what to install."""
+    absent = [name for name in ("starlette", "uvicorn") if importlib.util.find_spec(name) is None]
+    if absent:
+        names = " and ".join(absent)
+        raise MissingServer(
+            f"missing-extra: the page is served by {names}, which is not installed; {install_command('ui')}"
+        )
 
 
 @app.command(
@@ -39,7 +55,6 @@ def open(
     Ctrl-C ends it.
     """
     from guidegraph.commands.shared.run_settings import RunSettings, apply_limits
-    from guidegraph.page.extra import check_extra
 
     check_extra()
     from dataclasses import replace

@@ -11,13 +11,75 @@ from typing import Literal, TypeAlias
 from guidegraph.graph.cancellation import CancelToken
 from guidegraph.graph.errors import Cancelled, OutOfTime, describe_failure
 from guidegraph.graph.events import Event, PartAccelerated
-from guidegraph.graph.ir import Graph
+from guidegraph.graph.execution.cache import MemoryCache, Values
+from guidegraph.graph.ir import Call, Graph, Op
+from guidegraph.graph.planning.plan import Plan
 from guidegraph.graph.run_config import RunConfig
+from guidegraph.graph.sources import Output
 from guidegraph.plugins.manager import PluginManager
 from guidegraph.runs.observers import acceleration_line
 from guidegraph.runs.run import RecordedRun
 from guidegraph.sweep.cells import Cell
-from guidegraph.sweep.shared_values import SharedValues, memory_limit
+from guidegraph_runtime.machine.memory import machine_memory
+
+KEPT_FOR = 8
+
+
+class SharedValues(MemoryCache):
+    """A cache of values that cells can share with bit-identical results.
+
+    Calls of a batchable node may be merged, and a batch of two may differ from two batches of one in the last bit. So
+    neither such calls nor anything downstream of them are cached: each cell makes the same calls as it would alone.
+    A value that ``KEPT_FOR`` cells have not used is dropped.
+    """
+
+    def __init__(self, limit: int):
+        super().__init__(limit)
+        self._allowed: frozenset[str] = frozenset()
+        self._used: dict[str, int] = {}
+        self._cell = 0
+
+    def begin(self, plan: Plan) -> None:
+        """Begin the next cell, which follows this plan."""
+        self._allowed = shareable_digests(plan)
+        self._cell += 1
+        for digest in [d for d, cell in self._used.items() if cell < self._cell - KEPT_FOR]:
+            del self._used[digest]
+            self.drop(digest)
+
+    def get(self, digest: str) -> Values | None:
+        if digest not in self._allowed or (values := super().get(digest)) is None:
+            return None
+        self._used[digest] = self._cell
+        return values
+
+    def put(self, digest: str, values: Values) -> None:
+        if digest in self._allowed:
+            self._used[digest] = self._cell
+            super().put(digest, values)
+
+
+def shareable_digests(plan: Plan) -> frozenset[str]:
+    """The digests of operations that are not batchable and depend on no batchable call."""
+    shareable_keys: set[str] = set()
+    for key, op in plan.ops.items():
+        if not _batchable(op) and all(s.op in shareable_keys for s in op.sources() if isinstance(s, Output)):
+            shareable_keys.add(key)
+    return frozenset(plan.digests[key] for key in shareable_keys)
+
+
+def _batchable(op: Op) -> bool:
+    return isinstance(op, Call) and bool(op.spec.batchable)
+
+
+def memory_limit(device: str, workers: int) -> int:
+    """The cache limit of one worker in bytes: three quarters of its portion of the device's memory."""
+    import torch
+
+    if device.startswith("cuda"):
+        return int(torch.cuda.get_device_properties(torch.device(device)).total_memory) * 3 // 4
+    return max(2 << 30, (machine_memory() or 0) * 3 // 4 // max(workers, 1))
+
 
 Status: TypeAlias = Literal["done", "failed"]
 

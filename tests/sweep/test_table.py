@@ -12,8 +12,8 @@ from PIL import Image
 from guidegraph import load_workflow
 from guidegraph.sweep.contact_sheet import layout
 from guidegraph.sweep.grid import Axis, Grid
-from guidegraph.sweep.shared_values import KEPT_FOR, SharedValues, shareable_digests
 from guidegraph.sweep.table import as_csv
+from guidegraph.sweep.worker import KEPT_FOR, SharedValues, shareable_digests
 from tests.commands.command import ROOT, Command
 from tests.sweep.test_sweep import sweep, table
 

@@ -18,14 +18,13 @@ from guidegraph.graph.export.single_file.compose import PIXELS, SingleGraph, com
 from guidegraph.graph.export.single_file.drawn_shapes import DrawnShapes
 from guidegraph.graph.export.single_file.host_prelude import HostPrelude, check_indices, count_iterations, plan_prelude
 from guidegraph.graph.export.single_file.input_constraints import find_input_multiples, find_starting_values
-from guidegraph.graph.export.single_file.input_help import describe_input
 from guidegraph.graph.export.workflow import Exported
-from guidegraph_runtime.bundle.manifest import File, Manifest, Output, Requires, Tensor, write_manifest
+from guidegraph_runtime.bundle.manifest import File, Manifest, Operation, Output, Requires, Tensor, write_manifest
 from guidegraph_runtime.bundle.manifest_types import has_pixels, walk_operations
 from guidegraph_runtime.bundle.names import TABLES
 from guidegraph_runtime.files.atomic_write import atomic_files
 from guidegraph_runtime.files.bounded_json import read_json
-from guidegraph_runtime.operations import shapes_read_by
+from guidegraph_runtime.operations import OPERATIONS, shapes_read_by
 from guidegraph_runtime.running.single_file import (
     DATA,
     FORMAT,
@@ -35,6 +34,33 @@ from guidegraph_runtime.running.single_file import (
     compute_host_values,
     inputs_with,
 )
+
+
+def describe_input(name: str, draw: DrawRecipe | None, recipe: Manifest) -> str:
+    """A sentence that describes an input and the node or parameter that it comes from."""
+    if name.startswith("params."):
+        parameter = name.removeprefix("params.")
+        help = recipe.inputs[parameter].help
+        return f"the parameter '{parameter}'" + (f": {help}" if help else "")
+    operation = next((candidate for candidate in recipe.plan if name in candidate.outputs), None)
+    if operation is None:
+        return f"the value '{name}'"
+    text = f"{_look_up_meaning(name, operation)}; node '{operation.node}' ({operation.op})"
+    if draw is not None and draw.over is not None:
+        entries = f"entry of {draw.over}" if isinstance(draw.over, str) else f"of {draw.over} iterations"
+        text += ", another for each " + entries
+    files = [
+        str(value["file"]) for value in operation.settings.values() if isinstance(value, dict) and [*value] == ["file"]
+    ]
+    return text + (f", with the file {', '.join(files)}" if files else "")
+
+
+def _look_up_meaning(name: str, operation: Operation) -> str:
+    field_name = name.removeprefix(operation.node).rpartition(".")[2]
+    help = OPERATIONS[operation.op].output_help if operation.op in OPERATIONS else ""
+    text = help if isinstance(help, str) else help.get(field_name, "")
+    return text or (f"'{field_name}' of it" if field_name else "what it gives")
+
 
 ALIGNMENT = 64
 MAX_SHOWN_VALUES = 2048

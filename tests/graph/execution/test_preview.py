@@ -11,9 +11,9 @@ import torch
 from guidegraph import Cancelled, NodeError, Previewed, PreviewReady, WorkflowError
 from guidegraph.graph.cancellation import CancelToken
 from guidegraph.graph.events import Event, LoopProgress
-from guidegraph.graph.execution.preview import is_due
 from guidegraph.graph.language.bind_parameters import bind
 from guidegraph.graph.resolution.load import build
+from guidegraph.graph.training.run_training import is_due
 from tests.graph.engine_nodes import REGISTRY
 from tests.graph.running import run_graph
 

@@ -15,7 +15,7 @@ from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
-from starlette.types import Lifespan
+from starlette.types import ASGIApp, Lifespan, Message, Receive, Scope, Send
 
 from guidegraph_runtime.bundle.bounds import plain_bounds
 from guidegraph_runtime.bundle.manifest_types import FILE_TYPES, Input
@@ -35,7 +35,6 @@ from guidegraph_runtime.serve.web.answers import (
     make_error,
 )
 from guidegraph_runtime.serve.web.bodies import FORM_TYPE, BodyReader
-from guidegraph_runtime.serve.web.defects import DefectGuard
 from guidegraph_runtime.serve.web.fields import DEADLINE, MODEL, NODES, PARAMS, PRIORITY, WAIT
 from guidegraph_runtime.serve.web.image_requests import (
     COUNT_INPUT,
@@ -56,6 +55,30 @@ from guidegraph_runtime.serve.web.job_answers import (
 )
 from guidegraph_runtime.serve.web.openapi import BUNDLE_PATH, describe_api
 from guidegraph_runtime.serve.web.request_log import REQUEST_ID, RequestLog, note_code
+
+
+class DefectGuard:
+    """An ASGI application that answers a request whose handler raises. report: the answer to an exception."""
+
+    def __init__(self, app: ASGIApp, report: Callable[[Exception], Response]):
+        self._app, self._report = app, report
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        is_answered = False
+
+        async def send_and_note(message: Message) -> None:
+            nonlocal is_answered
+            is_answered = True
+            await send(message)
+
+        try:
+            await self._app(scope, receive, send_and_note)
+        except Exception as error:
+            answer = self._report(error)
+            if is_answered or scope["type"] != "http":
+                raise
+            await answer(scope, receive, send)
+
 
 FILE_CHECKS = 2
 """How many requests with files are checked at once, since their pictures are decoded then."""
