@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import hashlib
 import os
 import re
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -13,7 +12,6 @@ from pathlib import Path
 from types import NoneType
 from typing import TYPE_CHECKING, Any
 
-from guidegraph.drawing.svg import draw_svg
 from guidegraph.graph.cancellation import CancelToken
 from guidegraph.graph.errors import GuidegraphError, Mark, Problem, WorkflowError
 from guidegraph.graph.events import Observer
@@ -41,23 +39,6 @@ if TYPE_CHECKING:
     from guidegraph.graph.shared_runs.many_runs import ManyRuns
     from guidegraph.plugins.manager import PluginManager
     from guidegraph.runs.stopped_run import StoppedRun
-
-
-LEAST = 0.6
-"""A drawing is scaled down to this share of its size; a narrower notebook scrolls."""
-
-
-def draw_for_notebook(graph: Graph) -> str:
-    """The drawing of a graph as HTML that scrolls if it is wide. Its styles do not affect the notebook."""
-    content = repr(sorted(graph.sources.items()))
-    scope = f"guidegraph-{hashlib.sha256(content.encode(errors='surrogatepass')).hexdigest()[:12]}"
-    svg = draw_svg(graph, scope).replace(' xmlns="http://www.w3.org/2000/svg"', "", 1)
-    size = re.search(r'width="(\d+)"', svg)
-    assert size is not None
-    style = f"width:100%;max-width:{size[1]}px;min-width:{round(int(size[1]) * LEAST)}px;height:auto"
-    svg = re.sub(r'width="\d+" height="\d+"', f'style="{style}"', svg, count=1)
-    return f'<div style="overflow-x:auto">{svg}</div>'
-
 
 CacheChoice = str | Path | None
 """Where values are cached: ``None`` in memory, a folder on disk as well, ``"off"`` nowhere."""
@@ -163,6 +144,7 @@ class Workflow:
 
     def _repr_html_(self) -> str:
         """The drawing of the graph, which notebooks show for a workflow at the end of a cell."""
+        from guidegraph.drawing.notebook import draw_for_notebook
 
         return draw_for_notebook(self.graph)
 
