@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import ast
+import signal
 import sys
 from collections import Counter
 from pathlib import Path
@@ -143,4 +144,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # such as `| head`
     main()
