@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import json as jsonlib
 import os
-import shlex
 import sys
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -19,7 +18,6 @@ from guidegraph.commands.shared.accelerate import Accelerate, AcceleratedCommand
 from guidegraph.commands.shared.errors import argument_problem
 from guidegraph.commands.shared.printing import print_json, print_note, print_text
 from guidegraph.commands.shared.root import app, examples, select_plugins
-from guidegraph.commands.shared.run_settings import RunSettings
 from guidegraph.graph.errors import Problem, WorkflowError
 from guidegraph.graph.training.ranks import process_rank
 from guidegraph.graph.trust.policy import check_effects
@@ -35,50 +33,6 @@ if TYPE_CHECKING:
     from guidegraph.plugins.manager import PluginManager
     from guidegraph.runs.outputs import OutputWriter
     from guidegraph.runs.run import RecordedRun
-    from guidegraph.runs.stopped_run import StoppedRun
-
-
-def write_resume_command(
-    request: WorkflowRequest, settings: RunSettings, limits: Sequence[str], graph: Graph, stopped: StoppedRun
-) -> str:
-    """The command with all options of the stopped run that its file does not hold.
-
-    The file holds the parameters and the dtype, but neither files that the user named, as it may be a stranger's, nor
-    values that JSON cannot hold.
-    """
-    words = ["guidegraph", "run", str(request.workflow), "--resume", stopped.file]
-    for setting in request.settings:
-        name = setting.partition("=")[0].strip()
-        if name in stopped.unsaved or (name in graph.params and graph.params[name].port.type.is_path):
-            words += ["--set", setting]
-    return shlex.join([*words, *_list_options(request, settings, limits)])
-
-
-def _list_options(request: WorkflowRequest, settings: RunSettings, limits: Sequence[str]) -> Iterator[str]:
-    usual = RunSettings()
-    for option, value, default in (
-        ("--device", settings.device, usual.device),
-        ("--cache", settings.cache, usual.cache),
-        ("--cache-verify", str(settings.cache_verify), str(usual.cache_verify)),
-        ("--memory-budget", settings.memory_budget, usual.memory_budget),
-        ("--passes", settings.passes, usual.passes),
-    ):
-        if value is not None and value != default:
-            yield from (option, value)
-    if settings.accelerate:
-        yield f"--accelerate={settings.accelerate}"
-    yield from _repeat("--only", settings.only or ())
-    yield from _repeat("--plugin", request.plugins.modules)
-    yield from () if request.plugins.installed else ("--no-plugins",)
-    grants = request.grants
-    for option, paths in (("read", grants.read), ("write", grants.write), ("code", grants.code)):
-        yield from _repeat(f"--allow-{option}", map(str, paths))
-    yield from _repeat("--limit", limits)
-
-
-def _repeat(option: str, values: Iterable[str]) -> Iterator[str]:
-    for value in values:
-        yield from (option, value)
 
 
 @app.command(
@@ -220,6 +174,7 @@ def _run_here(
     request: WorkflowRequest, settings: RunSettings, out: Path | None, display: Display, limits: Sequence[str]
 ) -> None:
     """Run in this process; signals cancel the run."""
+    from guidegraph.commands.shared.resume_command import write_resume_command
     from guidegraph.commands.shared.run_settings import prepare_run_folder
     from guidegraph.commands.shared.signals import cancel_on_signals
     from guidegraph.graph.cancellation import CancelToken
