@@ -15,15 +15,17 @@ from contextlib import ExitStack, contextmanager, redirect_stdout
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import ModuleType
-from typing import TYPE_CHECKING, Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, Literal
 
 from guidegraph import nodes
 from guidegraph.graph.events import Observer
 from guidegraph.graph.memory.pause_collector import pause_for_import
-from guidegraph.graph.node import NodeSpec, get_spec
+from guidegraph.graph.node import NodeSpec
 from guidegraph.graph.registry import Registry
 from guidegraph.graph.types import PortType
 from guidegraph.plugins import builtin, hookspecs
+from guidegraph.plugins.builtin_nodes import BuiltinNodes
+from guidegraph.plugins.command_rollback import rollback_on_failure
 from guidegraph.plugins.contribution import Contribution, make_hook_manager, read_contribution
 from guidegraph.plugins.entry_points import (
     DISABLE,
@@ -40,129 +42,13 @@ from guidegraph.plugins.failures import describe_removal, explain_failure, load_
 from guidegraph.plugins.import_by_name import import_plugin_module, package_folders
 from guidegraph.plugins.import_guard import guard_import
 from guidegraph.plugins.import_watch import KeepBuiltins, record_changes, watch_import
+from guidegraph.plugins.lazy_mapping import LazyMapping
 from guidegraph.plugins.observers import make_observers
 from guidegraph.plugins.previews import make_preview
 
 if TYPE_CHECKING:
     from guidegraph.graph.ir import Graph
     from guidegraph.graph.run_config import RunConfig
-
-
-Value = TypeVar("Value")
-
-
-class LazyMapping(Mapping[str, Value]):
-    """A view of ``values``, which ``load`` and ``load_all`` fill in.
-
-    load: called with a key that is missing. load_all: called before the mapping is iterated or counted.
-    """
-
-    def __init__(self, values: Mapping[str, Value], load: Callable[[str], object], load_all: Callable[[], object]):
-        self._values, self._load, self._load_all = values, load, load_all
-
-    def __getitem__(self, key: str) -> Value:
-        try:
-            return self._values[key]
-        except KeyError:  # looked up once: another thread may be filling the values in
-            self._load(key)
-            return self._values[key]
-
-    def __iter__(self) -> Iterator[str]:
-        self._load_all()
-        return iter(self._values)
-
-    def __len__(self) -> int:
-        self._load_all()
-        return len(self._values)
-
-
-LISTS = ("registered_commands", "registered_groups")
-
-
-@contextmanager
-def rollback_on_failure(app: Any) -> Iterator[None]:
-    """Restore a ``typer.Typer`` if the block fails or takes an existing name."""
-    before = {name: list(getattr(app, name, ())) for name in LISTS}
-    callback = getattr(app, "registered_callback", None)
-    try:
-        yield
-        names = {_name(command) for commands in before.values() for command in commands}
-        added = [_name(command) for name in LISTS for command in getattr(app, name, ())[len(before[name]) :]]
-        for name in added:
-            if name in names:
-                raise PluginError(f"the command '{name}' exists already", "give the command another name")
-            names.add(name)
-        if getattr(app, "registered_callback", None) is not callback:
-            raise PluginError("replaces the options of the command line itself", "add commands only")
-    except BaseException:
-        for name, commands in before.items():
-            if hasattr(app, name):
-                getattr(app, name)[:] = commands
-        if hasattr(app, "registered_callback"):
-            app.registered_callback = callback
-        raise
-
-
-def _name(command: Any) -> str:
-    """The name that Typer will give to a command or group."""
-    name = command.name
-    if isinstance(name, str) and name:
-        return name
-    if getattr(command, "typer_instance", None) is not None:
-        inner = command.typer_instance.info.name
-        return inner if isinstance(inner, str) else ""
-    return str(command.callback.__name__).lower().replace("_", "-")
-
-
-class BuiltinNodes:
-    """Imports the modules of built-in nodes: those that may define an id, or all of them.
-
-    owner: the distribution of the nodes and its version, ``NAME==VERSION``.
-    """
-
-    def __init__(self, owner: str):
-        self.owner = owner
-        self._nodes: dict[str, NodeSpec] = {}
-
-    def find(self, id: str) -> NodeSpec | None:
-        """The built-in node with this id; None if there is none."""
-        for modules in self._list_candidates(id):
-            if id not in self._nodes:
-                with pause_for_import():
-                    self._keep(map(get_spec, builtin.read_nodes(modules)))
-        return self._nodes.get(id)
-
-    def may_define(self, namespace: str) -> bool:
-        """Whether a module of nodes contains the name of a namespace, so that nodes of it may exist."""
-        return bool(builtin.find_node_modules(_namespace_marks(namespace)))
-
-    def load_types(self) -> dict[str, type]:
-        """The built-in port types by name."""
-        with pause_for_import():
-            return {cls.__name__: cls for cls in builtin.guidegraph_types()}
-
-    def load_all(self) -> Contribution:
-        """All built-in nodes and types, in the order of their modules."""
-        with pause_for_import():
-            contribution = read_contribution(builtin, None)
-        self._keep(contribution.nodes.values())
-        return Contribution({id: self._nodes[id] for id in contribution.nodes}, contribution.types)
-
-    def _list_candidates(self, id: str) -> Iterator[list[str]]:
-        """The modules that define the id, that contain it, and that derive nodes of its namespace from operations."""
-        yield builtin.find_node_modules((f'("{id}"', f'(\n    "{id}"'))
-        yield builtin.find_node_modules((f'"{id}"',))
-        yield builtin.find_node_modules(_namespace_marks(id.partition(".")[0]), derived=True)
-
-    def _keep(self, specs: Iterable[NodeSpec]) -> None:
-        for spec in specs:
-            if spec.id not in self._nodes:
-                self._nodes[spec.id] = replace(spec, distribution=self.owner)
-
-
-def _namespace_marks(namespace: str) -> tuple[str, ...]:
-    return f'"{namespace}"', f'"{namespace}.'
-
 
 log = logging.getLogger(__name__)
 

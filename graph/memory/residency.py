@@ -18,49 +18,14 @@ from guidegraph.graph.device_context import use_device
 from guidegraph.graph.errors import GuidegraphError
 from guidegraph.graph.events import ModelMoved
 from guidegraph.graph.execution.call import node_error
-from guidegraph.graph.ir import Call
+from guidegraph.graph.memory.cpu_loading import loads_on_cpu
 from guidegraph.graph.memory.weights import Mover, Weight, Weights, find_models
 from guidegraph.graph.planning.steps import BlockPlan, Slot, Step
-from guidegraph.graph.port_kinds import PortKind, port_kinds
-from guidegraph.graph.sources import Literal, list_sources
-from guidegraph.graph.types import PortType, is_tensor
+from guidegraph.graph.types import is_tensor
 from guidegraph_runtime.machine.byte_sizes import show_size
 
 if TYPE_CHECKING:
     import torch
-
-
-def loads_on_cpu(op: object) -> bool:
-    """Whether a call makes models and no tensors, or reads models, is marked ``host`` and returns only plain values.
-
-    Calls of the first kind (``checkpoint.load``, ``lora.apply``) read models and plain values, or structured and plain
-    values such as a schedule; a call that reads both may compute, and runs on the device. Those of the second kind
-    (``model.save``) read no tensors. Loops, and calls whose types leave it open, run on the device.
-    """
-    if not isinstance(op, Call):
-        return False
-    output_kinds = _all_kinds(op.outputs.values())
-    input_kinds = _all_kinds(port.type for name, port in op.spec.ports.items() if _is_fed(op, name))
-    if "tensor" in output_kinds or "tensor" in input_kinds:
-        return False
-    if "model" in output_kinds:
-        return input_kinds <= {"model", "plain"} or input_kinds <= {"structured", "plain"}
-    return op.spec.host and output_kinds <= {"plain"} and "model" in input_kinds
-
-
-def _all_kinds(ports: Iterable[PortType]) -> set[PortKind]:
-    return {kind for port in ports for kind in port_kinds(port)}
-
-
-def _is_fed(op: Call, name: str) -> bool:
-    """Whether a port is linked, or a setting has a value other than a plain literal."""
-    if name in op.inputs:
-        return True
-    sources = op.settings.get(name)
-    if sources is None:
-        return False
-    return any(not isinstance(s, Literal) or is_tensor(s.value) for s in list_sources(sources))
-
 
 ValueOrigin: TypeAlias = tuple[str, str]
 """The origin of a value: the path of its operation, and the output's name."""

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from guidegraph.plugins.manager import BuiltinNodes, PluginManager, default_registry
+from guidegraph.plugins.builtin_nodes import BuiltinNodes
+from guidegraph.plugins.manager import PluginManager, default_registry
 
 
 def test_every_built_in_node_is_found_by_its_id() -> None:

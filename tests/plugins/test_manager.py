@@ -21,7 +21,8 @@ from guidegraph.graph.planning.digest import Digests
 from guidegraph.graph.resolution.load import build
 from guidegraph.graph.run_config import RunConfig
 from guidegraph.plugins.contribution import HOOKS
-from guidegraph.plugins.manager import LazyMapping, PluginManager, PluginStatus, default_registry
+from guidegraph.plugins.lazy_mapping import LazyMapping
+from guidegraph.plugins.manager import PluginManager, PluginStatus, default_registry
 
 NODE = """
 from guidegraph import hookimpl, node

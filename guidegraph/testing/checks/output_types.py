@@ -3,35 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
-from guidegraph.graph.literals import convert_literal
-from guidegraph.graph.types import is_tensor, takes_literal
+from guidegraph.graph.types import is_tensor
 from guidegraph.nodes.guidance.step_context import StepContext
 from guidegraph.nodes.types import Condition, Prediction, SchedulerState, Score
 from guidegraph.testing.argument_variations import call_or_none, vary_arguments
 from guidegraph.testing.arguments import Arguments, call_node, make_arguments, output_leaves
 from guidegraph.testing.batches import WIDER, batch_size, declares_axes, widen
 from guidegraph.testing.case import NodeCase
+from guidegraph.testing.checks.defaults import check_defaults
 from guidegraph.testing.checks.sequences import check_sequences
 from guidegraph.testing.outcome import Inapplicable, Nonconforming
 from guidegraph.testing.type_match import why_lacking, why_mismatched
-
-
-def check_defaults(case: NodeCase) -> None:
-    """Each default is a value that a workflow could give. Raises ``Nonconforming`` for the first that is not."""
-    for port in case.spec.ports.values():
-        if port.required or not (takes_literal(port.type) or port.default is None):
-            continue
-        try:
-            convert_literal(port, port.default, Path())
-        except ValueError as error:
-            raise case.error(
-                f"the default of '{port.name}' to fit its annotation",
-                str(error),
-                "correct the default, or the annotation: a default is not checked when the node runs",
-            ) from None
 
 
 def check_types(case: NodeCase) -> None:

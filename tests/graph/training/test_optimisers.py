@@ -10,7 +10,8 @@ from torch import Tensor, nn
 
 from guidegraph.graph.sources import Literal
 from guidegraph.graph.training.fit import OptimisedModel
-from guidegraph.graph.training.optimisers import Muon, make_optimisers, orthogonalise
+from guidegraph.graph.training.muon import Muon, orthogonalise
+from guidegraph.graph.training.optimisers import make_optimisers
 from guidegraph.graph.training.resume import optimiser_tensors, restore_optimisers
 
 RATE = 0.01

@@ -22,7 +22,7 @@ from guidegraph.graph.hardware.policy import ComputePolicy
 from guidegraph.graph.resolution.load import build
 from guidegraph.graph.run_config import RunConfig
 from guidegraph.graph.training import optimisers
-from guidegraph.graph.training.optimisers import Muon
+from guidegraph.graph.training.muon import Muon
 from guidegraph.graph.training.precision import resolve_precision
 from guidegraph.runs.run import RecordedRun
 from tests.graph.engine_nodes import REGISTRY, run_text
