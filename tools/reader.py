@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import ast
+import re
 import signal
 import sys
 from collections import Counter
@@ -74,9 +75,8 @@ def variant_checks(module: Module) -> list[str]:
     found = []
     for item in ast.walk(module.tree):
         if isinstance(item, ast.Call) and isinstance(item.func, ast.Name) and item.func.id == "isinstance":
-            names = {leaf.id for leaf in ast.walk(item.args[1]) if isinstance(leaf, ast.Name)}
-            names |= {leaf.attr for leaf in ast.walk(item.args[1]) if isinstance(leaf, ast.Attribute)}
-            if names & VARIANTS:
+            types = ast.unparse(item.args[1]).replace("ast.Call", "")
+            if VARIANTS & set(re.findall(r"\w+", types)):
                 found.append(f"{module.path}:{item.lineno} {ast.unparse(item)}")
     return found
 
