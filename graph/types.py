@@ -372,11 +372,11 @@ def register_structured() -> None:
     global _registered
     if _registered == len(_STRUCTURED):
         return
-    from torch.utils import _pytree
+    from guidegraph.graph.torch_private import pytree
 
     for cls in _STRUCTURED[_registered:]:
-        if cls not in _pytree.SUPPORTED_NODES:
-            _pytree.register_dataclass(cls)
+        if cls not in pytree.SUPPORTED_NODES:
+            pytree.register_dataclass(cls)
     _registered = len(_STRUCTURED)
 
 
