@@ -25,8 +25,8 @@ Precision: TypeAlias = str | DevicePrecision
 
 
 def make_precision_reader(torch: Any) -> Callable[[], Precision]:
-    """A function that reads the precision, by the function of C++ that torch's own calls where there is one."""
-    read_word = getattr(torch._C, "_get_float32_matmul_precision", torch.get_float32_matmul_precision)
+    """A function that reads the precision."""
+    read_word = torch.get_float32_matmul_precision
     backends = torch.backends
 
     def read_precision() -> Precision:
