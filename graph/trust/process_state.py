@@ -25,7 +25,7 @@ from dataclasses import dataclass
 from functools import cache
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
-from guidegraph.graph.trust.torch_settings import list_torch_settings
+from guidegraph.graph.trust.torch_settings import Setting, list_torch_settings
 
 if TYPE_CHECKING:
     import torch
@@ -49,6 +49,17 @@ class SavedState:
     generators: tuple[torch.Tensor, ...] = ()
 
 
+def _read_folder() -> str:
+    try:
+        return os.getcwd()
+    except OSError:
+        return ""
+
+
+FOLDER_SETTING = Setting("the current directory", _read_folder, os.chdir, ())
+"""The current directory; "" if it was removed."""
+
+
 class StateKeeper:
     """The state that a third-party node left, for the next one.
 
@@ -63,13 +74,6 @@ class StateKeeper:
 
     def forget(self) -> None:
         self.saved = None
-
-
-class _Value(NamedTuple):
-    """A piece of state: its name in messages, and its setter."""
-
-    name: str
-    set: Callable[[Any], object]
 
 
 _active: list[SavedState] = []
@@ -130,7 +134,7 @@ def save_state(watch: Watch, keeper: StateKeeper | None = None) -> SavedState:
         saved = SavedState(_get_readers().torch())
     elif saved is None:
         readers = _get_readers()
-        saved = SavedState(readers.everything(), dict(read_variables()), readers.generators())
+        saved = SavedState(readers.everything(), dict(_read_variables()), readers.generators())
     return _begin(saved, earlier)
 
 
@@ -143,13 +147,13 @@ def restore_state(saved: SavedState, call: Call, keeper: StateKeeper | None = No
         _end(saved)
     else:
         now = readers.everything()
-        if now == values and read_variables() == saved.variables:
+        if now == values and _read_variables() == saved.variables:
             _end(saved)
             if keeper is not None and call.spec.pure:  # another may have drawn: the generators' states are out of date
                 keeper.saved = saved
             return
         changed = list(_restore_changed(values, now, readers.settings))
-        if read_variables() != saved.variables:
+        if _read_variables() != saved.variables:
             changed.append(_restore_variables(saved.variables))
         _end(saved)
         changed += _restore_seeded(saved, now)
@@ -167,7 +171,7 @@ def _restore_seeded(saved: SavedState, now: Values) -> Iterator[str]:
             yield f"seeds torch's random generator{f' of cuda:{i - 1}' if i else ''}, which was put back"
 
 
-def _list_generators() -> tuple[torch.Generator, ...]:
+def _list_generators() -> tuple[Any, ...]:
     """torch's generators of the CPU and, if CUDA is in use, of its devices. They cannot be read during a capture."""
     import torch
 
@@ -176,15 +180,15 @@ def _list_generators() -> tuple[torch.Generator, ...]:
     return (torch.default_generator, *torch.cuda.default_generators)
 
 
-def read_variables() -> Mapping[Any, Any]:
+def _read_variables() -> Mapping[Any, Any]:
     """The environment without decoding, which would take 30 µs; not a copy."""
     variables: Mapping[Any, Any] = getattr(os.environ, "_data", os.environ)
     return variables
 
 
 def _restore_variables(before: Mapping[Any, Any]) -> str:
-    """Restore the variables. Returns a message that names them. before: a copy from ``read_variables``."""
-    now = dict(read_variables())
+    """Restore the variables. Returns a message that names them. before: a copy from ``_read_variables``."""
+    now = dict(_read_variables())
     names = sorted(os.fsdecode(name) for name in {*before, *now} if before.get(name) != now.get(name))
     decoded = {os.fsdecode(name): os.fsdecode(value) for name, value in before.items()}
     for name in names:
@@ -204,7 +208,7 @@ def _warn(call: Call, change: str) -> None:
     warnings.warn(f"{call.mark}: nodes.{call.key} ({call.spec.id}) {change}", stacklevel=4)
 
 
-def _restore_changed(before: Values, now: Values, settings: tuple[_Value, ...]) -> Iterator[str]:
+def _restore_changed(before: Values, now: Values, settings: tuple[Setting, ...]) -> Iterator[str]:
     """Restore the settings that changed. before, now: they begin with the values of these settings."""
     for old_value, new_value, value in zip(before, now, settings, strict=False):
         if old_value != new_value:
@@ -228,7 +232,7 @@ class _Readers(NamedTuple):
     torch: Callable[[], Values]
     everything: Callable[[], Values]
     generators: Callable[[], tuple[torch.Tensor, ...]]
-    settings: tuple[_Value, ...]
+    settings: tuple[Setting, ...]
 
 
 @cache
@@ -239,28 +243,20 @@ def _get_readers() -> _Readers:
     of_torch = list_torch_settings(torch)
     dtype, precision = of_torch.dtype.read, of_torch.precision.read
     threads, gradients, device = of_torch.threads.read, of_torch.gradients.read, _device_reader(torch)
-    get_folder, watched, seed = os.getcwd, of_torch[:5], torch.default_generator.initial_seed
-    get_state, uses_cuda, no_seeds = torch.default_generator.get_state, torch.cuda.is_initialized, ()
+    cpu: Any = torch.default_generator
+    seed, get_state, uses_cuda, no_seeds = cpu.initial_seed, cpu.get_state, torch.cuda.is_initialized, ()
 
     def read_torch() -> Values:
         return dtype(), precision(), threads(), gradients(), device()
 
     def read_everything() -> Values:
-        try:
-            folder = get_folder()
-        except OSError:
-            folder = ""
         cuda = tuple(generator.initial_seed() for generator in _list_generators()[1:]) if uses_cuda() else no_seeds
-        return dtype(), precision(), threads(), gradients(), device(), folder, seed(), cuda
+        return dtype(), precision(), threads(), gradients(), device(), _read_folder(), seed(), cuda
 
     def read_generators() -> tuple[torch.Tensor, ...]:
         return tuple(generator.get_state() for generator in _list_generators()) if uses_cuda() else (get_state(),)
 
-    settings = (
-        *(_Value(f"torch's {setting.name}", setting.set) for setting in watched),
-        _Value("the current directory", os.chdir),
-    )
-    return _Readers(read_torch, read_everything, read_generators, settings)
+    return _Readers(read_torch, read_everything, read_generators, (*of_torch[:5], FOLDER_SETTING))
 
 
 def _device_reader(torch: Any) -> Callable[[], Any]:
@@ -277,11 +273,3 @@ def _device_reader(torch: Any) -> Callable[[], Any]:
         return None if mode is None else mode.device
 
     return device
-
-
-def current_folder() -> str:
-    """The current directory; "" if it was removed."""
-    try:
-        return os.getcwd()
-    except OSError:
-        return ""

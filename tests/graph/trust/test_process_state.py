@@ -335,7 +335,7 @@ def test_a_call_that_ends_while_the_next_one_is_being_saved(tmp_path: Path, monk
 
 
 def test_variables_in_a_replaced_dict_are_restored(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    call, variables = build_call(tmp_path), process_state.read_variables()
+    call, variables = build_call(tmp_path), process_state._read_variables()
     saved = process_state.save_state("everything")
     monkeypatch.setattr(os.environ, "_data", {**variables, os.fsencode("GG_TEST_LEFT"): b"1"})
     with pytest.warns(UserWarning, match="GG_TEST_LEFT"):
