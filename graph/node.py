@@ -44,7 +44,7 @@ Watch: TypeAlias = Literal["nothing", "torch", "everything"]
 
 @dataclass(frozen=True)
 class NodeSpec:
-    """A node's schema and traits. Traits tell the passes which rewrites are allowed.
+    """A node's schema and traits. The passes rewrite only as the traits allow.
 
     same_type: for each output annotated with a type variable, the ports annotated with it: the output has the type of
     their links. plugin: the module that registered the node, unless it is built in.
@@ -154,7 +154,7 @@ def node(
     """Register a typed function as the node ``id`` (``namespace.name``).
 
     pure: equal inputs give equal outputs, without side effects; calls of an impure node are never cached or merged.
-    io: the node waits for disk or network, so it may run on a thread beside the computation.
+    io: the node waits for disk or network, so it may run on a thread while others compute.
     host: the node cannot be traced into a graph (it tokenises, saves or loads).
     runtime: the torch-free runtime has an equivalent operation of this id, with the same ports, settings and defaults,
         so an exported bundle can call it between its graphs.
@@ -163,8 +163,8 @@ def node(
     batchable: ports along whose batch axis several calls may be merged; the first has the batch size, the others that
         size or 1.
     needs: takes settings and ports by name; returns the ports whose values matter. Any other port may receive any
-        value of its type (that of a needed port), so the result must not depend on it. Called once its arguments are
-        known; none of them is a tensor.
+        value of its type (the type of a needed port), so the result must not depend on it. Called once its arguments
+        are known; none of them is a tensor.
     identity: takes settings by name; returns the port that is passed through unchanged, or ``None``.
     check: takes settings and ports by name, ``wired`` (the names of those with a link or a literal) and ``shapes``
         (the known shapes of ports, by name); returns a message for each port that is wired incorrectly. Called as

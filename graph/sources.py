@@ -66,14 +66,14 @@ Sources = Source | Many
 
 
 def format_link(source: Output | Param) -> str:
-    """A link as the top level of a workflow has it: NODE, NODE.OUTPUT or params.NAME."""
+    """A link as written at the top level of a workflow: NODE, NODE.OUTPUT or params.NAME."""
     if isinstance(source, Param):
         return f"params.{source.name}"
     return source.op if source.name == "out" else f"{source.op}.{source.name}"
 
 
 def list_sources(sources: Sources) -> tuple[Source, ...]:
-    """All sources of a port: those of a list of links, or the only one."""
+    """All sources of a port: every link of a list, or the only source."""
     return sources.sources if isinstance(sources, Many) else (sources,)
 
 
