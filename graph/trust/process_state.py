@@ -244,14 +244,15 @@ def _get_readers() -> _Readers:
     dtype, precision = of_torch.dtype.read, of_torch.precision.read
     threads, gradients, device = of_torch.threads.read, of_torch.gradients.read, _device_reader(torch)
     cpu: Any = torch.default_generator
-    seed, get_state, uses_cuda, no_seeds = cpu.initial_seed, cpu.get_state, torch.cuda.is_initialized, ()
+    cuda: Any = torch.cuda
+    seed, get_state, uses_cuda, no_seeds = cpu.initial_seed, cpu.get_state, cuda.is_initialized, ()
 
     def read_torch() -> Values:
         return dtype(), precision(), threads(), gradients(), device()
 
     def read_everything() -> Values:
-        cuda = tuple(generator.initial_seed() for generator in _list_generators()[1:]) if uses_cuda() else no_seeds
-        return dtype(), precision(), threads(), gradients(), device(), _read_folder(), seed(), cuda
+        seeds = tuple(generator.initial_seed() for generator in _list_generators()[1:]) if uses_cuda() else no_seeds
+        return dtype(), precision(), threads(), gradients(), device(), _read_folder(), seed(), seeds
 
     def read_generators() -> tuple[torch.Tensor, ...]:
         return tuple(generator.get_state() for generator in _list_generators()) if uses_cuda() else (get_state(),)
