@@ -25,7 +25,3 @@ class ExportRecipe:
     function: Callable[..., Any]
     settings: Mapping[str, Any] = field(default_factory=dict)
     beside: str = ""
-
-
-Split = ExportRecipe
-"""The earlier public name."""

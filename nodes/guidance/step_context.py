@@ -18,7 +18,7 @@ class UnlikeRows(ValueError):
     """A method takes one row of the sampler's table for all samples, and was called with a row for each."""
 
 
-@structured(formerly=["guidegraph.nodes.step_context.StepContext"])
+@structured
 @dataclass(frozen=True, eq=False)
 class StepContext:
     """One step of a sampler, x = αx0 + σε, with conversions between ε, x0, v, u and score at its noise level.

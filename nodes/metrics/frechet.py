@@ -23,7 +23,7 @@ from guidegraph.nodes.metrics.bootstrap import (
 from guidegraph.nodes.shape_checks import has_values
 
 
-@structured(formerly=["guidegraph.nodes.frechet.Moments"])
+@structured
 @dataclass(frozen=True, eq=False)
 class Moments:
     """The count, mean and scatter of a set of features, float64, from which the Fréchet distance is computed.
