@@ -464,7 +464,7 @@ def test_a_bundle_draws_noise_only_where_the_samplers_table_has_a_gain_for_it(
         return gaussian.function(**arguments)
 
     counting = {**OPERATIONS, "noise.gaussian": replace(gaussian, function=count)}
-    monkeypatch.setattr("guidegraph_runtime.running.plan.OPERATIONS", counting)
+    monkeypatch.setattr("guidegraph_runtime.running.compute.OPERATIONS", counting)
     bundle = bundle_of("class_cfg")
     bundle.run(steps=3)
     assert draws == [None]

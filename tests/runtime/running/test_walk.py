@@ -10,8 +10,8 @@ import pytest
 
 from guidegraph_runtime.errors import BundleError
 from guidegraph_runtime.open_runs.open_run import OpenRun
-from guidegraph_runtime.running.dry_run import DryRun, Unknown
-from guidegraph_runtime.running.plan import PlanRun, refuse_part
+from guidegraph_runtime.running.compute import Computation, refuse_part
+from guidegraph_runtime.running.rehearse import Rehearsal, Unknown
 from guidegraph_runtime.running.values import Values
 from tests.runtime.running.plan_cases import CASES, read_parts, read_plan, read_value, run_part
 
@@ -22,12 +22,12 @@ def start_values(case: dict[str, Any]) -> Values:
     return Values({name: read_value(value) for name, value in case["values"].items()})
 
 
-def make_run(case: dict[str, Any], calls: list[str]) -> PlanRun:
+def make_run(case: dict[str, Any], calls: list[str]) -> Computation:
     def call(name: str, inputs: Any, /) -> dict[str, Any]:
         calls.append(name)
         return run_part(name, inputs)
 
-    return PlanRun("here", call, lambda name: b"", start_values(case))
+    return Computation("here", call, lambda name: b"", start_values(case))
 
 
 def check(case: dict[str, Any], actual: Any, calls: list[str]) -> None:
@@ -43,27 +43,27 @@ def check(case: dict[str, Any], actual: Any, calls: list[str]) -> None:
 def test_a_plan_computes(case: dict[str, Any]) -> None:
     calls: list[str] = []
     run = make_run(case, calls)
-    scheduled = run.schedule(read_plan(case["plan"]), [*case["expected"]])
+    plan, targets = read_plan(case["plan"]), [*case["expected"]]
     if "error" not in case:
-        run.run(scheduled)
+        run.run(plan, targets)
         check(case, run.values, calls)
         return
     with pytest.raises(BundleError) as caught:
-        run.run(scheduled)
+        run.run(plan, targets)
     assert all(piece in caught.value.message for piece in case["error"])
     assert calls == case.get("calls", [])
 
 
 @each_case
 def test_a_plan_is_rehearsed_without_its_graphs(case: dict[str, Any]) -> None:
-    run = DryRun("here", refuse_part, lambda name: b"", start_values(case), parts=read_parts())
-    scheduled = run.schedule(read_plan(case["plan"]), [*case["expected"]])
+    run = Rehearsal("here", refuse_part, lambda name: b"", start_values(case), parts=read_parts())
+    plan, targets = read_plan(case["plan"]), [*case["expected"]]
     if "error" in case:
         with pytest.raises(BundleError) as caught:
-            run.run(scheduled)
+            run.run(plan, targets)
         assert (caught.value.code, all(piece in caught.value.message for piece in case["error"])) == ("refused", True)
         return
-    run.run(scheduled)
+    run.run(plan, targets)
     for name, shape in case["rehearsed"].items():
         value = run.values.read(name)
         assert isinstance(value, Unknown) if shape is None else [*value.shape] == shape
@@ -73,11 +73,10 @@ def test_a_plan_is_rehearsed_without_its_graphs(case: dict[str, Any]) -> None:
 def run_open(case: dict[str, Any], calls: list[str]) -> dict[str, Any]:
     sources = {name: name for name in case["expected"]}
     run = OpenRun(None, make_run(case, calls), read_plan(case["plan"]), sources, {}, nullcontext())
+    run.run_to_loop()
     while not run.done:
-        run.begin_iteration()
-        while (part := run.run_to_part()) is not None:
-            run.run_alone(part)
-        run.end_iteration()
+        while run.run_to_part() is not None:
+            pass
     assert run.count == run.total == sum(case.get("iterations", []))
     return run.finish()
 
