@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from guidegraph_runtime.bundle.manifest_types import Manifest, Operation, Part, Tensor
 from guidegraph_runtime.bundle.names import BATCH, JOINS
-from guidegraph_runtime.running.plan import PartRunner
+from guidegraph_runtime.running.compute import PartRunner
 from guidegraph_runtime.sessions.broadcasting import Shape, broadcast_shapes, broadcast_to
 from guidegraph_runtime.sessions.device_values import as_array_like, to_host
 
