@@ -20,7 +20,7 @@ from guidegraph_runtime.command import (
     read_limits,
     show_version,
 )
-from guidegraph_runtime.errors import BundleError
+from guidegraph_runtime.errors import BundleError, suggest_name
 from guidegraph_runtime.limits import enforce_limits
 from guidegraph_runtime.machine.byte_sizes import parse_size
 from guidegraph_runtime.machine.optional_packages import install_command
@@ -31,6 +31,8 @@ DEFAULTS = ServeOptions()
 TOKEN = "GUIDEGRAPH_TOKEN"
 """The environment variable of the token, which other users of the machine do not see."""
 VARIABLES = "GUIDEGRAPH_SERVE_"
+_LINK = re.compile(r"(.*_)?(SERVICE_HOST|SERVICE_PORT(_.*)?|PORT_\d+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?)")
+"""What Kubernetes sets for services whose names begin with guidegraph-serve; their ``_PORT`` is ``tcp://…``."""
 PACKAGES = ("starlette", "uvicorn", "prometheus_client", "python_multipart")
 _EXAMPLES = """\
 examples:
@@ -76,28 +78,47 @@ def _read_options(arguments: Sequence[str] | None) -> argparse.Namespace:
     """The options of the command line, or else of variables such as ``GUIDEGRAPH_SERVE_MAX_STEPS``."""
     parser = _parser()
     own = sys.argv[1:] if arguments is None else [*arguments]
-    variables: list[str] = []
-    for name, default in vars(parser.parse_args([])).items():
-        text = os.environ.get(VARIABLES + name.upper())
-        if text is not None and text.startswith("tcp://"):
-            continue  # Kubernetes' link to a service of the name guidegraph-serve
-        if text is not None and name not in ("bundles", "token"):
-            values = text.split() if isinstance(default, list) else [text]
-            variables += [f"--{name.replace('_', '-')}={value}" for value in values]
-    options = parser.parse_args([*variables, *own])
+    parser.parse_args(own)  # first, since --help and --version need no variables
+    options = parser.parse_args([*_read_variables(parser), *own])
     options.bundles = options.bundles or os.environ.get(f"{VARIABLES}BUNDLES", "").split()
     if not options.bundles:
         parser.error(f"expected the folder of a bundle, as an argument or in {VARIABLES}BUNDLES")
     return options
 
 
-def _parser() -> argparse.ArgumentParser:
+def _read_variables(parser: argparse.ArgumentParser) -> list[str]:
+    """The arguments that the environment's variables stand for. An unknown variable or a wrong value is an error."""
+    defaults = vars(parser.parse_args([]))
+    names = {VARIABLES + name.upper(): name for name in defaults if name != "token"}
+    arguments: list[str] = []
+    for variable, text in os.environ.items():
+        if not variable.startswith(VARIABLES) or _LINK.fullmatch(variable) or text.startswith("tcp://"):
+            continue
+        if variable == f"{VARIABLES}TOKEN":
+            parser.error(f"{variable}: the variable of the token is {TOKEN}")
+        if variable not in names:
+            parser.error(f"{variable}: no option has this variable; {suggest_name(variable, names)}")
+        name = names[variable]
+        if name == "bundles":
+            continue
+        values = text.split() if isinstance(defaults[name], list) else [text]
+        given = [f"--{name.replace('_', '-')}={value}" for value in values]
+        try:
+            _parser(exit_on_error=False).parse_args(given)
+        except argparse.ArgumentError as error:
+            parser.error(f"{variable}: {error.message}")
+        arguments += given
+    return arguments
+
+
+def _parser(exit_on_error: bool = True) -> argparse.ArgumentParser:
     parser = CommandParser(
         prog="guidegraph-serve",
         description="Serve bundles of guidegraph export over HTTP; unlike requests share the calls of a step.",
         epilog=_EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
+        exit_on_error=exit_on_error,
     )
     add = parser.add_argument
     add("bundles", metavar="BUNDLE", nargs="*", default=[], help="the folder of a bundle, or NAME=FOLDER")

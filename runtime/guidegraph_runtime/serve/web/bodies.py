@@ -27,7 +27,7 @@ MAX_VALUES = 1 << 16
 MAX_FILES = 64
 MAX_FIELDS = 256
 BODIES = 16
-"""How many of the largest bodies are read at once."""
+"""How many of the largest bodies are read and checked at once."""
 _ENTRY = re.compile(r"([^\[\]]+)\[([^\[\]]+)\]")
 """A field of a form that is an entry of an object: ``nodes[noise.shape]``."""
 
@@ -45,26 +45,31 @@ class BodyReader:
         self.limit = limit
         self._held = 0
 
-    async def read_json(self, request: Request) -> dict[str, Any]:
-        """The body of a request, a JSON object. Raises ``RequestRefused``."""
-        _check_type(request, (JSON_TYPE,))
-        with self._reserve(request):
-            return _parse_object(await self._read(request))
-
-    async def read_json_or_form(self, request: Request) -> dict[str, Any]:
-        """The body of a request, a JSON object or a form. Raises ``RequestRefused``.
+    async def read(self, request: Request, *kinds: str) -> dict[str, Any]:
+        """The body of a request, a JSON object or a form, whichever is among ``kinds``. Raises ``RequestRefused``.
 
         A file of a form is its bytes, any other field its text. Several fields of one name, or of one that ends in
         ``[]``, are a list, and ``name[key]`` is the entry of an object, as clients write these.
         """
-        kind = _check_type(request, (JSON_TYPE, FORM_TYPE))
-        with self._reserve(request):
-            body = await self._read(request)
-            return _parse_object(body) if kind == JSON_TYPE else await _parse_form(request, body)
+        kind = _check_type(request, kinds)
+        try:
+            async with asyncio.timeout(BODY_SECONDS):
+                if kind == FORM_TYPE:
+                    return await _parse_form(request, self._stream(request), self.limit)
+                body = b"".join([chunk async for chunk in self._stream(request)])
+        except ClientDisconnect:
+            raise RequestRefused("the client went away", code="disconnected") from None
+        except TimeoutError:
+            message = f"expected the body within {BODY_SECONDS:g} seconds"
+            raise RequestRefused(message, code="timeout", status=408) from None
+        return _parse_object(body)
 
     @contextmanager
-    def _reserve(self, request: Request) -> Iterator[None]:
-        """Reserve memory for the body of a request while it is read. Raises ``RequestRefused``."""
+    def reserve(self, request: Request) -> Iterator[None]:
+        """Reserve memory for the body of a request until its job, which has its own, is there.
+
+        Raises ``RequestRefused`` where too much is reserved already.
+        """
         length = request.headers.get("content-length", "")
         has_length = length.isascii() and length.isdigit()
         if has_length and (len(length) > MAX_DIGITS or int(length) > self.limit):
@@ -81,23 +86,16 @@ class BodyReader:
     def _refuse_large(self) -> RequestRefused:
         return RequestRefused(f"expected a body of at most {self.limit} bytes", code="too-large", status=413)
 
-    async def _read(self, request: Request) -> bytes:
-        body = bytearray()
-        try:
-            async with asyncio.timeout(BODY_SECONDS):
-                async for chunk in request.stream():
-                    body += chunk
-                    if len(body) > self.limit:
-                        raise self._refuse_large()
-        except ClientDisconnect:
-            raise RequestRefused("the client went away", code="disconnected") from None
-        except TimeoutError:
-            message = f"expected the body within {BODY_SECONDS:g} seconds"
-            raise RequestRefused(message, code="timeout", status=408) from None
-        return bytes(body)
+    async def _stream(self, request: Request) -> AsyncGenerator[bytes, None]:
+        size = 0
+        async for chunk in request.stream():
+            size += len(chunk)
+            if size > self.limit:
+                raise self._refuse_large()
+            yield chunk
 
 
-def _check_type(request: Request, kinds: tuple[str, ...]) -> str:
+def _check_type(request: Request, kinds: Sequence[str]) -> str:
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if kind not in kinds:
         names = {JSON_TYPE: "JSON", FORM_TYPE: "a form"}
@@ -123,18 +121,11 @@ def _parse_object(body: bytes) -> dict[str, Any]:
     return content
 
 
-async def _parse_form(request: Request, body: bytes) -> dict[str, Any]:
+async def _parse_form(request: Request, stream: AsyncGenerator[bytes, None], limit: int) -> dict[str, Any]:
     charset = parse_options_header(request.headers.get("content-type", ""))[1].get(b"charset", b"utf-8")
     if charset.lower() not in (b"utf-8", b"us-ascii"):  # others may take a time that grows with the square of the size
         raise RequestRefused("expected a form in UTF-8", code="bad-form", status=415)
-
-    async def stream() -> AsyncGenerator[bytes, None]:
-        yield body
-        yield b""
-
-    parser = _MemoryParser(
-        request.headers, stream(), max_files=MAX_FILES, max_fields=MAX_FIELDS, max_part_size=len(body)
-    )
+    parser = _MemoryParser(request.headers, stream, max_files=MAX_FILES, max_fields=MAX_FIELDS, max_part_size=limit)
     try:
         form = await parser.parse()
     except (MultiPartException, KeyError, ValueError) as error:
