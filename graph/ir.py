@@ -219,7 +219,8 @@ class Loop:
     """A loop. Its body may read any source outside it; those sources are inputs of the loop.
 
     A subclass is a kind of loop: the methods after ``block`` say how it differs from a plain one.
-    stop_at: the run ends after so many iterations. resumed: the state to go on from; ``carry`` has its values.
+    stop_at: the run ends after so many iterations. resumed: the state to go on from; ``carry`` has its values, and
+    ``starts`` the sources of carries that are compared with the state before the first iteration.
     """
 
     key: str
@@ -233,6 +234,7 @@ class Loop:
     mark: Mark
     stop_at: int | None = field(default=None, kw_only=True)
     resumed: LoopState | None = field(default=None, kw_only=True)
+    starts: Mapping[str, Source] = field(default_factory=dict, kw_only=True)
 
     excluded_passes: ClassVar[frozenset[str]] = frozenset()
     """Passes that are not applied to its body."""
@@ -242,9 +244,10 @@ class Loop:
         return (*self.next.values(), *self.collect.values(), *self.extra_results().values())
 
     def sources(self) -> Iterator[Source]:
-        """All sources that the loop reads from outside: ``over``, the carries' initial values and the closure."""
+        """All sources that the loop reads from outside: ``over``, the carries' starts and the closure."""
         yield self.over
         yield from self.carry.values()
+        yield from self.starts.values()
         yield from self.option_sources()
         yield from self.block.outer_sources(self.key)
 
@@ -299,6 +302,7 @@ class Loop:
             self,
             over=change(self.over),
             carry=map_links(self.carry, change),
+            starts=map_links(self.starts, change),
             body={key: change_op(op) for key, op in self.body.items()},
             next=map_links(self.next, change),
             collect=map_links(self.collect, change),

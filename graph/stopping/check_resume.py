@@ -11,10 +11,8 @@ from guidegraph.graph.planning.plan import find_needed_ops
 from guidegraph.graph.sources import Param
 from guidegraph.graph.stopping.choose_loop import find_run_ops, list_stoppable_loops, resume_loop
 from guidegraph.graph.stopping.loop_origin import Json, OriginComparison, describe_constant, describe_origin, is_same
-from guidegraph.graph.stopping.loop_state import LoopState
+from guidegraph.graph.stopping.loop_state import REFUSED, LoopState
 from guidegraph.graph.training.fit import Fit
-
-REFUSED = "cannot-resume"
 
 
 def read_origin(graph: Graph, values: Mapping[str, Any], only: Collection[str] | None, loop: str) -> Json:
