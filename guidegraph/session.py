@@ -59,12 +59,10 @@ class Session:
         arguments, text and label: as for ``bind``. problems: those that were found before. only: the option or
         argument that names the outputs. Raises ``WorkflowError`` that lists ``problems`` and all problems of the run.
         """
-        found = [*problems, *self.list_output_problems(only)]
-        values, unbound = self.bind(arguments, text=text, label=label)
-        found += unbound
-        found += self.list_problems(values, bound=not unbound)
-        if found:
-            raise WorkflowError(found)
+        values, misfits = self.bind(arguments, text=text, label=label)
+        output_problems, run_problems = self.list_output_problems(only), self.list_problems(values, bound=not misfits)
+        if all_problems := [*problems, *output_problems, *misfits, *run_problems]:
+            raise WorkflowError(all_problems)
         return Prepared(self, values)
 
     def bind(
@@ -75,11 +73,11 @@ class Session:
             return bind(self.graph, arguments, text=text, label=label), []
         except WorkflowError as error:
             problems = error.problems
-        wrong = {problem.path.removeprefix("params.") for problem in problems}
-        right = {name: parameter for name, parameter in self.graph.params.items() if name not in wrong}
-        given = {name: value for name, value in arguments.items() if name in right}
+        names = {problem.path.removeprefix("params.") for problem in problems}
+        parameters = {name: parameter for name, parameter in self.graph.params.items() if name not in names}
+        arguments = {name: value for name, value in arguments.items() if name in parameters}
         try:
-            return bind(replace(self.graph, params=right), given, text=text, label=label), problems
+            return bind(replace(self.graph, params=parameters), arguments, text=text, label=label), problems
         except WorkflowError:  # a problem of several parameters together
             return {}, problems
 
@@ -182,12 +180,12 @@ def list_folder_problems(folders: Mapping[str, Path | None]) -> list[Problem]:
         if folder is None:
             continue
         try:
-            found = next(path for path in (folder, *folder.absolute().parents) if path.exists())
-            is_folder = found.is_dir()
+            existing = next(path for path in (folder, *folder.parents) if path.exists())
+            is_folder = existing.is_dir()
         except OSError as error:  # a name that no file system takes
             message = f"{error.strerror}: '{shorten(str(folder))}'"
             problems.append(Problem(Mark(option, 1, 1), "bad-folder", message))
             continue
         if not is_folder:
-            problems.append(Problem(Mark(option, 1, 1), "not-a-folder", f"'{found}' is not a folder"))
+            problems.append(Problem(Mark(option, 1, 1), "not-a-folder", f"'{existing}' is not a folder"))
     return problems

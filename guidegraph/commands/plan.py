@@ -60,8 +60,8 @@ def plan(
         config = opened.complete(settings.parse(problems), dtype, None)
         config = replace(config, accelerate=parse_accelerator(accelerate, problems))  # installed here or not
         session = replace(opened.start_session(config, problems), registry=None)  # nothing is written
-        values, wrong = session.bind(parse_settings(request.settings, problems), text=True, label="--set")
-        if problems := [*problems, *session.list_output_problems("--only"), *wrong]:
+        values, misfits = session.bind(parse_settings(request.settings, problems), text=True, label="--set")
+        if problems := [*problems, *session.list_output_problems("--only"), *misfits]:
             raise WorkflowError(problems)
         compiled = compile_plan(opened.graph, values, config)
         rows = plan_json(compiled, list_effects(find_needed_ops(opened.graph, config.only, values), values))

@@ -56,7 +56,7 @@ def prepare_export(
     target: the single node to export, if ``--only`` names one; it has no outputs to check.
     """
     bundle = arguments.bundle
-    problems += list_folder_problems({"--output": bundle.absolute().parent})
+    problems += list_folder_problems({"--output": bundle.parent})
     only = [] if target else arguments.only
     session = opened.start_session(RunConfig(only=only, policy=opened.policy(bundle)), problems)
     texts = parse_settings(arguments.request.settings, problems)
