@@ -23,7 +23,7 @@ Origins: TypeAlias = Mapping[Source, tuple[Origin, ...]]
 
 
 def trace_origins(ops: Mapping[str, Op], *, items: bool = False, starts: bool = False) -> Origins:
-    """The origins of each choice: its branches, and those of the choices that are branches of it.
+    """The origins of each choice: its branches and, for a branch that is a choice, the origins of that choice.
 
     items: also of whole items of loops. starts: also of carries, in the first iteration alone.
     """
@@ -46,12 +46,13 @@ def list_origins(source: Source, origins: Origins) -> tuple[Origin, ...]:
 
 
 def list_origins_of_link(op: Op, name: str, source: Source, origins: Origins) -> tuple[Origin, ...]:
-    """The origins of a source that an operation reads under a name; those of a choice's branches are not followed."""
+    """The origins of a source that an operation reads under a name. The branches of a choice are not followed."""
     return (Origin(source),) if isinstance(op, Choice) and name != WHEN else list_origins(source, origins)
 
 
 def list_parameter_ports(call: Call, origins: Origins) -> Iterator[tuple[str, Port]]:
-    """Each parameter that a call reads, also behind choices, with its port; for one in a list, that of one element."""
+    """Each parameter that a call reads, also behind choices, with its port; for one in a list, the port of one
+    element."""
     for name, source in call.links():
         if (port := call.spec.port(name)) is None:
             continue

@@ -10,12 +10,12 @@ PACKAGE = "pkg:"
 
 
 def _find_package_file() -> str:
-    """The file of the package `guidegraph` itself: workflows/ lies beside it, in a checkout as in an install."""
+    """The file of the package `guidegraph` itself: workflows/ lies next to it, in a checkout and in an install."""
     return sys.modules[__name__.partition(".")[0]].__file__ or ""
 
 
 def _find_workflow_folder(package: Path) -> Path:
-    """workflows/ inside the installed package, or beside it in a checkout. package: the file of `guidegraph`."""
+    """workflows/ inside the installed package, or next to it in a checkout. package: the file of `guidegraph`."""
     inside = package.parent / "workflows"
     return inside if inside.is_dir() else package.parent.parent / "workflows"
 
@@ -27,7 +27,7 @@ def find_package_roots() -> list[Path]:
 
 
 def find_shipped_folders() -> list[Path]:
-    """The folders of files that ship with the package: the installed one and, if editable, that of the checkout."""
+    """The folders of shipped files: the installed one and, for an editable install, the checkout's."""
     files = (Path(_find_package_file()), Path(os.path.realpath(_find_package_file())))
     return [folder for folder in dict.fromkeys(map(_find_workflow_folder, files)) if folder.is_dir()]
 

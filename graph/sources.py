@@ -1,48 +1,53 @@
-"""The sources that ports and settings of a validated graph read: outputs, parameters, carries, items and constants."""
+"""The sources that ports and settings of a validated graph read: outputs, parameters, carries, items and constants.
+
+Sources are keys of the values of a run. They are named tuples, which hash without a call of ours; ``kind`` keeps two
+that hold the same names apart.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
+from typing import Literal as Is
 
 
-@dataclass(frozen=True, slots=True)
-class Output:
+class Output(NamedTuple):
     """An output of another operation; ``op`` is its key."""
 
     op: str
     name: str
+    kind: Is["output"] = "output"
 
 
-@dataclass(frozen=True, slots=True)
-class Param:
+class Param(NamedTuple):
     """The value of a workflow parameter, known once the run is bound."""
 
     name: str
+    kind: Is["param"] = "param"
 
 
-@dataclass(frozen=True, slots=True)
-class Carry:
+class Carry(NamedTuple):
     """The current value of a loop's carry, inside its body; ``loop`` is the loop's key."""
 
     loop: str
     name: str
+    kind: Is["carry"] = "carry"
 
 
-@dataclass(frozen=True, slots=True)
-class Item:
+class Item(NamedTuple):
     """The loop's current item, or one field of it."""
 
     loop: str
     field: str | None = None
+    kind: Is["item"] = "item"
 
 
-@dataclass(frozen=True, slots=True)
-class Index:
+class Index(NamedTuple):
     """The iteration number, from 0."""
 
     loop: str
+    kind: Is["index"] = "index"
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -66,14 +71,14 @@ Sources = Source | Many
 
 
 def format_link(source: Output | Param) -> str:
-    """A link as the top level of a workflow has it: NODE, NODE.OUTPUT or params.NAME."""
+    """A link as written at the top level of a workflow: NODE, NODE.OUTPUT or params.NAME."""
     if isinstance(source, Param):
         return f"params.{source.name}"
     return source.op if source.name == "out" else f"{source.op}.{source.name}"
 
 
 def list_sources(sources: Sources) -> tuple[Source, ...]:
-    """All sources of a port: those of a list of links, or the only one."""
+    """All sources of a port: every link of a list, or the only source."""
     return sources.sources if isinstance(sources, Many) else (sources,)
 
 

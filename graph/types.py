@@ -233,7 +233,7 @@ def describe_value(value: object) -> str:
 
 
 def explain_mismatch(value: object, target: PortType) -> str | None:
-    """Why ``value`` does not fit ``target``; ``None`` if it fits, as ``make_fit`` tells."""
+    """Why ``value`` does not fit ``target``; ``None`` if ``make_fit`` says that it fits."""
     if make_fit(target)(value):
         return None
     if value is None:
@@ -246,7 +246,7 @@ def make_fit(target: PortType) -> Callable[[Any], bool]:
     """A function that returns whether a value fits a type.
 
     An object with any one method of a protocol fits; for a capability it needs all of them. The elements of lists are
-    checked; those of lazy sequences where they are used.
+    checked; the elements of lazy sequences are checked when they are used.
     """
     takes_none = target.optional or target.is_any
     fits_alternative = [_make_alternative_fit(alternative) for alternative in target.alternatives or (object,)]
@@ -372,16 +372,16 @@ def register_structured() -> None:
     global _registered
     if _registered == len(_STRUCTURED):
         return
-    from torch.utils import _pytree
+    from guidegraph.graph.torch_private import pytree
 
     for cls in _STRUCTURED[_registered:]:
-        if cls not in _pytree.SUPPORTED_NODES:
-            _pytree.register_dataclass(cls)
+        if cls not in pytree.SUPPORTED_NODES:
+            pytree.register_dataclass(cls)
     _registered = len(_STRUCTURED)
 
 
 def find_structured_type(name: str) -> type | None:
-    """The structured type with a qualified name, its present one or a former one; None where there is none."""
+    """The structured type with a qualified name, present or former; None for an unknown name."""
     return structured_types().get(name) or _FORMER_NAMES.get(name)
 
 

@@ -1,4 +1,4 @@
-"""Nodes of the runtime's operations: ports, settings, defaults and docstring are those of the operation."""
+"""Nodes of the runtime's operations: ports, settings, defaults and docstring come from the operation."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from guidegraph_runtime.operations import OPERATIONS, HostOperation
 R = TypeVar("R")
 
 PICTURES = ("Image", "Mask", "SemanticMap")
-"""Kinds whose values have the dtype of the run; tables, times and labels keep that of the operation."""
+"""Kinds whose values have the dtype of the run; tables, times and labels keep the operation's dtype."""
 
 
 def node_from_operation(
@@ -34,7 +34,7 @@ def node_from_operation(
     """Make the node of an operation, which computes in NumPy; tensors in the result are on the device of the run.
 
     module: the module of nodes that it belongs to. name: its name there, by default that in the id. outputs: the
-    ``NamedTuple`` of several outputs; by default one like the operation's. traits: those of ``@node``; a node that
+    ``NamedTuple`` of several outputs; by default one like the operation's. traits: as for ``@node``; a node that
     reads a file is `io` and `host`, and its shape is the operation's if that depends on settings alone.
     """
     operation = OPERATIONS[id]
@@ -56,7 +56,7 @@ def node_for(id: str, **traits: Any) -> Callable[[Callable[..., R]], Callable[..
     """Make a function the node of an operation that computes something else, or elsewhere, in torch.
 
     The function has the operation's ports and settings by name; their types and defaults, and its docstring, are set
-    here. traits: those of ``@node``. Raises ``NodeDefinitionError`` for other parameters than the operation's.
+    here. traits: as for ``@node``. Raises ``NodeDefinitionError`` for other parameters than the operation's.
     """
 
     def register(body: Callable[..., R]) -> Callable[..., R]:
@@ -80,7 +80,7 @@ def define_nodes(
 ) -> None:
     """Define the nodes of a namespace's operations in a module, under the names in their ids.
 
-    module: its ``globals()``. versions: those above 1, by name. options: those of `node_from_operation`.
+    module: its ``globals()``. versions: versions above 1, by name. options: as for `node_from_operation`.
     """
     for id in OPERATIONS:
         if id.startswith(f"{namespace}."):
@@ -112,7 +112,7 @@ def to_engine(value: Any, hint: Any) -> Any:
 
 
 def to_annotation(hint: Any) -> Any:
-    """The annotation of a node's port or setting for that of an operation: kinds become port types."""
+    """The annotation of a node's port or setting, from an operation's annotation: kinds become port types."""
     if (kind := kind_of(hint)) is not None:
         return Path if kind == "Path" else getattr(types, kind)
     if most := next((mark for mark in marks_of(hint) if isinstance(mark, AtMost)), None):

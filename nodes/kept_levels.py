@@ -39,7 +39,7 @@ _kept: WeakKeyDictionary[LevelTable, dict[tuple[object, ...], _KeptLevel]] = Wea
 def keep_level(schedule: LevelTable, x: Tensor, t: Tensor, compute: Callable[[Tensor, Tensor], Level]) -> Level:
     """α and σ of `compute(x, t)`, made once for equal timesteps and any x of one dtype, device and rank.
 
-    Levels are computed anew unless t is one concrete timestep on the CPU, and where gradients of it are taken or calls
+    Levels are computed again unless t is one concrete timestep on the CPU, and where gradients of it are taken or calls
     are recorded.
     """
     import torch

@@ -22,7 +22,7 @@ def check_kind(kind: str) -> None:
 
 
 def widen_dtype(dtype: torch.dtype) -> torch.dtype:
-    """The dtype in which a sampler computes, at least float32, whatever that of the networks."""
+    """The dtype in which a sampler computes, at least float32, whatever the dtype of the networks."""
     import torch
 
     return dtype if dtype in (torch.float32, torch.float64) else torch.promote_types(dtype, torch.float32)

@@ -18,7 +18,7 @@ class Levels:
     """The noise levels that a sampler visits, in order: N + 1 for N steps. The last step ends at the last level.
 
     t: (N+1), timesteps on the schedule's axis, −1 where the last step ends at σ = 0. ratio: (N+1), σ/α. Both float64.
-    form: that of the schedule.
+    form: the schedule's form.
     """
 
     leaf_axes: ClassVar = {"t": ("N",), "ratio": ("N",)}
@@ -37,11 +37,11 @@ class Scheduler:
     alpha, sigma, t: (R), the noise level of the row's model call. score_gain: (R), Σ in μ + Σ · score.
     log_variance: (R, 2), log β̃ and log β, between which a learned variance interpolates. All of these are float64.
     position, length: (R), int64, the number of the row in its sampler, 0 … length − 1, and the number of that sampler's
-    rows. Left out, they are those of one sampler's rows in order.
+    rows. Left out, the rows are one sampler's, in order.
     The other fields apply to every row: how x̂0 is clipped, which inputs the table reads, and the schedule's form. In a
-    table of several samplers, those of clipping may be tensors (R): clip, threshold and threshold_max float64, with NaN
-    for none, and rederive_eps a flag.
-    joined: whether the rows are those of several samplers, one after the other.
+    table of several samplers, the fields of clipping may be tensors (R): clip, threshold and threshold_max float64,
+    with NaN for none, and rederive_eps a flag.
+    joined: whether the rows belong to several samplers, one after the other.
     renoisable: whether the rows noise x̂0 again with ε and read neither x nor kept values, so that another ε can take
     its place. reads_eps: whether they read ε at all; bundles of earlier versions check it in place of renoisable.
     """
@@ -75,7 +75,7 @@ class Scheduler:
     joined: bool = False
 
     def __post_init__(self) -> None:
-        """Number the rows of a table that has no numbers, or those of a table with more or fewer rows."""
+        """Number the rows of a table without numbers, or whose numbers do not match its rows."""
         if is_tensor(self.t) and (self.position is None or self.length is None or self.position.shape != self.t.shape):
             import torch
 
@@ -114,7 +114,7 @@ class SchedulerState:
     def fit_to_inputs(self, inputs: Mapping[str, Any]) -> SchedulerState:
         """The state with slots of the size of the port ``x`` of the call that reads it, for a graph of that call.
 
-        They are contiguous, as those of later steps are, so that torch.compile does not compile the call twice.
+        They are contiguous, as in later steps, so that torch.compile does not compile the call twice.
         """
         x: Any = inputs.get("x")
         if self.slots.ndim > 1 or not is_tensor(x):

@@ -60,7 +60,7 @@ def select(tensor: Tensor, *, index: int) -> Tensor:
 def slice_axis(tensor: Tensor, *, start: int = 0, stop: int | None = None, axis: int = 0) -> Tensor:
     """Elements start … stop − 1 along an axis (0: samples), or all from start on; negative numbers count from the end.
 
-    Raises an error if nothing would be left, or if the tensor has no such axis.
+    Raises an error if nothing would be left, or if the tensor lacks the axis.
     """
     if not -tensor.ndim <= axis < tensor.ndim:
         raise ValueError(f"there is no axis {axis} in a tensor of shape {tuple(tensor.shape)}")

@@ -84,7 +84,7 @@ class Prediction:
 
     ``variance`` is the raw learned variance in [-1, 1], in the shape of ``value``, or None if the network
     predicts none. Arithmetic acts on the value and needs equal kinds. A difference keeps the variance of its
-    left operand. A sum keeps that of its right operand, or of its left one if the right has none, so
+    left operand. A sum keeps its right operand's variance, or its left operand's if the right has none, so
     that ``uncond + scale * (cond - uncond)`` keeps cond's.
     """
 

@@ -9,7 +9,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils._pytree import tree_leaves
 
 from guidegraph.graph.acceleration.backends import PartRunner
 from guidegraph.graph.acceleration.part import Part, PartExample, WatchedSize, part_key, plan_function
@@ -17,6 +16,7 @@ from guidegraph.graph.acceleration.part_values import FlatValue
 from guidegraph.graph.acceleration.store import Refusal
 from guidegraph.graph.execution.watched_sizes import use_watch
 from guidegraph.graph.run_config import RunConfig
+from guidegraph.graph.torch_private import pytree
 
 MOST_FUNCTIONS = 16
 _functions: OrderedDict[str, CompiledPart] = OrderedDict()
@@ -68,7 +68,7 @@ class CompileBackend:
         Raises ``ValueError`` for a number or flag in a result: a tensor's value may decide it, which torch.compile
         allows, so it may differ from call to call, and only tensors are returned.
         """
-        if any(isinstance(leaf, (int, float)) for leaf in tree_leaves(example.results)):
+        if any(isinstance(leaf, (int, float)) for leaf in pytree.tree_leaves(example.results)):
             raise ValueError(
                 "a node outside of the part reads a number or flag that is computed in it, and not a tensor"
             )

@@ -108,9 +108,9 @@ def flatten_value(reading: Reading, value: Any, plan: Plan) -> FlatValue:
         return FlatValue((torch.tensor(value, dtype=torch.int64),), "index")
     if find_models(value):
         return FlatValue((), digest_model(reading.source, plan), constant=True)
-    from torch.utils._pytree import tree_flatten
+    from guidegraph.graph.torch_private import pytree
 
-    leaves, spec = tree_flatten(value)
+    leaves, spec = pytree.tree_flatten(value)
     tensors = tuple(leaf for leaf in leaves if is_tensor(leaf))
     plain = [_plain_digest(leaf, reading) for leaf in leaves if not is_tensor(leaf)]
     return FlatValue(tensors, f"{spec!r} {plain}", constant=not tensors)
@@ -141,17 +141,18 @@ def describe_source(source: Source) -> str:
 
 def list_tensors(value: Any) -> list[Tensor]:
     """The tensors of a value, in the order of its pytree."""
-    from torch.utils._pytree import tree_leaves
+    from guidegraph.graph.torch_private import pytree
 
-    return [leaf for leaf in tree_leaves(value) if is_tensor(leaf)]
+    return [leaf for leaf in pytree.tree_leaves(value) if is_tensor(leaf)]
 
 
 def empty_copy(value: Any) -> Any:
     """A value with tensors without elements in place of its own."""
     import torch
-    from torch.utils._pytree import tree_map
 
-    return tree_map(lambda leaf: torch.empty(0) if is_tensor(leaf) else leaf, value)
+    from guidegraph.graph.torch_private import pytree
+
+    return pytree.tree_map(lambda leaf: torch.empty(0) if is_tensor(leaf) else leaf, value)
 
 
 def find_repeated(outputs: Sequence[Tensor], expected: Sequence[Tensor]) -> tuple[bool, ...]:

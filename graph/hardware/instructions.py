@@ -8,6 +8,8 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from guidegraph.graph import torch_private
+
 if TYPE_CHECKING:
     import torch
 
@@ -48,7 +50,7 @@ def computes_bf16(device: torch.device) -> bool:
 
     if device.type == "cuda":
         return torch.cuda.get_device_capability(device)[0] >= AMPERE
-    avx512 = torch.cpu._is_avx512_bf16_supported() and isa_limit() not in BELOW_BF16
+    avx512 = torch_private.is_avx512_bf16_supported() and isa_limit() not in BELOW_BF16
     return device.type == "cpu" and uses_onednn() and (avx512 or has_amx())
 
 
@@ -79,9 +81,8 @@ def uses_onednn() -> bool:
 
 def has_amx() -> bool:
     """Whether the CPU has AMX and oneDNN may use it."""
-    import torch
 
-    return torch.cpu._is_amx_tile_supported() and isa_limit() not in BELOW_AMX
+    return torch_private.is_amx_tile_supported() and isa_limit() not in BELOW_AMX
 
 
 def multiplies_faster_in_bf16() -> bool:
@@ -89,9 +90,8 @@ def multiplies_faster_in_bf16() -> bool:
 
     Intel's AVX512-BF16 alone was measured to be slower than float32.
     """
-    import torch
 
-    return has_amx() or (torch.cpu._is_avx512_bf16_supported() and isa_limit() not in BELOW_BF16 and is_amd())
+    return has_amx() or (torch_private.is_avx512_bf16_supported() and isa_limit() not in BELOW_BF16 and is_amd())
 
 
 @cache
@@ -106,9 +106,8 @@ def is_amd() -> bool:
 
 def has_avx512() -> bool:
     """Whether the CPU has AVX-512 and oneDNN may use it."""
-    import torch
 
-    return torch.cpu._is_avx512_supported() and isa_limit() not in BELOW_AVX512
+    return torch_private.is_avx512_supported() and isa_limit() not in BELOW_AVX512
 
 
 def is_x86() -> bool:

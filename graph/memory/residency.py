@@ -138,10 +138,10 @@ class Residency:
     def move_outputs(self, i: int, slots: list[Any]) -> None:
         """Move the tensors that a step on the CPU made beside models, such as a schedule's table, to the device."""
         if self.runs_on_cpu(i):
-            from torch.utils._pytree import tree_map
+            from guidegraph.graph.torch_private import pytree
 
             for slot in self.steps[i].outs:
-                slots[slot] = tree_map(lambda v: self.mover.to_device(v) if is_tensor(v) else v, slots[slot])
+                slots[slot] = pytree.tree_map(lambda v: self.mover.to_device(v) if is_tensor(v) else v, slots[slot])
 
     def finish(self, i: int, slots: Sequence[Any]) -> None:
         """Register the models that step i made, and release those that no later step reads.

@@ -45,9 +45,9 @@ def keep_for_several_gradients(accelerate: str) -> AbstractContextManager[Any]:
     """
     if accelerate != COMPILE:
         return nullcontext()
-    from torch._functorch import config
+    from guidegraph.graph.torch_private import functorch_config
 
-    patch: AbstractContextManager[Any] = config.patch(donated_buffer=False)
+    patch: AbstractContextManager[Any] = functorch_config.patch(donated_buffer=False)
     return patch
 
 

@@ -339,9 +339,10 @@ def _apply_all_links(training: Training, outside: Mapping[Source, Any]) -> Train
 def _detach(value: Any) -> Any:
     """A value with all of its tensors detached from their graphs."""
     import torch
-    from torch.utils._pytree import tree_map
 
-    return tree_map(lambda leaf: leaf.detach() if isinstance(leaf, torch.Tensor) else leaf, value)
+    from guidegraph.graph.torch_private import pytree
+
+    return pytree.tree_map(lambda leaf: leaf.detach() if isinstance(leaf, torch.Tensor) else leaf, value)
 
 
 def _iterate_items(step: Step, items: Sequence[Any], begin: int, end: int) -> Iterator[tuple[int, Any]]:

@@ -28,9 +28,9 @@ def flatten(value: Any) -> tuple[list[Any], Any]:
         leaves = [getattr(value, name) for name in names]
         if not [leaf for leaf in leaves if type(leaf) not in PLAIN_LEAVES and not isinstance(leaf, torch.Tensor)]:
             return leaves, type(value)
-    from torch.utils._pytree import tree_flatten
+    from guidegraph.graph.torch_private import pytree
 
-    return tree_flatten(value)
+    return pytree.tree_flatten(value)
 
 
 def has_fixed_leaves(structure: Any) -> bool:
@@ -51,9 +51,9 @@ def unflatten(leaves: list[Any], structure: Any) -> Any:
     names = fields_of_structure(structure) if isinstance(structure, type) else None
     if names is not None:
         return structure(**dict(zip(names, leaves, strict=True)))
-    from torch.utils._pytree import tree_unflatten
+    from guidegraph.graph.torch_private import pytree
 
-    return tree_unflatten(leaves, structure)
+    return pytree.tree_unflatten(leaves, structure)
 
 
 def is_equal_leaf(leaf: Any, other: Any) -> bool:

@@ -32,10 +32,10 @@ def difference(actual: Any, expected: Any) -> float:
 
 def comparable(value: Any) -> list[Any]:
     """The comparable contents of a value: tensors, weights of models, numbers and texts."""
-    from torch.utils._pytree import tree_flatten
+    from guidegraph.graph.torch_private import pytree
 
     values: list[Any] = []
-    for leaf in tree_flatten(value)[0]:
+    for leaf in pytree.tree_flatten(value)[0]:
         if is_tensor(leaf) or isinstance(leaf, (int, float, str)):
             values.append(leaf)
         elif hasattr(leaf, "records"):

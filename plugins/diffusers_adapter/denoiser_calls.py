@@ -130,8 +130,8 @@ def conditional_unet(
 def _text_and_sizes(network: Any, x: Tensor, condition: Condition, pixels: int) -> dict[str, Tensor]:
     """SDXL's vector (B, P + N): the pooled text P, then the N numbers of sizes and crops (Podell et al. 2023, 2.2).
 
-    The embedding's width is P + N · d, which tells N. Without numbers, the six are the size of x, uncropped, as in
-    diffusers' pipeline by default.
+    The embedding's width is P + N · d, from which N follows. Without numbers, the six are the size of x, uncropped, as
+    in diffusers' pipeline by default.
     """
     width, d = network.add_embedding.linear_1.in_features, network.config.addition_time_embed_dim
     vector = condition.vector

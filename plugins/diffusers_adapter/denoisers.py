@@ -37,8 +37,8 @@ def load_denoiser(
 
     schedule: the one the model was trained on, from `diffusers.schedule`. path: a pipeline's folder, or the model's own
     (config.json and safetensors). part: the pipeline's folder to take, by default `transformer` or else `unet`. kind:
-    of the prediction; `auto` reads it from the pipeline's scheduler configuration or, without one, takes that of the
-    class: eps for DiT and PixArt, flow for SD3 and Flux. flow is u = ε − x0 at x = (1 − s) x0 + s ε (Liu et
+    of the prediction; `auto` reads it from the pipeline's scheduler configuration or, without one, takes the default of
+    the class: eps for DiT and PixArt, flow for SD3 and Flux. flow is u = ε − x0 at x = (1 − s) x0 + s ε (Liu et
     al. 2023), and gives predictions of x0. guidance: the scale for a guidance-distilled Flux; others
     ignore it. variant: `fp16` for files named so.
 

@@ -84,7 +84,7 @@ def read_class_name(config: dict[str, Any], file: Path, class_names: Iterable[st
 
 
 def check_weights_file(folder: Path, stem: str, variant: str | None) -> None:
-    """Raise ``ValueError`` if the folder has no safetensors of the variant; pickles are never opened."""
+    """Raise ``ValueError`` if the folder lacks safetensors of the variant; pickles are never opened."""
     if variant is not None:
         check_plain_name("variant", variant)
     name = stem if variant is None else f"{stem}.{variant}"

@@ -11,7 +11,8 @@ from guidegraph.plugins.diffusers_adapter.denoiser_calls import Family
 
 
 class DiffusersDenoiser(nn.Module):
-    """`(x, t, condition) -> Prediction` of a network of diffusers, computed in its dtype and given in that of x.
+    """`(x, t, condition) -> Prediction` of a network of diffusers, computed in the network's dtype and returned in the
+    dtype of x.
 
     Twice the channels of x in the output means a learned variance in the second half (Nichol & Dhariwal 2021).
     """

@@ -185,7 +185,7 @@ def _load_part(path: Path, name: str, entry: Any, variant: str | None) -> Any:
 
 
 def _check_vocabulary(tokenizer: Any, folder: Path) -> Any:
-    """Return the tokenizer. Raises ``ValueError`` if it has no vocabulary, which transformers accepts."""
+    """Return the tokenizer. Raises ``ValueError`` without a vocabulary, which transformers accepts."""
     if not set(tokenizer.get_vocab()) - set(tokenizer.all_special_tokens):
         raise ValueError(f"the tokenizer in '{folder}' knows no words: its vocabulary is missing")
     return tokenizer

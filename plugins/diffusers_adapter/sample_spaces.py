@@ -120,7 +120,7 @@ def _sigma(scheduler: Any, index: int) -> Tensor:
 
 
 class _NoiseForRandn(TorchFunctionMode):
-    """Makes `torch.randn` return the wired noise, since schedulers of diffusers have no argument for it."""
+    """Makes `torch.randn` return the wired noise, since diffusers' schedulers lack an argument for it."""
 
     def __init__(self, noise: Tensor | None, like: Tensor) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""Schedulers of diffusers as samplers: values that a loop carries beside x, which is in variance-preserving form."""
+"""Schedulers of diffusers as samplers: values that a loop carries next to x, which is in variance-preserving form."""
 
 from __future__ import annotations
 
@@ -129,8 +129,8 @@ def step(
 ) -> StepResult:
     """Move x (B, C, H, W) along the sampler by one model call; the given sampler does not change.
 
-    The prediction, of any kind, is converted to what the scheduler takes. Computes in float32 and returns x in its own
-    dtype. t: not used, as in `scheduler.step`. noise: fresh standard normal noise, for schedulers that draw
+    The prediction, of any kind, is converted to the kind that the scheduler takes. Computes in float32 and returns x in
+    its own dtype. t: not used, as in `scheduler.step`. noise: fresh standard normal noise, for schedulers that draw
     some. eta: for DDIM and TCD.
 
     Raises an error if a scheduler draws noise and none is wired.

@@ -37,7 +37,7 @@ class Limits:
     file_bytes: of any other file: weights, tensors, pictures, all files of a bundle together.
     pixels: of one picture, height times width.
     elements: of one tensor whose shape is declared by a file or a setting: an array's header, noise, a graph constant.
-    trips: iterations of all loops in a run, those of inner loops counted each time; in an ONNX graph, of one loop.
+    trips: iterations of all loops in a run, with inner loops counted each time; in an ONNX graph, of one loop.
     samples: in one call of a network, as far as it is known before the run.
     steps: of a sampler, or of the schedule that a model was trained with.
     seconds: of one run, checked between nodes and at each iteration. None: no limit.
@@ -91,7 +91,7 @@ _current: ContextVar[Limits] = ContextVar("guidegraph_limits", default=_DEFAULTS
 
 
 def current_limits() -> Limits:
-    """The limits in force: the defaults, or those of the innermost ``enforce_limits``."""
+    """The limits in force: the defaults, or the ones set by the innermost ``enforce_limits``."""
     return _current.get()
 
 
@@ -120,8 +120,9 @@ def limit_message(name: str, amount: float, subject: str, limits: Limits | None 
 
 def check_limit(name: str, amount: float, subject: str, setting: str = "") -> None:
     """Raise ``LimitExceeded`` if ``amount`` exceeds a limit in force. setting: the one that determines the amount."""
-    if (message := limit_message(name, amount, subject)) is not None:
-        raise LimitExceeded(name, amount, message, setting)
+    limit = getattr(_current.get(), name)
+    if limit is not None and amount > limit:
+        raise LimitExceeded(name, amount, limit_message(name, amount, subject) or subject, setting)
 
 
 class TripCount:

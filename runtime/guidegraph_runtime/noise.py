@@ -30,7 +30,7 @@ def gaussian(
     """Standard normal noise of shape (batch, *shape), float32; sample i of seed s is the sample of seed s + i alone.
 
     A list of seeds gives one sample for each; `batch` is then their number or left at 1. `index` selects the draw;
-    the draw without an index is distinct, so a sampler's initial noise is never repeated as that of its step 0.
+    the draw without an index is distinct, so a sampler's initial noise is never drawn again in its step 0.
     A shorter shape gives the first values of a longer one.
     """
     size = prod(shape)

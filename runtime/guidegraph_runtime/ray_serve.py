@@ -80,7 +80,7 @@ class RayArguments:
     """The arguments of ``build``. replicas: how many draw; max_replicas: more than that with load.
 
     cpus, gpus: of each replica. queue: requests that have not ended, over all replicas. without_token: whether the
-    front answers everybody. Others are those of ``guidegraph-serve``.
+    front answers everybody. The others are as for ``guidegraph-serve``.
     """
 
     bundles: str = field(metadata={"parse": _check_bundles})
@@ -200,7 +200,7 @@ def _read_access(settings: RayArguments) -> ServeAccess:
 
 
 def build(arguments: dict[str, Any]) -> serve.Application:
-    """The application for ``serve run``. The token is that of GUIDEGRAPH_TOKEN.
+    """The application for ``serve run``. The token is read from GUIDEGRAPH_TOKEN.
 
     Raises ``ClickException`` for wrong arguments and bundles, which ``serve run`` prints as a line.
     """

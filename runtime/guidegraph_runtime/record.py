@@ -1,4 +1,4 @@
-"""The record of a run: ``run.json`` beside the outputs, and the text in every picture."""
+"""The record of a run: ``run.json`` next to the outputs, and the text in every picture."""
 
 from __future__ import annotations
 

@@ -103,7 +103,7 @@ def picture_text(keyword: str, format: int, content: Mapping[str, Any]) -> dict[
 
 
 def with_machine(versions: Mapping[str, str]) -> dict[str, str]:
-    """The versions of packages, followed by those of Python and the system."""
+    """The versions of packages, followed by the versions of Python and the system."""
     system = {"python": platform.python_version(), "platform": platform.platform(), "machine": platform.machine()}
     return {**versions, **system}
 

@@ -12,8 +12,8 @@ from typing import Any, TypeVar
 
 import torch
 from torch import SymInt, Tensor
-from torch._ops import OpOverload, OpOverloadPacket
-from torch.fx.experimental.symbolic_shapes import statically_known_true
+
+from guidegraph.graph.torch_private import OpOverload, OpOverloadPacket, statically_known_true
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 Size = int | SymInt

@@ -13,9 +13,8 @@ from typing import Any
 import sympy
 import torch
 from torch import Tensor
-from torch._ops import OpOverload
-from torch._subclasses.fake_impls import fast_detach
-from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
+
+from guidegraph.graph.torch_private import FakeTensor, FakeTensorMode, OpOverload, fast_detach
 
 aten = torch.ops.aten
 

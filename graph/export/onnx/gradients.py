@@ -18,24 +18,11 @@ from unittest import mock
 import sympy
 import torch
 from torch import Tensor
-from torch._dispatch.python import enable_python_dispatcher
-from torch._dynamo.source import ConstantSource
-from torch._guards import SLoc
 from torch.fx import GraphModule
-from torch.fx.experimental import proxy_tensor
-from torch.fx.experimental.proxy_tensor import make_fx
-from torch.fx.experimental.symbolic_shapes import (
-    DimDynamic,
-    ShapeEnv,
-    StrictMinMaxConstraint,
-    statically_known_true,
-)
 from torch.fx.traceback import preserve_node_meta
 from torch.nn import functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.overrides import TorchFunctionMode
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._sympy.value_ranges import ValueRanges
 
 from guidegraph.graph.export.errors import FixedSizeError
 from guidegraph.graph.export.onnx.attention import attend
@@ -44,6 +31,22 @@ from guidegraph.graph.export.onnx.fake_sizes import ShortFakes
 from guidegraph.graph.export.onnx.program import decomposition_table
 from guidegraph.graph.export.onnx.simplify_trace import simplify
 from guidegraph.graph.export.user_frame import user_frame
+from guidegraph.graph.torch_private import (
+    ConstantSource,
+    DimDynamic,
+    ShapeEnv,
+    SLoc,
+    StrictMinMaxConstraint,
+    TorchDispatchMode,
+    ValueRanges,
+    are_functorch_transforms_active,
+    current_graph_task_id,
+    enable_python_dispatcher,
+    is_any_autocast_enabled,
+    make_fx,
+    proxy_tensor,
+    statically_known_true,
+)
 
 Function = Callable[..., Any]
 
@@ -81,7 +84,7 @@ class Probe(TorchDispatchMode):
         TorchDispatchMode.__init__(self)
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if torch._C._current_graph_task_id() != -1:  # autograd's engine is running
+        if current_graph_task_id() != -1:  # autograd's engine is running
             self.gradient = True
         operator = operator_name(func)
         if torch.Tag.nondeterministic_seeded in func.tags and "scaled_dot_product" not in operator:
@@ -97,7 +100,7 @@ class _TransformProbe(TorchFunctionMode):
     seen = False
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        self.seen |= torch._C._is_any_autocast_enabled() or torch._C._are_functorch_transforms_active()
+        self.seen |= is_any_autocast_enabled() or are_functorch_transforms_active()
         return func(*args, **(kwargs or {}))
 
 

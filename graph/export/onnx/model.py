@@ -14,11 +14,11 @@ from typing import TYPE_CHECKING
 
 import sympy
 from torch.export import ExportedProgram
-from torch.onnx._internal.exporter import _core
 
 from guidegraph.graph.export.errors import ExportError, FixedSizeError
 from guidegraph.graph.export.onnx.axes import Axis
 from guidegraph.graph.export.onnx.program import OPSET, onnx_registry, prepare
+from guidegraph.graph.torch_private import onnx_exporter
 from guidegraph_runtime.files.atomic_write import atomic_files
 
 if TYPE_CHECKING:
@@ -86,7 +86,7 @@ def to_onnx(program: ExportedProgram) -> onnx_ir.Model:
     from onnxscript.version_converter import convert_version
 
     with silence_torch():
-        converted = _core._exported_program_to_onnx_program(prepare(program), registry=onnx_registry())
+        converted = onnx_exporter._exported_program_to_onnx_program(prepare(program), registry=onnx_registry())
         model: onnx_ir.Model = converted.model
         convert_version(model, OPSET, fallback=True)
     return model

@@ -14,9 +14,6 @@ from typing import TYPE_CHECKING, Any, cast
 from unittest import mock
 
 import torch
-from torch._dispatch.python import enable_python_dispatcher
-from torch._export.utils import _is_preservable_cia_op
-from torch._guards import detect_fake_mode
 from torch.export import ExportedProgram
 from torch.export.graph_signature import (
     ExportGraphSignature,
@@ -28,32 +25,32 @@ from torch.export.graph_signature import (
 )
 from torch.fx import GraphModule, Node
 from torch.fx.traceback import preserve_node_meta
-from torch.onnx._internal.exporter import _core, _registration
-from torch.onnx._internal.exporter._decomp import (
-    create_onnx_friendly_decomposition_table,
-    get_onnx_implemented_overloads,
-)
-from torch.onnx._internal.exporter._registration import ONNXRegistry
-from torch.onnx._internal.fx.passes.type_promotion import (
-    TypePromotionTable,
-    _TypePromotionInterpreter,
-    get_type_promotion_rule,
-)
 
 from guidegraph.graph.export.onnx.attention import attend
 from guidegraph.graph.export.onnx.decompositions import decompositions
+from guidegraph.graph.torch_private import (
+    create_onnx_table,
+    detect_fake_mode,
+    dispatch_get_registrations_for_dispatch_key,
+    enable_python_dispatcher,
+    get_onnx_implemented_overloads,
+    is_preservable_cia_op,
+    onnx_exporter,
+    onnx_registration,
+    type_promotion,
+)
 
 if TYPE_CHECKING:
-    from torch._ops import OpOverload
+    from guidegraph.graph.torch_private import OpOverload
 
 OPSET = 20
 
 
 @cache
-def onnx_registry() -> ONNXRegistry:
+def onnx_registry() -> onnx_registration.ONNXRegistry:
     """The operators that torch can convert to ONNX."""
-    with mock.patch.object(cast("Any", _registration).onnxscript_apis, "get_torchlib_ops", _list_conversions):
-        return ONNXRegistry.from_torchlib(opset_version=OPSET)
+    with mock.patch.object(cast("Any", onnx_registration).onnxscript_apis, "get_torchlib_ops", _list_conversions):
+        return onnx_registration.ONNXRegistry.from_torchlib(opset_version=OPSET)
 
 
 def _list_conversions() -> Iterator[SimpleNamespace]:
@@ -76,12 +73,12 @@ def _torch_decompositions() -> Mapping[OpOverload, Callable[..., Any]]:
     A trace above autograd also meets composite operators, such as `reshape`, that are not in torch's table.
     """
     convertible = set(get_onnx_implemented_overloads(onnx_registry()))
-    table = cast("dict[OpOverload, Callable[..., Any]]", create_onnx_friendly_decomposition_table(convertible))
-    for name in torch._C._dispatch_get_registrations_for_dispatch_key("CompositeImplicitAutograd"):
+    table = cast("dict[OpOverload, Callable[..., Any]]", create_onnx_table(convertible))
+    for name in dispatch_get_registrations_for_dispatch_key("CompositeImplicitAutograd"):
         namespace, _, qualified = name.partition("::")
         packet, _, overload = qualified.partition(".")
         op = getattr(getattr(getattr(torch.ops, namespace), packet), overload or "default")
-        if not (op in convertible and _is_preservable_cia_op(op)):
+        if not (op in convertible and is_preservable_cia_op(op)):
             table.setdefault(op, op.decompose)
     return table
 
@@ -116,14 +113,14 @@ class _Decomposed(ExportedProgram):
     """A program whose graph was traced with `decomposition_table`."""
 
 
-class _CastArguments(_TypePromotionInterpreter):
+class _CastArguments(type_promotion._TypePromotionInterpreter):
     """torch's insertion of the casts that operators do implicitly, for which it does not run unchanged nodes again."""
 
     def run_node(self, node: Node) -> Any:
         if node.op != "call_function" or "val" not in node.meta:
             return super().run_node(node)
         with self._set_current_node(node):
-            if rule := get_type_promotion_rule(node, self.type_promotion_table):
+            if rule := type_promotion.get_type_promotion_rule(node, self.type_promotion_table):
                 self._maybe_promote_node(node, rule)
         return node.meta["val"]
 
@@ -131,7 +128,7 @@ class _CastArguments(_TypePromotionInterpreter):
 def prepare(program: ExportedProgram) -> ExportedProgram:
     """A program ready for torch's conversion to ONNX: decomposed, and with explicit casts. It is changed in place."""
     if not isinstance(program, _Decomposed):
-        return _core._prepare_exported_program_for_export(program, registry=onnx_registry())
+        return onnx_exporter._prepare_exported_program_for_export(program, registry=onnx_registry())
     graph = program.graph_module
     values = [node.meta["val"] for node in graph.graph.nodes if node.op == "placeholder"]
     fake = detect_fake_mode(values)
@@ -140,7 +137,7 @@ def prepare(program: ExportedProgram) -> ExportedProgram:
             stack.enter_context(fake)
         for context in (enable_python_dispatcher(), preserve_node_meta()):
             stack.enter_context(context)
-        _CastArguments(graph, TypePromotionTable()).run(*values)
+        _CastArguments(graph, type_promotion.TypePromotionTable()).run(*values)
     return program
 
 

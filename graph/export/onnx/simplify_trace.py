@@ -7,14 +7,13 @@ from typing import Any, cast
 
 import torch
 from torch import Tensor
-from torch.amp.autocast_mode import _enter_autocast, _exit_autocast
 from torch.fx import GraphModule, Node
-from torch.fx.experimental.symbolic_shapes import statically_known_true
 
 from guidegraph.graph.export.onnx.program import is_functional
+from guidegraph.graph.torch_private import enter_autocast, exit_autocast, set_grad_enabled, statically_known_true
 
 DETACHES = (torch.ops.aten.detach.default, torch.ops.aten.detach_.default)
-CONTEXTS = (torch._C._set_grad_enabled, _enter_autocast, _exit_autocast)
+CONTEXTS = (set_grad_enabled, enter_autocast, exit_autocast)
 """Calls in a trace above autograd that change no result, as autocast is off there."""
 
 

@@ -95,7 +95,7 @@ def _equal(a: Sequence[Any], b: Sequence[Any]) -> bool:
 
 def replace_field(value: Any, path: str, other: Any) -> Any:
     """A structured value with one field replaced."""
-    from torch.utils._pytree import tree_flatten_with_path, tree_unflatten
+    from guidegraph.graph.torch_private import pytree
 
-    flat, spec = tree_flatten_with_path(value)
-    return tree_unflatten([other if path_of(keys) == path else leaf for keys, leaf in flat], spec)
+    flat, spec = pytree.tree_flatten_with_path(value)
+    return pytree.tree_unflatten([other if path_of(keys) == path else leaf for keys, leaf in flat], spec)

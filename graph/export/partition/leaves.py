@@ -58,10 +58,10 @@ def base_name(source: Source, items: Mapping[str, str]) -> str:
 
 def tensor_leaves(value: Any, kind: PortType | None = None) -> list[Leaf]:
     """The tensors of a value, in the order of its pytree."""
-    from torch.utils._pytree import tree_flatten_with_path
+    from guidegraph.graph.torch_private import pytree
 
     leaves = []
-    for keys, leaf in tree_flatten_with_path(value)[0]:
+    for keys, leaf in pytree.tree_flatten_with_path(value)[0]:
         if is_tensor(leaf):
             path = path_of(keys)
             leaves.append(Leaf(path, leaf, _leaf_axes(value, kind, path, leaf)))
@@ -70,18 +70,18 @@ def tensor_leaves(value: Any, kind: PortType | None = None) -> list[Leaf]:
 
 def rebuild(value: Any, tensors: Sequence[Any]) -> Any:
     """A value with its tensors replaced by others, in the order of its pytree."""
-    from torch.utils._pytree import tree_flatten, tree_unflatten
+    from guidegraph.graph.torch_private import pytree
 
-    flat, spec = tree_flatten(value)
+    flat, spec = pytree.tree_flatten(value)
     remaining = iter(tensors)
-    return tree_unflatten([next(remaining) if is_tensor(leaf) else leaf for leaf in flat], spec)
+    return pytree.tree_unflatten([next(remaining) if is_tensor(leaf) else leaf for leaf in flat], spec)
 
 
 def plain_fields(value: Any) -> dict[str, Any]:
     """The non-tensor fields of a structured value by path, including fields that are None."""
-    from torch.utils._pytree import tree_flatten_with_path
+    from guidegraph.graph.torch_private import pytree
 
-    flat = tree_flatten_with_path(value)[0]
+    flat = pytree.tree_flatten_with_path(value)[0]
     plain = {path_of(keys): leaf for keys, leaf in flat if keys and not is_tensor(leaf)}
     return plain | dict.fromkeys(_none_fields(value, ""))
 

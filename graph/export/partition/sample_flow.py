@@ -15,10 +15,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch._subclasses.fake_tensor import FakeTensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._python_dispatch import _disable_current_modes as disable_modes
 from torch.utils.weak import WeakIdKeyDictionary
 
 from guidegraph.graph.export.onnx.fake_sizes import ShortFakes
@@ -34,6 +31,7 @@ from guidegraph.graph.export.partition.sample_rules import (
     list_tensors,
     shrink,
 )
+from guidegraph.graph.torch_private import FakeTensor, TorchDispatchMode, disable_current_modes
 
 
 @dataclass(frozen=True)
@@ -127,7 +125,7 @@ def find_mixing(
         for example, axis in zip(inputs, input_axes, strict=True):
             sizes = [SAMPLES if i == axis else size for i, size in enumerate(example.shape)]
             arguments.append(torch.empty(sizes, dtype=example.dtype, device=example.device))
-        with disable_modes():
+        with disable_current_modes():
             for argument, axis in zip(arguments, input_axes, strict=True):
                 if axis is not None:
                     flow.mark(argument, axis)
@@ -174,7 +172,7 @@ class SampleFlow(TorchDispatchMode):
         out = func(*args, **kwargs)
         operator.results = [*list_tensors(out if isinstance(out, (list, tuple)) else (out,))]
         if operator.results or operator.signature.written:
-            with disable_modes():
+            with disable_current_modes():
                 self._follow(operator, [cell for cell in cells if cell.is_marked])
         return out
 

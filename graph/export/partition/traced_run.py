@@ -107,7 +107,7 @@ class SymbolicSizes(Sizes):
 
     def are_equal(self, a: Tensor, b: Tensor) -> bool:
         """Whether sizes are equal statically or in the example. The latter are constrained to be equal in the graph."""
-        from torch.fx.experimental.symbolic_shapes import statically_known_true
+        from guidegraph.graph.torch_private import statically_known_true
 
         return a.ndim == b.ndim and all(
             statically_known_true(x == y) or (_hint(x) == _hint(y) and bool(x == y))
@@ -118,7 +118,7 @@ class SymbolicSizes(Sizes):
         return tensor.expand(length, *tensor.shape[1:])
 
     def has_batch(self, tensor: Tensor, length: Any) -> bool:
-        from torch.fx.experimental.symbolic_shapes import statically_known_true
+        from guidegraph.graph.torch_private import statically_known_true
 
         if tensor.ndim == 0:
             return False

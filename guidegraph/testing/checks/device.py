@@ -12,9 +12,9 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch._subclasses.fake_tensor import FakeTensorMode
 
 from guidegraph.graph.export.partition.free_axes import silence_logger
+from guidegraph.graph.torch_private import FakeTensorMode
 from guidegraph.nodes.types import Levels, Schedule, Scheduler
 from guidegraph.testing.arguments import (
     Arguments,
@@ -104,6 +104,6 @@ def _check_on_cuda(case: NodeCase, args: Arguments) -> None:
 
 
 def _to_cpu(value: Any) -> Any:
-    from torch.utils._pytree import tree_map
+    from guidegraph.graph.torch_private import pytree
 
-    return tree_map(lambda leaf: leaf.cpu() if isinstance(leaf, Tensor) else leaf, value)
+    return pytree.tree_map(lambda leaf: leaf.cpu() if isinstance(leaf, Tensor) else leaf, value)

@@ -7,7 +7,8 @@ from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor
-from torch.utils._pytree import tree_map_only
+
+from guidegraph.graph.torch_private import disabled_torch_function_impl, pytree
 
 ReadRows: TypeAlias = Callable[[int, int], Tensor]
 """Computes the values (stop − start, …) float32 of a tensor's rows start … stop − 1, along its first axis."""
@@ -32,7 +33,7 @@ class DeferredTensor(torch.Tensor):
         tensor.stored_bytes = stored_bytes
         return tensor
 
-    __torch_function__ = torch._C._disabled_torch_function_impl  # type: ignore[assignment]
+    __torch_function__ = disabled_torch_function_impl  # type: ignore[assignment]
 
     @classmethod
     def __torch_dispatch__(  # type: ignore[override]
@@ -42,7 +43,7 @@ class DeferredTensor(torch.Tensor):
             result = defer(*args)
             if result is not None:
                 return result
-        return func(*tree_map_only(cls, read, args), **tree_map_only(cls, read, dict(kwargs or {})))
+        return func(*pytree.tree_map_only(cls, read, args), **pytree.tree_map_only(cls, read, dict(kwargs or {})))
 
     def to(self, *args: Any, **kwargs: Any) -> Tensor:
         """As of a plain tensor, and never this one, also for its own dtype and device."""

@@ -45,25 +45,35 @@ def attention(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None = N
     return attended[..., :width] if spare.width else attended
 
 
-class _Spare(NamedTuple):
+class Spare(NamedTuple):
     """Numbers of masked keys, and of zeros in the width of the heads, to add for a quick attention."""
 
     keys: int = 0
     width: int = 0
 
 
-def _count_spare(query: Tensor, key: Tensor, value: Tensor) -> _Spare:
-    """What to add by the CPU's policy, if the tensors are plain ones without gradients."""
-    if query.device.type != "cpu":
-        return _Spare()
-    if any(tensor.requires_grad or not has_values(tensor) for tensor in (query, key, value)):
-        return _Spare()
-    queries, keys = query.shape[2], key.shape[2]
-    spare = _Spare(
-        CPU_POLICY.spare_keys(query.dtype, keys),
-        CPU_POLICY.spare_width(query.dtype, query.shape[-1], queries, keys) if key.shape == value.shape else 0,
-    )
-    return _Spare() if any(spare) and is_transformed() else spare
+NOTHING = Spare()
+
+
+def _count_spare(query: Tensor, key: Tensor, value: Tensor) -> Spare:
+    """The padding by the CPU's policy, if the tensors are plain ones without gradients."""
+    if query.device.type != "cpu" or query.requires_grad or key.requires_grad or value.requires_grad:
+        return NOTHING
+    if not has_values(query, key, value):
+        return NOTHING
+    spare = choose_spare(query.dtype, query.shape[-1], query.shape[2], key.shape[2], key.shape == value.shape)
+    return NOTHING if spare is not NOTHING and is_transformed() else spare
+
+
+@lru_cache(maxsize=1024)
+def choose_spare(dtype: torch.dtype, width: int, queries: int, keys: int, same_width: bool) -> Spare:
+    """The padding for heads of a width by the CPU's policy, decided once for these sizes.
+
+    same_width: whether keys and values have one shape.
+    """
+    spare_width = CPU_POLICY.spare_width(dtype, width, queries, keys) if same_width else 0
+    spare = Spare(CPU_POLICY.spare_keys(dtype, keys), spare_width)
+    return spare if any(spare) else NOTHING
 
 
 @lru_cache(maxsize=PADDED_KEYS)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import weakref
-from functools import cache
+from functools import cache, lru_cache
 from typing import Any
 
 import torch
@@ -70,7 +70,7 @@ class PackedConv2d(nn.Conv2d):
             return "as_given"
         if torch.compiler.is_compiling() or not weight.is_cpu or is_transformed() or not self._is_plain(x, weight):
             return "as_given"
-        layout = CPU_POLICY.layout(weight.dtype, x.shape[-2] * x.shape[-1])
+        layout = _choose_layout_of_size(weight.dtype, x.shape[-2] * x.shape[-1])
         return "as_given" if layout == "packed" and not self.packs else layout
 
     def _is_plain(self, x: Tensor, weight: Tensor) -> bool:
@@ -92,6 +92,10 @@ class PackedConv2d(nn.Conv2d):
             and torch._C._get_mkldnn_enabled()
             and is_available(weight.dtype)
         )
+
+
+_choose_layout_of_size = lru_cache(maxsize=1024)(CPU_POLICY.layout)
+"""The layout for a dtype and a number of pixels, decided once."""
 
 
 def forget_unused() -> None:

@@ -14,6 +14,7 @@ import torch
 from safetensors import safe_open
 
 from guidegraph import TrainingStarted
+from guidegraph.graph import torch_private
 from guidegraph.graph.cancellation import CancelToken
 from guidegraph.graph.events import Event
 from guidegraph.graph.hardware import instructions
@@ -46,9 +47,9 @@ def fake_cpu(
 ) -> None:
     """A CPU with these instruction sets, of AMD or of another maker."""
     monkeypatch.setattr(instructions, "is_amd", lambda: amd)
-    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: amx)
-    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: bf16)
-    monkeypatch.setattr(torch.cpu, "_is_avx512_supported", lambda: avx512)
+    monkeypatch.setattr(torch_private, "is_amx_tile_supported", lambda: amx)
+    monkeypatch.setattr(torch_private, "is_avx512_bf16_supported", lambda: bf16)
+    monkeypatch.setattr(torch_private, "is_avx512_supported", lambda: avx512)
 
 
 def with_bf16(monkeypatch: pytest.MonkeyPatch) -> None:

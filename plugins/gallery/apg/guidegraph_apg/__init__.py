@@ -42,7 +42,7 @@ def guide(
     With D the denoised predictions x̂0, whatever kind the model predicts:
     ΔD̄_t = (D_c − D_u) + β ΔD̄_{t+1}, the reverse momentum; ΔD = ΔD̄_t · min(1, r / ‖ΔD̄_t‖), the rescaling;
     ΔD_∥ = ⟨ΔD, D_c⟩ / ‖D_c‖² · D_c and ΔD_⊥ = ΔD − ΔD_∥, the projection;
-    D̂ = D_c + (s − 1)(ΔD_⊥ + η ΔD_∥). Norms and products are those of each sample.
+    D̂ = D_c + (s − 1)(ΔD_⊥ + η ΔD_∥). Norms and products are taken over each sample.
 
     scale: s, a number or a tensor (B); the paper's w. eta: η; 1 keeps the parallel part, which saturates. radius: r, in
     the scale of x̂0 and growing with its size as √(C·H·W); one that no norm reaches does not rescale. beta: β, negative

@@ -22,10 +22,10 @@ def guide(
 ) -> Prediction:
     """Away from a weaker model of the same condition: D_w = w D₁ + (1 − w) D₀ (Karras et al. 2024, eq. 3).
 
-    cond: D₁, the model's prediction with the condition. weak: D₀, that of a smaller model, trained for less time on the
-    same task, at the same x and t. The weights sum to 1, so eq. 3 is the same in ε, x0 and v. weight: w of the
-    paper; 1 is cond. uncond: the model's prediction without a condition; scale: that of classifier-free guidance, whose
-    term (s − 1)(D₁ − D_∅) is added; 1 adds nothing. Each is a number or a tensor (B).
+    cond: D₁, the model's prediction with the condition. weak: D₀, the prediction of a smaller model, trained for less
+    time on the same task, at the same x and t. The weights sum to 1, so eq. 3 is the same in ε, x0 and v. weight: w of
+    the paper; 1 is cond. uncond: the model's prediction without a condition; scale: s of classifier-free guidance,
+    whose term (s − 1)(D₁ − D_∅) is added; 1 adds nothing. Each is a number or a tensor (B).
     Raises an error for predictions of two kinds, and for a scale other than 1 where port uncond is not wired.
     """
     guided = cond + (weight - 1) * (cond - weak)

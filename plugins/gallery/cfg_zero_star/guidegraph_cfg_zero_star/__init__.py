@@ -25,12 +25,12 @@ def guide(
     û = s* u_∅ + ω (u_c − s* u_∅) with s* = ⟨u_c, u_∅⟩ / ‖u_∅‖² of each sample, which brings u_∅ closest to u_c; and
     û = 0 in the first K steps (zero-init, section 4.2).
 
-    The paper is about flow matching, x̃ = (1 − τ)x0 + τε with the velocity u = ε − x0. A sample x = αx0 + σε is that one
-    at τ = σ/(α + σ), x̃ = x/(α + σ), and a DDIM step is Euler's step there; so u = ε̂ − x̂0 of any prediction, and û = 0
-    keeps x̃. Zeroing ε̂ instead would keep x/α and let x grow. A sampler that clips x̂0 moves the still sample: leave its
-    clip and threshold off, and put guidance.clip before this node.
-    scale: ω, a number or a tensor (B); where s* = 1 it is that of guidance.cfg. zero_steps: K, counted in model calls.
-    Gives the prediction in the kind of cond.
+    The paper is about flow matching, x̃ = (1 − τ)x0 + τε with the velocity u = ε − x0. A sample x = αx0 + σε is that
+    one at τ = σ/(α + σ), x̃ = x/(α + σ), and a DDIM step is Euler's step there; so u = ε̂ − x̂0 of any prediction, and
+    û = 0 keeps x̃. Zeroing ε̂ instead would keep x/α and let x grow. A sampler that clips x̂0 moves the still sample:
+    leave its clip and threshold off, and put guidance.clip before this node.
+    scale: ω, a number or a tensor (B); where s* = 1 it equals the scale of guidance.cfg. zero_steps: K, counted in
+    model calls. Gives the prediction in the kind of cond.
     """
     import torch
 

@@ -17,8 +17,8 @@ def guide(cond: Prediction, uncond: Prediction, *, strength: Annotated[float, Ge
     strength: λ; 0 is uncond, 1 is cond. The other half of the method is in scheduler.step, which noises x̂0 again with
     the unconditional ε: wire `renoise: uncond` there. It takes ddim, euler, euler_ancestral and tcd, with two steps or
     more, which compute x′ from x̂0 and ε alone, and refuses other samplers.
-    λ is not a guidance scale. A DDIM step with it is that of guidance.cfg with s_t = λ r_t / (r_t − r′), where r = σ/α
-    and r′ is that of the next step: large while steps are short, and λ itself in a step that ends at σ = 0.
+    λ is not a guidance scale. A DDIM step with it equals one of guidance.cfg with s_t = λ r_t / (r_t − r′), where r =
+    σ/α and r′ is the ratio of the next step: large while steps are short, and λ itself in a step that ends at σ = 0.
     """
     return uncond + strength * (cond - uncond)
 

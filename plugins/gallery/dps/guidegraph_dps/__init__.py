@@ -46,8 +46,8 @@ def guide(
 
     `dps.correct` takes it from the sample after the step. The gradient goes through the denoiser and, where one is
     wired, the decoder. zeta: ζ, a number or a tensor (B); its effect adds up over the steps, and the paper takes 1,000.
-    The norm is that of each sample. The authors' code steps by ζ ∇‖y − A(x̂₀)‖, which is half of it, with one norm for
-    the whole batch.
+    The norm is taken over each sample. The authors' code steps by ζ ∇‖y − A(x̂₀)‖, which is half of it, with one norm
+    for the whole batch.
     """
     import torch
 

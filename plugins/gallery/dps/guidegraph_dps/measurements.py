@@ -77,7 +77,7 @@ class Downsampled:
 def downsampled(sample: Sample, *, factor: Annotated[int, Ge(1)] = 4) -> Measurement:
     """Super-resolution: a small sample (B, C, h, w), the bicubic reduction by a whole factor.
 
-    The filter is that of `image.resize`, without its clamp: Keys' kernel, a = −½, `factor` times as wide.
+    The filter is the one in `image.resize`, without the clamp: Keys' kernel, a = −½, `factor` times as wide.
     """
     return Downsampled(sample, bicubic(sample.shape[2], factor, sample), bicubic(sample.shape[3], factor, sample))
 

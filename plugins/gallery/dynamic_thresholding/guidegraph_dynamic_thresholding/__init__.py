@@ -29,8 +29,8 @@ def clip(
 ) -> Prediction:
     """x̂0 clipped to [−q, q] and divided by q / bound, q = max(bound, |x̂0| at the percentile) (Saharia et al. 2022).
 
-    The percentile, a share of 1, is that of each sample, over all channels or with per_channel in each. bound: 1 for
-    pictures, as in the paper; latents have no bounds, so take a value that |latent| of clean pictures rarely exceeds.
+    The percentile, a share of 1, is taken over each sample, or with per_channel over each channel. bound: 1 for
+    pictures, as in the paper; latents are unbounded, so take a value that |latent| of clean pictures rarely exceeds.
     Where the value at the percentile is within the bound, q = bound and x̂0 is only clipped. The kind of prediction
     stays. `threshold` of the schedulers is the same, in the step and for pictures.
     """

@@ -42,10 +42,10 @@ def predict_away(
     alpha: Annotated[float, Ge(0), Le(1)] = 0.25,
     sites: str | list[str] | None = None,
 ) -> Prediction:
-    """The prediction for a condition, with attention to its tokens guided away from those of another: one call.
+    """The prediction for a condition, with attention to its tokens guided away from another's: one call.
 
     At each site Z⁺ and Z⁻ attend to the tokens of `condition` and of `negative`, with the same queries, and `guide`
-    joins them (Chen et al. 2025, section 3). Every other part of the condition is that of `condition`.
+    joins them (Chen et al. 2025, section 3). All else comes from `condition`.
     scale: φ, a number or a tensor (B); 1 is no guidance. tau: τ, the largest growth of the norm. alpha: how far the
     result goes from Z⁺. sites: beginnings of the names of "cross" or "joint" sites; all of them if left out.
     Raises an error for conditions without tokens, for other sites, for a network that mixes the tokens of a text before
@@ -77,7 +77,7 @@ def predict_away(
 
 
 def join(condition: Condition, negative: Condition, batch: int) -> Condition:
-    """A condition with the tokens of two, one after the other, and their masks; all else is that of the first."""
+    """A condition with the tokens of two, one after the other, and their masks; all else comes from the first."""
     import torch
 
     def expand(value: Tensor) -> Tensor:

@@ -36,7 +36,7 @@ def attend_to(call: AttentionCall, pixels: int, part: slice) -> Tensor:
 def guide(positive: Tensor, negative: Tensor, scale: Scale, tau: float, alpha: float) -> Tensor:
     """α Ẑ + (1 − α) Z⁺ (B, heads, N, D), where Ẑ is Z̃ = φ Z⁺ − (φ − 1) Z⁻ with an L1 norm of at most τ ‖Z⁺‖₁.
 
-    The norm is that of a pixel, over its heads and channels (Chen et al. 2025, eqs. 7 to 10; φ = s + 1 there).
+    The norm is taken over the heads and channels of a pixel (Chen et al. 2025, eqs. 7 to 10; φ = s + 1 there).
     It is computed in float32 at least and has the dtype of Z⁺.
     """
     import torch

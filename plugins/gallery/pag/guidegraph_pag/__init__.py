@@ -36,9 +36,9 @@ def perturb(denoiser: HookedDenoiser, *, sites: str | list[str] = "self.middle")
 def guide(guided: Prediction, cond: Prediction, perturbed: Prediction, *, scale: Scale = 3.0) -> Prediction:
     """Away from the prediction of a perturbed denoiser: ε̃ = ε̂ + w (ε_c − ε_ptb) (Ahn et al. 2024, section 4).
 
-    guided: ε̂, the prediction so far. With ε̂ = ε_c it is the paper's guidance, ε_c + w (ε_c − ε_ptb); with that of
-    guidance.cfg, ε_u + s (ε_c − ε_u), it adds to classifier-free guidance. cond, perturbed: of one condition, which may
-    be the null condition. scale: w, a number or a tensor (B); 0 gives guided itself.
+    guided: ε̂, the prediction so far. With ε̂ = ε_c it is the paper's guidance, ε_c + w (ε_c − ε_ptb); with the result
+    of guidance.cfg, ε_u + s (ε_c − ε_u), it adds to classifier-free guidance. cond, perturbed: of one condition, which
+    may be the null condition. scale: w, a number or a tensor (B); 0 gives guided itself.
     """
     return guided + scale * (cond - perturbed)
 

@@ -44,9 +44,9 @@ def blur(query: Tensor, size: tuple[int, int], sigma: float) -> Tensor:
 
 
 def kernel(like: Tensor, n: int, sigma: float) -> Tensor:
-    """The matrix (n, n) of a Gaussian blur along n pixels, as the author's code has it.
+    """The matrix (n, n) of a Gaussian blur along n pixels, as in the author's code.
 
-    The Gaussian is cut off at ±3σ, or at half of the map where that is less, and the map is reflected at its ends
+    The Gaussian is cut off at ±3σ, or at half of the map if that is less, and the map is reflected at its ends
     without repeating them: pixel i takes g(i − j) of pixel j, and g(i + j) and g(2(n − 1) − i − j) of its reflections.
     """
     import torch
@@ -71,7 +71,7 @@ def kernel(like: Tensor, n: int, sigma: float) -> Tensor:
 def guide(guided: Prediction, cond: Prediction, smoothed: Prediction, *, scale: Scale = 3.0) -> Prediction:
     """Away from the prediction of a smoothed denoiser: ε̃ = ε̂ + γ (ε_c − ε_seg) (Hong 2024, section 4).
 
-    guided: ε̂, the prediction so far. With ε̂ = ε_c it is the paper's guidance without a condition's; with that of
+    guided: ε̂, the prediction so far. With ε̂ = ε_c it is the paper's guidance alone; with the result of
     guidance.cfg, ε_u + s (ε_c − ε_u), it adds to classifier-free guidance. cond, smoothed: of one condition, which may
     be the null condition. scale: γ, a number or a tensor (B); 0 gives guided itself.
     """

@@ -18,7 +18,7 @@ def leave_out(h: Tensor, skipped: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def attend_to_nothing(call: AttentionCall) -> Tensor:
-    """Zeros instead of the attended values, so that only the features beside the attention go on."""
+    """Zeros instead of the attended values, so that only the features of the skip connection are left."""
     return call.query.new_zeros(call.query.shape)
 
 
@@ -27,8 +27,8 @@ def skip(denoiser: HookedDenoiser, *, sites: str | list[str]) -> HookedDenoiser:
     """The denoiser without some of its layers: a worse version of itself. Wire it outside of the loop.
 
     sites: names, or their beginnings, as denoiser.sites lists them. "skip.block.7" is a block of a transformer; those
-    of Stable Diffusion 3.5 medium are 7, 8 and 9. In a U-Net, "self" and "cross" are attentions: zeros take the place
-    of what they attend to. Raises an error for other sites, and for one that has a rule already.
+    of Stable Diffusion 3.5 medium are 7, 8 and 9. In a U-Net, "self" and "cross" are attentions: zeros replace
+    the attended values. Raises an error for other sites, and for one that has a rule already.
     """
     rules: dict[Any, Rule] = {}
     for site in select_sites(denoiser, sites):

@@ -37,7 +37,7 @@ def predict_shuffled(
     """The prediction of a network whose blocks get their tokens in a random order (Rajabi et al. 2025, section 4).
 
     A shuffle keeps the norms of the tokens and loses their places. Each sample, site and step has an order of its own.
-    noise: of the shape of x, fresh in each step; the order of a sample's tokens is that of values of its noise, and so
+    noise: of the shape of x, fresh in each step; a sample's tokens are ordered by values of its noise, so the order
     does not depend on the batch. sites: beginnings of the names of "input" sites, as denoiser.sites lists them; the
     authors take most blocks of the down path of SDXL. Raises an error for other sites, and for one that has a rule
     already.
@@ -81,8 +81,9 @@ def make_rule(keys: Tensor, turn: int) -> Callable[[Tensor], Tensor]:
 def guide(guided: Prediction, cond: Prediction, shuffled: Prediction, *, scale: Scale = 3.0) -> Prediction:
     """Away from the prediction of shuffled tokens: ε̃ = ε̂ + γ (ε_c − ε_shuffled) (Rajabi et al. 2025, section 4).
 
-    guided: ε̂, the prediction so far. With ε̂ = ε_c it is the paper's guidance, for the condition or the null condition;
-    with that of guidance.cfg, ε_u + s (ε_c − ε_u), it adds to classifier-free guidance, as in the authors' code.
+    guided: ε̂, the prediction so far. With ε̂ = ε_c it is the paper's guidance, for the condition or the null
+    condition; with the result of guidance.cfg, ε_u + s (ε_c − ε_u), it adds to classifier-free guidance, as in the
+    authors' code.
     cond, shuffled: of one condition. scale: γ, a number or a tensor (B); 0 gives guided itself.
     """
     return guided + scale * (cond - shuffled)

@@ -80,7 +80,8 @@ def backward(
     """Backward universal guidance: ε̂ − √(ᾱ/(1 − ᾱ)) Δz₀ (Bansal et al. 2023, eq. 9), in the kind of the prediction.
 
     Δz₀ is the result of `steps` of gradient descent from 0 on ℓ(c, f(ẑ₀ + Δz₀)) (eq. 7), `rate` times the gradient
-    each; the gradient does not go through the denoiser. The prediction is that of forward guidance, or of none.
+    each; the gradient does not go through the denoiser. The prediction is the one with forward guidance, or without
+    any.
     """
     import torch
 

@@ -47,7 +47,7 @@ class ColourLoss:
 def colour(mask: Mask | None = None, *, red: Share = 0.5, green: Share = 0.5, blue: Share = 0.5) -> Loss:
     """The squared distance of the mean colour, where a mask (B, 1, H, W) is 1, from one of red, green and blue.
 
-    red, green, blue: each in [0, 1]; the distance is that of values in [-1, 1].
+    red, green, blue: each in [0, 1]; the distance is between values in [-1, 1].
     """
     import torch
 
