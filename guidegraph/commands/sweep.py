@@ -134,7 +134,7 @@ def _sweep(arguments: SweepArguments, json: bool) -> None:
         manager = arguments.request.load_plugins()
         sweep = _check_arguments(arguments, manager.registry)
         token.check()
-        with _make_folder(arguments.out, f"{sweep.graph.name}-sweep") as folder:
+        with _make_folder(arguments.out, f"{sweep.session.graph.name}-sweep") as folder:
             progress = _Progress(folder, json)
             summary = run_sweep(sweep, folder, manager, token, progress.on_start, progress.on_cell, print_note)
         progress.on_end(summary)
@@ -145,10 +145,10 @@ def _sweep(arguments: SweepArguments, json: bool) -> None:
 @contextmanager
 def _make_folder(out: Path | None, name: str) -> Iterator[Path]:
     """Make the folder of a sweep. New folders that are empty at the end, as after an early error, are removed."""
-    from guidegraph.commands.shared.run_settings import prepare_run_folder
+    from guidegraph.session import make_folder
 
     new_folders = list_missing_folders(out or RUNS)
-    folder = prepare_run_folder(out, name)
+    folder = make_folder(out, name)
     try:
         yield folder
     finally:
@@ -158,10 +158,8 @@ def _make_folder(out: Path | None, name: str) -> Iterator[Path]:
 def _check_arguments(arguments: SweepArguments, registry: Registry) -> Sweep:
     """Check everything before the sweep. Raises ``WorkflowError`` that lists all problems."""
     from guidegraph.commands.shared.open_workflow import parse_settings
-    from guidegraph.runs.outputs import output_problems
     from guidegraph.runs.recipe import apply_recipe
-    from guidegraph.runs.requested_outputs import list_unknown_outputs
-    from guidegraph.runs.stopped_run import check_repeatable
+    from guidegraph.session import Session
     from guidegraph.sweep.grid import make_grid
     from guidegraph.sweep.grid_options import SAMPLER
     from guidegraph.sweep.ray_cluster import Cluster
@@ -174,7 +172,6 @@ def _check_arguments(arguments: SweepArguments, registry: Registry) -> Sweep:
     request = arguments.request
     settings = parse_settings(request.settings, problems)
     opened = request.open(problems)
-    check_repeatable(opened.recipe, None, request.workflow)
     try:
         graph = opened.graph
         if SAMPLER not in graph.params and any(SAMPLER in texts.names for texts in axes):
@@ -185,17 +182,17 @@ def _check_arguments(arguments: SweepArguments, registry: Registry) -> Sweep:
     config = opened.complete(
         config, arguments.run.dtype, arguments.out, (name for texts in axes for name in texts.names)
     )
-    problems += list_unknown_outputs(graph, config.only, "--only")
-    problems += output_problems(graph, registry, config.only)
+    session = Session(graph, config, registry, recipe=opened.recipe, picture=request.workflow)
+    problems += session.list_output_problems("--only")
     grid = make_grid(graph, settings, axes, problems)
     # Workers have another current folder.
     modules = tuple(str(Path(p).absolute()) if p.endswith(".py") else p for p in request.plugins.modules)
     cluster = Cluster(arguments.ray, arguments.workers) if arguments.ray else None
-    return Sweep(graph, config, grid, settings, replace(request.plugins, modules=modules), cluster)
+    return Sweep(session, grid, settings, replace(request.plugins, modules=modules), cluster)
 
 
 def _parse_config(arguments: SweepArguments, problems: list[Problem]) -> RunConfig:
-    from guidegraph.commands.shared.run_settings import check_folder
+    from guidegraph.session import list_folder_problems
     from guidegraph.sweep.ray_cluster import LOCAL, is_ray_installed
 
     device, remote = arguments.run.device, arguments.ray not in (None, LOCAL)
@@ -210,7 +207,7 @@ def _parse_config(arguments: SweepArguments, problems: list[Problem]) -> RunConf
     if arguments.workers is not None and (arguments.ray is None or arguments.workers < 1):
         message = "it is how many cells run at once on Ray: at least 1, with --ray local or --ray ADDRESS"
         problems.append(argument_problem("bad-workers", message, "--workers"))
-    check_folder("--out", arguments.out, problems)
+    problems += list_folder_problems({"--out": arguments.out or RUNS})
     return config
 
 

@@ -11,13 +11,11 @@ from pathlib import Path
 from guidegraph.commands.shared.errors import argument_problem
 from guidegraph.graph.device_context import DTYPES
 from guidegraph.graph.errors import Problem, WorkflowError, suggest
-from guidegraph.graph.language.yaml_tree import shorten
 from guidegraph.graph.planning.passes import ALL_PASSES, PASSES
 from guidegraph.graph.run_config import ACCELERATORS, RunConfig
 from guidegraph.graph.trust.limits import Limits, current_limits, enforce_limits, parse_limits
-from guidegraph_runtime.files.run_folders import make_run_folder
+from guidegraph.session import list_folder_problems
 from guidegraph_runtime.machine.byte_sizes import parse_size
-from guidegraph_runtime.machine.shortages import with_shortage
 
 
 @dataclass(frozen=True)
@@ -46,7 +44,7 @@ class RunSettings:
         passes = parse_passes(self.passes, problems)
         budget = self._parse_budget(problems)
         cache = None if self.cache == "off" else Path(self.cache).expanduser()
-        check_folder("--cache", cache, problems)
+        problems += list_folder_problems({"--cache": cache})
         if self.cache_verify and cache is None:
             problems.append(argument_problem("no-cache", "there is no cache: give --cache DIR too", "--cache-verify"))
         accelerate = parse_accelerator(self.accelerate, problems)
@@ -79,27 +77,6 @@ class RunSettings:
         except ValueError as error:
             problems.append(argument_problem("bad-budget", str(error), "--memory-budget"))
             return None
-
-
-def check_folder(option: str, folder: Path | None, problems: list[Problem]) -> None:
-    """Append a problem if a path for a folder is something else."""
-    try:
-        is_other = folder is not None and folder.exists() and not folder.is_dir()
-    except OSError as error:  # a name that no file system takes
-        problems.append(argument_problem("bad-folder", f"{error.strerror}: '{shorten(str(folder))}'", option))
-        return
-    if is_other:
-        problems.append(argument_problem("not-a-folder", f"'{folder}' is not a folder", option))
-
-
-def prepare_run_folder(out: Path | None, name: str) -> Path:
-    """Make the folder for the files. Raises ``WorkflowError`` if it cannot be made."""
-    try:
-        return make_run_folder(out, name)
-    except OSError as error:
-        reason = with_shortage(str(error), error)
-        problem = argument_problem("no-folder", f"the folder for the files cannot be made: {reason}", "--out")
-        raise WorkflowError([problem]) from error
 
 
 def parse_passes(text: str, problems: list[Problem]) -> frozenset[str]:
