@@ -46,10 +46,6 @@ class PackedWeight:
         self.sizes: dict[Size, Layout] = {}
         self.copies: dict[Layout, Tensor] = {}
 
-    def is_current(self, version: int) -> bool:
-        """Whether the copies match the weight's memory at this version."""
-        return self.version == version and not self.storage.expired()
-
 
 class PackCache:
     """Packed weights, for all threads of the process.
@@ -67,13 +63,13 @@ class PackCache:
     def get(self, key: Key, size: Size, storage: StorageWeakRef, version: int, pack: Callable[[], Tensor]) -> Tensor:
         """Return a weight packed for an input size; ``pack`` makes it if it is missing."""
         weight = self._weights.get(key)
-        if weight is not None and weight.is_current(version):
+        if weight is not None and weight.version == version and not weight.storage.expired():
             layout = weight.sizes.get(size)
             if layout is not None and layout == weight.current and (copy := weight.copies.get(layout)) is not None:
                 return copy
         with self._lock:
             weight = self._weights.get(key)
-            if weight is None or not weight.is_current(version):
+            if weight is None or weight.version != version or weight.storage.expired():
                 self._forget(key)
                 self.forget_unused()
                 weight = self._weights[key] = PackedWeight(storage, version)
