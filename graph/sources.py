@@ -1,48 +1,53 @@
-"""The sources that ports and settings of a validated graph read: outputs, parameters, carries, items and constants."""
+"""The sources that ports and settings of a validated graph read: outputs, parameters, carries, items and constants.
+
+They are the keys of most tables of a graph, so all but constants are tuples, which hash and compare without a call of
+Python. ``kind`` keeps a source of one class unequal to one of another.
+"""
 
 from __future__ import annotations
 
+import typing
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 
-@dataclass(frozen=True, slots=True)
-class Output:
+class Output(NamedTuple):
     """An output of another operation; ``op`` is its key."""
 
     op: str
     name: str
+    kind: typing.Literal["output"] = "output"
 
 
-@dataclass(frozen=True, slots=True)
-class Param:
+class Param(NamedTuple):
     """The value of a workflow parameter, known once the run is bound."""
 
     name: str
+    kind: typing.Literal["parameter"] = "parameter"
 
 
-@dataclass(frozen=True, slots=True)
-class Carry:
+class Carry(NamedTuple):
     """The current value of a loop's carry, inside its body; ``loop`` is the loop's key."""
 
     loop: str
     name: str
+    kind: typing.Literal["carry"] = "carry"
 
 
-@dataclass(frozen=True, slots=True)
-class Item:
+class Item(NamedTuple):
     """The loop's current item, or one field of it."""
 
     loop: str
     field: str | None = None
+    kind: typing.Literal["item"] = "item"
 
 
-@dataclass(frozen=True, slots=True)
-class Index:
+class Index(NamedTuple):
     """The iteration number, from 0."""
 
     loop: str
+    kind: typing.Literal["index"] = "index"
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -55,11 +60,11 @@ class Literal:
 Source = Output | Param | Carry | Item | Index | Literal
 
 
-@dataclass(frozen=True, slots=True)
-class Many:
+class Many(NamedTuple):
     """A list of links: the sources of a port that takes a sequence, in order."""
 
     sources: tuple[Source, ...]
+    kind: typing.Literal["many"] = "many"
 
 
 Sources = Source | Many
