@@ -40,7 +40,8 @@ def onnx_denoiser(
     """A denoiser computed by onnxruntime, from a bundle or from any ONNX file.
 
     path: the folder of a bundle written by `guidegraph export … --only denoiser`, which needs no other settings; or an
-    .onnx file, or the folder with it and its weights. provider: where it computes; auto is the device of the run.
+    .onnx file, or the folder with it and its weights. provider: the device that computes; auto is the device of the
+    run.
     threads: per operator; 0 is one for each core. Both are verified as guidegraph-run verifies a bundle. No gradient
     can be taken through the graph.
 
