@@ -27,8 +27,7 @@ from guidegraph_runtime.running.choices import has_choices
 from guidegraph_runtime.running.compute import Computation, PartRunner, Progress, refuse_part
 from guidegraph_runtime.running.inputs import load_value, resolve_inputs
 from guidegraph_runtime.running.operation_order import select_operations
-from guidegraph_runtime.running.override_choices import NodeOverrides, find_overrides
-from guidegraph_runtime.running.overrides import override_settings
+from guidegraph_runtime.running.overrides import NodeOverrides, find_overrides, override_settings
 from guidegraph_runtime.running.rehearse import UNKNOWN, Demand, Rehearsal
 from guidegraph_runtime.running.tensor_inputs import read_tables
 from guidegraph_runtime.running.values import Values
