@@ -108,7 +108,7 @@ def describe_joins(manifest: Manifest) -> list[tuple[str, str]]:
 
 
 class JoinedInputs:
-    """The joined inputs of one set of calls. Those of values that did not change since the last call are kept.
+    """The joined inputs of one set of calls. An input is kept while its values are the same as in the last call.
 
     call: runs the part; it keeps on the device what stays the same. lock: to hold while these are used.
     """
@@ -142,7 +142,7 @@ class JoinedInputs:
 
 
 def _row_offsets(part: Part, calls: Sequence[PartCall]) -> list[int]:
-    """The number of table rows before those of each call; 0 for all if the calls have no tables."""
+    """The number of table rows before the rows of each call; 0 for every call without tables."""
     joins = calls[0].joins
     tables = [(tensor, i) for tensor in part.inputs if joins.is_table(tensor) for i, dim in enumerate(tensor.dims)
               if dim in joins.indices.values()]  # fmt: skip

@@ -39,7 +39,7 @@ def override_settings(plan: Sequence[Operation], changes: Mapping[str, Any], loc
 
 
 def find_alternatives(operation: str) -> list[str]:
-    """The operations that can replace an operation: those of its group with the same ports and outputs."""
+    """The operations of its group with the same ports and outputs, which can replace an operation."""
     if operation not in OPERATIONS:
         return []
     group = [name for name in OPERATIONS if name.partition(".")[0] == operation.partition(".")[0]]

@@ -56,7 +56,7 @@ UNKNOWN = Unknown()
 
 @dataclass(frozen=True)
 class Demand:
-    """The resources of a run, as far as its dry run tells.
+    """The resources of a run, as far as a rehearsal finds them.
 
     steps: iterations of the loops outside others; loops whose length depends on a graph count as none. samples: the
     largest batch of a part in a loop. nbytes: of the run's values, without the tables of the bundle. call_bytes: of its
