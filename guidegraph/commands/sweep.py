@@ -18,8 +18,7 @@ from guidegraph.commands.shared.errors import FAILED, argument_problem
 from guidegraph.commands.shared.printing import output_stream, print_json, print_note, print_text
 from guidegraph.commands.shared.root import app, examples, select_plugins
 from guidegraph.graph.errors import Problem, WorkflowError
-from guidegraph_runtime.files.empty_folders import list_missing_folders, remove_empty_folders
-from guidegraph_runtime.files.run_folders import RUNS
+from guidegraph_runtime.files.run_folders import RUNS, list_missing_folders, remove_empty_folders
 from guidegraph_runtime.machine.optional_packages import install_command
 from guidegraph_runtime.printing import show_count
 

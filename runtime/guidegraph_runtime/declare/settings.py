@@ -90,7 +90,7 @@ class NotEmpty:
 
 @dataclass(frozen=True)
 class AtMost:
-    """Marks a list of at most so many entries, in ``Annotated``; the operation checks it, too."""
+    """Marks a list with a largest number of entries, in ``Annotated``; the operation checks it, too."""
 
     count: int
 

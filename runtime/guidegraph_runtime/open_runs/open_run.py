@@ -32,8 +32,8 @@ class OpenRun:
 
     owner: the bundle. computation, operations: of the plan. sources: the plan's value for each output. sessions: those
     of the parts that LoRAs change. turn: held while the run computes, as CUDA graphs need.
-    outputs: those that are complete. failed: it cannot go on. count, total: iterations done, and those of the loops
-    entered so far. seconds: the time that the run has taken while it was not held.
+    outputs: those that are complete. failed: it cannot be stepped or finished. count, total: the iterations done,
+    and the iterations of the loops entered so far. seconds: the time that the run has taken while it was not held.
     still_waits: whether anybody waits for the run; a call that is for no such run is ended.
     unshared: why the run last had a call of a part for itself, though others stepped with it; "" if it shared all.
     """
@@ -66,11 +66,11 @@ class OpenRun:
 
     @property
     def failed(self) -> bool:
-        """Whether the run has failed, and cannot go on."""
+        """Whether the run has failed, so that it can neither be stepped nor finished."""
         return bool(self._failure)
 
     def advance(self, results: Results | None = None) -> Pause | None:
-        """Go on to the next pause of the walk, and return it; None at its end. Keeps outputs that are complete.
+        """Run to the next pause of the walk, and return it; None at its end. Keeps outputs that are complete.
 
         results: of the part at which the run waits; by default it runs that. Raises ``BundleError``.
         """
@@ -130,7 +130,7 @@ class OpenRun:
     def draw_now(self, output: str) -> Array | None:
         """An output as it would be if the current loop ended now; None outside of a loop or if more follows than parts.
 
-        What follows the loop runs on a copy of the values, so the run goes on as it was. Raises ``BundleError``.
+        What follows the loop runs on a copy of the values, so the run is not changed. Raises ``BundleError``.
         """
         with self._turn, self.lock:
             if self._loop is None:

@@ -27,8 +27,7 @@ from guidegraph_runtime.running.choices import has_choices
 from guidegraph_runtime.running.compute import Computation, PartRunner, Progress, refuse_part
 from guidegraph_runtime.running.inputs import load_value, resolve_inputs
 from guidegraph_runtime.running.operation_order import select_operations
-from guidegraph_runtime.running.override_choices import NodeOverrides, find_overrides
-from guidegraph_runtime.running.overrides import override_settings
+from guidegraph_runtime.running.overrides import NodeOverrides, find_overrides, override_settings
 from guidegraph_runtime.running.rehearse import UNKNOWN, Demand, Rehearsal
 from guidegraph_runtime.running.tensor_inputs import read_tables
 from guidegraph_runtime.running.values import Values
@@ -256,7 +255,7 @@ class Bundle:
         only: Sequence[str] | None = None,
         prepared: Prepared | None = None,
     ) -> OpenRun:
-        """Begin a run, to be moved on by ``step`` and ended by its ``finish``. The arguments are those of ``run_with``.
+        """Begin a run, to be moved on by ``step`` and ended by its ``finish``. It takes the arguments of ``run_with``.
 
         It runs what comes before the first loop: tokens, the sampler's table, noise, encoders. Runs may be started and
         stepped in several threads. Raises ``BundleError``.
@@ -274,7 +273,7 @@ class Bundle:
         only: Sequence[str] | None,
         prepared: Prepared | None,
     ) -> OpenRun:
-        """A run that has not begun. The arguments are those of ``run_with``."""
+        """Prepare a run, and do not begin it. It takes the arguments of ``run_with``."""
         checked = prepared or self.prepare(params, nodes, only)
         lora_sessions = self.sessions_with_lora(read_loras(lora, self.where)) if lora else {}
         call, values = self.part_caller(lora_sessions), self._start(checked.values)
@@ -284,9 +283,9 @@ class Bundle:
     def step(self, runs: Sequence[OpenRun]) -> None:
         """Move each run on by one iteration of its loop; runs that are done stay as they are.
 
-        Runs at the same part share one call of its graph if the graph allows it; otherwise, and where the runs differ
-        in what it takes for all samples, each has a call of its own, and so has each after a shared call that fails:
-        ``run.unshared`` says why. If a run fails, the others are stepped, and its ``BundleError`` is raised.
+        Runs at the same part share one call of its graph. Each has a call of its own if the graph does not allow it, if
+        the runs differ in a value for all samples, or if the shared call fails: ``run.unshared`` says why. If a run
+        fails, the others are stepped, and its ``BundleError`` is raised.
         """
         if any(run.owner is not self for run in runs):
             raise BundleError(self.where, "bad-value", "a run of another bundle cannot be stepped here")

@@ -27,7 +27,7 @@ LONG, LARGE = 1.0, 256 << 20
 The next one would take 4 to 16 times as much.
 """
 MOST = 4
-"""Doublings of the sides that are tried: small samples tell little about large ones."""
+"""Doublings of the sides that are tried: small samples say little about large ones."""
 _STATUS, _CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 
 Array = NDArray[Any]
@@ -81,7 +81,7 @@ def _resize(part: Part, inputs: Mapping[str, Array], axes: list[str], factor: fl
 
 
 def _measure_call(bundle: Bundle, name: str, inputs: Mapping[str, Array]) -> Cost:
-    """The peak of the memory of a call beyond that of the process before, and its seconds."""
+    """The peak memory of a call, less the memory of the process before it, and its seconds."""
     session = bundle.session(name)
     release_arena()
     before = _read_status("VmRSS")

@@ -56,7 +56,7 @@ UNKNOWN = Unknown()
 
 @dataclass(frozen=True)
 class Demand:
-    """The resources of a run, as far as its dry run tells.
+    """The resources of a run, as far as a rehearsal finds them.
 
     steps: iterations of the loops outside others; loops whose length depends on a graph count as none. samples: the
     largest batch of a part in a loop. nbytes: of the run's values, without the tables of the bundle. call_bytes: of its
@@ -104,8 +104,17 @@ class Rehearsal(Computation):
         """The results of a host operation if they are cheap; otherwise their shape, if a rule gives it."""
         OPERATIONS[operation.op].check_settings(operation.settings)  # it may not be called in a dry run
         inputs = {port: self.values.read(name) for port, name in operation.inputs.items()}
-        rule_arguments = self._read_rule_arguments(operation, inputs)
-        shape = self._shape(operation, rule_arguments)
+        declared, rule_arguments = OPERATIONS[operation.op], {}
+        shape: Shape | None = None
+        if declared.shape is not None:
+            ports, defaults = build_arguments(inputs), declared.signature.parameters
+            rule_arguments = {
+                name: ports[name] if name in ports else operation.settings.get(name, defaults[name].default)
+                for name in signature(declared.shape).parameters
+            }
+            if not any(_holds_unknown(value) for value in rule_arguments.values()):
+                found = declared.shape(**rule_arguments)
+                shape = None if found is None or None in found else cast(Shape, found)
         if shape is not None and (reason := find_memory_problem([ShapeOnly(shape)], self.limit)) is not None:
             raise SettingError(_find_largest(rule_arguments), reason)
         if all(map(self.is_known, inputs.values())) and operation.op not in _RANDOM_OPERATIONS:
@@ -118,25 +127,6 @@ class Rehearsal(Computation):
             results = Values(dict.fromkeys(operation.outputs, UNKNOWN))
         self._name_sources(operation, results)
         return results
-
-    def _read_rule_arguments(self, operation: Operation, inputs: Mapping[str, Any]) -> dict[str, Any]:
-        """The values that the rule for the shape of an operation's result reads; {} without a rule."""
-        declared = OPERATIONS[operation.op]
-        if declared.shape is None:
-            return {}
-        ports, defaults = build_arguments(inputs), declared.signature.parameters
-        return {
-            name: ports[name] if name in ports else operation.settings.get(name, defaults[name].default)
-            for name in signature(declared.shape).parameters
-        }
-
-    def _shape(self, operation: Operation, rule_arguments: Mapping[str, Any]) -> Shape | None:
-        """The shape of an operation's result, or None if its rule needs unknown values."""
-        rule = OPERATIONS[operation.op].shape
-        if rule is None or any(_holds_unknown(value) for value in rule_arguments.values()):
-            return None
-        shape = rule(**rule_arguments)
-        return None if shape is None or None in shape else cast(Shape, shape)
 
     def is_known(self, value: Any) -> bool:
         """Whether a value is known, and not only its shape."""

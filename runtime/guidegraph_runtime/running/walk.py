@@ -1,7 +1,7 @@
 """Walk a bundle's plan: its operations in order, and the bodies of its loops once per iteration.
 
-The walk knows how a plan goes on, and its `Operations` what each operation gives. There are three ways to use it:
-`Computation` runs the graphs; `Rehearsal` finds shapes without them; `OpenRun` holds a computation between two pauses.
+The walk orders the operations, and `Operations` computes their results. There are three ways to use it: `Computation`
+runs the graphs; `Rehearsal` finds shapes without them; `OpenRun` holds a computation between two pauses.
 """
 
 from __future__ import annotations
