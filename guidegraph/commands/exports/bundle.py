@@ -228,12 +228,12 @@ def summary(exported: Exported, manifest: Manifest) -> Iterator[str]:
 
 
 def _add_costs(path: Path, calls: Mapping[str, Mapping[str, Any]]) -> None:
-    """Measure the memory and time of each part at two sizes, and write them to the manifest, for servers to plan with.
+    """Measure the memory and time of each part at two sizes, for servers to plan with, and write them to the bundle.
 
     calls: the inputs of a call of each part.
     """
-    from guidegraph_runtime.bundle.manifest import write_manifest
-    from guidegraph_runtime.bundle.names import MANIFEST
+    from guidegraph_runtime.bundle.names import COSTS
+    from guidegraph_runtime.bundle.part_costs import write_costs
     from guidegraph_runtime.files.atomic_write import write_bytes
     from guidegraph_runtime.running.bundle import Bundle
     from guidegraph_runtime.running.measure_costs import measure_costs
@@ -241,10 +241,8 @@ def _add_costs(path: Path, calls: Mapping[str, Mapping[str, Any]]) -> None:
 
     if not calls:
         return
-    bundle = Bundle(path, SessionSettings.on("cpu"))
-    costs = measure_costs(bundle, calls)
-    parts = {name: replace(part, costs=costs.get(name, ())) for name, part in bundle.manifest.parts.items()}
-    write_bytes(path / MANIFEST, write_manifest(replace(bundle.manifest, parts=parts)))
+    if costs := measure_costs(Bundle(path, SessionSettings.on("cpu")), calls):
+        write_bytes(path / COSTS, write_costs(costs))
 
 
 def _check(

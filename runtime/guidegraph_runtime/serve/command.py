@@ -126,7 +126,19 @@ def _parser(exit_on_error: bool = True) -> argparse.ArgumentParser:
     add("--port", type=_port, default=8000, help="the port; 0 for any free one")
     add("--token", help=f"what requests must show as 'Authorization: Bearer TOKEN'; better: the variable {TOKEN}")
     add("--allow-origin", metavar="ORIGIN", type=_origin, action="append", default=[], help="admit the pages of a site")
-    _add_limits(parser)
+    limits = (
+        ("--batch", "N", _count, DEFAULTS.batch, "the most samples in one step, and of one request"),
+        ("--queue", "N", _count, DEFAULTS.queue, "the most requests that have not ended; then 429"),
+        ("--max-steps", "N", _count, DEFAULTS.steps, "the most steps of a request"),
+        ("--max-seconds", "S", _seconds, DEFAULTS.seconds, "from a request's arrival to its end"),
+        ("--max-body", "SIZE", _size, DEFAULTS.body_bytes, "of a request, such as 1MB"),
+        ("--max-upload", "SIZE", _size, DEFAULTS.upload_bytes, "of a request with pictures"),
+        ("--max-pixels", "N", _pixels, DEFAULTS.pixels, "of a picture, sent or drawn: 2048x2048"),
+        ("--run-memory", "SIZE", _size, DEFAULTS.run_memory, "for the values of a bundle's open runs"),
+        ("--memory", "SIZE", _size, None, "for the files of open bundles; by default all stay open"),
+    )
+    for name, metavar, parse, default, help in limits:
+        add(name, metavar=metavar, type=parse, default=default, help=help)
     add("--provider", choices=PROVIDERS, default="auto", help="where to compute; auto takes the best one available")
     add("--threads", metavar="N", type=parse_threads, default=0, help="threads per operator; 0 is one per core")
     add("--limit", metavar="NAME=VALUE", action="append", default=[], help="change a limit of all runs: trips=20M")
@@ -135,51 +147,11 @@ def _parser(exit_on_error: bool = True) -> argparse.ArgumentParser:
     return parser
 
 
-def _add_limits(parser: argparse.ArgumentParser) -> None:
-    add = parser.add_argument
-    add(
-        "--batch",
-        metavar="N",
-        type=_count,
-        default=DEFAULTS.batch,
-        help="the most samples in one step, and of one request",
-    )
-    add(
-        "--queue",
-        metavar="N",
-        type=_count,
-        default=DEFAULTS.queue,
-        help="the most requests that have not ended; then 429",
-    )
-    add("--max-steps", metavar="N", type=_count, default=DEFAULTS.steps, help="the most steps of a request")
-    add(
-        "--max-seconds",
-        metavar="S",
-        type=_seconds,
-        default=DEFAULTS.seconds,
-        help="from a request's arrival to its end",
-    )
-    add("--max-body", metavar="SIZE", type=_size, default=DEFAULTS.body_bytes, help="of a request, such as 1MB")
-    add("--max-upload", metavar="SIZE", type=_size, default=DEFAULTS.upload_bytes, help="of a request with pictures")
-    add(
-        "--max-pixels",
-        metavar="N",
-        type=_pixels,
-        default=DEFAULTS.pixels,
-        help="of a picture, sent or drawn: 2048x2048",
-    )
-    add(
-        "--run-memory",
-        metavar="SIZE",
-        type=_size,
-        default=DEFAULTS.run_memory,
-        help="for the values of a bundle's open runs",
-    )
-    add("--memory", metavar="SIZE", type=_size, help="for the files of open bundles; by default all stay open")
-
-
 def _command(options: argparse.Namespace) -> int:
-    _check_packages()
+    missing = [name for name in PACKAGES if importlib.util.find_spec(name) is None]
+    if missing:
+        message = f"the server needs {', '.join(missing)}: {install_command('serve', 'guidegraph-runtime')}"
+        raise BundleError("guidegraph-serve", "missing-extra", message)
     token = read_token(options.token, options.host)
     folders = read_folders(options.bundles)
     from guidegraph_runtime.serve.web.access import ServeAccess
@@ -203,13 +175,6 @@ def _command(options: argparse.Namespace) -> int:
         return serve(folders, settings, limits, access, options.host, options.port, options.log_level)
 
 
-def _check_packages() -> None:
-    missing = [name for name in PACKAGES if importlib.util.find_spec(name) is None]
-    if missing:
-        message = f"the server needs {', '.join(missing)}: {install_command('serve', 'guidegraph-runtime')}"
-        raise BundleError("guidegraph-serve", "missing-extra", message)
-
-
 def read_token(token: str | None, host: str) -> str | None:
     """The token of the option or the environment. Raises ``BundleError`` where one is needed and absent."""
     from guidegraph_runtime.serve.web.access import is_loopback
@@ -225,7 +190,7 @@ def read_token(token: str | None, host: str) -> str | None:
 
 
 def read_folders(bundles: Sequence[str]) -> dict[str, Path]:
-    """The folders of the bundles by name: that of ``NAME=FOLDER``, or of the folder. Raises ``BundleError``."""
+    """The folders of bundles by name: NAME of ``NAME=FOLDER``, or the folder's own. Raises ``BundleError``."""
     folders: dict[str, Path] = {}
     for text in bundles:
         name, equals, folder = text.partition("=")

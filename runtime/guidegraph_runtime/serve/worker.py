@@ -157,7 +157,7 @@ class Worker:
                 self._shelf.release(self._name)
 
     def _has_work(self) -> bool:
-        """Whether to go on with the bundle: there are jobs, and others do not need its memory."""
+        """Whether to keep the bundle: there are jobs, and others do not need its memory."""
         self._remove_ended()
         with self._changed:
             if self._is_stopping or not self.lane.jobs:
@@ -192,7 +192,7 @@ class Worker:
 
     @contextmanager
     def _contain(self, jobs: Sequence[Job]) -> Iterator[None]:
-        """End jobs whose block fails by a defect of the runtime, so that the server goes on."""
+        """End jobs whose block fails by a defect of the runtime, so that the server survives it."""
         try:
             yield
         except Exception as error:
@@ -263,7 +263,7 @@ class Worker:
         self._encoder.submit(self._finish, job, outputs)
 
     def _finish(self, job: Job, outputs: Mapping[str, NDArray[Any]]) -> None:
-        """End a job with its outputs. Runs in the thread of the encoder, so that the steps of others go on."""
+        """End a job with its outputs. Runs in the thread of the encoder, so that others need not wait for it."""
         with self._contain([job]):
             try:
                 encoded, size = self._settings.encode(job, outputs)

@@ -44,8 +44,8 @@ class TableKey(NamedTuple):
 class TableRange:
     """Values that depend on an input: its range, both ends included, and the names of the values that it selects.
 
-    input: "" for values that depend on none. share: the input that is a share of it, or "". scalar: those of the names,
-    if there is a share, whose values have no axis. choice: the input that has to be `value` for these values, or "".
+    input: "" for values that depend on none. share: the input that is a share of it, or "". scalar: with a share, the
+    names of values without an axis. choice: the input that has to be `value` for these values, or "".
     """
 
     input: str

@@ -28,14 +28,29 @@ from guidegraph_runtime.serve.shelf import ShelfEntry
 from guidegraph_runtime.serve.uploads import decode_files
 from guidegraph_runtime.serve.web.access import AccessGuard, ServeAccess
 from guidegraph_runtime.serve.web.answers import (
+    EVENT_HEADERS,
+    EventStream,
     StrictJson,
     answer_failure,
     answer_http_error,
     answer_refused,
+    describe_job,
+    iterate_events,
+    iterate_picture_events,
     make_error,
+    wait_for_end,
 )
-from guidegraph_runtime.serve.web.bodies import FORM_TYPE, JSON_TYPE, BodyReader
-from guidegraph_runtime.serve.web.fields import DEADLINE, MODEL, NODES, PARAMS, PRIORITY, WAIT
+from guidegraph_runtime.serve.web.bodies import (
+    DEADLINE,
+    FORM_TYPE,
+    JSON_TYPE,
+    MODEL,
+    NODES,
+    PARAMS,
+    PRIORITY,
+    WAIT,
+    BodyReader,
+)
 from guidegraph_runtime.serve.web.image_requests import (
     COUNT_INPUT,
     ImageRequest,
@@ -44,14 +59,6 @@ from guidegraph_runtime.serve.web.image_requests import (
     name_edited_inputs,
     read_form_fields,
     read_image_request,
-)
-from guidegraph_runtime.serve.web.job_answers import (
-    EVENT_HEADERS,
-    EventStream,
-    describe_job,
-    iterate_events,
-    iterate_picture_events,
-    wait_for_end,
 )
 from guidegraph_runtime.serve.web.openapi import BUNDLE_PATH, describe_api
 from guidegraph_runtime.serve.web.request_log import REQUEST_ID, RequestLog, note_code
@@ -177,7 +184,7 @@ class ServeRoutes:
         return image_request, jobs
 
     def _read_model_name(self, body: dict[str, Any]) -> str:
-        """The bundle that a body names; it may be left out where there is one only."""
+        """The bundle that a body names; it may be left out if there is only one."""
         names = [*self.service.entries]
         name = MODEL.take(body)
         if name is None and len(names) == 1:
