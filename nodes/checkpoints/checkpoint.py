@@ -40,7 +40,7 @@ def _text_packages(outputs: Collection[str]) -> dict[str, str]:
     return {"transformers": "clip"} if "text" in outputs else {}
 
 
-@node("checkpoint.load", host=True, extras=_text_packages)
+@node("checkpoint.load", host=True, version=2, extras=_text_packages)
 def load_checkpoint(
     *,
     path: Annotated[Path, Beside("config.yaml")],

@@ -21,7 +21,7 @@ def text_export_recipe(embedder: TextEmbedder | None = None, **_: object) -> Exp
     return recipe
 
 
-@node("text.encode", host=True, split=text_export_recipe, shape=port_shapes.prompt_rows)
+@node("text.encode", host=True, version=2, split=text_export_recipe, shape=port_shapes.prompt_rows)
 def encode_text(embedder: TextEmbedder, prompt: str | Sequence[str]) -> Condition:
     """Encode a prompt (leading axis 1), or a list of prompts (one for each sample), as a condition.
 

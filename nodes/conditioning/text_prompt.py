@@ -31,7 +31,7 @@ def split_by_weights(embedder: TextEmbedder | None = None, **_: object) -> Expor
     return replace(recipe, settings={**recipe.settings, "weighted": True})
 
 
-@node("text.weighted", host=True, split=split_by_weights, shape=port_shapes.prompt_rows)
+@node("text.weighted", host=True, version=2, split=split_by_weights, shape=port_shapes.prompt_rows)
 def encode_weighted(embedder: TextEmbedder, prompt: str | Sequence[str]) -> Condition:
     """Encode a prompt, or a list of prompts, with weighted words as a condition.
 
