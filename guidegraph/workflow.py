@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import copy
+import inspect
 import os
 import re
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from functools import cached_property
 from pathlib import Path
 from types import NoneType
 from typing import TYPE_CHECKING, Any
 
 from guidegraph.graph.cancellation import CancelToken
-from guidegraph.graph.errors import GuidegraphError, Mark, Problem, WorkflowError
+from guidegraph.graph.errors import GuidegraphError, Mark, Problem, WorkflowError, suggest
 from guidegraph.graph.events import Observer
 from guidegraph.graph.execution.attachments import Attachments
 from guidegraph.graph.execution.cache import MemoryCache
@@ -44,6 +45,9 @@ CacheChoice = str | Path | None
 
 _DEVICE = re.compile(r"cpu|cuda(:\d+)?")
 
+_AT_RUN = ("only", "stop_at")
+"""Settings that each run has of its own."""
+
 _memory = MemoryCache()
 _UNSET = object()
 
@@ -72,7 +76,8 @@ class Workflow:
     default). policy: which files the workflow may read, write and load code from; by default it may read and write
     the files it names, and loads no code. memory_budget: the largest size of model weights on the device at once, in
     bytes or as ``"6GB"``. limits: the limits of a run, ``Limits()`` by default. accelerate: ``"onnx"`` runs the parts
-    of loops around a model in onnxruntime, ``"compile"`` with torch.compile.
+    of loops around a model in onnxruntime, ``"compile"`` with torch.compile. settings: the other fields of
+    ``RunConfig``.
     Raises ``ValueError`` for a device or dtype that does not exist, for a budget that is not a size, for a budget on
     the CPU, and for an unknown accelerator, and ``TypeError`` for an argument of another type.
     """
@@ -90,7 +95,7 @@ class Workflow:
         memory_budget: int | str | None = None,
         policy: Policy = OWN_WORKFLOW,
         limits: Limits | None = None,
-        accelerate: str = "",
+        **settings: Any,
     ):
         device, dtype = str(device), str(dtype).removeprefix("torch.")
         _check_device(device)
@@ -102,6 +107,9 @@ class Workflow:
         _check_type("limits", limits, (Limits, NoneType), "a Limits")
         for observer in observers:
             _check_callable("observers", observer)
+        for name in settings:
+            if name not in MORE_SETTINGS:
+                raise TypeError(f"there is no setting '{name}'; {suggest(name, MORE_SETTINGS, 'more settings')}")
         self.graph = graph
         self.manager = manager
         self.config = RunConfig(
@@ -112,7 +120,7 @@ class Workflow:
             memory_budget=None if memory_budget is None else parse_size(memory_budget),
             policy=policy,
             limits=limits or current_limits(),
-            accelerate=accelerate,
+            **settings,
         )
         self.attachments = Attachments(memory=None if cache == "off" else _memory, observers=tuple(observers))
         if reason := self.config.budget_problem:
@@ -326,7 +334,7 @@ def load_workflow(
     memory_budget: int | str | None = None,
     policy: Policy = OWN_WORKFLOW,
     limits: Limits | None = None,
-    accelerate: str = "",
+    **settings: Any,
 ) -> Workflow:
     """Read and check a workflow: a path, ``NAMESPACE:FILE`` of a plugin, or ``pkg:FILE`` of this package.
 
@@ -350,8 +358,29 @@ def load_workflow(
         memory_budget=memory_budget,
         policy=policy,
         limits=limits,
-        accelerate=accelerate,
+        **settings,
     )
+
+
+def _show_settings(function: Callable[..., Any]) -> None:
+    """Give a function with ``**settings`` the signature that names them."""
+    signature = inspect.signature(function)
+    parameters = list(signature.parameters.values())[:-1]
+    more = [
+        inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=field.default, annotation=field.type)
+        for name, field in MORE_SETTINGS.items()
+    ]
+    function.__signature__ = signature.replace(parameters=[*parameters, *more])  # type: ignore[attr-defined]
+
+
+_NAMED = inspect.signature(Workflow.__init__).parameters
+MORE_SETTINGS = {
+    field.name: field for field in fields(RunConfig) if field.name not in _NAMED and field.name not in _AT_RUN
+}
+"""The fields of ``RunConfig`` that the signatures below do not spell out."""
+
+for _function in (Workflow.__init__, load_workflow):
+    _show_settings(_function)
 
 
 def _check_arguments(

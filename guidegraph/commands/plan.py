@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from guidegraph.commands.shared import options
-from guidegraph.commands.shared.accelerate import Accelerate, AcceleratedCommand
+from guidegraph.commands.shared.accelerate import AcceleratedCommand
 from guidegraph.commands.shared.printing import print_json, print_text
 from guidegraph.commands.shared.root import app, examples, select_plugins
 from guidegraph.graph.errors import Problem, WorkflowError
@@ -21,14 +23,10 @@ from guidegraph_runtime.printing import visible_line
         "plan draw.yaml --dtype bfloat16",
     ),
 )
+@options.add_run_options("plan")
 def plan(
     workflow: options.File,
     set: options.Settings = None,
-    only: options.Only = None,
-    device: options.Device = "cpu",
-    dtype: options.Dtype = None,
-    passes: options.Passes = "all",
-    accelerate: Accelerate = "",
     json: options.Json = False,
     plugin: options.Plugins = None,
     no_plugins: options.NoPlugins = False,
@@ -36,6 +34,7 @@ def plan(
     allow_write: options.AllowWrite = None,
     allow_code: options.AllowCode = None,
     limit: options.LimitSettings = None,
+    **settings: Any,
 ) -> None:
     """Show the passes, the flat plan that a run would follow, and the files that it would read and write.
 
@@ -53,11 +52,12 @@ def plan(
 
     grants = options.make_grants(allow_read, allow_write, allow_code)
     request = WorkflowRequest(workflow, set or [], select_plugins(plugin, no_plugins), grants, lazy=True)
-    settings = RunSettings(device, dtype, only, passes=passes)
+    accelerate = settings.pop("accelerate", "")
+    run_settings = RunSettings(settings)
     with apply_limits(limit), name_picture(workflow):
         opened = request.open()
         problems: list[Problem] = []
-        config = opened.complete(settings.parse(problems), dtype, None)
+        config = opened.complete(run_settings.parse(problems), run_settings["dtype"], None)
         config = replace(config, accelerate=parse_accelerator(accelerate, problems))  # installed here or not
         session = replace(opened.start_session(config, problems), registry=None)  # nothing is written
         values, misfits = session.bind(parse_settings(request.settings, problems), text=True, label="--set")

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from guidegraph.commands.shared import options
-from guidegraph.commands.shared.accelerate import Accelerate, AcceleratedCommand
+from guidegraph.commands.shared.accelerate import AcceleratedCommand
 from guidegraph.commands.shared.errors import argument_problem
 from guidegraph.commands.shared.printing import print_json, print_note, print_text
 from guidegraph.commands.shared.root import app, examples, select_plugins
@@ -48,43 +48,20 @@ if TYPE_CHECKING:
         "run draw.yaml --cache ~/.cache/guidegraph --json",
     ),
 )
+@options.add_run_options("run")
 def run(
     workflow: options.File,
     set: options.Settings = None,
-    only: options.Only = None,
     out: Annotated[
         Path | None,
         typer.Option(
             parser=options.user_path, metavar="DIR", help="Where the files go.", show_default="runs/<time>-<name>"
         ),
     ] = None,
-    device: options.Device = "cpu",
-    dtype: options.Dtype = None,
-    cache: Annotated[
-        str, typer.Option(metavar="DIR|off", help="Keep values in this folder, and recompute only what has changed.")
-    ] = "off",
-    cache_verify: Annotated[
-        int,
-        typer.Option(
-            min=0, metavar="N", help="Compute one in N of the cache's values again; a difference is an error. 0: none."
-        ),
-    ] = 0,
-    memory_budget: Annotated[
-        str | None,
-        typer.Option(
-            metavar="SIZE", help="How much of the models' weights may be on the device at once, such as 6GB or 800MB."
-        ),
-    ] = None,
-    accelerate: Accelerate = "",
-    stop_at: Annotated[
-        str,
-        typer.Option(metavar="[LOOP:]K", help="Stop after K iterations of the loop, and write a file to resume from."),
-    ] = "",
     resume: Annotated[
         Path | None,
         typer.Option(parser=options.user_path, metavar="FILE", help="Go on from the file of a run that was stopped."),
     ] = None,
-    passes: options.Passes = "all",
     json: options.Events = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing but errors.")] = False,
     verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Print a line for each node, on stderr.")] = False,
@@ -105,6 +82,7 @@ def run(
         int, typer.Option(min=0, metavar="K", help="Maximum restarts from the checkpoint after a process is killed.")
     ] = 3,
     limit: options.LimitSettings = None,
+    **settings: Any,
 ) -> None:
     """Run a workflow and write its outputs: pictures to PNG, tensors to safetensors, the rest to JSON.
 
@@ -122,18 +100,18 @@ def run(
 
     grants = options.make_grants(allow_read, allow_write, allow_code)
     request = WorkflowRequest(workflow, set or [], select_plugins(plugin, no_plugins), grants, resume=resume)
-    settings = RunSettings(device, dtype, only, cache, memory_budget, passes, accelerate, stop_at, cache_verify)
+    run_settings = RunSettings(settings)
     processes = Processes(devices, nodes, node_rank, rendezvous, restarts)
     with apply_limits(limit), name_picture(workflow):
         if processes.starts_others:  # check the arguments once here
-            session = _prepare(request, settings, out)[1].session
+            session = _prepare(request, run_settings, out)[1].session
             check_processes(processes, session.graph, session.config.device)
-            if stop_at or resume is not None:
+            if run_settings["stop_at"] or resume is not None:
                 message = "training loops resume from their checkpoints: leave out --stop-at and --resume"
                 raise WorkflowError([argument_problem("bad-stop", message, "--devices")])
             launch(processes, sys.argv[1:], make_folder(out, session.graph.name))
         else:
-            _run_here(request, settings, out, Display(json, quiet, verbose), limit or [])
+            _run_here(request, run_settings, out, Display(json, quiet, verbose), limit or [])
 
 
 def _prepare(request: WorkflowRequest, settings: RunSettings, out: Path | None) -> tuple[PluginManager, Prepared]:
@@ -146,7 +124,7 @@ def _prepare(request: WorkflowRequest, settings: RunSettings, out: Path | None) 
     config = settings.parse(problems)
     problems += list_folder_problems({"--out": out or RUNS})
     opened = request.open(problems)
-    config = opened.complete(replace(config, device=process_device(config.device)), settings.dtype, out)
+    config = opened.complete(replace(config, device=process_device(config.device)), settings["dtype"], out)
     session = opened.start_session(config, problems)
     texts = parse_settings(request.settings, problems)
     return opened.manager, session.prepare(texts, text=True, label="--set", problems=problems, only="--only")
@@ -171,14 +149,13 @@ def _run_here(
         if process_rank().index:  # of several training processes, rank 0 writes the files and shows the progress
             prepared.run(Attachments(cancel=token))
             return
-        graph, config = prepared.session.graph, prepared.session.config
-        folder = make_folder(out, graph.name)
+        graph, folder = prepared.session.graph, make_folder(out, prepared.session.graph.name)
         recorded = prepared.record(folder)
         with lock_folder(folder, "guidegraph run"):
             if not display.quiet and (note := describe_killed_run(folder)):
                 print_note(note)
             earlier = read_record(folder / RECORD)
-            plugins = make_plugin_observers(manager, graph, prepared.values, config)
+            plugins = make_plugin_observers(manager, graph, prepared.values, prepared.session.config)
             with display.observe(recorded.writer) as progress, suppress(LoopStopped):
                 # One run per process: a memory cache would have no further use.
                 recorded.run([*progress, *plugins], token)
@@ -188,9 +165,8 @@ def _run_here(
                 jsonlib.dumps({"event": "run_stopped", **recorded.stopped.describe(), "file": recorded.stopped.file})
             )
         if not (display.json or display.quiet):
-            command = ""
-            if recorded.stopped:
-                command = write_resume_command(request, settings, limits, graph, recorded.stopped)
+            stopped = recorded.stopped
+            command = write_resume_command(request, settings, limits, graph, stopped) if stopped else ""
             display.summarise(folder, recorded, command)
         if older and not display.quiet:
             print_note(older)

@@ -8,12 +8,12 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from guidegraph.commands.shared import options
-from guidegraph.commands.shared.accelerate import Accelerate, AcceleratedCommand
+from guidegraph.commands.shared.accelerate import AcceleratedCommand
 from guidegraph.commands.shared.errors import FAILED, argument_problem
 from guidegraph.commands.shared.printing import output_stream, print_json, print_note, print_text
 from guidegraph.commands.shared.root import app, examples, select_plugins
@@ -44,6 +44,7 @@ _EVERY = 10.0
         "sweep draw.yaml --grid scale=1,2,4 --seeds 0:64 --ray local --workers 4",
     ),
 )
+@options.add_run_options("sweep")
 def sweep(
     workflow: options.File,
     grid: Annotated[
@@ -63,7 +64,6 @@ def sweep(
         ),
     ] = None,
     set: options.Settings = None,
-    only: options.Only = None,
     out: Annotated[
         Path | None,
         typer.Option(
@@ -80,9 +80,6 @@ def sweep(
         int | None,
         typer.Option(metavar="N", help="How many cells run at once on Ray.", show_default="one per core"),
     ] = None,
-    device: options.Device = "cpu",
-    dtype: options.Dtype = None,
-    accelerate: Accelerate = "",
     json: options.Events = False,
     plugin: options.Plugins = None,
     no_plugins: options.NoPlugins = False,
@@ -90,6 +87,7 @@ def sweep(
     allow_write: options.AllowWrite = None,
     allow_code: options.AllowCode = None,
     limit: options.LimitSettings = None,
+    **settings: Any,
 ) -> None:
     """Run a workflow for each cell of a grid of parameters: one folder of runs, one table, one contact sheet.
 
@@ -102,8 +100,7 @@ def sweep(
 
     grants = options.make_grants(allow_read, allow_write, allow_code)
     request = WorkflowRequest(workflow, set or [], select_plugins(plugin, no_plugins), grants)
-    settings = RunSettings(device, dtype, only, accelerate=accelerate)
-    arguments = SweepArguments(request, settings, grid or [], seeds or [], table or [], out, ray, workers)
+    arguments = SweepArguments(request, RunSettings(settings), grid or [], seeds or [], table or [], out, ray, workers)
     with apply_limits(limit), name_picture(workflow):
         _sweep(arguments, json)
 
@@ -179,7 +176,7 @@ def _check_arguments(arguments: SweepArguments, registry: Registry) -> Sweep:
     except WorkflowError as error:
         raise WorkflowError([*problems, *error.problems]) from None
     config = opened.complete(
-        config, arguments.run.dtype, arguments.out, (name for texts in axes for name in texts.names)
+        config, arguments.run["dtype"], arguments.out, (name for texts in axes for name in texts.names)
     )
     session = Session(graph, config, registry, recipe=opened.recipe, picture=request.workflow)
     problems += session.list_output_problems("--only")
@@ -194,7 +191,7 @@ def _parse_config(arguments: SweepArguments, problems: list[Problem]) -> RunConf
     from guidegraph.session import list_folder_problems
     from guidegraph.sweep.ray_cluster import LOCAL, is_ray_installed
 
-    device, remote = arguments.run.device, arguments.ray not in (None, LOCAL)
+    device, remote = arguments.run["device"], arguments.ray not in (None, LOCAL)
     # The devices of a cluster are not those of this machine; Ray gives each worker its own.
     config = arguments.run.parse(problems, device_is_here=not (remote and device == "cuda"))
     if arguments.ray is not None and device.startswith("cuda:"):

@@ -155,7 +155,6 @@ def _connect_cluster(sweep: Sweep, missing: int) -> AbstractContextManager[None]
 def _describe(sweep: Sweep, cells: int, manager: PluginManager) -> dict[str, Any]:
     cluster = sweep.cluster
     execution = {
-        "only": sweep.session.config.only,
         "plugins": list(sweep.plugins.modules),
         "ray": None if cluster is None else cluster.address,
         "workers": 1 if cluster is None else cluster.workers,
