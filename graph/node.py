@@ -20,7 +20,6 @@ from guidegraph.graph.port import Port
 from guidegraph.graph.port_kinds import port_kinds
 from guidegraph.graph.types import ANY, PortType, namedtuple_fields, to_port_type
 from guidegraph.graph.values.output_check import OutputCheck, make_output_check
-from guidegraph_runtime.admission import is_infinite
 
 if TYPE_CHECKING:
     from guidegraph_runtime.declare.settings import Range
@@ -277,8 +276,7 @@ def _read_ports(
             kind = to_port_type(hints[parameter.name])
         except TypeError as error:
             raise NodeDefinitionError(f"{name}: parameter '{parameter.name}': {error}") from error
-        infinite = is_infinite(parameter.default)
-        port = Port(parameter.name, hints[parameter.name], kind, parameter.default, setting, infinite)
+        port = Port(parameter.name, hints[parameter.name], kind, parameter.default, setting)
         (settings if setting else inputs)[parameter.name] = port
     return inputs, settings
 

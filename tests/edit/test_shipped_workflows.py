@@ -7,7 +7,6 @@ import shutil
 from collections import Counter, defaultdict
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -81,7 +80,7 @@ def count_calls(path: Path, registry: Registry) -> Counter[object]:
             op = ops[sources.op]
             return op.spec.id if isinstance(op, Call) else "loop", sources.name
         if isinstance(sources, (Carry, Item, Index)):
-            sources = replace(sources, loop="")
+            sources = sources._replace(loop="")
         return repr(sources)
 
     def describe_all(links: Mapping[str, Sources]) -> object:
