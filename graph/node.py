@@ -227,7 +227,7 @@ def _make_spec(
     id: str, function: Callable[..., Any], needs: Any, identity: Any, check: Any, traits: dict[str, Any]
 ) -> NodeSpec:
     name = f"{function.__module__}.{function.__qualname__}"
-    if not id or not all(word.isidentifier() for word in id.split(".")) or "." not in id:
+    if "." not in id or not all(map(str.isidentifier, id.split("."))):
         raise NodeDefinitionError(f"{name}: node id {id!r} must be 'namespace.name', each part an identifier")
     try:
         hints = typing.get_type_hints(function, include_extras=True)
@@ -237,9 +237,10 @@ def _make_spec(
     if "return" not in hints:
         raise NodeDefinitionError(f"{name}: the return annotation gives the outputs; write one (None for no output)")
     outputs, named_outputs = _read_outputs(name, hints["return"])
-    trait_functions = {"needs": needs, "identity": identity, "check": check, "shape": traits["shape"]}
-    trait_functions |= {"provides": traits["provides"], "ranges": traits["ranges"]}
-    _check_traits(name, traits["batchable"], trait_functions, inputs, settings)
+    functions = {"needs": needs, "identity": identity, "check": check, "shape": traits["shape"]}
+    functions |= {"provides": traits["provides"], "ranges": traits["ranges"]}
+    arguments = {trait: tuple(inspect.signature(f).parameters) if f else () for trait, f in functions.items()}
+    _check_traits(name, traits["batchable"], arguments, inputs, settings)
     return NodeSpec(
         id,
         function,
@@ -250,12 +251,12 @@ def _make_spec(
         needs=needs,
         identity=identity,
         check=check,
-        needs_arguments=_argument_names(needs),
-        identity_settings=_argument_names(identity),
+        needs_arguments=arguments["needs"],
+        identity_settings=arguments["identity"],
         same_type=_bind_type_variables(hints["return"], outputs, {name: hints[name] for name in inputs}),
-        check_arguments=tuple(name for name in _argument_names(check) if name not in (WIRED, SHAPES)),
-        ranges_arguments=_argument_names(traits["ranges"]),
-        shape_arguments=_argument_names(traits["shape"]),
+        check_arguments=tuple([name for name in arguments["check"] if name not in (WIRED, SHAPES)]),
+        ranges_arguments=arguments["ranges"],
+        shape_arguments=arguments["shape"],
         **traits,
     )
 
@@ -311,23 +312,21 @@ def _bind_type_variables(
     return ports_by_output
 
 
-def _argument_names(function: Callable[..., Any] | None) -> tuple[str, ...]:
-    return tuple(inspect.signature(function).parameters) if function else ()
-
-
 def _check_traits(
     name: str,
     batchable: tuple[str, ...],
-    traits: Mapping[str, Any],
+    arguments: Mapping[str, tuple[str, ...]],
     inputs: dict[str, Port],
     settings: dict[str, Port],
 ) -> None:
     if unknown := [p for p in batchable if p not in inputs]:
         raise NodeDefinitionError(f"{name}: batchable names {unknown}, which are not its input ports")
-    for trait, function in traits.items():
+    for trait, names in arguments.items():
+        if not names:
+            continue
         allowed = {*settings} if trait in SETTINGS_ONLY else {*settings, *inputs}
         allowed |= {WIRED, SHAPES} if trait == "check" else set()
-        if unknown := [a for a in _argument_names(function) if a not in allowed]:
+        if unknown := [argument for argument in names if argument not in allowed]:
             kinds = "setting" if trait in SETTINGS_ONLY else "setting or port"
             raise NodeDefinitionError(
                 f"{name}: {trait}= takes an argument '{unknown[0]}', but the node has no such {kinds}; "

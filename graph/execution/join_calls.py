@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from guidegraph.graph.values.leaves import flatten, has_fixed_leaves, is_equal_leaf, unflatten
-from guidegraph.graph.values.ownership import change_count
+from guidegraph.graph.values.ownership import count_changes
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -48,11 +48,11 @@ class JoinedValue:
             return None
         leaves = [leaf for leaves, _ in (*flat, flatten(joined)) for leaf in leaves]
         tensors = [leaf for leaf in leaves if isinstance(leaf, torch.Tensor)]
-        return cls(values, flat, lengths, joined, tensors, list(map(change_count, tensors)))
+        return cls(values, flat, lengths, joined, tensors, count_changes(tensors))
 
     def joins(self, values: Sequence[Any]) -> bool:
         """Whether these are the same values, and neither their tensors nor the joined ones changed."""
-        return all(map(operator.is_, self.values, values)) and self.changes == list(map(change_count, self.tensors))
+        return all(map(operator.is_, self.values, values)) and self.changes == count_changes(self.tensors)
 
 
 KeptJoins: TypeAlias = "dict[int | str, JoinedValue | None]"
@@ -127,12 +127,17 @@ def _join_arguments(
     calls: Sequence[Arguments], batchable: Sequence[int | str], sizes: Sizes, kept: KeptJoins | None
 ) -> tuple[Arguments, Sequence[Any]] | None:
     """The arguments of the joined call, and the batch size of each call; ``None`` if they cannot be joined."""
-    columns = [_take_arguments(calls, port) for port in batchable]
-    earlier_joins = [_find_join(kept, port, values) for port, values in zip(batchable, columns, strict=True)]
-    flat = [
-        list(map(flatten, values)) if join is None else join.flat
-        for values, join in zip(columns, earlier_joins, strict=True)
-    ]
+    columns: list[list[Any]] = []
+    earlier_joins: list[JoinedValue | None] = []
+    flat: list[Sequence[FlatValue]] = []
+    for port in batchable:
+        values = [args[port] if isinstance(port, int) else by_name[port] for args, by_name in calls]
+        join = None if kept is None else kept.get(port)
+        if join is not None and not join.joins(values):
+            join = None
+        columns.append(values)
+        earlier_joins.append(join)
+        flat.append(list(map(flatten, values)) if join is None else join.flat)
     lengths = sizes.find_lengths([[leaf for values in flat for leaf in values[i][0]] for i in range(len(calls))])
     if lengths is None or _has_sample_entries(*calls[0], batchable, lengths, sizes):
         return None
@@ -151,17 +156,6 @@ def _join_arguments(
         else:
             by_name[port] = value
     return (args, by_name), lengths
-
-
-def _take_arguments(calls: Sequence[Arguments], port: int | str) -> list[Any]:
-    """The argument of each call for a port."""
-    return [args[port] if isinstance(port, int) else by_name[port] for args, by_name in calls]
-
-
-def _find_join(kept: KeptJoins | None, port: int | str, values: Sequence[Any]) -> JoinedValue | None:
-    """The join of the same values in an earlier iteration; ``None`` if there is none."""
-    join = None if kept is None else kept.get(port)
-    return join if join is not None and join.joins(values) else None
 
 
 def _has_sample_entries(
