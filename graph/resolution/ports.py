@@ -226,7 +226,7 @@ class PortResolver:
 
 
 def _list_checks(typed: TypedSource, target: PortType) -> Checks:
-    """The types to check a value against at run time: that of a parameter it passes through, and the port's."""
+    """The types to check a value against at run time: the type of a parameter it passes through, and the port's."""
     guaranteed = (
         [typed.possible_type] if typed.possible_type is not None else [typed.type, typed.actual_type or typed.type]
     )

@@ -185,7 +185,7 @@ def count_changes(tensors: Iterable[torch.Tensor]) -> list[int]:
 
 
 def _find_tensors(value: Any) -> tuple[list[torch.Tensor], tuple[Any, ...]]:
-    """All tensors in a value, including those of modules and objects; and the arrays and CPU tensors in objects."""
+    """All tensors in a value, also inside modules and objects; and the arrays and CPU tensors in objects."""
     tensors: list[torch.Tensor] = []
     held: list[Any] = []
     seen: set[int] = set()

@@ -163,7 +163,7 @@ def _add_parameter(document: Document, used: Document, use: _Use, name: str) -> 
 
 
 def _connect_outputs(document: Document, used: Document, use: _Use) -> Document:
-    """Change the links to the node to those of the used workflow's outputs."""
+    """Point the links to the node at the used workflow's outputs."""
     outputs = {
         name.text: link.text for name, link in _items(find_value(used.root, "outputs")) if isinstance(link, Scalar)
     }
