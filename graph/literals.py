@@ -20,7 +20,7 @@ def convert_literal(port: Port, value: object, base: Path) -> Any:
         return None
     if not takes_literal(kind):
         raise ValueError(f"expected {kind}, which only a node can make; found {type(value).__name__} {value!r:.80}")
-    if (reason := find_number_problem(value, infinite=port.takes_infinities)) is not None:
+    if (reason := find_number_problem(value, infinite=port.infinite)) is not None:
         raise ValueError(reason)
     return _make_absolute(port.literal(value), base)
 

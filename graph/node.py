@@ -8,6 +8,7 @@ is the single output ``out``.
 from __future__ import annotations
 
 import inspect
+import math
 import typing
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field
@@ -237,9 +238,12 @@ def _make_spec(
     if "return" not in hints:
         raise NodeDefinitionError(f"{name}: the return annotation gives the outputs; write one (None for no output)")
     outputs, named_outputs = _read_outputs(name, hints["return"])
-    functions = {"needs": needs, "identity": identity, "check": check, "shape": traits["shape"]}
-    functions |= {"provides": traits["provides"], "ranges": traits["ranges"]}
-    arguments = {trait: tuple(inspect.signature(f).parameters) if f else () for trait, f in functions.items()}
+    trait_functions = {"needs": needs, "identity": identity, "check": check, "shape": traits["shape"]}
+    trait_functions |= {"provides": traits["provides"], "ranges": traits["ranges"]}
+    arguments = {
+        trait: tuple(inspect.signature(function).parameters) if function else ()
+        for trait, function in trait_functions.items()
+    }
     _check_traits(name, traits["batchable"], arguments, inputs, settings)
     return NodeSpec(
         id,
@@ -254,7 +258,7 @@ def _make_spec(
         needs_arguments=arguments["needs"],
         identity_settings=arguments["identity"],
         same_type=_bind_type_variables(hints["return"], outputs, {name: hints[name] for name in inputs}),
-        check_arguments=tuple([name for name in arguments["check"] if name not in (WIRED, SHAPES)]),
+        check_arguments=tuple(name for name in arguments["check"] if name not in (WIRED, SHAPES)),
         ranges_arguments=arguments["ranges"],
         shape_arguments=arguments["shape"],
         **traits,
@@ -277,7 +281,8 @@ def _read_ports(
             kind = to_port_type(hints[parameter.name])
         except TypeError as error:
             raise NodeDefinitionError(f"{name}: parameter '{parameter.name}': {error}") from error
-        port = Port(parameter.name, hints[parameter.name], kind, parameter.default, setting)
+        infinite = isinstance(parameter.default, float) and math.isinf(parameter.default)
+        port = Port(parameter.name, hints[parameter.name], kind, parameter.default, setting, infinite)
         (settings if setting else inputs)[parameter.name] = port
     return inputs, settings
 
@@ -319,14 +324,13 @@ def _check_traits(
     inputs: dict[str, Port],
     settings: dict[str, Port],
 ) -> None:
+    """Check the ports of ``batchable``, and the arguments of each trait's function."""
     if unknown := [p for p in batchable if p not in inputs]:
         raise NodeDefinitionError(f"{name}: batchable names {unknown}, which are not its input ports")
     for trait, names in arguments.items():
-        if not names:
-            continue
         allowed = {*settings} if trait in SETTINGS_ONLY else {*settings, *inputs}
         allowed |= {WIRED, SHAPES} if trait == "check" else set()
-        if unknown := [argument for argument in names if argument not in allowed]:
+        if unknown := sorted({*names} - allowed, key=names.index):
             kinds = "setting" if trait in SETTINGS_ONLY else "setting or port"
             raise NodeDefinitionError(
                 f"{name}: {trait}= takes an argument '{unknown[0]}', but the node has no such {kinds}; "

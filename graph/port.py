@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 
 from guidegraph.graph.types import PortType, is_tensor
 from guidegraph.graph.values.simple_values import UNDECIDED, Converter, make_converter
-from guidegraph_runtime.admission import is_infinite
 
 if TYPE_CHECKING:
     from pydantic import TypeAdapter
@@ -28,16 +27,11 @@ class Port:
     default: Any = REQUIRED
     setting: bool = False
     infinite: bool = False
-    """Whether infinities are valid even if the default is finite."""
+    """Whether infinities are valid; true if the default is infinite."""
 
     @property
     def required(self) -> bool:
         return self.default is REQUIRED
-
-    @property
-    def takes_infinities(self) -> bool:
-        """Whether infinities are valid; they are if the default is infinite."""
-        return self.infinite or is_infinite(self.default)
 
     @cached_property
     def adapter(self) -> TypeAdapter[Any]:

@@ -1,15 +1,15 @@
 """The sources that ports and settings of a validated graph read: outputs, parameters, carries, items and constants.
 
-They are the keys of most tables of a graph, so all but constants are tuples, which hash and compare without a call of
-Python. ``kind`` keeps a source of one class unequal to one of another.
+Sources are keys of the values of a run. They are named tuples, which hash without a call of ours; ``kind`` keeps two
+that hold the same names apart.
 """
 
 from __future__ import annotations
 
-import typing
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
+from typing import Literal as Is
 
 
 class Output(NamedTuple):
@@ -17,14 +17,14 @@ class Output(NamedTuple):
 
     op: str
     name: str
-    kind: typing.Literal["output"] = "output"
+    kind: Is["output"] = "output"
 
 
 class Param(NamedTuple):
     """The value of a workflow parameter, known once the run is bound."""
 
     name: str
-    kind: typing.Literal["parameter"] = "parameter"
+    kind: Is["param"] = "param"
 
 
 class Carry(NamedTuple):
@@ -32,7 +32,7 @@ class Carry(NamedTuple):
 
     loop: str
     name: str
-    kind: typing.Literal["carry"] = "carry"
+    kind: Is["carry"] = "carry"
 
 
 class Item(NamedTuple):
@@ -40,14 +40,14 @@ class Item(NamedTuple):
 
     loop: str
     field: str | None = None
-    kind: typing.Literal["item"] = "item"
+    kind: Is["item"] = "item"
 
 
 class Index(NamedTuple):
     """The iteration number, from 0."""
 
     loop: str
-    kind: typing.Literal["index"] = "index"
+    kind: Is["index"] = "index"
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -64,7 +64,7 @@ class Many(NamedTuple):
     """A list of links: the sources of a port that takes a sequence, in order."""
 
     sources: tuple[Source, ...]
-    kind: typing.Literal["many"] = "many"
+    kind: Is["many"] = "many"
 
 
 Sources = Source | Many

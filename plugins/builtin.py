@@ -17,7 +17,7 @@ from guidegraph.graph.types import Tensor
 from guidegraph.plugins.hookspecs import hookimpl
 
 _DERIVES = "\nfrom guidegraph.nodes.derive import"
-_DEFINES_NODES = re.compile("|".join(map(re.escape, ("\n@node(", _DERIVES))))
+_MARKS = re.compile(rf"\n@node\(|{_DERIVES}")
 
 
 @cache
@@ -30,7 +30,7 @@ def _read_modules() -> dict[str, str]:
             if file.endswith(".py"):
                 path = Path(parent, file)
                 text = path.read_text(encoding="utf-8")
-                if _DEFINES_NODES.search(text):
+                if _MARKS.search(text):
                     name = ".".join((nodes.__name__, *path.relative_to(folder).with_suffix("").parts))
                     texts[name] = text
     return dict(sorted(texts.items()))
@@ -41,9 +41,9 @@ def find_node_modules(marks: Collection[str] = ("",), *, derived: bool = False) 
 
     derived: only modules that make nodes of the runtime's operations, whose ids need not be in the text.
     """
-    contains_mark = re.compile("|".join(map(re.escape, marks))).search
+    mark = re.compile("|".join(map(re.escape, marks)))
     texts = _read_modules().items()
-    return [name for name, text in texts if contains_mark(text) and (_DERIVES in text or not derived)]
+    return [name for name, text in texts if (_DERIVES in text or not derived) and mark.search(text)]
 
 
 def read_nodes(modules: Iterable[str]) -> list[Callable[..., Any]]:

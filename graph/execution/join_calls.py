@@ -66,9 +66,25 @@ class Sizes:
     """How the sizes of tensors are read, compared and divided. They are numbers, and batches may differ in size."""
 
     def find_lengths(self, calls: Sequence[Sequence[Any]]) -> Sequence[Any] | None:
-        """The batch size of each call, from the leaves of its batchable arguments; ``None`` if one has none."""
-        lengths = [_batch_size(leaves) for leaves in calls]
-        return None if 0 in lengths else lengths
+        """The batch size of each call: the leading size of the first tensor among its batchable arguments' leaves.
+
+        ``None`` if a call has no tensor, or one whose leading size is neither that nor 1.
+        """
+        import torch
+
+        lengths = []
+        for leaves in calls:
+            length = 0
+            for leaf in leaves:
+                if isinstance(leaf, torch.Tensor):
+                    size = leaf.shape[0] if leaf.ndim else 0
+                    length = length or size
+                    if size not in (1, length) or not length:
+                        return None
+            if not length:
+                return None
+            lengths.append(length)
+        return lengths
 
     def are_equal(self, a: Tensor, b: Tensor) -> bool:
         """Whether two tensors have the same sizes, except for the leading axis."""
@@ -92,14 +108,6 @@ class Sizes:
                 f"found shape {tuple(tensor.shape)}"
             )
         return tensor.split_with_sizes(lengths)
-
-
-def _batch_size(leaves: Sequence[Any]) -> int:
-    """The leading size of the first tensor; 0 if there is none, or if another tensor's is neither that nor 1."""
-    import torch
-
-    sizes = [leaf.shape[0] if leaf.ndim else 0 for leaf in leaves if isinstance(leaf, torch.Tensor)]
-    return sizes[0] if sizes and {1, sizes[0]}.issuperset(sizes) else 0
 
 
 def call_as_batch(
@@ -127,22 +135,22 @@ def _join_arguments(
     calls: Sequence[Arguments], batchable: Sequence[int | str], sizes: Sizes, kept: KeptJoins | None
 ) -> tuple[Arguments, Sequence[Any]] | None:
     """The arguments of the joined call, and the batch size of each call; ``None`` if they cannot be joined."""
-    columns: list[list[Any]] = []
-    earlier_joins: list[JoinedValue | None] = []
-    flat: list[Sequence[FlatValue]] = []
+    columns: list[tuple[int | str, list[Any], Sequence[FlatValue], JoinedValue | None]] = []
+    leaves_by_call: list[list[Any]] = [[] for _ in calls]
     for port in batchable:
         values = [args[port] if isinstance(port, int) else by_name[port] for args, by_name in calls]
         join = None if kept is None else kept.get(port)
         if join is not None and not join.joins(values):
             join = None
-        columns.append(values)
-        earlier_joins.append(join)
-        flat.append(list(map(flatten, values)) if join is None else join.flat)
-    lengths = sizes.find_lengths([[leaf for values in flat for leaf in values[i][0]] for i in range(len(calls))])
+        flat = join.flat if join is not None else list(map(flatten, values))
+        columns.append((port, values, flat, join))
+        for leaves, (own_leaves, _) in zip(leaves_by_call, flat, strict=True):
+            leaves += own_leaves
+    lengths = sizes.find_lengths(leaves_by_call)
     if lengths is None or _has_sample_entries(*calls[0], batchable, lengths, sizes):
         return None
     args, by_name = list(calls[0][0]), dict(calls[0][1])
-    for port, values, flat_values, join in zip(batchable, columns, flat, earlier_joins, strict=True):
+    for port, values, flat_values, join in columns:
         if join is not None and join.lengths == lengths:
             value = join.joined
         else:
@@ -180,7 +188,10 @@ _UNFIT = object()
 
 
 def _join(flat: Sequence[FlatValue], lengths: Sequence[Any], sizes: Sizes) -> Any:
-    """Flat values joined leaf by leaf; ``_UNFIT`` if their structures, dtypes, sizes or other leaves differ."""
+    """Flat values joined leaf by leaf; ``_UNFIT`` if their structures, dtypes, devices or plain leaves differ.
+
+    The sizes of tensors may differ in the leading axis alone.
+    """
     import torch
 
     structure = flat[0][1]
@@ -189,28 +200,21 @@ def _join(flat: Sequence[FlatValue], lengths: Sequence[Any], sizes: Sizes) -> An
             return _UNFIT
     joined = []
     for column in zip(*[leaves for leaves, _ in flat], strict=True):
-        if not _can_join(column, sizes):
-            return _UNFIT
-        is_tensor = isinstance(column[0], torch.Tensor)
-        joined.append(torch.cat(list(map(sizes.expand, column, lengths))) if is_tensor else column[0])
-    return unflatten(joined, structure)
-
-
-def _can_join(leaves: Sequence[Any], sizes: Sizes) -> bool:
-    """Whether leaves are tensors that differ in the leading axis alone, or equal values of another type."""
-    import torch
-
-    first = leaves[0]
-    if not isinstance(first, torch.Tensor):
-        return all(is_equal_leaf(leaf, first) for leaf in leaves[1:])
-    for leaf in leaves[1:]:
-        if leaf is first:
+        first = column[0]
+        if not isinstance(first, torch.Tensor):
+            if not all(is_equal_leaf(leaf, first) for leaf in column[1:]):
+                return _UNFIT
+            joined.append(first)
             continue
-        if not isinstance(leaf, torch.Tensor) or leaf.dtype != first.dtype or leaf.device != first.device:
-            return False
-        if not sizes.are_equal(first, leaf):
-            return False
-    return True
+        for leaf in column[1:]:
+            if leaf is first:
+                continue
+            if not isinstance(leaf, torch.Tensor) or leaf.dtype != first.dtype or leaf.device != first.device:
+                return _UNFIT
+            if not sizes.are_equal(first, leaf):
+                return _UNFIT
+        joined.append(torch.cat(list(map(sizes.expand, column, lengths))))
+    return unflatten(joined, structure)
 
 
 def _split(value: Any, lengths: Sequence[Any], sizes: Sizes) -> list[Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
 from guidegraph.graph.hardware import instructions
@@ -101,7 +102,7 @@ class ComputePolicy:
         """
         return self.is_cpu and size >= HUGE_WEIGHT
 
-    @property
+    @cached_property
     def is_cpu(self) -> bool:
         """Whether the device is the CPU."""
         return self.device.partition(":")[0] == "cpu"
