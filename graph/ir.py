@@ -113,9 +113,12 @@ class Call:
 
     def links(self) -> Iterator[tuple[str, Source]]:
         """All sources that this call reads, each with its port or setting."""
-        for name, sources in self.arguments():
-            for source in list_sources(sources):
-                yield name, source
+        for name, sources in chain(self.inputs.items(), self.settings.items()):
+            if isinstance(sources, Many):
+                for source in sources.sources:
+                    yield name, source
+            else:
+                yield name, sources
 
     def sources(self) -> Iterator[Source]:
         """All sources that this call reads."""

@@ -15,7 +15,18 @@ from dataclasses import dataclass
 from enum import Enum
 from functools import cache, lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, TypeVar, Union, get_args, get_origin
+from typing import (
+    TYPE_CHECKING,
+    Annotated,
+    Any,
+    ClassVar,
+    Literal,
+    NamedTuple,
+    TypeVar,
+    Union,
+    get_args,
+    get_origin,
+)
 
 from guidegraph.graph.frozen_models import is_module
 
@@ -76,15 +87,13 @@ def _require_tensor(value: object) -> object:
 T = TypeVar("T", bound=type)
 
 
-@dataclass(frozen=True)
-class SequenceOf:
+class SequenceOf(NamedTuple):
     """A port that takes a list of values, in order."""
 
     element: PortType
 
 
-@dataclass(frozen=True)
-class PortType:
+class PortType(NamedTuple):
     """The type of a port: its alternatives, and whether ``None`` is allowed."""
 
     alternatives: tuple[type | SequenceOf, ...]

@@ -1,4 +1,4 @@
-"""Masks, 1 where a picture is generated and 0 where the given one is kept, and pictures under masks."""
+"""Masks, 1 for the pixels to generate and 0 for the pixels to keep, and pictures under masks."""
 
 from __future__ import annotations
 

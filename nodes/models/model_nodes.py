@@ -347,7 +347,7 @@ def new_condition_adapter(
     layers: Count = 1,
     heads: Count = 4,
 ) -> ConditionAdapter:
-    """An untrained adapter of conditions; the default widths are MiniLM's and `pkg:scenes`'s.
+    """An untrained adapter of conditions; the default widths fit MiniLM and `pkg:scenes`.
 
     tokens: width of its input tokens; vector: width of its input vector.
     """

@@ -18,7 +18,7 @@ class PartKind(NamedTuple):
 
 
 TEXT = "text_transformer"
-"""The kind of part that has a tokenizer and a network."""
+"""The kind of part that has a tokenizer as well as a network."""
 KINDS: dict[str, PartKind] = {
     "unet": PartKind("own.denoiser.UNetDenoiser", "own.unet.UNetConfig", "own.unet.UNet"),
     "dit": PartKind("transformers.denoiser.DiTDenoiser", "transformers.dit.DiTConfig", "transformers.dit.DiT"),

@@ -154,8 +154,7 @@ def save_tokenizer(tokenizer: Tokenizer, path: Path) -> None:
 
 
 def write_atomic(path: Path, write: Callable[[Path], object]) -> None:
-    """Write to a temporary file in the folder of `path`, then rename it. Raises ``WriteError``, for a full disk for
-    example."""
+    """Write to a temporary file next to `path`, then rename it. Raises ``WriteError``, for example for a full disk."""
     with atomic_path(path) as temporary:
         write(temporary)
         temporary.chmod(0o644)  # safetensors makes it readable for the owner only

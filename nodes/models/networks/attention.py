@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from contextlib import AbstractContextManager, nullcontext
 from functools import lru_cache
-from typing import cast
+from typing import NamedTuple, cast
 
 import torch
 from torch import Tensor
@@ -13,8 +13,6 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from guidegraph.graph.hardware.policy import CPU_POLICY, PADDED_KEYS
 from guidegraph.nodes.shape_checks import has_values, is_transformed
-
-NO_SPARE = (0, 0)
 
 
 def training_kernel(query: Tensor) -> AbstractContextManager[None]:
@@ -32,43 +30,51 @@ def attention(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None = N
 
     `mask` (B, L) is true where a key may be attended to; every row needs at least one such key.
     """
-    width, (more_keys, more_width) = query.shape[-1], _count_spare(query, key, value)
-    if more_keys:
-        mask = _mask_spare(key.shape[2], more_keys) if mask is None else F.pad(mask, (0, more_keys))
-    if more_keys or more_width:
-        padding = (0, more_width, 0, more_keys)
+    width, spare = query.shape[-1], _count_spare(query, key, value)
+    if spare.keys:
+        mask = _mask_spare(key.shape[2], spare.keys) if mask is None else F.pad(mask, (0, spare.keys))
+    if spare.keys or spare.width:
+        padding = (0, spare.width, 0, spare.keys)
         key, value = F.pad(key, padding), F.pad(value, padding)
-    if more_width:
-        query = F.pad(query, (0, more_width))
-    scale = width**-0.5 if more_width else None
+    if spare.width:
+        query = F.pad(query, (0, spare.width))
+    scale = width**-0.5 if spare.width else None
     with training_kernel(query):
         attended = F.scaled_dot_product_attention(
             query, key, value, attn_mask=None if mask is None else mask[:, None, None, :], scale=scale
         )
-    return attended[..., :width] if more_width else attended
+    return attended[..., :width] if spare.width else attended
 
 
-def _count_spare(query: Tensor, key: Tensor, value: Tensor) -> tuple[int, int]:
-    """How many masked keys, and how many zeros in the width of the heads, to add for a quick attention.
+class Spare(NamedTuple):
+    """Numbers of masked keys, and of zeros in the width of the heads, to add for a quick attention."""
 
-    They are what the CPU's policy says, if the tensors are plain ones without gradients.
-    """
+    keys: int = 0
+    width: int = 0
+
+
+NOTHING = Spare()
+
+
+def _count_spare(query: Tensor, key: Tensor, value: Tensor) -> Spare:
+    """The padding by the CPU's policy, if the tensors are plain ones without gradients."""
     if query.device.type != "cpu" or query.requires_grad or key.requires_grad or value.requires_grad:
-        return NO_SPARE
+        return NOTHING
     if not has_values(query, key, value):
-        return NO_SPARE
-    spare = decide_spare(query.dtype, query.shape[-1], query.shape[2], key.shape[2], key.shape == value.shape)
-    return NO_SPARE if spare != NO_SPARE and is_transformed() else spare
+        return NOTHING
+    spare = choose_spare(query.dtype, query.shape[-1], query.shape[2], key.shape[2], key.shape == value.shape)
+    return NOTHING if spare is not NOTHING and is_transformed() else spare
 
 
 @lru_cache(maxsize=1024)
-def decide_spare(dtype: torch.dtype, width: int, queries: int, keys: int, alike: bool) -> tuple[int, int]:
-    """The spare keys and the spare width by the CPU's policy, decided once for a dtype and a size.
+def choose_spare(dtype: torch.dtype, width: int, queries: int, keys: int, same_width: bool) -> Spare:
+    """The padding for heads of a width by the CPU's policy, decided once for these sizes.
 
-    alike: whether the keys and the values have one shape; heads are widened only then.
+    same_width: whether keys and values have one shape.
     """
-    spare_width = CPU_POLICY.spare_width(dtype, width, queries, keys) if alike else 0
-    return CPU_POLICY.spare_keys(dtype, keys), spare_width
+    spare_width = CPU_POLICY.spare_width(dtype, width, queries, keys) if same_width else 0
+    spare = Spare(CPU_POLICY.spare_keys(dtype, keys), spare_width)
+    return spare if any(spare) else NOTHING
 
 
 @lru_cache(maxsize=PADDED_KEYS)

@@ -29,7 +29,7 @@ class PackedConv2d(nn.Conv2d):
     the convolution. A weight is packed at the first call with each input size; sizes with the same oneDNN layout share
     a copy. A copy is as large as the weight and not part of the state. It is made again when the weight has changed, as
     PyTorch counts changes: in-place operators, and other memory. Writes to a frozen weight through `.data` or a NumPy
-    array are not counted, as they are not for gradients. Nor are writes of a fused optimiser: after it, a weight that
+    array are not counted, as they are not for gradients. Nor are a fused optimiser's: after it, a weight that
     was frozen before is packed again if a call in between saw that it trains, or `torch.compile` traced one. Spare
     copies are kept up to 1 GiB in total.
     In all other cases this is `Conv2d`: with gradients, and for weights in training; while tracing, under transforms

@@ -15,8 +15,8 @@ PoolKind: TypeAlias = Literal["attention", "adaptive", "spatial", "spatial_v2"]
 class UNetShape:
     """Hyper-parameters of a ReleasedUNet. Values by level come finest first.
 
-    in_channels: channels of x; spatial_channels: channels concatenated to x (a low-resolution picture, a mask).
-    out_channels: channels of x, or twice as many if the second half is a learned variance.
+    in_channels: of x; spatial_channels: those concatenated to x (a low-resolution picture, a mask).
+    out_channels: as x has, or twice as many if the second half is a learned variance.
     channels: width of the sinusoidal embedding of t; four times that is the width of the embedding of t and vector.
     widths: channels of each level; blocks: residual blocks of each level on the way down (one more on the way up).
     depths: of each level, 0 without attention; otherwise 1, or the number of transformer blocks of its attention.
@@ -31,7 +31,7 @@ class UNetShape:
     groups, norm_eps: of every GroupNorm, except that spatial transformers have eps 1e-6.
     sine_first, frequency_shift: of the embedding of t: sines before cosines; frequencies 10000^(−i / (half − shift)).
     asymmetric_downsample: a strided convolution pads only at the right and the bottom.
-    upsample_heads: heads of each level on the way up; empty if they are as on the way down.
+    upsample_heads: heads of each level on the way up; empty if they are the same as on the way down.
     resample_convolution: a convolution changes the resolution; False means 2 × 2 means and repeated pixels, with no
     weights (`conv_resample`). Ignored if residual blocks change it.
     kind: the prediction of the network: ε, x0 or v.

@@ -22,7 +22,7 @@ class ReleasedDenoiser(NetworkDenoiser):
 
     A class-conditional network takes the vector of its own label embedder, and adds it to the embedding of t. An
     upsampler takes the low-resolution picture at the size of x as the spatial condition. SDXL takes the pooled text
-    with the embedding of the picture's sizes, or without it, and adds it: the size of the picture that it draws.
+    with the embedding of the picture's sizes, or without it, and then adds the sizes of the picture that it draws.
     """
 
     network: ReleasedUNet

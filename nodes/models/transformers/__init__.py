@@ -1,1 +1,1 @@
-"""Diffusion transformers: DiT and MMDiT, new ones to train, and released checkpoints' ones."""
+"""Diffusion transformers: DiT and MMDiT, new ones to train, and the networks of released checkpoints."""

@@ -41,8 +41,7 @@ GUIDANCE_FACTOR = 1000.0
 class FluxConfig:
     """Hyper-parameters of a Flux.
 
-    in_channels: channels of x; spatial_channels: channels of the spatial condition, concatenated to x (Canny, Depth,
-    Fill).
+    in_channels: of x; spatial_channels: of the spatial condition, concatenated to x (Canny, Depth, Fill).
     patch: side of a patch. width: of a token; depth: blocks with two streams; single_depth: blocks with one; hidden:
     width of the feed-forwards. context_dim: width of the condition's tokens; vector_dim: of its vector. axes: the
     values of a head that turn by the place of a picture, by row and by column. guidance: is told a guidance scale, for
@@ -69,7 +68,7 @@ class FluxConfig:
 
     @property
     def out_channels(self) -> int:
-        """The channels of x."""
+        """As many as x has."""
         return self.in_channels
 
     @property
@@ -99,7 +98,7 @@ class Flux(nn.Module):
 
     @property
     def dtype(self) -> torch.dtype:
-        """The dtype of the weights and of the computation."""
+        """The dtype of the weights, and of the computation."""
         return next(self.parameters()).dtype
 
     def forward(

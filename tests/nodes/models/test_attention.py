@@ -13,16 +13,16 @@ from torch.nn import functional as F
 
 from guidegraph.graph.hardware import instructions
 from guidegraph.graph.hardware.policy import PADDED_LOGITS
-from guidegraph.nodes.models.networks.attention import attention, attention_weights, decide_spare
+from guidegraph.nodes.models.networks.attention import attention, attention_weights, choose_spare
 
 
 @pytest.fixture(autouse=True)
 def avx512(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """A processor for whose kernels keys are added; the values are the same on any."""
     monkeypatch.setattr(instructions, "vectorises_in_avx512", lambda: True)
-    decide_spare.cache_clear()
+    choose_spare.cache_clear()
     yield
-    decide_spare.cache_clear()
+    choose_spare.cache_clear()
 
 
 @pytest.fixture
