@@ -12,7 +12,6 @@ from guidegraph.graph.events import Observer
 from guidegraph.graph.execution.call import node_error
 from guidegraph.graph.execution.join_calls import KeptJoins
 from guidegraph.graph.execution.watched_sizes import LoopWatch
-from guidegraph.graph.ir import node_id
 from guidegraph.graph.planning.plan import Plan
 from guidegraph.graph.planning.steps import BlockPlan, Step
 from guidegraph.graph.sources import Source
@@ -106,6 +105,6 @@ class LoopContext:
         for op in ops:
             node_time = self.node_times.get(op.key)
             if node_time is None:
-                node_time = self.node_times[op.key] = NodeTime(node_id(op))
+                node_time = self.node_times[op.key] = NodeTime(op.node_id)
             node_time.calls += 1
             node_time.seconds += seconds / len(ops)

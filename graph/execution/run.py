@@ -28,7 +28,6 @@ from guidegraph.graph.planning.choice_branches import (
     make_effect_test,
 )
 from guidegraph.graph.planning.dependencies import find_dependencies
-from guidegraph.graph.planning.digest import is_pure
 from guidegraph.graph.planning.plan import Plan, compile_plan
 from guidegraph.graph.planning.steps import BlockPlan, Step
 from guidegraph.graph.planning.wiring_checks import WiringChecks
@@ -78,7 +77,7 @@ def list_sources_to_hold(ops: Mapping[str, Op], plan: Plan) -> list[Source]:
     remaining = [op for key, op in plan.ops.items() if key not in ops]
     read = {source for op in remaining for source in op.sources()} | {source for source, _ in plan.outputs.values()}
     keys = {source.op for source in read if isinstance(source, Output)}
-    held = [op for op in ops.values() if op.key in keys or not is_pure(op) or not plan.config.prunes]
+    held = [op for op in ops.values() if op.key in keys or not op.is_pure or not plan.config.prunes]
     return [Output(op.key, name) for op in held for name in op.outputs]
 
 
