@@ -281,6 +281,8 @@ class Loop:
     stop_at: int | None = field(default=None, kw_only=True)
     resumed: LoopState | None = field(default=None, kw_only=True)
 
+    kind: ClassVar[str] = "loop"
+    """Its entry of ``guidegraph.graph.kinds``, which names the function that runs it."""
     excluded_passes: ClassVar[frozenset[str]] = frozenset()
     """Passes that are not applied to its body."""
     can_stop: ClassVar[bool] = True
