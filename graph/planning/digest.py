@@ -301,18 +301,8 @@ class Digests(dict[str, str]):
         carry = loop.carry if loop.resumed is None else {}  # the values of a state count by its digest
         for label, links in (("carry", carry), ("next", loop.next), ("collect", loop.collect)):
             parts += [(f"{label} {name}", self.source(source)) for name, source in links.items()]
-        parts += [("effect", self[key]) for key, op in loop.body.items() if not is_pure(op)]
+        parts += [("effect", self[key]) for key, op in loop.body.items() if not op.is_pure]
         for name, part in loop.digest_parts():
             if name not in without:
                 parts.append((name, part if isinstance(part, str) else self.source(part)))
         return digest_pairs(parts)
-
-
-def is_pure(op: Op) -> bool:
-    """Whether an operation only computes its outputs.
-
-    A training loop counts as pure: its checkpoint serves to resume, and is not a result.
-    """
-    if isinstance(op, Call):
-        return op.spec.pure
-    return all(is_pure(inner) for inner in op.body.values())

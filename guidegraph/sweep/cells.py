@@ -10,7 +10,7 @@ from typing import Any
 from guidegraph.graph.frozen_models import copy_frozen
 from guidegraph.graph.ir import Call, Graph
 from guidegraph.graph.planning.dependencies import find_dependencies
-from guidegraph.graph.planning.digest import Digests, digest_pairs, digest_strings, is_pure
+from guidegraph.graph.planning.digest import Digests, digest_pairs, digest_strings
 from guidegraph.graph.planning.make_choices import make_choices
 from guidegraph.graph.planning.passes import bind_params
 from guidegraph.graph.run_config import RunConfig
@@ -49,7 +49,7 @@ def cell_key(graph: Graph, run_values: Mapping[str, Any], config: RunConfig) -> 
     for name, source in sources.items():
         parts.append((f"output {name}", digests.source(values[source.name] if isinstance(source, Param) else source)))
     for key, op in ops.items():
-        if only is None and key not in needed and not is_pure(op):
+        if only is None and key not in needed and not op.is_pure:
             effect = _effect_digest(op, digests) if isinstance(op, Call) else digests[key]
             parts.append((f"effect {key}", effect))
     parts += [(f"param {name}", json.dumps(portable_value(value))) for name, value in sorted(run_values.items())]

@@ -12,9 +12,9 @@ from pathlib import Path
 
 from guidegraph.graph.export.errors import ExportError, raise_together
 from guidegraph.graph.ir import Call, Choice, Loop, Op, walk
+from guidegraph.graph.kinds import find_kind
 from guidegraph.graph.port import Port
 from guidegraph.graph.sources import Carry, Index, Item, Output, Param, Source, list_sources
-from guidegraph.graph.training.fit import Fit
 from guidegraph_runtime.operations import shapes_read_by
 
 
@@ -123,11 +123,9 @@ def _find_parameters_to_fix(
         names = reads[op.key]
         if names is None:
             continue
-        if isinstance(op, Fit):
-            reason = f"nodes.{op.key} trains, and a bundle does not"
-            refused.append(ExportError(reason, "export a workflow that loads what it trained", place=str(op.mark)))
-            continue
         if isinstance(op, Loop):
+            if problem := find_kind(op.kind).export_problem:
+                refused.append(ExportError(f"nodes.{op.key} {problem[0]}", problem[1], place=str(op.mark)))
             continue
         if op.key not in at_export if isinstance(op, Choice) else op.key in hosted:
             continue

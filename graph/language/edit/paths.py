@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
 from guidegraph.graph.errors import Mark, suggest
+from guidegraph.graph.kinds import list_loop_keys
 from guidegraph.graph.language.edit.document import Document, find_value, is_empty, refuse
 from guidegraph.graph.language.parse import WORKFLOW_KEYS
-from guidegraph.graph.language.parse_block import LOOP_KEYS
 from guidegraph.graph.language.parse_node import NODE_KEYS
 from guidegraph.graph.language.yaml_tree import Scalar, Tree, YamlMapping, YamlSequence, shorten
 from guidegraph_runtime.declare.choice_words import CHOOSE, OF
@@ -217,5 +217,5 @@ def key_order(document: Document, names: Sequence[str]) -> tuple[str, ...]:
         return PARAM_KEYS
     if kind == "node":
         tree = locate(document, ".".join(names)).tree
-        return LOOP_KEYS if find_value(tree, "loop") is not None else NODE_KEYS
+        return list_loop_keys() if find_value(tree, "loop") is not None else NODE_KEYS
     return ("every", *NODE_KEYS) if names[-1] == "preview" else ()
