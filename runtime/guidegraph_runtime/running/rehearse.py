@@ -102,7 +102,7 @@ class Rehearsal(Computation):
 
     def host(self, operation: Operation) -> Mapping[str, Any]:
         """The results of a host operation if they are cheap; otherwise their shape, if a rule gives it."""
-        OPERATIONS[operation.op].check_settings(operation.settings)  # it may not be called in a dry run
+        OPERATIONS[operation.op].check_settings(operation.settings)  # it may not be called in a rehearsal
         inputs = {port: self.values.read(name) for port, name in operation.inputs.items()}
         declared, rule_arguments = OPERATIONS[operation.op], {}
         shape: Shape | None = None
