@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from guidegraph_runtime.error_text import describe_error, error_text
 from guidegraph_runtime.errors import SettingError
@@ -15,9 +15,8 @@ MAX_COMPARED = 300
 MAX_LENGTH = 100
 
 
-@dataclass(frozen=True, order=True, slots=True)
-class Mark:
-    """A position in a file; line and column count from 1."""
+class Mark(NamedTuple):
+    """A position in a file; line and column count from 1. A tuple, as each value of a workflow file has one."""
 
     file: str
     line: int

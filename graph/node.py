@@ -8,6 +8,7 @@ is the single output ``out``.
 from __future__ import annotations
 
 import inspect
+import math
 import typing
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field
@@ -20,7 +21,6 @@ from guidegraph.graph.port import Port
 from guidegraph.graph.port_kinds import port_kinds
 from guidegraph.graph.types import ANY, PortType, namedtuple_fields, to_port_type
 from guidegraph.graph.values.output_check import OutputCheck, make_output_check
-from guidegraph_runtime.admission import is_infinite
 
 if TYPE_CHECKING:
     from guidegraph_runtime.declare.settings import Range
@@ -228,7 +228,7 @@ def _make_spec(
     id: str, function: Callable[..., Any], needs: Any, identity: Any, check: Any, traits: dict[str, Any]
 ) -> NodeSpec:
     name = f"{function.__module__}.{function.__qualname__}"
-    if not id or not all(word.isidentifier() for word in id.split(".")) or "." not in id:
+    if "." not in id or not all(map(str.isidentifier, id.split("."))):
         raise NodeDefinitionError(f"{name}: node id {id!r} must be 'namespace.name', each part an identifier")
     try:
         hints = typing.get_type_hints(function, include_extras=True)
@@ -240,7 +240,11 @@ def _make_spec(
     outputs, named_outputs = _read_outputs(name, hints["return"])
     trait_functions = {"needs": needs, "identity": identity, "check": check, "shape": traits["shape"]}
     trait_functions |= {"provides": traits["provides"], "ranges": traits["ranges"]}
-    _check_traits(name, traits["batchable"], trait_functions, inputs, settings)
+    arguments = {
+        trait: tuple(inspect.signature(function).parameters) if function else ()
+        for trait, function in trait_functions.items()
+    }
+    _check_traits(name, traits["batchable"], arguments, inputs, settings)
     return NodeSpec(
         id,
         function,
@@ -251,12 +255,12 @@ def _make_spec(
         needs=needs,
         identity=identity,
         check=check,
-        needs_arguments=_argument_names(needs),
-        identity_settings=_argument_names(identity),
+        needs_arguments=arguments["needs"],
+        identity_settings=arguments["identity"],
         same_type=_bind_type_variables(hints["return"], outputs, {name: hints[name] for name in inputs}),
-        check_arguments=tuple(name for name in _argument_names(check) if name not in (WIRED, SHAPES)),
-        ranges_arguments=_argument_names(traits["ranges"]),
-        shape_arguments=_argument_names(traits["shape"]),
+        check_arguments=tuple(name for name in arguments["check"] if name not in (WIRED, SHAPES)),
+        ranges_arguments=arguments["ranges"],
+        shape_arguments=arguments["shape"],
         **traits,
     )
 
@@ -277,7 +281,7 @@ def _read_ports(
             kind = to_port_type(hints[parameter.name])
         except TypeError as error:
             raise NodeDefinitionError(f"{name}: parameter '{parameter.name}': {error}") from error
-        infinite = is_infinite(parameter.default)
+        infinite = isinstance(parameter.default, float) and math.isinf(parameter.default)
         port = Port(parameter.name, hints[parameter.name], kind, parameter.default, setting, infinite)
         (settings if setting else inputs)[parameter.name] = port
     return inputs, settings
@@ -313,23 +317,20 @@ def _bind_type_variables(
     return ports_by_output
 
 
-def _argument_names(function: Callable[..., Any] | None) -> tuple[str, ...]:
-    return tuple(inspect.signature(function).parameters) if function else ()
-
-
 def _check_traits(
     name: str,
     batchable: tuple[str, ...],
-    traits: Mapping[str, Any],
+    arguments: Mapping[str, tuple[str, ...]],
     inputs: dict[str, Port],
     settings: dict[str, Port],
 ) -> None:
+    """Check the ports of ``batchable``, and the arguments of each trait's function."""
     if unknown := [p for p in batchable if p not in inputs]:
         raise NodeDefinitionError(f"{name}: batchable names {unknown}, which are not its input ports")
-    for trait, function in traits.items():
+    for trait, names in arguments.items():
         allowed = {*settings} if trait in SETTINGS_ONLY else {*settings, *inputs}
         allowed |= {WIRED, SHAPES} if trait == "check" else set()
-        if unknown := [a for a in _argument_names(function) if a not in allowed]:
+        if unknown := sorted({*names} - allowed, key=names.index):
             kinds = "setting" if trait in SETTINGS_ONLY else "setting or port"
             raise NodeDefinitionError(
                 f"{name}: {trait}= takes an argument '{unknown[0]}', but the node has no such {kinds}; "

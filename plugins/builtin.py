@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable, Collection, Iterable
 from functools import cache
 from importlib import import_module
@@ -16,7 +17,7 @@ from guidegraph.graph.types import Tensor
 from guidegraph.plugins.hookspecs import hookimpl
 
 _DERIVES = "\nfrom guidegraph.nodes.derive import"
-_MARKS = ("\n@node(", _DERIVES)
+_MARKS = re.compile(rf"\n@node\(|{_DERIVES}")
 
 
 @cache
@@ -29,7 +30,7 @@ def _read_modules() -> dict[str, str]:
             if file.endswith(".py"):
                 path = Path(parent, file)
                 text = path.read_text(encoding="utf-8")
-                if any(mark in text for mark in _MARKS):
+                if _MARKS.search(text):
                     name = ".".join((nodes.__name__, *path.relative_to(folder).with_suffix("").parts))
                     texts[name] = text
     return dict(sorted(texts.items()))
@@ -40,8 +41,9 @@ def find_node_modules(marks: Collection[str] = ("",), *, derived: bool = False) 
 
     derived: only modules that make nodes of the runtime's operations, whose ids need not be in the text.
     """
-    texts = {name: text for name, text in _read_modules().items() if _DERIVES in text or not derived}
-    return [name for name, text in texts.items() if any(mark in text for mark in marks)]
+    mark = re.compile("|".join(map(re.escape, marks)))
+    texts = _read_modules().items()
+    return [name for name, text in texts if (_DERIVES in text or not derived) and mark.search(text)]
 
 
 def read_nodes(modules: Iterable[str]) -> list[Callable[..., Any]]:

@@ -64,6 +64,12 @@ class _Unit:
         return own and not self.name.startswith(OWN_PREFIX + "plugins.")
 
 
+def find_package(module: str) -> str:
+    """The package that an imported module counts as, or the module itself: all nodes of guidegraph are one package."""
+    unit = _locate(module, None, is_root=True)
+    return module if unit is None else unit.name
+
+
 def find_source_files(module: str) -> SourceFiles:
     """The files and libraries of an imported module. Empty for one without files, as in a notebook.
 
@@ -198,23 +204,28 @@ def _list_package(folder: str) -> tuple[dict[str, str], dict[str, str]]:
     code: dict[str, str] = {}
     data: dict[str, str] = {}
     start = len(folder) + 1
-    for path in sorted(_walk(folder, frozenset())):
+    for path in sorted(_list_files(folder)):
         name = path[start:].replace(os.sep, "/")
         (code if name.endswith(".py") else data)[name] = path
     return code, data
 
 
-def _walk(folder: str, around: frozenset[str]) -> Iterator[str]:
+def _list_files(folder: str) -> list[str]:
     """The files below a folder, without compiled ones, hidden folders and broken links. Links that lead back end."""
-    if (resolved := os.path.realpath(folder)) in around:
-        return
-    with os.scandir(folder) as entries:
-        for entry in entries:
-            if entry.is_dir():
-                if not entry.name.startswith(".") and entry.name != "__pycache__":
-                    yield from _walk(entry.path, around | {resolved})
-            elif entry.name not in DESKTOP_FILES and not entry.name.endswith(".pyc") and entry.is_file():
-                yield entry.path
+    files: list[str] = []
+    waiting: list[tuple[str, frozenset[str]]] = [(folder, frozenset())]
+    while waiting:
+        current, around = waiting.pop()
+        if (resolved := os.path.realpath(current)) in around:
+            continue
+        with os.scandir(current) as entries:
+            for entry in entries:
+                if entry.is_dir():
+                    if not entry.name.startswith(".") and entry.name != "__pycache__":
+                        waiting.append((entry.path, around | {resolved}))
+                elif entry.name not in DESKTOP_FILES and not entry.name.endswith(".pyc") and entry.is_file():
+                    files.append(entry.path)
+    return files
 
 
 def _read_source(path: str, *, with_strings: bool) -> tuple[set[str], set[str]]:
@@ -289,6 +300,6 @@ def _find_named_files(path: Path, strings: set[str]) -> Iterator[tuple[str, str]
             candidate = os.path.join(folder, name)
             if _holds_runs(candidate):
                 continue
-            for file in sorted(_walk(candidate, frozenset())) if os.path.isdir(candidate) else [candidate]:
+            for file in sorted(_list_files(candidate)) if os.path.isdir(candidate) else [candidate]:
                 if os.path.isfile(file):
                     yield os.path.relpath(file, folder).replace(os.sep, "/"), file

@@ -15,7 +15,6 @@ from guidegraph.graph.planning.plan import find_needed_ops
 from guidegraph.graph.run_config import RunConfig
 from guidegraph.graph.sources import Literal, Param
 from guidegraph.graph.stopping.loop_state import LoopState
-from guidegraph.graph.training.fit import Fit
 
 STOP = "--stop-at"
 _STOP = re.compile(r"(?:(.+):)?(\d{1,9})")
@@ -65,7 +64,7 @@ def list_stoppable_loops(ops: Mapping[str, Op]) -> list[str]:
 
     Training loops have checkpoints of their own, and loops inside of loops cannot be stopped.
     """
-    return [key for key, op in ops.items() if isinstance(op, Loop) and not isinstance(op, Fit)]
+    return [key for key, op in ops.items() if isinstance(op, Loop) and op.can_stop]
 
 
 def find_run_ops(graph: Graph, values: Mapping[str, Any], only: Collection[str] | None) -> dict[str, Op]:

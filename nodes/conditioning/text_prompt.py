@@ -24,7 +24,7 @@ Offset = Annotated[int, Ge(0)]
 
 
 def split_by_weights(embedder: TextEmbedder | None = None, **_: object) -> ExportRecipe | None:
-    """The export recipe of weighted texts: that of `text.encode`, with the brackets parsed by the runtime."""
+    """The export recipe of weighted texts: as for `text.encode`, with the brackets parsed by the runtime."""
     recipe = text_export_recipe(embedder)
     if recipe is None or recipe.operation not in ("text.tokenize", "text.chunks"):
         return None

@@ -424,7 +424,7 @@ def test_a_file_with_a_right_checksum_and_wrong_contents_is_named(
 
     path = tmp_path / "sum.safetensors"
     make().run(stop_at=2).save(path)
-    metadata, tensors, _ = read_checked(path)
+    metadata, tensors = read_checked(path)
     for key, value in (
         ("done", "9"),
         ("tree", "{}"),
@@ -454,7 +454,7 @@ def test_a_file_whose_description_of_the_run_is_damaged_is_named(make: Callable[
 
     path = tmp_path / "sum.safetensors"
     make().run(stop_at=2).save(path)
-    metadata, tensors, _ = read_checked(path)
+    metadata, tensors = read_checked(path)
     run = json.loads(metadata["run"])
     good = run["origin"]
     wrong: list[Any] = [3, {}, {**good, "over": 3}, {**good, "nodes": {}}, {**good, "nodes": {"start": {}}}]
