@@ -1,7 +1,7 @@
 """Memory and time of a part's call, estimated for any size from two that the export measured, and the file of these.
 
 Convolutions and feed-forward layers take memory and time in proportion to the pixels of a sample, and attention to
-their square. Times add up, so two measurements give both coefficients. The memory of a call is that of its largest
+their square. Times add up, so two measurements give both coefficients. A call takes the memory of its largest
 operator: once attention is that, it grows with the square. A batch takes the multiple of one sample.
 """
 
@@ -19,7 +19,7 @@ from guidegraph_runtime.bundle.strict_json import Cursor, parse_json
 
 _PICTURE_AXES = 4
 SQUARE_FROM = 1.2
-"""The power of the area beyond which memory that grew so between two sizes is that of attention."""
+"""The power of the area beyond which memory that grew so between two sizes belongs to attention."""
 
 
 class Estimate(NamedTuple):

@@ -29,7 +29,7 @@ The bytes decide, and not the time, so that a slow machine measures the same siz
 LONG = 30.0
 """Seconds of the processor after which no larger size of a part is tried in any case."""
 MOST = 4
-"""Doublings of the sides that are tried: small samples tell little about large ones."""
+"""Doublings of the sides that are tried: small samples say little about large ones."""
 _STATUS, _CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 
 Array = NDArray[Any]
@@ -83,7 +83,7 @@ def _resize(part: Part, inputs: Mapping[str, Array], axes: list[str], factor: fl
 
 
 def _measure_call(bundle: Bundle, name: str, inputs: Mapping[str, Array]) -> Cost:
-    """The peak of the memory of a call beyond that of the process before, and its seconds."""
+    """The peak memory of a call, less the memory of the process before it, and its seconds."""
     session = bundle.session(name)
     release_arena()
     before = _read_status("VmRSS")

@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 
 from guidegraph_runtime.bundle.manifest_types import Input, Operation, walk_operations
 from guidegraph_runtime.errors import BundleError
+from guidegraph_runtime.running.compute import PARAMS, Computation, GuardError, check_guards, refuse_part
 from guidegraph_runtime.running.operation_order import reads
-from guidegraph_runtime.running.plan import PARAMS, GuardError, PlanRun, check_guards, refuse_part
 from guidegraph_runtime.running.unread_values import read_flags
 from guidegraph_runtime.running.values import Values
 from guidegraph_runtime.web_page.support import (
@@ -271,7 +271,7 @@ class _Tabulation:
             plan_values = Values(self.source.tables)
             values = {key.input: value, key.choice: word, key.share: kept / value if key.share else None}
             plan_values |= {PARAMS + name: item for name, item in values.items() if name}
-            PlanRun(self.source.location, refuse_part, self.source.read_file, plan_values).run(self.operations)
+            Computation(self.source.location, refuse_part, self.source.read_file, plan_values).run(self.operations)
             for operation in walk_operations(self.kept):
                 if operation.op == "part":
                     check_guards(operation, plan_values)
