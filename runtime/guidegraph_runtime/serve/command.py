@@ -102,12 +102,12 @@ def _read_variables(parser: argparse.ArgumentParser) -> list[str]:
         if name == "bundles":
             continue
         values = text.split() if isinstance(defaults[name], list) else [text]
-        given = [f"--{name.replace('_', '-')}={value}" for value in values]
+        settings = [f"--{name.replace('_', '-')}={value}" for value in values]
         try:
-            _parser(exit_on_error=False).parse_args(given)
+            _parser(exit_on_error=False).parse_args(settings)
         except argparse.ArgumentError as error:
             parser.error(f"{variable}: {error.message}")
-        arguments += given
+        arguments += settings
     return arguments
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import platform
 import subprocess
 import sys
 from pathlib import Path
@@ -136,3 +137,35 @@ def test_after_one_size_another_finds_room_and_the_memory_is_given_back(tmp_path
         check=True,
     )
     assert result.stdout.splitlines() == ["700", "650", "700", "600", "3000 needs-memory", "700", "returned"]
+
+
+FREE_BLOCKS = """
+import sys
+import numpy as np
+from guidegraph_runtime.sessions.call_limits import keep_large_blocks_apart
+def read_kilobytes():
+    return next(int(line.split()[1]) for line in open("/proc/self/status") if line.startswith("VmRSS:"))
+if sys.argv[1] == "apart":
+    keep_large_blocks_apart()
+for _ in range(3):
+    block = np.ones(3 << 20, np.uint8)
+    del block  # glibc's threshold grows to its size
+before, large, small = read_kilobytes(), [], []
+for _ in range(40):
+    large.append(np.ones(2 << 20, np.uint8))
+    small.append(np.ones(100_000, np.uint8))
+del large
+print(read_kilobytes() - before)
+"""
+"""Frees 40 blocks of 2 MiB, each with one of 100 kB behind it that stays; prints by how much the process has grown."""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="other allocators have no such threshold")
+def test_large_blocks_that_are_freed_go_back_to_the_system() -> None:
+    grown = {}
+    for mode in ("apart", "default"):
+        command = [sys.executable, "-c", FREE_BLOCKS, mode]
+        environment = os.environ | {"PYTHONPATH": str(ROOT / "runtime")}
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+        grown[mode] = int(done.stdout)
+    assert grown["apart"] < 20 << 10 < grown["default"]

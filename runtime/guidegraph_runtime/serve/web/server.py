@@ -25,6 +25,7 @@ from guidegraph_runtime.serve.service import Service
 from guidegraph_runtime.serve.web.access import ServeAccess
 from guidegraph_runtime.serve.web.connections import IDLE_SECONDS, LimitedConnection
 from guidegraph_runtime.serve.web.routes import ServeRoutes
+from guidegraph_runtime.sessions.call_limits import keep_large_blocks_apart
 from guidegraph_runtime.sessions.sessions import SessionSettings
 
 PERIOD = 0.1
@@ -75,6 +76,7 @@ def serve(
     log_level: str = "info",
 ) -> int:
     """Serve bundles until a signal, and return the exit code. Raises ``BundleError``."""
+    keep_large_blocks_apart()
     log, metrics = EventLog(log_level), ServeMetrics()
     show_collected(lambda text: log.print("warning", "warning", message=text))
     service = Service(folders, settings, options, [metrics, log])
