@@ -4,8 +4,13 @@ PYTHON ?= python3
 VENV ?= .venv
 OUT ?= runs/first-picture
 ARGS ?=
-# Tests whose results come from float kernels, for the pass that is kept to AVX2.
-KERNEL_TESTS ?= tests/test_tolerance.py tests/nodes tests/plugins/test_diffusers_models.py \
+# Tests whose results come from float kernels, for the pass that is kept to AVX2: of checkpoints those that compare what a
+# network computes, and not those that read files.
+checkpoint_tests = $(addprefix tests/nodes/checkpoints/,compvis/test_ldm_text.py compvis/test_released_workflows.py \
+	diffusers/test_lora_peft.py diffusers/test_pipelines.py guided/test_guided_diffusion.py quantised test_text_encoders.py \
+	test_sampling.py transformers/test_z_image.py) $(wildcard tests/nodes/checkpoints/transformers/test_*pipeline*.py)
+KERNEL_TESTS ?= tests/test_tolerance.py $(addprefix tests/nodes/,conditioning guidance images metrics models sampling \
+	training test_kept_levels.py) $(checkpoint_tests) tests/plugins/test_diffusers_models.py \
 	tests/plugins/test_diffusers_schedulers.py plugins/gallery
 BENCHMARKS ?= $(filter-out benchmarks/_%,$(wildcard benchmarks/*.py))
 

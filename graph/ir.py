@@ -119,9 +119,10 @@ class Call:
 
     def links(self) -> Iterator[tuple[str, Source]]:
         """All sources that this call reads, each with its port or setting."""
-        for name, sources in (*self.inputs.items(), *self.settings.items()):
+        for name, sources in chain(self.inputs.items(), self.settings.items()):
             if isinstance(sources, Many):
-                yield from ((name, source) for source in sources.sources)
+                for source in sources.sources:
+                    yield name, source
             else:
                 yield name, sources
 
@@ -275,7 +276,8 @@ class Loop:
     """A loop. Its body may read any source outside it; those sources are inputs of the loop.
 
     A subclass is a kind of loop: the methods after ``block`` say how it differs from a plain one.
-    stop_at: the run ends after so many iterations. resumed: the state to go on from; ``carry`` has its values.
+    stop_at: the run ends after so many iterations. resumed: the state to go on from; ``carry`` has its values, and
+    ``starts`` the sources of carries that are compared with the state before the first iteration.
     """
 
     key: str
@@ -289,6 +291,7 @@ class Loop:
     mark: Mark
     stop_at: int | None = field(default=None, kw_only=True)
     resumed: LoopState | None = field(default=None, kw_only=True)
+    starts: Mapping[str, Source] = field(default_factory=dict, kw_only=True)
 
     kind: ClassVar[str] = "loop"
     """Its entry of ``guidegraph.graph.kinds``, which names the function that runs it."""
@@ -305,9 +308,10 @@ class Loop:
         return (*self.next.values(), *self.collect.values(), *self.extra_results().values())
 
     def sources(self) -> Iterator[Source]:
-        """All sources that the loop reads from outside: ``over``, the carries' initial values and the closure."""
+        """All sources that the loop reads from outside: ``over``, the carries' starts and the closure."""
         yield self.over
         yield from self.carry.values()
+        yield from self.starts.values()
         yield from self.option_sources()
         yield from self.block.outer_sources(self.key)
 
@@ -383,6 +387,7 @@ class Loop:
             self,
             over=change(self.over),
             carry=map_links(self.carry, change),
+            starts=map_links(self.starts, change),
             body={key: change_op(op) for key, op in self.body.items()},
             next=map_links(self.next, change),
             collect=map_links(self.collect, change),

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from guidegraph.graph import events
 from guidegraph.graph.cancellation import is_interrupt
 from guidegraph.graph.device_context import current_device
-from guidegraph.graph.errors import GuidegraphError, NodeError
+from guidegraph.graph.errors import GuidegraphError, NodeError, Problem, WorkflowError
 from guidegraph.graph.execution.cache import nbytes
 from guidegraph.graph.execution.call import invoke, node_error
 from guidegraph.graph.execution.interpreter import interpret
@@ -27,7 +27,7 @@ from guidegraph.graph.planning.plan import Plan
 from guidegraph.graph.planning.steps import BlockPlan, BodyPlan, Phase, Step
 from guidegraph.graph.planning.wiring_checks import check_wiring
 from guidegraph.graph.sources import Carry, Index, Item, Source
-from guidegraph.graph.stopping.loop_state import LoopStopped, StopToken, capture_state
+from guidegraph.graph.stopping.loop_state import REFUSED, LoopState, LoopStopped, StopToken, capture_state
 from guidegraph.graph.trust.process_state import StateKeeper
 from guidegraph.graph.types import ANY, PortType, Tensor, describe_value, is_iterable, is_tensor
 from guidegraph.graph.values.leaves import flatten, is_equal_leaf, unflatten
@@ -174,10 +174,22 @@ def _start_values(
     if loop.resumed is None:
         start = {name: outside[source] for name, source in loop.carry.items()}
     else:
+        _check_names(loop, loop.resumed, outside)
         start, collected = loop.resumed.read_carry(device), loop.resumed.read_collected(device)
     if loop.stop_at is not None:
         capture_state(loop.key, 0, 0, start, {})  # a value that no file can hold is better found before the iterations
     return {**outside, **{Carry(loop.key, name): value for name, value in start.items()}}, collected
+
+
+def _check_names(loop: Loop, state: LoopState, outside: Mapping[Source, Any]) -> None:
+    """Raise ``WorkflowError`` if a carry of a resumed loop starts with values by name that the state does not have."""
+    for name, source in loop.starts.items():
+        if missing := state.find_missing_names(name, outside[source]):
+            message = (
+                f"the carry '{name}' starts with {', '.join(missing)} after the change, and the state after "
+                f"{state.done} of {state.total} iterations has none; undo the change, or run from the beginning"
+            )
+            raise WorkflowError([Problem(loop.mark, REFUSED, message, f"nodes.{loop.key}")])
 
 
 def _find_token(loop: Loop, context: LoopContext, plan: Plan) -> StopToken | None:

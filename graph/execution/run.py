@@ -95,7 +95,7 @@ def run(
     """
     config, attachments = config or RunConfig(), attachments or Attachments()
     if attachments.resume is not None:
-        graph = resume_loop(graph, attachments.resume)
+        graph = resume_loop(graph, attachments.resume, checks_names=True)
     if config.stop_at:
         graph = stop_loop(graph, *find_stop(graph, values, config))
     return run_plan(compile_plan(graph, values, config), attachments)

@@ -23,7 +23,7 @@ from typing import Any
 import guidegraph_runtime
 from guidegraph.graph.ir import Call, Loop, Op
 from guidegraph.graph.node import NodeSpec
-from guidegraph.graph.planning.source_files import DESKTOP_FILES, find_source_files
+from guidegraph.graph.planning.source_files import DESKTOP_FILES, find_package, find_source_files
 from guidegraph.graph.port import Port
 from guidegraph.graph.sources import Carry, Item, Literal, Many, Output, Param, Sources
 from guidegraph.graph.trust.effects import is_written, list_companions
@@ -155,7 +155,7 @@ def source_digest(module: str) -> str:
 
     The code counts as it is when this is first called; data files, which nodes may read at each call, count anew.
     """
-    code, data = _digest_code(module)
+    code, data = _digest_code(find_package(module))
     return digest_pairs((("code", code), *((name, _source_file_digest(path)) for name, path in data))) if data else code
 
 

@@ -138,7 +138,7 @@ def _describe_label(label: Scalar) -> str:
 def _join_branches(
     resolver: PortResolver, choice: ParsedChoice, branches: Mapping[str, TypedSource | None], choice_path: str
 ) -> PortType | None:
-    """The common type of all branches; None if a branch is invalid or they have no common type."""
+    """The common type of all branches; None if a branch is invalid or the types have nothing in common."""
     links = {label: (link, path) for label, link, path in _list_links(choice, choice_path)}
     kind: PortType | None = None
     first = ""

@@ -11,9 +11,7 @@ from guidegraph.graph.planning.plan import find_needed_ops
 from guidegraph.graph.sources import Param
 from guidegraph.graph.stopping.choose_loop import find_run_ops, list_stoppable_loops, resume_loop
 from guidegraph.graph.stopping.loop_origin import Json, OriginComparison, describe_constant, describe_origin, is_same
-from guidegraph.graph.stopping.loop_state import LoopState
-
-REFUSED = "cannot-resume"
+from guidegraph.graph.stopping.loop_state import REFUSED, LoopState
 
 
 def read_origin(graph: Graph, values: Mapping[str, Any], only: Collection[str] | None, loop: str) -> Json:

@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import Any
 
 from guidegraph.graph.errors import Mark, Problem, WorkflowError, suggest
-from guidegraph.graph.ir import Graph, Loop, Op
+from guidegraph.graph.ir import Call, Graph, Loop, Op
 from guidegraph.graph.planning.choice_branches import make_effect_test
 from guidegraph.graph.planning.dependencies import find_dependencies
 from guidegraph.graph.planning.plan import find_needed_ops
@@ -82,10 +82,24 @@ def stop_loop(graph: Graph, key: str, iterations: int) -> Graph:
     return _replace_loop(graph, key, stop_at=iterations)
 
 
-def resume_loop(graph: Graph, state: LoopState) -> Graph:
-    """The graph whose run goes on from the state of a loop, instead of from the loop's start."""
+def resume_loop(graph: Graph, state: LoopState, *, checks_names: bool = False) -> Graph:
+    """The graph whose run goes on from the state of a loop, instead of from the loop's start.
+
+    checks_names: the start of a carry with values by name, such as the memory of a denoiser's rules, is computed all
+    the same, and the loop compares the names with the state. A start that needs an earlier loop or a node with effects
+    is not compared.
+    """
+    loop = graph.ops[state.loop]
+    assert isinstance(loop, Loop)
     carry = {name: Literal(value) for name, value in state.read_carry().items()}
-    return _replace_loop(graph, state.loop, carry=carry, resumed=state)
+    starts = {
+        name: source
+        for name, source in loop.carry.items()
+        if checks_names
+        and state.has_names(name)
+        and all(isinstance(op, Call) and op.spec.pure for op in find_dependencies(graph.ops, [source]).values())
+    }
+    return _replace_loop(graph, state.loop, carry=carry, resumed=state, starts=starts)
 
 
 def _replace_loop(graph: Graph, key: str, **changes: Any) -> Graph:

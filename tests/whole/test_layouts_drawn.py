@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from functools import cache
 from typing import Any
 
 import torch
@@ -15,10 +16,11 @@ from guidegraph.nodes.models.model_nodes import load_model
 from tests.paths import ROOT
 
 WORKFLOWS = ROOT / "workflows"
-BATCH, FEW = 8, 4
+BATCH, FEW = 8, 2
 LEFT, RIGHT = (0.0625, 0.5625, 0.375, 0.875), (0.625, 0.5625, 0.9375, 0.875)
 
 
+@cache
 def list_layouts(prompt: str) -> list[list[dict[str, Any]]]:
     """The objects of eight layouts of a prompt."""
     table = load_workflow(WORKFLOWS / "layout_128.yaml", cache="off").run(prompt=prompt, batch=BATCH)["layout"]
@@ -67,7 +69,7 @@ def test_a_picture_has_the_objects_of_a_layout_where_it_places_them() -> None:
         for words, place in zip(objects, (LEFT, RIGHT), strict=True):
             kind = NAMES.index(words.split()[-1])
             at_place += sum(is_there(boxes, row, kind, place) for row in range(FEW))
-    assert at_place >= 8, "of 16; 13 with the layout, and 2 without"
+    assert at_place >= 4, "of 8; 6 with the layout, and at most 2 without"
 
 
 def is_there(boxes: Any, picture: int, kind: int, place: tuple[float, ...]) -> bool:
