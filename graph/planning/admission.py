@@ -187,7 +187,7 @@ def _list_machine_problems(ops: Mapping[str, Op], values: Mapping[str, Any]) -> 
     checked = [call for call in walk_calls(ops) if call.spec.has_requirements]
     if not checked:
         return []
-    calls = [*walk_calls(ops)]
+    calls = walk_calls(ops)
     written, readers = _find_written_files(calls, values), _find_readers(calls)
     problems: list[Problem] = []
     for call in checked:
