@@ -138,7 +138,7 @@ def _forbid_exit(plugin: str) -> Iterator[None]:
 
 
 class OutputToStderr(io.TextIOBase):
-    """A stream for what an import prints: to stderr, since a program may read a command's output, and escaped."""
+    """A stream for the output of an import: to stderr, since a program may read a command's output, and escaped."""
 
     def write(self, text: str) -> int:
         sys.stderr.write(visible(text))

@@ -157,7 +157,7 @@ def are_siblings(a: ExportRecipe, b: ExportRecipe) -> bool:
 
 
 def link_siblings(calls: Sequence[tuple[Call, ExportRecipe]], examples: ExampleValues) -> list[Call]:
-    """Calls of the runtime's operations, each with what its siblings read at its recipe's port `beside`.
+    """Calls of the runtime's operations, each with the links of its siblings at its recipe's port `beside`.
 
     Only parameters and constants are linked, which are known before any operation runs.
     """
