@@ -26,7 +26,7 @@ from guidegraph.nodes.shape_checks import has_values
 from guidegraph_runtime.files.npy import read_npz_member
 
 
-@structured(formerly=["guidegraph.nodes.frechet.Moments"])
+@structured
 @dataclass(frozen=True, eq=False)
 class Moments:
     """The count, mean and scatter of a set of features, float64, from which the Fréchet distance is computed.
