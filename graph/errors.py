@@ -16,7 +16,7 @@ MAX_LENGTH = 100
 
 
 class Mark(NamedTuple):
-    """A position in a file; line and column count from 1."""
+    """A position in a file; line and column count from 1. A tuple, as each value of a workflow file has one."""
 
     file: str
     line: int

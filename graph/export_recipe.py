@@ -14,9 +14,9 @@ class ExportRecipe:
     operation: its name in the runtime, such as ``text.tokenize``. ports: the operation's name for each of the node's
     ports. settings: its literals; bytes become a file of the bundle. outputs: its output tensors by name, each with its
     axes as in a port type: "B", "M", or a size. function: takes those tensors by name and returns the node's result.
-    beside: a port of the operation for a list, or "" if no port takes one. It takes the parameters that other calls of
-    the operation with the same settings read, so that all fill up their results to one size, such as the longest
-    prompt's. The function must mark what is filled up, for example in a mask, so that it changes no result.
+    beside: a port of the operation for a list, or "" if no port takes one. It takes the parameters and constants that
+    other calls of the operation with the same settings read, so that all fill up their results to one size, such as the
+    longest prompt's. The function must mark what is filled up, for example in a mask, so that it changes no result.
     """
 
     operation: str
@@ -25,7 +25,3 @@ class ExportRecipe:
     function: Callable[..., Any]
     settings: Mapping[str, Any] = field(default_factory=dict)
     beside: str = ""
-
-
-Split = ExportRecipe
-"""The earlier public name."""

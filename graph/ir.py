@@ -30,6 +30,7 @@ from guidegraph.graph.sources import (
     Sources,
     list_sources,
     map_links,
+    map_sources,
 )
 from guidegraph.graph.trust.file_checks import may_hold_path
 from guidegraph.graph.types import PortType, make_fit
@@ -113,9 +114,12 @@ class Call:
 
     def links(self) -> Iterator[tuple[str, Source]]:
         """All sources that this call reads, each with its port or setting."""
-        for name, sources in self.arguments():
-            for source in list_sources(sources):
-                yield name, source
+        for name, sources in chain(self.inputs.items(), self.settings.items()):
+            if isinstance(sources, Many):
+                for source in sources.sources:
+                    yield name, source
+            else:
+                yield name, sources
 
     def sources(self) -> Iterator[Source]:
         """All sources that this call reads."""
@@ -142,6 +146,44 @@ class Call:
             layout = self._make_layout()
             object.__setattr__(self, "_layout", layout)
         return layout
+
+    @property
+    def node_id(self) -> str:
+        """The id of the node that it calls."""
+        return self.spec.id
+
+    @property
+    def is_pure(self) -> bool:
+        """Whether it only computes its outputs."""
+        return self.spec.pure
+
+    def mark_of(self, argument: str) -> Mark:
+        """The position of a port or setting in the workflow's file; the call's own if it has none."""
+        return self.marks.get(argument, self.mark)
+
+    def blocks(self) -> tuple[Block, ...]:
+        """The blocks inside the operation: none."""
+        return ()
+
+    def map_body(self, change: Callable[[Mapping[str, Op]], Mapping[str, Op]]) -> Self:
+        """The operation with its body changed: it has none."""
+        return self
+
+    def map_sources(self, change: Callable[[Source], Source], change_op: Callable[[Op], Op]) -> Self:
+        """The call with each of its sources replaced by ``change(source)``."""
+        changed = [
+            {name: map_sources(change, sources) for name, sources in links.items()}
+            for links in (self.inputs, self.settings)
+        ]
+        return replace(self, inputs=changed[0], settings=changed[1])
+
+    def branches(self) -> tuple[Source, ...]:
+        """Sources of which at most one is computed: none."""
+        return ()
+
+    def certain_sources(self) -> Iterable[Source]:
+        """The sources that the operation needs whatever their values are."""
+        return self.sources()
 
     def _make_layout(self) -> CallLayout:
         names = [*self.spec.inputs]
@@ -191,6 +233,14 @@ class Choice(Call):
         (source,) = list_sources(self.inputs[name])
         return source
 
+    def branches(self) -> tuple[Source, ...]:
+        """The sources of its branches, of which one is computed."""
+        return tuple(map(self.branch, self.inputs))
+
+    def certain_sources(self) -> Iterable[Source]:
+        """The sources that the choice needs whatever their values are: ``when``."""
+        return (self.when,)
+
 
 class Block(NamedTuple):
     """Operations that run together, and the sources that they must compute."""
@@ -219,7 +269,8 @@ class Loop:
     """A loop. Its body may read any source outside it; those sources are inputs of the loop.
 
     A subclass is a kind of loop: the methods after ``block`` say how it differs from a plain one.
-    stop_at: the run ends after so many iterations. resumed: the state to go on from; ``carry`` has its values.
+    stop_at: the run ends after so many iterations. resumed: the state to go on from; ``carry`` has its values, and
+    ``starts`` the sources of carries that are compared with the state before the first iteration.
     """
 
     key: str
@@ -233,18 +284,25 @@ class Loop:
     mark: Mark
     stop_at: int | None = field(default=None, kw_only=True)
     resumed: LoopState | None = field(default=None, kw_only=True)
+    starts: Mapping[str, Source] = field(default_factory=dict, kw_only=True)
 
+    kind: ClassVar[str] = "loop"
+    """Its entry of ``guidegraph.graph.kinds``, which names the function that runs it."""
     excluded_passes: ClassVar[frozenset[str]] = frozenset()
     """Passes that are not applied to its body."""
+    can_stop: ClassVar[bool] = True
+    """Whether a run can end after some of its iterations, and another go on from there."""
+    node_id: ClassVar[str] = "loop"
 
     def roots(self) -> tuple[Source, ...]:
         """The sources each iteration must compute: the next carries, the collected values and the extra results."""
         return (*self.next.values(), *self.collect.values(), *self.extra_results().values())
 
     def sources(self) -> Iterator[Source]:
-        """All sources that the loop reads from outside: ``over``, the carries' initial values and the closure."""
+        """All sources that the loop reads from outside: ``over``, the carries' starts and the closure."""
         yield self.over
         yield from self.carry.values()
+        yield from self.starts.values()
         yield from self.option_sources()
         yield from self.block.outer_sources(self.key)
 
@@ -252,6 +310,23 @@ class Loop:
     def dependencies(self) -> tuple[str, ...]:
         """The keys of the operations outside whose outputs the loop reads."""
         return _list_producers(self.sources())
+
+    @cached_property
+    def is_pure(self) -> bool:
+        """Whether it only computes its outputs. A checkpoint serves to resume, and is not a result."""
+        return all(op.is_pure for op in self.body.values())
+
+    def mark_of(self, argument: str) -> Mark:
+        """The position of the loop in the workflow's file, for all that it reads."""
+        return self.mark
+
+    def branches(self) -> tuple[Source, ...]:
+        """Sources of which at most one is computed: none, apart from those of choices in its body."""
+        return ()
+
+    def certain_sources(self) -> Iterable[Source]:
+        """The sources that the loop needs whatever their values are."""
+        return self.sources()
 
     @property
     def block(self) -> Block:
@@ -293,12 +368,17 @@ class Loop:
         """The loop with other operations in its blocks, in the order of ``blocks``."""
         return replace(self, body=ops[0])
 
+    def map_body(self, change: Callable[[Mapping[str, Op]], Mapping[str, Op]]) -> Self:
+        """The loop with the operations of its body replaced by ``change(body)``."""
+        return replace(self, body=change(self.body))
+
     def map_sources(self, change: Callable[[Source], Source], change_op: Callable[[Op], Op]) -> Self:
         """The loop with its own sources and the operations of its blocks changed by these functions."""
         return replace(
             self,
             over=change(self.over),
             carry=map_links(self.carry, change),
+            starts=map_links(self.starts, change),
             body={key: change_op(op) for key, op in self.body.items()},
             next=map_links(self.next, change),
             collect=map_links(self.collect, change),
@@ -310,11 +390,6 @@ def _list_producers(sources: Iterable[Source]) -> tuple[str, ...]:
 
 
 Op = Call | Loop
-
-
-def node_id(op: Op) -> str:
-    """The id of the node that an operation calls; ``loop`` for a loop."""
-    return op.spec.id if isinstance(op, Call) else "loop"
 
 
 @dataclass(frozen=True)
@@ -371,7 +446,7 @@ class Graph:
     def traits(self) -> GraphTraits:
         """The traits of its operations, in bodies too. A plan of the graph has no operations of other kinds."""
         kinds = {type(op) for op in walk(self.ops)}
-        specs = list({id(op.spec): op.spec for op in walk(self.ops) if isinstance(op, Call)}.values())
+        specs = list({id(call.spec): call.spec for call in walk_calls(self.ops)}.values())
         loops = any(issubclass(kind, Loop) for kind in kinds)
         return GraphTraits(
             loops=loops,
@@ -392,9 +467,15 @@ def walk(ops: Mapping[str, Op], *, previews: bool = True) -> Iterator[Op]:
     while stack:
         for op in stack[-1]:
             yield op
-            if isinstance(op, Loop):
-                blocks = op.blocks() if previews else (op.block,)
+            blocks = op.blocks()
+            if blocks:
+                blocks = blocks if previews else blocks[:1]
                 stack.append(chain.from_iterable(block.ops.values() for block in blocks))
                 break
         else:
             stack.pop()
+
+
+def walk_calls(ops: Mapping[str, Op], *, previews: bool = True) -> Iterator[Call]:
+    """Every call of a node, in the order of ``walk``."""
+    return (op for op in walk(ops, previews=previews) if isinstance(op, Call))

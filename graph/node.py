@@ -228,7 +228,7 @@ def _make_spec(
     id: str, function: Callable[..., Any], needs: Any, identity: Any, check: Any, traits: dict[str, Any]
 ) -> NodeSpec:
     name = f"{function.__module__}.{function.__qualname__}"
-    if not id or not all(word.isidentifier() for word in id.split(".")) or "." not in id:
+    if "." not in id or not all(map(str.isidentifier, id.split("."))):
         raise NodeDefinitionError(f"{name}: node id {id!r} must be 'namespace.name', each part an identifier")
     try:
         hints = typing.get_type_hints(function, include_extras=True)

@@ -65,6 +65,7 @@ class Many:
     """A list of links: the sources of a port that takes a sequence, in order."""
 
     sources: tuple[Source, ...]
+    kind: Is["many"] = "many"
 
 
 Sources = Source | Many

@@ -10,12 +10,23 @@ import collections.abc
 import dataclasses
 import types
 import typing
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from enum import Enum
 from functools import cache, lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, TypeVar, Union, get_args, get_origin, overload
+from typing import (
+    TYPE_CHECKING,
+    Annotated,
+    Any,
+    ClassVar,
+    Literal,
+    NamedTuple,
+    TypeVar,
+    Union,
+    get_args,
+    get_origin,
+)
 
 from guidegraph.graph.frozen_models import is_module
 
@@ -76,15 +87,13 @@ def _require_tensor(value: object) -> object:
 T = TypeVar("T", bound=type)
 
 
-@dataclass(frozen=True)
-class SequenceOf:
+class SequenceOf(NamedTuple):
     """A port that takes a list of values, in order."""
 
     element: PortType
 
 
-@dataclass(frozen=True)
-class PortType:
+class PortType(NamedTuple):
     """The type of a port: its alternatives, and whether ``None`` is allowed."""
 
     alternatives: tuple[type | SequenceOf, ...]
@@ -332,34 +341,19 @@ def list_remedies(target: PortType) -> list[str]:
 _STRUCTURED: list[type] = []
 _FIELDS: dict[type, tuple[str, ...]] = {}
 """Of each structured type: the names of its fields that are passed to its constructor."""
-_FORMER_NAMES: dict[str, type] = {}
 _registered = 0
 
 
-@overload
-def structured(cls: T, /) -> T: ...
-
-
-@overload
-def structured(*, formerly: Sequence[str]) -> Callable[[T], T]: ...
-
-
-def structured(cls: Any = None, /, *, formerly: Sequence[str] = ()) -> Any:
+def structured(cls: T) -> T:
     """Mark a frozen dataclass as a structured port type: its fields become pytree leaves in torch.
 
-    formerly: qualified names ("package.module.Class") that the class had before it moved. Caches and checkpoints name
-    types that way, and files with a former name still load.
+    Caches and checkpoints name it by its qualified name, so one that moves is not found in earlier files.
     """
-
-    def register(cls: T) -> T:
-        if not dataclasses.is_dataclass(cls):
-            raise TypeError(f"{cls.__name__} must be a dataclass to be a structured port type")
-        _STRUCTURED.append(cls)
-        _FIELDS[cls] = tuple(field.name for field in dataclasses.fields(cls) if field.init)
-        _FORMER_NAMES.update(dict.fromkeys(formerly, cls))
-        return cls
-
-    return register if cls is None else register(cls)
+    if not dataclasses.is_dataclass(cls):
+        raise TypeError(f"{cls.__name__} must be a dataclass to be a structured port type")
+    _STRUCTURED.append(cls)
+    _FIELDS[cls] = tuple(field.name for field in dataclasses.fields(cls) if field.init)
+    return cls
 
 
 def fields_of_structure(cls: type) -> tuple[str, ...] | None:
@@ -378,11 +372,6 @@ def register_structured() -> None:
         if cls not in pytree.SUPPORTED_NODES:
             pytree.register_dataclass(cls)
     _registered = len(_STRUCTURED)
-
-
-def find_structured_type(name: str) -> type | None:
-    """The structured type with a qualified name, present or former; None for an unknown name."""
-    return structured_types().get(name) or _FORMER_NAMES.get(name)
 
 
 def structured_types() -> dict[str, type]:

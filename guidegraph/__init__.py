@@ -39,7 +39,6 @@ if TYPE_CHECKING:  # for type checkers; a test compares it with _HOMES
     from guidegraph.graph.export.errors import ExportError as ExportError
     from guidegraph.graph.export.onnx.decompositions import register_decomposition as register_decomposition
     from guidegraph.graph.export_recipe import ExportRecipe as ExportRecipe
-    from guidegraph.graph.export_recipe import Split as Split
     from guidegraph.graph.ir import Graph as Graph
     from guidegraph.graph.node import node as node
     from guidegraph.graph.planning.plan import Plan as Plan
@@ -148,10 +147,7 @@ _HOMES = {
     "guidegraph.graph.execution.result": ("RunResult",),
     "guidegraph.graph.export.errors": ("ExportError",),
     "guidegraph.graph.export.onnx.decompositions": ("register_decomposition",),
-    "guidegraph.graph.export_recipe": (
-        "ExportRecipe",
-        "Split",
-    ),
+    "guidegraph.graph.export_recipe": ("ExportRecipe",),
     "guidegraph.graph.ir": ("Graph",),
     "guidegraph.graph.node": ("node",),
     "guidegraph.graph.planning.plan": ("Plan",),

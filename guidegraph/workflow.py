@@ -3,22 +3,22 @@
 from __future__ import annotations
 
 import copy
+import inspect
 import os
 import re
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from functools import cached_property
 from pathlib import Path
 from types import NoneType
 from typing import TYPE_CHECKING, Any
 
 from guidegraph.graph.cancellation import CancelToken
-from guidegraph.graph.errors import GuidegraphError, Mark, Problem, WorkflowError
+from guidegraph.graph.errors import GuidegraphError, Mark, Problem, WorkflowError, suggest
 from guidegraph.graph.events import Observer
 from guidegraph.graph.execution.attachments import Attachments
 from guidegraph.graph.execution.cache import MemoryCache
 from guidegraph.graph.execution.result import RunResult
-from guidegraph.graph.execution.run import run
 from guidegraph.graph.ir import Graph
 from guidegraph.graph.language.bind_parameters import bind
 from guidegraph.graph.language.named_workflows import locate_workflow
@@ -31,7 +31,7 @@ from guidegraph.graph.run_config import RunConfig
 from guidegraph.graph.trust.limits import Limits, current_limits, enforce_limits
 from guidegraph.graph.trust.policy import OWN_WORKFLOW, Policy
 from guidegraph.graph.types import PortType
-from guidegraph.runs.requested_outputs import list_unknown_outputs
+from guidegraph.session import Session, list_folder_problems
 from guidegraph_runtime.machine.byte_sizes import parse_size
 
 if TYPE_CHECKING:
@@ -44,6 +44,9 @@ CacheChoice = str | Path | None
 """Where values are cached: ``None`` in memory, a folder on disk as well, ``"off"`` nowhere."""
 
 _DEVICE = re.compile(r"cpu|cuda(:\d+)?")
+
+_AT_RUN = ("only", "stop_at")
+"""Settings that each run has of its own."""
 
 _memory = MemoryCache()
 _UNSET = object()
@@ -73,7 +76,8 @@ class Workflow:
     default). policy: which files the workflow may read, write and load code from; by default it may read and write
     the files it names, and loads no code. memory_budget: the largest size of model weights on the device at once, in
     bytes or as ``"6GB"``. limits: the limits of a run, ``Limits()`` by default. accelerate: ``"onnx"`` runs the parts
-    of loops around a model in onnxruntime, ``"compile"`` with torch.compile.
+    of loops around a model in onnxruntime, ``"compile"`` with torch.compile. settings: the other fields of
+    ``RunConfig``.
     Raises ``ValueError`` for a device or dtype that does not exist, for a budget that is not a size, for a budget on
     the CPU, and for an unknown accelerator, and ``TypeError`` for an argument of another type.
     """
@@ -91,7 +95,7 @@ class Workflow:
         memory_budget: int | str | None = None,
         policy: Policy = OWN_WORKFLOW,
         limits: Limits | None = None,
-        accelerate: str = "",
+        **settings: Any,
     ):
         device, dtype = str(device), str(dtype).removeprefix("torch.")
         _check_device(device)
@@ -103,6 +107,9 @@ class Workflow:
         _check_type("limits", limits, (Limits, NoneType), "a Limits")
         for observer in observers:
             _check_callable("observers", observer)
+        for name in settings:
+            if name not in MORE_SETTINGS:
+                raise TypeError(f"there is no setting '{name}'; {suggest(name, MORE_SETTINGS, 'more settings')}")
         self.graph = graph
         self.manager = manager
         self.config = RunConfig(
@@ -113,7 +120,7 @@ class Workflow:
             memory_budget=None if memory_budget is None else parse_size(memory_budget),
             policy=policy,
             limits=limits or current_limits(),
-            accelerate=accelerate,
+            **settings,
         )
         self.attachments = Attachments(memory=None if cache == "off" else _memory, observers=tuple(observers))
         if reason := self.config.budget_problem:
@@ -150,6 +157,12 @@ class Workflow:
 
     def bind(self, params: Mapping[str, object]) -> dict[str, Any]:
         """Checked values of all parameters. Raises ``WorkflowError`` that lists all problems."""
+        params = self._read_params(params)
+        with enforce_limits(self.config.limits):
+            return bind(self.graph, params)
+
+    def _read_params(self, params: Mapping[str, object]) -> Mapping[str, object]:
+        """The arguments with a file in place of each picture. Raises ``TypeError`` for what is no mapping of names."""
         if type(params) is not dict:  # asked first, as every run comes by here
             _check_type("params", params, Mapping, "a mapping of names to values, such as {'seed': 7}")
         for name in params:
@@ -158,14 +171,16 @@ class Workflow:
         if self._file_params:
             from guidegraph.runs.given_pictures import write_given_pictures
 
-            params = write_given_pictures(params, self._file_params)
-        with enforce_limits(self.config.limits):
-            return bind(self.graph, params)
+            return write_given_pictures(params, self._file_params)
+        return params
 
     def plan(self, params: Mapping[str, object], only: Collection[str] | None = None) -> Plan:
         """The compiled plan for these parameters. Raises ``WorkflowError``, also for outputs that do not exist."""
-        _check_outputs(self.graph, only)
-        return compile_plan(self.graph, self.bind(params), replace(self.config, only=only))
+        _check_only(only)
+        config = replace(self.config, only=only)
+        if problems := Session(self.graph, config).list_output_problems():
+            raise WorkflowError(problems)
+        return compile_plan(self.graph, self.bind(params), config)
 
     def run(self, /, *, stop_at: object = _UNSET, resume: object = _UNSET, **params: object) -> Any:
         """Run, and return the outputs by name.
@@ -246,29 +261,24 @@ class Workflow:
         stop_at: where to stop, as for ``run``; raises ``LoopStopped`` there. resume: a stopped run to go on from, with
         all parameters from ``params``.
         """
-        from guidegraph.graph.stopping.choose_loop import check_stop
-        from guidegraph.runs.stopped_run import check_stopped_run
-
-        values = self.bind(params)
-        _check_outputs(self.graph, only)
+        _check_only(only)
         _check_callbacks(cancel, on_output, on_preview)
         config = replace(self.config, only=only, stop_at="" if stop_at is None else str(stop_at))
-        if resume is not None:
-            check_stopped_run(resume, self.graph, values, config)
-        elif config.stop_at:
-            check_stop(self.graph, values, config)
+        arguments = self._read_params(params)
+        with enforce_limits(config.limits):
+            problems = list_folder_problems({"cache": config.cache})
+            prepared = Session(self.graph, config, stopped=resume).prepare(arguments, problems=problems)
         plugins: Sequence[Observer] = ()
         if self.manager is not None:
-            plugins = self.manager.observers(self.graph, values, config)
+            plugins = self.manager.observers(self.graph, prepared.values, config)
         attachments = replace(
             self.attachments,
             observers=[*self.attachments.observers, *plugins],
             cancel=cancel or CancelToken(),
             on_output=on_output,
             on_preview=on_preview,
-            resume=None if resume is None else resume.state,
         )
-        return run(self.graph, values, config, attachments)
+        return prepared.run(attachments)
 
 
 def _check_type(name: str, value: object, kinds: type | tuple[type, ...], expected: str) -> None:
@@ -302,13 +312,11 @@ def _check_callable(name: str, value: object) -> None:
         raise TypeError(f"{name} takes functions; found {type(value).__name__} {value!r:.60}")
 
 
-def _check_outputs(graph: Graph, only: Collection[str] | None) -> None:
-    """Raise ``TypeError`` for a text in place of a list of outputs, and ``WorkflowError`` for names of none."""
+def _check_only(only: Collection[str] | None) -> None:
+    """Raise ``TypeError`` for a text in place of a list of outputs."""
     if isinstance(only, str):
         raise TypeError(f"only lists names of outputs; found the text '{only}': write ['{only}']")
     _check_type("only", only, (Collection, NoneType), "a list of names of outputs")
-    if problems := list_unknown_outputs(graph, only, "only"):
-        raise WorkflowError(problems)
 
 
 @pause_collector()
@@ -326,7 +334,7 @@ def load_workflow(
     memory_budget: int | str | None = None,
     policy: Policy = OWN_WORKFLOW,
     limits: Limits | None = None,
-    accelerate: str = "",
+    **settings: Any,
 ) -> Workflow:
     """Read and check a workflow: a path, ``NAMESPACE:FILE`` of a plugin, or ``pkg:FILE`` of this package.
 
@@ -350,8 +358,29 @@ def load_workflow(
         memory_budget=memory_budget,
         policy=policy,
         limits=limits,
-        accelerate=accelerate,
+        **settings,
     )
+
+
+def _show_settings(function: Callable[..., Any]) -> None:
+    """Give a function with ``**settings`` the signature that names them."""
+    signature = inspect.signature(function)
+    parameters = list(signature.parameters.values())[:-1]
+    more = [
+        inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=field.default, annotation=field.type)
+        for name, field in MORE_SETTINGS.items()
+    ]
+    function.__signature__ = signature.replace(parameters=[*parameters, *more])  # type: ignore[attr-defined]
+
+
+_NAMED = inspect.signature(Workflow.__init__).parameters
+MORE_SETTINGS = {
+    field.name: field for field in fields(RunConfig) if field.name not in _NAMED and field.name not in _AT_RUN
+}
+"""The fields of ``RunConfig`` that the signatures below do not spell out."""
+
+for _function in (Workflow.__init__, load_workflow):
+    _show_settings(_function)
 
 
 def _check_arguments(

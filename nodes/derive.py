@@ -8,7 +8,7 @@ from dataclasses import is_dataclass
 from functools import cache
 from itertools import takewhile
 from pathlib import Path
-from types import MappingProxyType
+from types import MappingProxyType, UnionType
 from typing import Annotated, Any, NamedTuple, TypeVar, Union, get_args, get_origin, get_type_hints
 
 import numpy as np
@@ -19,7 +19,7 @@ from guidegraph.graph.node import NodeDefinitionError, node
 from guidegraph.graph.types import Tensor, is_tensor
 from guidegraph.nodes import types
 from guidegraph_runtime.declare.operation import ShapeRule
-from guidegraph_runtime.declare.settings import AtMost, alternatives_of, kind_of, marks_of, names_file
+from guidegraph_runtime.declare.settings import AtMost, Kind, kind_of
 from guidegraph_runtime.operations import OPERATIONS, HostOperation
 
 R = TypeVar("R")
@@ -113,15 +113,18 @@ def to_engine(value: Any, hint: Any) -> Any:
 
 def to_annotation(hint: Any) -> Any:
     """The annotation of a node's port or setting, from an operation's annotation: kinds become port types."""
-    if (kind := kind_of(hint)) is not None:
-        return Path if kind == "Path" else getattr(types, kind)
-    if most := next((mark for mark in marks_of(hint) if isinstance(mark, AtMost)), None):
-        return Annotated[get_args(hint)[0], MaxLen(most.count)]
-    members = alternatives_of(hint)
-    if len(members) > 1:
-        return Union[tuple(map(to_annotation, members))]  # noqa: UP007 - from a tuple
-    if get_origin(hint) is Sequence:
-        return Sequence[tuple(map(to_annotation, get_args(hint)))]  # type: ignore[misc]
+    origin, arguments = get_origin(hint), get_args(hint)
+    if origin is Annotated:
+        for mark in arguments[1:]:
+            if isinstance(mark, Kind):
+                return Path if mark.name == "Path" else getattr(types, mark.name)
+            if isinstance(mark, AtMost):
+                return Annotated[arguments[0], MaxLen(mark.count)]
+        return hint
+    if origin in (Union, UnionType):
+        return Union[tuple([to_annotation(member) for member in arguments])]  # noqa: UP007 - from a tuple
+    if origin is Sequence:
+        return Sequence[tuple([to_annotation(member) for member in arguments])]  # type: ignore[misc]
     return hint
 
 
@@ -134,7 +137,7 @@ def _register(
     typed = [p.replace(annotation=hints[p.name]) for p in parameters]
     function.__signature__ = inspect.Signature(typed, return_annotation=returned)  # type: ignore[attr-defined]
     settings = {p.name for p in parameters if p.kind is p.KEYWORD_ONLY}
-    reads_file = any(names_file(operation.hints[name]) for name in settings)
+    reads_file = any(hints[name] is Path or Path in get_args(hints[name]) for name in settings)
     implied: dict[str, Any] = {"io": reads_file, "host": reads_file}
     if operation.shape is not None and settings >= {*inspect.signature(operation.shape).parameters}:
         implied["shape"] = _leading_axes(operation.shape) if _is_tensor_type(returned) else None

@@ -12,7 +12,7 @@ from guidegraph.nodes.shape_checks import cast_like
 from guidegraph_runtime.tables.form import Form
 
 
-@structured(formerly=["guidegraph.nodes.types.Levels"])
+@structured
 @dataclass(frozen=True, eq=False)
 class Levels:
     """The noise levels that a sampler visits, in order: N + 1 for N steps. The last step ends at the last level.
@@ -28,7 +28,7 @@ class Levels:
     form: Form = "variance_preserving"
 
 
-@structured(formerly=["guidegraph.nodes.types.Scheduler"])
+@structured
 @dataclass(frozen=True, eq=False)
 class Scheduler:
     """A sampler as a table of R rows, one for each model call. ``scheduler.step`` applies one row.
@@ -91,7 +91,7 @@ class Scheduler:
         return self.position, self.length
 
 
-@structured(formerly=["guidegraph.nodes.types.SchedulerState"])
+@structured
 @dataclass(frozen=True, eq=False)
 class SchedulerState:
     """A sampler's state: ``index``, int64, of the next row, and ``slots`` (K, …x), values kept between rows.

@@ -85,16 +85,6 @@ def check_entry(entry: EntryPoint) -> None:
         raise PluginError(f"the entry point's value '{entry.value:.60}' names no module", fix)
 
 
-def is_imported(entry: EntryPoint, version: str) -> bool:
-    """Whether this version of guidegraph imports the plugin, and it is not built in."""
-    try:
-        check_entry(entry)
-        check_requirement(entry, version)
-    except PluginError:
-        return False
-    return normalise_name(read_distribution(entry)[0]) != OWN_DISTRIBUTION
-
-
 def check_requirement(entry: EntryPoint, version: str) -> None:
     """Raise ``PluginError`` if the plugin's distribution requires another version of guidegraph."""
     if normalise_name(read_distribution(entry)[0]) == OWN_DISTRIBUTION:

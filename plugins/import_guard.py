@@ -1,4 +1,5 @@
-"""Guards the import of a plugin: reports a slow one by name, applies a time limit, and forbids ending the process.
+"""Guards the import of a plugin: reports a slow one by name, applies a time limit, forbids ending the process, and
+puts back the current directory and torch's settings, which would change the results of every workflow.
 
 While a plugin is imported, ``os._exit`` and ``os.exec…`` raise ``ProcessEnded``: the plugin is left out like any other
 that fails, and the command continues. Other ways to end the process (C's ``_exit``, a crash, a later thread) cannot be
@@ -9,11 +10,16 @@ from __future__ import annotations
 
 import logging
 import os
+import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any, NoReturn
+
+from guidegraph.graph.trust.process_state import FOLDER_SETTING
+from guidegraph.graph.trust.torch_settings import Setting, list_torch_settings
 
 log = logging.getLogger(__name__)
 
@@ -21,6 +27,8 @@ SECONDS = "GUIDEGRAPH_PLUGIN_SECONDS"
 DEFAULT_SECONDS = 60.0
 REPORT_AFTER = 2.0
 """Seconds after which a slow import is reported."""
+SLOW = 1.0
+"""Seconds after which the list of plugins notes an import: it delays every command."""
 EXIT_FUNCTIONS = ("_exit", "execv", "execve")
 """Functions in ``os`` that end the process; the other exec functions call these."""
 
@@ -125,3 +133,38 @@ def _forbid_exit(plugin: str) -> Iterator[None]:
         active = False
         for (module, name), function in before.items():
             setattr(module, name, function)
+
+
+@contextmanager
+def keep_settings(notes: list[str]) -> Iterator[None]:
+    """Put back the current directory and torch's settings after the block, which imports a plugin.
+
+    notes: gets a line for each that changed, and for a slow import. If the block imports torch, its settings are put
+    back to those that torch begins with.
+    """
+    before = {setting.name: setting.read() for setting in _list_settings()}
+    with_torch, started = "torch" in sys.modules, time.perf_counter()
+    try:
+        yield
+    finally:
+        seconds = time.perf_counter() - started
+        if seconds > SLOW:
+            cause = "" if with_torch or "torch" not in sys.modules else ", torch with it"
+            notes.append(
+                f"takes {seconds:.1f} s to import{cause}, and commands wait for it: import slow modules inside "
+                "the functions that need them"
+            )
+        for setting in _list_settings():
+            now = setting.read()
+            for old in (before[setting.name],) if setting.name in before else setting.initial:
+                if now != old:
+                    with suppress(Exception):  # noted even if it cannot be put back
+                        setting.set(old)
+                    notes.append(f"changes {setting.name} to {now} when it is imported; it was put back to {old}")
+
+
+def _list_settings() -> list[Setting]:
+    """The current directory, and torch's settings if torch is imported completely."""
+    torch = sys.modules.get("torch")
+    is_complete = hasattr(torch, "set_float32_matmul_precision")
+    return [FOLDER_SETTING, *(list_torch_settings(torch) if is_complete else ())]

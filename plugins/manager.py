@@ -40,8 +40,7 @@ from guidegraph.plugins.entry_points import (
 )
 from guidegraph.plugins.failures import describe_removal, explain_failure, load_or_explain
 from guidegraph.plugins.import_by_name import import_plugin_module, package_folders
-from guidegraph.plugins.import_guard import guard_import
-from guidegraph.plugins.import_watch import KeepBuiltins, record_changes, watch_import
+from guidegraph.plugins.import_guard import guard_import, keep_settings
 from guidegraph.plugins.lazy_mapping import LazyMapping
 from guidegraph.plugins.observers import make_observers
 from guidegraph.plugins.previews import make_preview
@@ -89,14 +88,12 @@ class PluginManager:
         *,
         disable: Iterable[str] | None = None,
         entry_points: bool = True,
-        refused: Mapping[str, str] | None = None,
         lazy: bool = False,
     ) -> None:
         """disable: namespaces to leave out (by default those in ``GUIDEGRAPH_DISABLE_PLUGINS``). entry_points: whether
-        installed plugins are loaded; otherwise only their names are known. refused: plugins that are not to be
-        imported, by name, with the reason. lazy: import an installed plugin when its namespace or distribution is
-        looked up in the registry, or all of them when it is iterated; not with ``extra_modules``. The built-in nodes
-        are always imported in this way."""
+        installed plugins are loaded; otherwise only their names are known. lazy: import an installed plugin when its
+        namespace or distribution is looked up in the registry, or all of them when it is iterated; not with
+        ``extra_modules``. The built-in nodes are always imported in this way."""
         self._hooks = make_hook_manager()
         self._status: dict[str, PluginStatus] = {}
         self._nodes: dict[str, NodeSpec] = {}
@@ -107,7 +104,7 @@ class PluginManager:
         self._owners: dict[str, str] = {}
         self._folders: dict[str, Sequence[Path]] = {}
         self._apps: list[Any] = []
-        self._refused, self._modules = refused or {}, tuple(extra_modules)
+        self._modules = tuple(extra_modules)
         self._pending: list[importlib.metadata.EntryPoint] = []
         self._lock, self._complete = threading.RLock(), False
         self._builtin = self._add_builtin()
@@ -265,8 +262,7 @@ class PluginManager:
             check_entry(entry)
             self._check_namespace(entry.name)
             check_requirement(entry, self._versions[OWN_DISTRIBUTION])
-            self._check_refused(entry.name)
-            with self._guard_import(entry.name, distribution, notes), KeepBuiltins(notes):
+            with _guard_import(entry.name, distribution, notes):
                 removal = describe_removal(entry.name)
                 plugin = load_or_explain(entry.load, f"install what it needs, or {removal}", removal)
                 contribution = read_contribution(plugin, entry.name)
@@ -287,8 +283,7 @@ class PluginManager:
             takes = "--plugin takes the name of a module or the path of a Python file (.py)"
             is_missing = name.endswith(".py") and not Path(name).is_file()
             fix = f"name a file that exists; {takes}" if is_missing else f"install what it needs; {takes}"
-            self._check_refused(name)
-            with self._guard_import(name, distribution, notes), KeepBuiltins(notes):
+            with _guard_import(name, distribution, notes):
                 module: ModuleType = load_or_explain(
                     lambda: import_plugin_module(name), fix, describe_removal(name, self._modules)
                 )
@@ -306,20 +301,6 @@ class PluginManager:
             raise
         except BaseException as error:
             self._fail(name, distribution, version, error, namespace=namespace, notes=notes)
-
-    @contextmanager
-    def _guard_import(self, name: str, distribution: str, notes: list[str]) -> Iterator[None]:
-        with ExitStack() as stack:
-            stack.enter_context(pause_for_import())
-            if normalise_name(distribution) != OWN_DISTRIBUTION:
-                stack.enter_context(guard_import(name))
-                stack.enter_context(record_changes(name))
-            stack.enter_context(watch_import(notes))
-            yield
-
-    def _check_refused(self, name: str) -> None:
-        if reason := self._refused.get(name):
-            raise PluginError(reason, f"repair it, or leave it out with {DISABLE}={name}")
 
     def _check_namespace(self, namespace: str) -> None:
         if self._builtin.may_define(namespace):
@@ -396,3 +377,15 @@ def _runtime_version() -> dict[str, str]:
         return {"guidegraph-runtime": importlib.metadata.version("guidegraph-runtime")}
     except importlib.metadata.PackageNotFoundError:  # a source checkout that is not installed
         return {}
+
+
+@contextmanager
+def _guard_import(name: str, distribution: str, notes: list[str]) -> Iterator[None]:
+    """Around the import of a plugin. What it prints goes to stderr: another program may read a command's output."""
+    with ExitStack() as stack:
+        stack.enter_context(pause_for_import())
+        if normalise_name(distribution) != OWN_DISTRIBUTION:
+            stack.enter_context(guard_import(name))
+        stack.enter_context(keep_settings(notes))
+        stack.enter_context(redirect_stdout(sys.stderr))
+        yield

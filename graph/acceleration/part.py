@@ -12,7 +12,7 @@ from guidegraph.graph.execution.watched_sizes import Decisive, LoopWatch, Measur
 from guidegraph.graph.export.partition.example_values import ItemType
 from guidegraph.graph.export.partition.leaves import tensor_leaves
 from guidegraph.graph.export.partition.subgraph import ExampleValue, PartPlan, plan_part
-from guidegraph.graph.ir import Call, Loop, walk
+from guidegraph.graph.ir import Call, Loop, walk, walk_calls
 from guidegraph.graph.planning.digest import (
     companion_digests,
     digest_strings,
@@ -135,7 +135,7 @@ def collect_types(plan: Plan) -> dict[Source, PortType]:
 
 def lift_numbers(calls: Sequence[Call], plan: Plan) -> tuple[list[Call], list[LiftedNumber]]:
     """The calls with inputs in place of those literals that a parameter of the workflow set to a number."""
-    unbound = {op.key: op for op in walk(plan.graph.ops) if isinstance(op, Call)}
+    unbound = {call.key: call for call in walk_calls(plan.graph.ops)}
     numbers: list[LiftedNumber] = []
 
     def lift(call: Call, name: str) -> Source | None:

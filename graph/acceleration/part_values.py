@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from guidegraph.graph.errors import NodeError
 from guidegraph.graph.execution.call import PortError
-from guidegraph.graph.ir import Call, node_id
+from guidegraph.graph.ir import Call
 from guidegraph.graph.memory.weights import find_models
 from guidegraph.graph.planning.digest import FRESH, value_digest
 from guidegraph.graph.planning.plan import Plan
@@ -93,7 +93,7 @@ def _call_fit(value: Any, inputs: Mapping[str, Any], call: Call, port: str) -> A
     except Exception as error:
         problem = PortError(port, f"{method} failed: {describe_error(error)}: mend it, or run without acceleration")
         mark = call.marks.get(port, call.mark)
-        raise NodeError(f"nodes.{call.key}", node_id(call), mark, problem) from error
+        raise NodeError(f"nodes.{call.key}", call.node_id, mark, problem) from error
 
 
 def flatten_value(reading: Reading, value: Any, plan: Plan) -> FlatValue:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from guidegraph.graph.errors import GuidegraphError
 from guidegraph.graph.events import Origin
-from guidegraph.graph.ir import Op, node_id
+from guidegraph.graph.ir import Op
 from guidegraph.graph.planning.digest import FRESH
 from guidegraph.graph.types import is_tensor
 from guidegraph.graph.values.leaves import find_difference
@@ -234,7 +234,7 @@ class Caches:
         if expected is None or self.disk is None:
             return "computed"
         if difference := find_difference(expected, values):
-            path = f"nodes.{op.key} ({node_id(op)})"
+            path = f"nodes.{op.key} ({op.node_id})"
             raise GuidegraphError(
                 f"{op.mark}: stale-cache: {path}: the value in the cache differs from the one just computed: "
                 f"{difference}; remove '{self.disk.path(digest)}'. If the difference is no rounding, the node depends "

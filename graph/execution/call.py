@@ -9,7 +9,7 @@ from typing import Any
 from guidegraph.graph.cancellation import is_interrupt
 from guidegraph.graph.errors import Cancelled, Mark, NodeError
 from guidegraph.graph.execution.join_calls import KeptJoins, Sizes, call_as_batch
-from guidegraph.graph.ir import Call, Op, node_id
+from guidegraph.graph.ir import Call, Op
 from guidegraph.graph.planning.steps import Step
 from guidegraph.graph.trust.file_checks import check_paths
 from guidegraph.graph.trust.policy import refuse_shipped
@@ -81,7 +81,7 @@ def invoke_batch(
 def node_error(step: Step, error: BaseException) -> NodeError:
     """An error as a ``NodeError`` that names the step's place in the workflow."""
     op = step.ops[0]
-    return NodeError(f"nodes.{op.key}", node_id(op), _mark(op, error), error)
+    return NodeError(f"nodes.{op.key}", op.node_id, _mark(op, error), error)
 
 
 class PortError(ValueError):

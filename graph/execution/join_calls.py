@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from guidegraph.graph.values.leaves import flatten, has_fixed_leaves, is_equal_leaf, unflatten
-from guidegraph.graph.values.ownership import change_count
+from guidegraph.graph.values.ownership import count_changes
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -48,11 +48,11 @@ class JoinedValue:
             return None
         leaves = [leaf for leaves, _ in (*flat, flatten(joined)) for leaf in leaves]
         tensors = [leaf for leaf in leaves if isinstance(leaf, torch.Tensor)]
-        return cls(values, flat, lengths, joined, tensors, list(map(change_count, tensors)))
+        return cls(values, flat, lengths, joined, tensors, count_changes(tensors))
 
     def joins(self, values: Sequence[Any]) -> bool:
         """Whether these are the same values, and neither their tensors nor the joined ones changed."""
-        return all(map(operator.is_, self.values, values)) and self.changes == list(map(change_count, self.tensors))
+        return all(map(operator.is_, self.values, values)) and self.changes == count_changes(self.tensors)
 
 
 KeptJoins: TypeAlias = "dict[int | str, JoinedValue | None]"

@@ -6,14 +6,14 @@ import sys
 import time
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import is_dataclass
 from typing import TYPE_CHECKING, Any
 
 from guidegraph.graph import events
 from guidegraph.graph.cancellation import is_interrupt
 from guidegraph.graph.device_context import current_device
-from guidegraph.graph.errors import GuidegraphError, NodeError
+from guidegraph.graph.errors import GuidegraphError, NodeError, Problem, WorkflowError
 from guidegraph.graph.execution.cache import nbytes
 from guidegraph.graph.execution.call import invoke, node_error
 from guidegraph.graph.execution.interpreter import interpret
@@ -21,13 +21,13 @@ from guidegraph.graph.execution.loop_context import LoopContext
 from guidegraph.graph.execution.to_device import to_device
 from guidegraph.graph.execution.watched_sizes import LoopWatch, use_watch
 from guidegraph.graph.ir import Choice, Loop
+from guidegraph.graph.kinds import find_kind, load_function
 from guidegraph.graph.planning.choice_branches import choose_branch
 from guidegraph.graph.planning.plan import Plan
 from guidegraph.graph.planning.steps import BlockPlan, BodyPlan, Phase, Step
 from guidegraph.graph.planning.wiring_checks import check_wiring
 from guidegraph.graph.sources import Carry, Index, Item, Source
-from guidegraph.graph.stopping.loop_state import LoopStopped, StopToken, capture_state
-from guidegraph.graph.training.fit import Fit
+from guidegraph.graph.stopping.loop_state import REFUSED, LoopState, LoopStopped, StopToken, capture_state
 from guidegraph.graph.trust.process_state import StateKeeper
 from guidegraph.graph.types import ANY, PortType, Tensor, describe_value, is_iterable, is_tensor
 from guidegraph.graph.values.leaves import flatten, is_equal_leaf, unflatten
@@ -53,28 +53,14 @@ def run_step(step: Step, slots: list[Any], context: LoopContext, plan: Plan, kee
 
 def run_loop(step: Step, slots: list[Any], context: LoopContext, plan: Plan) -> None:
     """Run a loop and store its outputs. Raises ``NodeError``, ``Cancelled``, and ``WorkflowError`` for wrong wiring."""
-    loop, body_plan = step.op, step.body
+    loop = step.op
     assert isinstance(loop, Loop)
-    assert body_plan is not None
     outside: dict[Source, Any] = {source: slots[slot] for source, slot in step.closure}
+    run = load_function(find_kind(loop.kind).run)
     with context.trips.scope():
-        if isinstance(loop, Fit):
-            results = _run_training(step, loop, outside, context, plan)
-        else:
-            results = _iterate(step, loop, body_plan, outside, context, plan)
-            if context.accelerator is not None:
-                context.accelerator.release()
+        results = run(step, outside, context, plan)
     for name, slot in zip(loop.outputs, step.outs, strict=True):
         slots[slot] = results[name]
-
-
-def _run_training(
-    step: Step, loop: Fit, outside: dict[Source, Any], context: LoopContext, plan: Plan
-) -> dict[str, Any]:
-    """Run a training loop, in which nothing is accelerated."""
-    accelerator = context.accelerator
-    with nullcontext() if accelerator is None else accelerator.suspend(f"nodes.{loop.key}"):
-        return context.run_training(step, outside, context, plan)
 
 
 def list_items(step: Step, over: Any) -> Sequence[Any]:
@@ -101,9 +87,11 @@ def _as_sequence(over: Any) -> Sequence[Any]:
     return over  # type: ignore[no-any-return]
 
 
-def _iterate(
-    step: Step, loop: Loop, body_plan: BodyPlan, outside: dict[Source, Any], context: LoopContext, plan: Plan
-) -> dict[str, Any]:
+def iterate(step: Step, outside: dict[Source, Any], context: LoopContext, plan: Plan) -> dict[str, Any]:
+    """Run a plain loop. outside: all that it reads. Returns its outputs by name. Raises the errors of ``run_loop``."""
+    loop, body_plan = step.op, step.body
+    assert isinstance(loop, Loop)
+    assert body_plan is not None
     items = list_items(step, outside[loop.over])
     total, device = len(items), current_device()
     first = _find_first(step, loop, total)
@@ -140,6 +128,8 @@ def _iterate(
     watch.finish(total)
     context.iterations.pop()
     stacked = {name: stack(values, loop.outputs[name]) for name, values in collected.items()}
+    if context.accelerator is not None:
+        context.accelerator.release()
     return {**{name: body_values[Carry(loop.key, name)] for name in loop.carry}, **stacked}
 
 
@@ -184,10 +174,22 @@ def _start_values(
     if loop.resumed is None:
         start = {name: outside[source] for name, source in loop.carry.items()}
     else:
+        _check_names(loop, loop.resumed, outside)
         start, collected = loop.resumed.read_carry(device), loop.resumed.read_collected(device)
     if loop.stop_at is not None:
         capture_state(loop.key, 0, 0, start, {})  # a value that no file can hold is better found before the iterations
     return {**outside, **{Carry(loop.key, name): value for name, value in start.items()}}, collected
+
+
+def _check_names(loop: Loop, state: LoopState, outside: Mapping[Source, Any]) -> None:
+    """Raise ``WorkflowError`` if a carry of a resumed loop starts with values by name that the state does not have."""
+    for name, source in loop.starts.items():
+        if missing := state.find_missing_names(name, outside[source]):
+            message = (
+                f"the carry '{name}' starts with {', '.join(missing)} after the change, and the state after "
+                f"{state.done} of {state.total} iterations has none; undo the change, or run from the beginning"
+            )
+            raise WorkflowError([Problem(loop.mark, REFUSED, message, f"nodes.{loop.key}")])
 
 
 def _find_token(loop: Loop, context: LoopContext, plan: Plan) -> StopToken | None:

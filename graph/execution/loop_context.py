@@ -5,22 +5,18 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
-from typing import Any, Protocol, TypeAlias
+from typing import Any, Protocol
 
 from guidegraph.graph.cancellation import CancelToken
 from guidegraph.graph.events import Observer
 from guidegraph.graph.execution.call import node_error
 from guidegraph.graph.execution.join_calls import KeptJoins
 from guidegraph.graph.execution.watched_sizes import LoopWatch
-from guidegraph.graph.ir import node_id
 from guidegraph.graph.planning.plan import Plan
 from guidegraph.graph.planning.steps import BlockPlan, Step
-from guidegraph.graph.sources import Source
 from guidegraph.graph.stopping.loop_state import StopToken
 from guidegraph.graph.trust.limits import LimitExceeded, TripCount
 from guidegraph.graph.types import PortType
-
-RunTraining: TypeAlias = "Callable[[Step, dict[Source, Any], LoopContext, Plan], dict[str, Any]]"
 
 
 class BlockAccelerator(Protocol):
@@ -67,7 +63,6 @@ class NodeTime:
 class LoopContext:
     """The state of a run that its loops share.
 
-    run_training: runs a training loop and returns its outputs by name.
     iterations: the current iteration of each enclosing loop, for errors. node_times: by the node's key, collected if
     the run has observers. warned: keys of the nodes that the run has warned about. watch: of the innermost loop.
     joins: what batches of the innermost loop's body joined in its earlier iterations, by the identity of their steps.
@@ -76,7 +71,6 @@ class LoopContext:
     """
 
     cancel: CancelToken
-    run_training: RunTraining
     observers: Sequence[Observer] = ()
     iterations: list[int] = field(default_factory=list)
     node_times: dict[str, NodeTime] = field(default_factory=dict)
@@ -106,6 +100,6 @@ class LoopContext:
         for op in ops:
             node_time = self.node_times.get(op.key)
             if node_time is None:
-                node_time = self.node_times[op.key] = NodeTime(node_id(op))
+                node_time = self.node_times[op.key] = NodeTime(op.node_id)
             node_time.calls += 1
             node_time.seconds += seconds / len(ops)

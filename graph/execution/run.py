@@ -28,9 +28,8 @@ from guidegraph.graph.planning.choice_branches import (
     make_effect_test,
 )
 from guidegraph.graph.planning.dependencies import find_dependencies
-from guidegraph.graph.planning.digest import is_pure
 from guidegraph.graph.planning.plan import Plan, compile_plan
-from guidegraph.graph.planning.steps import BlockPlan, Step
+from guidegraph.graph.planning.steps import BlockPlan
 from guidegraph.graph.planning.wiring_checks import WiringChecks
 from guidegraph.graph.run_config import RunConfig
 from guidegraph.graph.sources import Output, Source
@@ -78,7 +77,7 @@ def list_sources_to_hold(ops: Mapping[str, Op], plan: Plan) -> list[Source]:
     remaining = [op for key, op in plan.ops.items() if key not in ops]
     read = {source for op in remaining for source in op.sources()} | {source for source, _ in plan.outputs.values()}
     keys = {source.op for source in read if isinstance(source, Output)}
-    held = [op for op in ops.values() if op.key in keys or not is_pure(op) or not plan.config.prunes]
+    held = [op for op in ops.values() if op.key in keys or not op.is_pure or not plan.config.prunes]
     return [Output(op.key, name) for op in held for name in op.outputs]
 
 
@@ -96,7 +95,7 @@ def run(
     """
     config, attachments = config or RunConfig(), attachments or Attachments()
     if attachments.resume is not None:
-        graph = resume_loop(graph, attachments.resume)
+        graph = resume_loop(graph, attachments.resume, checks_names=True)
     if config.stop_at:
         graph = stop_loop(graph, *find_stop(graph, values, config))
     return run_plan(compile_plan(graph, values, config), attachments)
@@ -149,13 +148,6 @@ def _import_torch() -> None:
         import torch  # noqa: F401
 
 
-def _run_training(step: Step, outside: dict[Source, Any], context: LoopContext, plan: Plan) -> dict[str, Any]:
-    """Run a training loop. Other runs need none of its modules."""
-    from guidegraph.graph.training.run_training import run_training
-
-    return run_training(step, outside, context, plan)
-
-
 class _Runner:
     """One run of the top level, block by block: one for each set of choices, and one for the rest.
 
@@ -168,7 +160,7 @@ class _Runner:
         seconds = self.config.limits.seconds
         cancel = attachments.cancel if seconds is None else DeadlineToken(attachments.cancel, seconds)
         self.record = RunRecord(attachments.observers)
-        context = LoopContext(cancel, _run_training, self.record.observers, on_preview=attachments.on_preview)
+        context = LoopContext(cancel, self.record.observers, on_preview=attachments.on_preview)
         context.stop = attachments.stop
         if self.config.accelerate:
             from guidegraph.graph.acceleration.accelerator import Accelerator

@@ -12,7 +12,7 @@ from guidegraph.graph.errors import NodeError
 from guidegraph.graph.execution.attachments import Attachments
 from guidegraph.graph.execution.loop_context import LoopContext
 from guidegraph.graph.execution.result import RunResult
-from guidegraph.graph.ir import Op, node_id
+from guidegraph.graph.ir import Op
 from guidegraph.graph.planning.optimise import OutputSource
 from guidegraph.graph.planning.steps import BlockPlan, Slot
 from guidegraph.graph.run_config import RunConfig
@@ -61,12 +61,12 @@ class RunRecord:
 
     def start_nodes(self, ops: Sequence[Op]) -> None:
         for op in ops:
-            self.emit(events.NodeStarted(node_path(op.key), node_id(op)))
+            self.emit(events.NodeStarted(node_path(op.key), op.node_id))
 
     def finish_node(self, op: Op, digest: str, seconds: float, origin: events.Origin) -> None:
         self._finished[op.key] = (digest, seconds, origin)
         if self.observers:
-            self.emit(events.NodeFinished(node_path(op.key), node_id(op), seconds, origin, digest))
+            self.emit(events.NodeFinished(node_path(op.key), op.node_id, seconds, origin, digest))
 
     def fail_node(self, error: NodeError) -> None:
         self.emit(events.NodeFailed(error.path, error.node_id, str(error)))

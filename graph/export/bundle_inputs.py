@@ -21,7 +21,7 @@ from guidegraph_runtime.bundle.manifest import Input, Operation
 from guidegraph_runtime.bundle.manifest_types import walk_operations
 from guidegraph_runtime.declare.settings import alternatives_of
 from guidegraph_runtime.operations import OPERATIONS
-from guidegraph_runtime.running.plan import PARAMS
+from guidegraph_runtime.running.compute import PARAMS
 
 KINDS: Mapping[type, str] = {str: "str", int: "int", float: "float", bool: "bool", Path: "path"}
 

@@ -49,6 +49,14 @@ class NoSuchPart(ExportError):
         super().__init__(reason, remedy)
 
 
+class LeftForRun(ExportError):
+    """Operation ``key`` has the same inputs in every run, and fills up its result to the size of another call's."""
+
+    def __init__(self, key: str, place: str) -> None:
+        self.key = key
+        super().__init__("its size depends on a parameter", "leave it for the run", place=place)
+
+
 class NotPassedOn(ExportError):
     """The result of operation ``key`` ("" for no operation), such as a model, cannot be passed to a graph in a run."""
 

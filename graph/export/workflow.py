@@ -8,7 +8,7 @@ from typing import Any, TypeAlias
 
 from guidegraph.graph.device_context import use_device
 from guidegraph.graph.export.bundle_inputs import input_type, make_inputs
-from guidegraph.graph.export.errors import ExportError, NotPassedOn
+from guidegraph.graph.export.errors import ExportError, LeftForRun, NotPassedOn
 from guidegraph.graph.export.onnx.adaptable_weights import ADAPTABLE_METHOD
 from guidegraph.graph.export.parameter_bounds import find_bounds
 from guidegraph.graph.export.partition.assign import find_host_calls, partition_operations
@@ -169,10 +169,17 @@ def plan_export(
         name: input_type(parameter.port.type, values.get(name)) is not None for name, parameter in graph.params.items()
     }
     at_export: set[str] = set()
+    in_run: set[str] = set()
     fixed_before: dict[str, str] = {}
     while True:
         roles = partition_operations(
-            ops, fits, numbers_in(values), one_graph=one_graph, at_export=at_export, fixed_before=fixed_before
+            ops,
+            fits,
+            numbers_in(values),
+            one_graph=one_graph,
+            at_export=at_export,
+            in_run=in_run,
+            fixed_before=fixed_before,
         )
         literals = {name: Literal(values[name]) for name in roles.fixed}
         bound = {key: bind_params(op, literals) if literals else op for key, op in ops.items()}
@@ -186,11 +193,13 @@ def plan_export(
         }
         compiled = compile_plan(graph, values, RunConfig(only=only, policy=policy))
         examples = ExampleValues(free_parameters, roles.dynamic)
-        planner = HostPlanner(ExampleRun(compiled, examples), roles.hosted, one_graph)
+        planner = HostPlanner(ExampleRun(compiled, examples), roles.hosted, one_graph, frozenset(in_run))
         try:
             with use_device(device, "float32"), torch.no_grad():
                 plan = planner.plan_block(bound, [*output_sources.values()])
             break
+        except LeftForRun as error:
+            in_run.add(error.key)
         except NotPassedOn as error:
             if not error.key or error.key in at_export:
                 raise

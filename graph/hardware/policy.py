@@ -50,7 +50,7 @@ class ComputePolicy:
     device: str
 
     def layout(self, dtype: torch.dtype, pixels: int) -> Layout:
-        """The layout of a convolution without gradients on maps of so many pixels a sample.
+        """The layout of a convolution without gradients, by the dtype and the pixels of a sample's map.
 
         On a CPU, in float32 and bfloat16, small maps are packed. Larger ones are channels-last in bfloat16, in which
         a step was measured to be up to 1.27 times as fast; in float32 that gained nothing. On other devices nothing
@@ -65,7 +65,7 @@ class ComputePolicy:
         return "channels_last" if dtype == torch.bfloat16 else "as_given"
 
     def spare_keys(self, dtype: torch.dtype, keys: int) -> int:
-        """How many keys to add to so many, masked, for a quick attention without gradients."""
+        """Keys to add, masked, so that attention without gradients takes the fast kernel."""
         import torch
 
         tail = keys % KEY_LANES
@@ -74,7 +74,7 @@ class ComputePolicy:
         return KEY_LANES - tail if instructions.vectorises_in_avx512() else 0
 
     def spare_width(self, dtype: torch.dtype, width: int, queries: int, keys: int) -> int:
-        """How many zeros to add to heads of a width for a quick attention without gradients."""
+        """Zeros to add to the width of heads so that attention without gradients takes the fast kernel."""
         import torch
 
         if not self.is_cpu or dtype != torch.float32 or width > NARROW_HEAD or queries * keys < PADDED_LOGITS:
@@ -94,7 +94,7 @@ class ComputePolicy:
         return instructions.vectorises_in_avx512() and instructions.uses_onednn() and instructions.has_amx()
 
     def takes_huge_pages(self, size: int) -> bool:
-        """Whether memory for a weight of so many bytes is to lie in huge pages.
+        """Whether memory for a weight of this size in bytes belongs in huge pages.
 
         With few tokens, a layer on a CPU reads a large weight once for little arithmetic, and with pages of 4 KiB
         the translation of addresses is a part of that time: a linear layer of 132 MB in bfloat16 took 1.17 times as

@@ -19,7 +19,7 @@ OURS = PACKAGE.removesuffix(":")
 def locate_workflow(path: Path, registry: Registry) -> Path:
     """The file that ``NAMESPACE:FILE`` names; any other path, or one that exists, is returned unchanged.
 
-    Raises ``WorkflowError`` if the plugin is not installed or has no such file.
+    Raises ``WorkflowError`` if the plugin is not installed or lacks the file.
     """
     match = NAMED.fullmatch(str(path))
     if match is None or path.exists():
@@ -58,7 +58,7 @@ def name_shipped(path: Path | str) -> str:
 
 
 def suggest_file(path: Path, prefix: str = "") -> str:
-    """The end of a message about a file that is not there: one that ships, or one beside it with a similar name.
+    """The end of a message about a missing file: a shipped file, or one in the same folder, with a similar name.
 
     prefix: what stands before the name of a workflow that ships, such as ``use: ``.
     """

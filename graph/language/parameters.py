@@ -74,7 +74,7 @@ def _resolve_parameter(
 
 
 class AnnotationError(ValueError):
-    """Raised for an invalid type of a parameter. code: that of the problem."""
+    """Raised for an invalid type of a parameter. code: of the problem."""
 
     def __init__(self, code: str, message: str):
         super().__init__(message)

@@ -16,7 +16,7 @@ WORKFLOW_KEYS = ("guidegraph", "name", "description", "requires", "params", "nod
 
 
 def parse(text: str, path: Path, file: str | None = None) -> tuple[ParsedWorkflow | None, list[Problem]]:
-    """Parse a workflow; returns the syntax tree, with gaps where it is invalid, and the problems.
+    """Parse a workflow; returns the syntax tree, with gaps for invalid parts, and the problems.
 
     file: the path for messages.
     """

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from guidegraph.graph.language.parse_choice import read_choice
+from typing import TypeVar
+
+from guidegraph.graph.kinds import list_loop_keys, load_function, match_kind
 from guidegraph.graph.language.parse_node import NODE_KEYS, read_links, read_node
-from guidegraph.graph.language.parse_training import TRAINING_KEYS, read_trained_models, read_training_options
 from guidegraph.graph.language.syntax import ParsedBroken, ParsedLoop, ParsedOp
 from guidegraph.graph.language.tree_reader import Entries, TreeReader, get_tree
 from guidegraph.graph.language.yaml_tree import Scalar, Tree, YamlMapping, shorten
-from guidegraph_runtime.declare.choice_words import CHOOSE
 
 RESERVED = ("params", "carry", "loop")
 MAX_NESTING = 8
-LOOP_KEYS = ("loop", "carry", "body", "next", "collect", "train", *TRAINING_KEYS)
 
 
 def read_block(reader: TreeReader, tree: Tree | None, path: str, depth: int) -> dict[str, ParsedOp] | None:
@@ -33,15 +32,26 @@ def _read_op(reader: TreeReader, key: Scalar, tree: Tree, path: str, depth: int)
         reader.report_unexpected("a node such as {use: …, in: {…}}", tree, "not-a-mapping", path)
         return None
     entries = reader.read_mapping(tree, path, "a node") or {}
-    if CHOOSE in entries:
-        return read_choice(reader, key, entries, path)
-    if "loop" in entries or ("use" not in entries and {"carry", "body"} & entries.keys()):
-        return _read_loop(reader, key, entries, path, depth)
-    return read_node(reader, key, entries, path, NODE_KEYS)
+    kind = match_kind(entries)
+    if kind is None:
+        return read_node(reader, key, entries, path, NODE_KEYS)
+    op: ParsedOp | None = load_function(kind.read)(reader, key, entries, path, depth)
+    return op
 
 
-def _read_loop(reader: TreeReader, key: Scalar, entries: Entries, path: str, depth: int) -> ParsedLoop | None:
-    unread = reader.report_unknown_keys(entries, LOOP_KEYS, path)
+Loop = TypeVar("Loop", bound=ParsedLoop)
+
+
+def read_loop(
+    reader: TreeReader,
+    key: Scalar,
+    entries: Entries,
+    path: str,
+    depth: int,
+    make: type[Loop] = ParsedLoop,  # type: ignore[assignment]
+) -> Loop | None:
+    """Parse what all kinds of loop have; None if it cannot be read at all. make: the class of the parsed loop."""
+    unread = reader.report_unknown_keys(entries, list_loop_keys(), path)
     if depth >= MAX_NESTING:
         reader.report(key.mark, "too-deep", f"loops nest at most {MAX_NESTING} deep", path)
         return None
@@ -54,11 +64,10 @@ def _read_loop(reader: TreeReader, key: Scalar, entries: Entries, path: str, dep
         read_links(reader, get_tree(entries, n), f"{path}.{n}") for n in ("carry", "next", "collect")
     )
     body = read_block(reader, get_tree(entries, "body"), f"{path}.body", depth + 1)
-    train = read_trained_models(reader, get_tree(entries, "train"), path)
-    groups = {"carry": carry, "next": after, "collect": collect, "body": body, "train": train}
+    groups = {"carry": carry, "next": after, "collect": collect, "body": body}
     unread |= {name for name, group in groups.items() if group is None}
     next_mark = entries["next"][0].mark if "next" in entries else key.mark
-    loop = ParsedLoop(
+    return make(
         key.text,
         path,
         key.mark,
@@ -69,11 +78,8 @@ def _read_loop(reader: TreeReader, key: Scalar, entries: Entries, path: str, dep
         after or {},
         next_mark,
         collect or {},
-        train or [],
         frozenset(unread),
     )
-    read_training_options(reader, loop, entries)
-    return loop
 
 
 def _read_loop_head(

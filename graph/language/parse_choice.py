@@ -10,8 +10,8 @@ from guidegraph_runtime.declare.choice_words import CHOOSE, OF, OTHERWISE, WHEN
 FORM = "{when: LINK, of: {VALUE: LINK, …}}"
 
 
-def read_choice(reader: TreeReader, key: Scalar, entries: Entries, path: str) -> ParsedChoice | None:
-    """Parse a choice node; None if it cannot be read at all."""
+def read_choice(reader: TreeReader, key: Scalar, entries: Entries, path: str, _depth: int) -> ParsedChoice | None:
+    """Parse a choice node; None if it cannot be read at all. It holds no other nodes, at any depth."""
     reader.report_unknown_keys(entries, (CHOOSE,), path)
     path = f"{path}.{CHOOSE}"
     head, tree = entries[CHOOSE]

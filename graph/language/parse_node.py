@@ -10,7 +10,7 @@ NODE_KEYS = ("use", "in", "with")
 
 
 def read_node(reader: TreeReader, key: Scalar, entries: Entries, path: str, keys: tuple[str, ...]) -> ParsedNode | None:
-    """A call of a node; None if it has no id. keys: the allowed ones."""
+    """A call of a node; None without an id. keys: the allowed ones."""
     meant = reader.report_unknown_keys(entries, keys, path)
     if "use" not in entries:
         if "use" not in meant:

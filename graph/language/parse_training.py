@@ -2,16 +2,29 @@
 
 from __future__ import annotations
 
+from guidegraph.graph.language.parse_block import read_loop
 from guidegraph.graph.language.parse_node import NODE_KEYS, read_node
-from guidegraph.graph.language.syntax import ParsedLoop, ParsedPreview, ParsedTrain
+from guidegraph.graph.language.syntax import ParsedPreview, ParsedTrain, ParsedTraining
 from guidegraph.graph.language.tree_reader import Entries, TreeReader, get_tree
 from guidegraph.graph.language.yaml_tree import Scalar, Tree, YamlSequence, has_broken, shorten, to_python
 
 TRAINING_KEYS = ("steps", "precision", "checkpoint", "seed", "preview")
 
 
-def read_training_options(reader: TreeReader, loop: ParsedLoop, entries: Entries) -> None:
-    """Read the options that only a loop with ``train`` may have."""
+def read_training(reader: TreeReader, key: Scalar, entries: Entries, path: str, depth: int) -> ParsedTraining | None:
+    """Parse a loop with ``train``, or with options that only such a loop may have; None if it cannot be read at all."""
+    loop = read_loop(reader, key, entries, path, depth, ParsedTraining)
+    if loop is None:
+        return None
+    train = _read_trained_models(reader, get_tree(entries, "train"), path)
+    loop.train = train or []
+    if train is None:
+        loop.unread |= {"train"}
+    _read_options(reader, loop, entries)
+    return loop
+
+
+def _read_options(reader: TreeReader, loop: ParsedTraining, entries: Entries) -> None:
     for name in ("steps", "precision", "seed"):
         value = get_tree(entries, name)
         if isinstance(value, Scalar):
@@ -36,7 +49,7 @@ def read_training_options(reader: TreeReader, loop: ParsedLoop, entries: Entries
             reader.report(entries[name][0].mark, "unknown-key", message, f"{loop.path}.{name}")
 
 
-def _read_preview(reader: TreeReader, loop: ParsedLoop, key: Scalar, tree: Tree) -> None:
+def _read_preview(reader: TreeReader, loop: ParsedTraining, key: Scalar, tree: Tree) -> None:
     path = f"{loop.path}.preview"
     entries = reader.read_mapping(tree, path, "{every: …, use: …, in: {…}}")
     node = read_node(reader, key, entries, path, ("every", *NODE_KEYS)) if entries is not None else None
@@ -48,7 +61,7 @@ def _read_preview(reader: TreeReader, loop: ParsedLoop, key: Scalar, tree: Tree)
         loop.preview = ParsedPreview(node, every)
 
 
-def read_trained_models(reader: TreeReader, tree: Tree | None, path: str) -> list[ParsedTrain] | None:
+def _read_trained_models(reader: TreeReader, tree: Tree | None, path: str) -> list[ParsedTrain] | None:
     """The entries of ``train``: empty if the key is absent, None if an entry is invalid."""
     if tree is None:
         return []

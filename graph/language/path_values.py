@@ -1,4 +1,4 @@
-"""Texts that name files: those of parameters and constants that feed a path, directly or in a roundabout way.
+"""Texts that name files: parameters and constants that feed a path, directly or in a roundabout way.
 
 A value feeds a port through a link, and also behind a choice, as an item of a list that a loop runs over, or as the
 start of a carry.
@@ -65,7 +65,7 @@ def _list_links(op: Op) -> Iterator[tuple[str, Source, PortType]]:
 def convert_path_parameters(
     workflow: ParsedWorkflow, params: Mapping[str, Parameter], uses: Uses, problems: list[Problem]
 ) -> dict[str, Parameter]:
-    """Convert the texts of parameters that feed paths to paths; those of defaults are relative to the workflow's file.
+    """Convert the texts of parameters that feed paths to paths; defaults are relative to the workflow's file.
 
     A parameter that is invalid is left out, and its problem added to ``problems``.
     """

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, ClassVar, TypeAlias
 
 from guidegraph.graph.errors import Mark
 from guidegraph.graph.language.yaml_tree import Scalar, Tree, YamlSequence
@@ -90,13 +90,23 @@ class ParsedLoop:
     next: NamedLinks
     next_mark: Mark
     collect: NamedLinks
-    train: list[ParsedTrain]
     unread: frozenset[str]
-    steps: Scalar | None = None
-    precision: Scalar | None = None
-    seed: Scalar | None = None
-    checkpoint: dict[str, tuple[Mark, Tree]] = field(default_factory=dict)
-    preview: ParsedPreview | None = None
+
+    kind: ClassVar[str] = "loop"
+
+    @property
+    def updated(self) -> tuple[str, ...]:
+        """The carries whose next value the loop's kind gives; they have no ``next``."""
+        return ()
+
+    @property
+    def option_nodes(self) -> tuple[ParsedNode, ...]:
+        """The nodes in the keys that only its kind has."""
+        return ()
+
+    def option_links(self) -> Iterator[Scalar]:
+        """The links in the keys that only its kind has."""
+        return iter(())
 
     def links(self) -> Iterator[Scalar]:
         """All links of the loop and its body, nested loops included."""
@@ -104,11 +114,7 @@ class ParsedLoop:
             yield self.over
         for group in (self.carry, self.next, self.collect):
             yield from (link for _, link in group.values() if link is not None)
-        yield from (t.loss for t in self.train)
-        if self.steps is not None:
-            yield self.steps
-        if self.preview is not None:
-            yield from self.preview.node.links()
+        yield from self.option_links()
         for inner in self.body.values():
             yield from inner.links()
 
@@ -118,6 +124,35 @@ class ParsedLoop:
             yield name
             if isinstance(op, ParsedLoop):
                 yield from op.inner_names()
+
+
+@dataclass
+class ParsedTraining(ParsedLoop):
+    """A loop as written that has keys of a training. Without ``train``, which is reported, it is a plain loop."""
+
+    train: list[ParsedTrain] = field(default_factory=list)
+    steps: Scalar | None = None
+    precision: Scalar | None = None
+    seed: Scalar | None = None
+    checkpoint: dict[str, tuple[Mark, Tree]] = field(default_factory=dict)
+    preview: ParsedPreview | None = None
+
+    kind: ClassVar[str] = "training"
+
+    @property
+    def updated(self) -> tuple[str, ...]:
+        return tuple(entry.model.text for entry in self.train)
+
+    @property
+    def option_nodes(self) -> tuple[ParsedNode, ...]:
+        return () if self.preview is None else (self.preview.node,)
+
+    def option_links(self) -> Iterator[Scalar]:
+        yield from (entry.loss for entry in self.train)
+        if self.steps is not None:
+            yield self.steps
+        if self.preview is not None:
+            yield from self.preview.node.links()
 
 
 @dataclass
@@ -134,6 +169,8 @@ class ParsedChoice:
     branches: dict[str, tuple[Scalar, Scalar | None]]
     otherwise: Scalar | None
     unread: frozenset[str]
+
+    kind: ClassVar[str] = "choice"
 
     def links(self) -> Iterator[Scalar]:
         for link in (self.when, self.otherwise, *(link for _, link in self.branches.values())):

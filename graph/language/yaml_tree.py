@@ -281,14 +281,15 @@ class _TreeBuilder:
 
     def _read_leaf(self, event: Any) -> Tree:
         """A scalar; broken for a tag or an alias."""
-        mark = self._mark(event)
+        start, end = event.start_mark, event.end_mark
+        mark, span = Mark(self.file, start.line + 1, start.column + 1), (start.index, end.index)
         if isinstance(event, yaml.AliasEvent):
             message = f"aliases (*{shorten(event.anchor)}) are not part of the language: write the value out"
             self._add(event, "alias", message)
-            return BrokenYaml(mark, _span(event))
-        if not self._check(event):
-            return BrokenYaml(mark, _span(event))
-        return Scalar(event.value, not event.style and event.implicit[0], mark, _span(event))
+            return BrokenYaml(mark, span)
+        if (event.anchor or event.tag) and not self._check(event):
+            return BrokenYaml(mark, span)
+        return Scalar(event.value, not event.style and event.implicit[0], mark, span)
 
     def _check(self, event: Any) -> bool:
         """Report an anchor or a tag. Returns whether the value can be used; one with a tag cannot."""

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from guidegraph.graph.errors import Problem, WorkflowError
-from guidegraph.graph.ir import Call, Graph, Loop, Op, walk
+from guidegraph.graph.ir import Call, Graph, Loop, Op, walk_calls
 from guidegraph.graph.node import READ
 from guidegraph.graph.planning.choice_branches import drop_optional
 from guidegraph.graph.planning.make_choices import make_parameter_choices
@@ -184,10 +184,10 @@ def _list_shape_problems(ops: Mapping[str, Op], values: Mapping[str, Any], limit
 
 def _list_machine_problems(ops: Mapping[str, Op], values: Mapping[str, Any]) -> list[Problem]:
     """Optional packages, input files and model parts that a run needs and this machine lacks."""
-    checked = [op for op in walk(ops) if isinstance(op, Call) and op.spec.has_requirements]
+    checked = [call for call in walk_calls(ops) if call.spec.has_requirements]
     if not checked:
         return []
-    calls = [op for op in walk(ops) if isinstance(op, Call)]
+    calls = [*walk_calls(ops)]
     written, readers = _find_written_files(calls, values), _find_readers(calls)
     problems: list[Problem] = []
     for call in checked:

@@ -6,13 +6,11 @@ An operation is *optional* while only branches of pending choices need it.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import replace
 from typing import Any
 
 from guidegraph.graph.errors import NodeError, suggest
-from guidegraph.graph.ir import Choice, Loop, Op
+from guidegraph.graph.ir import Choice, Op
 from guidegraph.graph.planning.dependencies import find_dependencies
-from guidegraph.graph.planning.digest import is_pure
 from guidegraph.graph.sources import Output, Source
 from guidegraph.graph.types import describe_value, is_tensor
 from guidegraph_runtime.declare.choice_words import OTHERWISE, WHEN
@@ -49,23 +47,21 @@ def choose_branch(choice: Choice, value: Any) -> str:
 
 def find_branch_operations(ops: Ops) -> set[str]:
     """The keys of all operations that a branch of a choice depends on, including choices in loop bodies."""
-    choosing = [op for op in ops.values() if isinstance(op, (Choice, Loop))]
-    return set(find_dependencies(ops, [source for op in choosing for source in _branch_sources(op)]))
+    return set(find_dependencies(ops, [source for op in ops.values() for source in _branch_sources(op)]))
 
 
 def _branch_sources(op: Op) -> Iterator[Source]:
-    if isinstance(op, Choice):
-        yield from map(op.branch, op.inputs)
-    elif isinstance(op, Loop):
-        inside = find_branch_operations(op.body)
-        for inner in op.body.values():
+    yield from op.branches()
+    for block in op.blocks()[:1]:
+        inside = find_branch_operations(block.ops)
+        for inner in block.ops.values():
             yield from inner.sources() if inner.key in inside else _branch_sources(inner)
 
 
 def make_effect_test(ops: Ops) -> Callable[[Op], bool]:
     """A test for operations with effects that no branch depends on."""
     in_branches = find_branch_operations(ops)
-    return lambda op: op.key not in in_branches and not is_pure(op)
+    return lambda op: op.key not in in_branches and not op.is_pure
 
 
 def certain_operations(ops: Ops, roots: Iterable[Source], *, effects: bool = True) -> set[str]:
@@ -74,11 +70,7 @@ def certain_operations(ops: Ops, roots: Iterable[Source], *, effects: bool = Tru
     Operations with effects are needed unless a branch depends on them. effects: if off, they do not count.
     """
     keep = make_effect_test(ops) if effects else None
-    return set(find_dependencies(ops, roots, keep=keep, reads=_certain_sources))
-
-
-def _certain_sources(op: Op) -> Iterable[Source]:
-    return (op.when,) if isinstance(op, Choice) else op.sources()
+    return set(find_dependencies(ops, roots, keep=keep, reads=lambda op: op.certain_sources()))
 
 
 def find_optional_operations(ops: Ops, roots: Iterable[Source]) -> set[str]:
@@ -91,11 +83,11 @@ def find_optional_operations(ops: Ops, roots: Iterable[Source]) -> set[str]:
 def drop_optional(ops: Ops, roots: Iterable[Source]) -> dict[str, Op]:
     """The operations without the optional ones, in loop bodies too."""
     optional = find_optional_operations(ops, roots)
-    return {
-        key: replace(op, body=drop_optional(op.body, op.roots())) if isinstance(op, Loop) else op
-        for key, op in ops.items()
-        if key not in optional
-    }
+    return {key: _drop_optional_inside(op) for key, op in ops.items() if key not in optional}
+
+
+def _drop_optional_inside(op: Op) -> Op:
+    return op.map_body(lambda body: drop_optional(body, op.blocks()[0].roots))
 
 
 def find_next_choices(ops: Ops, roots: Iterable[Source], *, effects: bool = True) -> tuple[Choice, ...]:

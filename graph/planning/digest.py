@@ -23,7 +23,7 @@ from typing import Any
 import guidegraph_runtime
 from guidegraph.graph.ir import Call, Loop, Op
 from guidegraph.graph.node import NodeSpec
-from guidegraph.graph.planning.source_files import DESKTOP_FILES, find_source_files
+from guidegraph.graph.planning.source_files import DESKTOP_FILES, find_package, find_source_files
 from guidegraph.graph.port import Port
 from guidegraph.graph.sources import Carry, Item, Literal, Many, Output, Param, Sources
 from guidegraph.graph.trust.effects import is_written, list_companions
@@ -155,7 +155,7 @@ def source_digest(module: str) -> str:
 
     The code counts as it is when this is first called; data files, which nodes may read at each call, count anew.
     """
-    code, data = _digest_code(module)
+    code, data = _digest_code(find_package(module))
     return digest_pairs((("code", code), *((name, _source_file_digest(path)) for name, path in data))) if data else code
 
 
@@ -301,18 +301,8 @@ class Digests(dict[str, str]):
         carry = loop.carry if loop.resumed is None else {}  # the values of a state count by its digest
         for label, links in (("carry", carry), ("next", loop.next), ("collect", loop.collect)):
             parts += [(f"{label} {name}", self.source(source)) for name, source in links.items()]
-        parts += [("effect", self[key]) for key, op in loop.body.items() if not is_pure(op)]
+        parts += [("effect", self[key]) for key, op in loop.body.items() if not op.is_pure]
         for name, part in loop.digest_parts():
             if name not in without:
                 parts.append((name, part if isinstance(part, str) else self.source(part)))
         return digest_pairs(parts)
-
-
-def is_pure(op: Op) -> bool:
-    """Whether an operation only computes its outputs.
-
-    A training loop counts as pure: its checkpoint serves to resume, and is not a result.
-    """
-    if isinstance(op, Call):
-        return op.spec.pure
-    return all(is_pure(inner) for inner in op.body.values())

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import TypeAlias
 
-from guidegraph.graph.ir import GraphTraits, Loop, Op
+from guidegraph.graph.ir import GraphTraits, Op
 from guidegraph.graph.planning.digest import Digests
 from guidegraph.graph.planning.passes import follow_aliases, hoist, merge, prune, rewrite_sources, skip
 from guidegraph.graph.sources import Source
@@ -76,11 +76,11 @@ def drop_unneeded(ops: Mapping[str, Op], roots: Sequence[Source], *, effects: bo
 
 
 def _has_loops(ops: Mapping[str, Op]) -> bool:
-    return any(isinstance(op, Loop) for op in ops.values())
+    return any(op.blocks() for op in ops.values())
 
 
 def _size(ops: Mapping[str, Op]) -> int:
-    return len(ops) + sum(_size(loop.body) for loop in ops.values() if isinstance(loop, Loop))
+    return len(ops) + sum(_size(block.ops) for op in ops.values() for block in op.blocks()[:1])
 
 
 def _rewrite_ops(ops: dict[str, Op], aliases: Mapping[Source, Source]) -> dict[str, Op]:
@@ -91,16 +91,17 @@ def _rewrite_ops(ops: dict[str, Op], aliases: Mapping[Source, Source]) -> dict[s
 
 
 def _merge_body(op: Op, digests: Digests, aliases: dict[Source, Source]) -> Op:
-    if not isinstance(op, Loop):
-        return op
-    body, twins = merge(op.body, digests)
-    aliases.update(twins)
-    body = {key: _merge_body(inner, digests, aliases) for key, inner in body.items()}
-    return replace(op, body=body)
+    def merge_inner(body: Mapping[str, Op]) -> dict[str, Op]:
+        merged, twins = merge(body, digests)
+        aliases.update(twins)
+        return {key: _merge_body(inner, digests, aliases) for key, inner in merged.items()}
+
+    return op.map_body(merge_inner)
 
 
 def _prune_body(op: Op) -> Op:
-    if not isinstance(op, Loop):
-        return op
-    body = {key: _prune_body(inner) for key, inner in prune(op.body, op.roots()).items()}
-    return replace(op, body=prune(body, op.roots()))
+    def prune_inner(body: Mapping[str, Op]) -> dict[str, Op]:
+        (block,) = op.blocks()[:1]
+        return prune({key: _prune_body(inner) for key, inner in prune(body, block.roots).items()}, block.roots)
+
+    return op.map_body(prune_inner)

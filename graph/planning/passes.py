@@ -17,7 +17,6 @@ from guidegraph.graph.literals import is_plain_data
 from guidegraph.graph.node import NodeSpec
 from guidegraph.graph.planning.choice_branches import find_optional_operations, make_effect_test
 from guidegraph.graph.planning.dependencies import find_dependencies
-from guidegraph.graph.planning.digest import is_pure
 from guidegraph.graph.port import REQUIRED
 from guidegraph.graph.sources import Carry, Index, Item, Literal, Many, Output, Param, Source, Sources, map_sources
 from guidegraph.graph.types import is_tensor, takes_literal
@@ -39,13 +38,7 @@ Rewrite = Callable[[Source], Source]
 
 def rewrite_sources(op: Op, change: Rewrite) -> Op:
     """The operation with every source that it or its body reads replaced by ``change(source)``."""
-    if isinstance(op, Call):
-        return replace(op, inputs=_rewrite_all(op.inputs, change), settings=_rewrite_all(op.settings, change))
     return op.map_sources(change, lambda inner: rewrite_sources(inner, change))
-
-
-def _rewrite_all(sources: Mapping[str, Sources], change: Rewrite) -> dict[str, Sources]:
-    return {name: map_sources(change, port_sources) for name, port_sources in sources.items()}
 
 
 def bind_params(op: Op, values: Mapping[str, Literal]) -> Op:
@@ -121,7 +114,7 @@ def merge(ops: Ops, digests: Mapping[str, str]) -> tuple[dict[str, Op], dict[Sou
     aliases: dict[Source, Source] = {}
     kept: dict[str, Op] = {}
     for op in ops.values():
-        first_equal = first.setdefault(digests[op.key], op) if is_pure(op) else op
+        first_equal = first.setdefault(digests[op.key], op) if op.is_pure else op
         if first_equal is op:
             kept[op.key] = op
         else:
@@ -143,7 +136,7 @@ def hoist(ops: Ops) -> dict[str, Op]:
         body = hoist(op.body)
         kept: dict[str, Op] = {}
         for key, body_op in body.items():
-            if not is_pure(body_op) or any(_reads_loop(s, op, kept) for s in body_op.sources()):
+            if not body_op.is_pure or any(_reads_loop(s, op, kept) for s in body_op.sources()):
                 kept[key] = body_op
         _keep_branches(body, kept, op)
         hoisted.update((key, body_op) for key, body_op in body.items() if key not in kept)

@@ -64,6 +64,12 @@ class _Unit:
         return own and not self.name.startswith(OWN_PREFIX + "plugins.")
 
 
+def find_package(module: str) -> str:
+    """The package that an imported module counts as, or the module itself: all nodes of guidegraph are one package."""
+    unit = _locate(module, None, is_root=True)
+    return module if unit is None else unit.name
+
+
 def find_source_files(module: str) -> SourceFiles:
     """The files and libraries of an imported module. Empty for one without files, as in a notebook.
 

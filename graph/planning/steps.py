@@ -14,7 +14,6 @@ from guidegraph.graph.ir import Call, CallLayout, Choice, Loop, Op
 from guidegraph.graph.node import Watch
 from guidegraph.graph.planning.batch import BatchCall, group_siblings
 from guidegraph.graph.planning.choice_branches import choose_branch, find_next_choices, find_optional_operations
-from guidegraph.graph.planning.digest import is_pure
 from guidegraph.graph.planning.last_result import cache_last_result
 from guidegraph.graph.planning.make_choices import make_choices
 from guidegraph.graph.planning.passes import drop_ports, find_unneeded_ports, hoist, prune
@@ -356,7 +355,7 @@ def plan_body(loop: Loop, passes: frozenset[str]) -> BodyPlan:
     if "precompute" in passes - loop.excluded_passes:
         for key, op in loop.body.items():
             certain = isinstance(op, Call) and not isinstance(op, Choice) and key not in optional
-            in_prologue = certain and is_pure(op) and not any(_reads_main(s, loop, main_ops) for s in op.sources())
+            in_prologue = certain and op.is_pure and not any(_reads_main(s, loop, main_ops) for s in op.sources())
             (prologue if in_prologue else main_ops)[key] = op
     else:
         main_ops = dict(loop.body)
@@ -391,7 +390,7 @@ def _find_invariant(loop: Loop) -> dict[str, Call]:
     for key, op in loop.body.items():
         reads: list[Source] = [s for s in op.sources() if isinstance(s, (Carry, Item, Index)) and s.loop == loop.key]
         reads += [s for s in op.sources() if isinstance(s, Output) and s.op in loop.body and s.op not in invariant]
-        if not reads and isinstance(op, Call) and not isinstance(op, Choice) and is_pure(op):
+        if not reads and isinstance(op, Call) and not isinstance(op, Choice) and op.is_pure:
             invariant[key] = op
     return invariant
 

@@ -11,11 +11,10 @@ from inspect import Parameter, signature
 from typing import Any
 
 from guidegraph.graph.errors import Problem, WorkflowError
-from guidegraph.graph.ir import Call, Op, walk
+from guidegraph.graph.ir import Call, Op, walk_calls
 from guidegraph.graph.node import SHAPES, WIRED
 from guidegraph.graph.planning.admission import Extents
 from guidegraph.graph.planning.dependencies import find_dependencies
-from guidegraph.graph.planning.digest import is_pure
 from guidegraph.graph.planning.passes import call_trait, check_ports, read_known_arguments
 from guidegraph.graph.sources import Literal, Many, Output, Source, Sources
 
@@ -33,13 +32,13 @@ def find_wiring_problems(
     ops: Iterable[Op], values: Mapping[Source, Any], extents: Extents | None = None
 ) -> list[Problem]:
     """The problems that ``check_wiring`` raises."""
-    calls = [op for op in walk({op.key: op for op in ops}) if isinstance(op, Call) and op.spec.check]
+    calls = [call for call in walk_calls({op.key: op for op in ops}) if call.spec.check]
     return [problem for call in calls for problem in _find_problems(call, values, extents or Extents())]
 
 
 def _list_checked_sources(ops: Iterable[Op]) -> set[Source]:
     """The computed values that the calls' ``check`` traits take as arguments."""
-    calls = [op for op in walk({op.key: op for op in ops}) if isinstance(op, Call)]
+    calls = walk_calls({op.key: op for op in ops})
     sources = (call.argument(name) for call in calls for name in call.spec.check_arguments)
     return {source for source in sources if isinstance(source, Output)}
 
@@ -53,7 +52,7 @@ class WiringChecks:
     def __init__(self, ops: Mapping[str, Op], bound: Mapping[str, Op]):
         self.ops = ops
         self.extents: Extents | None = None
-        self.pending = [op for op in walk(ops) if isinstance(op, Call) and op.spec.check] if ops else []
+        self.pending = [call for call in walk_calls(ops) if call.spec.check] if ops else []
         self.awaited = _list_checked_sources(self.pending) if self.pending else set()
         if self.awaited:
             self.extents = Extents()
@@ -78,12 +77,12 @@ def order_for_checks(ops: Mapping[str, Op]) -> dict[str, Op]:
     The order stays as it is if an operation with effects would move. A ``check`` that also takes shapes is left out: it
     needs a model, which should not be loaded earlier for it.
     """
-    calls = [op for op in walk(ops) if isinstance(op, Call) and op.spec.check]
+    calls = [call for call in walk_calls(ops) if call.spec.check]
     sources = _list_checked_sources(
         call for call in calls if SHAPES not in signature(call.spec.check or len).parameters
     )
     first = find_dependencies(ops, sources)
-    return {**first, **ops} if all(map(is_pure, first.values())) else dict(ops)
+    return {**first, **ops} if all(op.is_pure for op in first.values()) else dict(ops)
 
 
 def _find_wired(call: Call, values: Mapping[Source, Any]) -> frozenset[str]:

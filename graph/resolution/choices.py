@@ -12,6 +12,7 @@ from guidegraph.graph.language.yaml_tree import Scalar, shorten
 from guidegraph.graph.node import NodeSpec
 from guidegraph.graph.planning.choice_branches import branch_label
 from guidegraph.graph.port import Port
+from guidegraph.graph.resolution.block_resolver import BlockContext
 from guidegraph.graph.resolution.link_rule import have_common_type, join
 from guidegraph.graph.resolution.ports import PortResolver
 from guidegraph.graph.resolution.scope import ResolvedNode, Scope, TypedSource
@@ -26,7 +27,7 @@ _ANY_VALUE = "a text, a whole number, true or false"
 
 
 def resolve_choice(
-    resolver: PortResolver, choice: ParsedChoice, scope: Scope, key: str
+    resolver: PortResolver, choice: ParsedChoice, scope: Scope, key: str, _block: BlockContext
 ) -> tuple[dict[str, Op], ResolvedNode]:
     """Resolve a choice to one operation with one output."""
     path = f"{choice.path}.choose"
@@ -137,7 +138,7 @@ def _describe_label(label: Scalar) -> str:
 def _join_branches(
     resolver: PortResolver, choice: ParsedChoice, branches: Mapping[str, TypedSource | None], choice_path: str
 ) -> PortType | None:
-    """The common type of all branches; None if a branch is invalid or they have no common type."""
+    """The common type of all branches; None if a branch is invalid or the types have nothing in common."""
     links = {label: (link, path) for label, link, path in _list_links(choice, choice_path)}
     kind: PortType | None = None
     first = ""

@@ -54,7 +54,7 @@ class _NodeCounter:
         total = len(nodes)
         for op in nodes.values():
             if isinstance(op, ParsedLoop):
-                total += self._count_nodes(op.body, workflow, files) + (op.preview is not None)
+                total += self._count_nodes(op.body, workflow, files) + len(op.option_nodes)
             elif isinstance(op, ParsedNode) and op.use.text.endswith(self._endings):
                 total += self._count_used(op.use.text, workflow, files)
         return total

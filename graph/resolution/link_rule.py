@@ -31,7 +31,7 @@ def _axes_agree(a: Any, b: Any) -> bool:
 
 
 def _axes_imply(a: Any, b: Any) -> bool:
-    """Whether every tensor with the axes of ``a`` also has those of ``b``."""
+    """Whether every tensor with the axes of ``a`` also has the axes of ``b``."""
     if not _axes_agree(a, b) or a.axes is None or b.axes is None or (b.integer and not a.integer):
         return False
     return all(x == y for x, y in zip(a.axes, b.axes, strict=True) if isinstance(y, int))

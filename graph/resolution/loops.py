@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
+from typing import NamedTuple, TypeAlias
 
-from guidegraph.graph.errors import Problem, closest_match, suggest
-from guidegraph.graph.ir import GraphOutput, Loop, Op
+from guidegraph.graph.errors import Mark, Problem, closest_match, suggest
+from guidegraph.graph.ir import Loop, Op
 from guidegraph.graph.language.parse_block import MAX_NESTING
-from guidegraph.graph.language.syntax import NamedLinks, ParsedLoop, ParsedPreview
-from guidegraph.graph.language.yaml_tree import Scalar
+from guidegraph.graph.language.syntax import NamedLinks, ParsedLoop
 from guidegraph.graph.resolution.block_resolver import BlockContext, BlockResolver
 from guidegraph.graph.resolution.link_rule import have_common_type, join
 from guidegraph.graph.resolution.loop_types import (
@@ -21,62 +21,50 @@ from guidegraph.graph.resolution.loop_types import (
     possible_collect_type,
 )
 from guidegraph.graph.resolution.scope import ResolvedNode, Scope, TypedSource
-from guidegraph.graph.resolution.training_options import resolve_training
 from guidegraph.graph.sources import Literal, Output, Param, Source
-from guidegraph.graph.training.fit import Fit, Preview
-from guidegraph.graph.training.options import PREVIEW_EVERY
 from guidegraph.graph.types import ANY, PortType
-
-
-def resolve_preview(
-    resolver: BlockResolver, loop: ParsedLoop, inner: Scope, key: str, block: BlockContext
-) -> Preview | None:
-    """Resolve a loop's preview; None if there is none or it is invalid.
-
-    It may link to the loop's carries and index, to parameters and to nodes outside, but not to values of one iteration.
-    """
-    if loop.preview is None:
-        return None
-    assert inner.parent is not None
-    scope = Scope(inner.params, inner.broken_params, parent=inner.parent, loop=key)
-    scope.unread, scope.carry = inner.unread, inner.carry
-    node = loop.preview.node
-    for link in node.links():
-        head = link.text.partition(".")[0]
-        if head in inner.names or (inner.item and link.text.startswith(f"loop.{inner.item}")):
-            message = (
-                f"a preview is not part of an iteration and cannot read '{link.text:.60}'; "
-                f"{suggest(link.text[:60], [*(f'carry.{name}' for name in inner.carry), 'loop.index'], 'links')}"
-            )
-            resolver.report(link.mark, "unknown-link", message, node.path)
-            return None
-    every = _resolve_every(resolver, loop.preview, scope, block)
-    ops, entry = resolver.resolve_operation(
-        node, scope, f"{key}.preview", replace(block, loop_depth=block.loop_depth + 1)
-    )
-    if entry.broken or every is None:
-        return None
-    outputs = {name: GraphOutput(output.source, output.type, node.mark) for name, output in entry.outputs.items()}
-    return Preview(every, ops, outputs)
-
-
-def _resolve_every(resolver: BlockResolver, preview: ParsedPreview, scope: Scope, block: BlockContext) -> Source | None:
-    """The number of steps between previews: a literal or a parameter."""
-    tree, path = preview.every, f"{preview.node.path}.every"
-    if isinstance(tree, Scalar) and tree.plain and tree.text.startswith("params."):
-        typed = resolver.find_source(tree, scope, path)
-        connected = resolver.connect_source(typed, PREVIEW_EVERY, tree, scope, path) if typed else None
-        return connected[0] if connected else None
-    return resolver.resolve_literal(PREVIEW_EVERY, tree, block.base, scope, path)
-
 
 TypedByName = dict[str, TypedSource | None]
 
 
+class LoopParts(NamedTuple):
+    """The arguments of ``Loop``, which all kinds of loop have, in its order."""
+
+    key: str
+    over: Source
+    item: str
+    carry: Mapping[str, Source]
+    body: Mapping[str, Op]
+    next: Mapping[str, Source]
+    collect: Mapping[str, Source]
+    outputs: Mapping[str, PortType]
+    mark: Mark
+
+
+def make_plain_loop(parts: LoopParts) -> Loop:
+    """The plain loop."""
+    return Loop(*parts)
+
+
+Finish: TypeAlias = Callable[[Scope, Mapping[str, Op]], Callable[[LoopParts], Loop | None]]
+"""Resolves the options of a kind of loop, given the scope and operations of its body, and returns its maker.
+
+The maker returns None if an option is invalid, which was reported.
+"""
+
+
 def resolve_loop(
-    resolver: BlockResolver, loop: ParsedLoop, scope: Scope, key: str, block: BlockContext
+    resolver: BlockResolver,
+    loop: ParsedLoop,
+    scope: Scope,
+    key: str,
+    block: BlockContext,
+    finish: Finish = lambda _inner, _body: make_plain_loop,
 ) -> tuple[dict[str, Op], ResolvedNode]:
-    """Resolve a loop to one operation; its outputs are the carries and the collected values."""
+    """Resolve a loop to one operation; its outputs are the carries and the collected values.
+
+    finish: resolves the options of a kind of loop.
+    """
     if block.loop_depth >= MAX_NESTING:
         resolver.report(
             loop.mark, "too-deep", f"loops nest at most {MAX_NESTING} deep, those of used workflows included", loop.path
@@ -89,8 +77,7 @@ def resolve_loop(
     inner, body, nexts = _resolve_body(resolver, loop, scope, key, block, starts, over)
     valid_keys = {"body", "next"} - loop.unread
     collects = _find_sources(resolver, loop.collect, inner, f"{loop.path}.collect") if "body" in valid_keys else {}
-    training = resolve_training(resolver, loop, scope, inner, block, body) if loop.train else None
-    preview = resolve_preview(resolver, loop, inner, key, block) if loop.train else None
+    make = finish(inner, body)
     collected_kinds = {name: collect_type(c.type) if c else ANY for name, c in collects.items()}
     exact_kinds = {name: collect_type(c.actual_type or c.type) if c else ANY for name, c in collects.items()}
     outputs = {**inner.carry, **{name: drop_axes(kind) for name, kind in collected_kinds.items()}}
@@ -108,9 +95,8 @@ def resolve_loop(
     sources = [{n: f.source for n, f in group.items() if f} for group in (starts, nexts, collects)]
     start, after, collect = sources
     item = loop.item.text if loop.item else ""
-    fields = (key, over.source, item, start, body, after, collect, outputs, loop.mark)
-    op = Fit(*fields, training, preview) if training else Loop(*fields)
-    return {key: op}, entry
+    op = make(LoopParts(key, over.source, item, start, body, after, collect, outputs, loop.mark))
+    return {} if op is None else {key: op}, entry
 
 
 def _resolve_body(
@@ -128,7 +114,7 @@ def _resolve_body(
     kinds = {n: join(kind, earlier.get(n, kind)) for n, kind in first.items()}
     body_block = replace(block, prefix=f"{key}.body.", loop_depth=block.loop_depth + 1)
     unread = (loop.unread & {"carry"}) | ({"nodes"} if "body" in loop.unread else set())
-    trained = {entry.model.text for entry in loop.train}
+    trained = {*loop.updated}
     next_links = {n: entry for n, entry in loop.next.items() if n in loop.carry and n not in trained}
     kinds |= {n: ANY for n in loop.carry if n not in next_links and n not in trained}
     clashes: dict[str, Problem] = {}
@@ -212,7 +198,7 @@ def _check_names(resolver: BlockResolver, loop: ParsedLoop, scope: Scope) -> Non
 
 def _check_next_names(resolver: BlockResolver, loop: ParsedLoop) -> None:
     """Report carries without ``next``, unless trained, and ``next`` for anything that is not a carry."""
-    trained = {entry.model.text for entry in loop.train}
+    trained = {*loop.updated}
     missing = [name for name in loop.carry if name not in loop.next and name not in trained]
     unknown = [name for name in (*loop.next, *trained) if name not in loop.carry]
     meant = {closest_match(name, missing) for name in unknown}

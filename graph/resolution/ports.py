@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeAlias
 
@@ -212,7 +212,7 @@ class PortResolver:
         """The end of a message: links or nodes that would fit."""
         if target.sequence is not None and can_link(kind, target.sequence.element):
             return f"; write a list: [{link.text}]"
-        if kind.optional and can_link(replace(kind, optional=False), target):
+        if kind.optional and can_link(kind._replace(optional=False), target):
             return ", and never None"
         head = link.text.partition(".")[0]
         entry = scope.find_node(head)
@@ -226,7 +226,7 @@ class PortResolver:
 
 
 def _list_checks(typed: TypedSource, target: PortType) -> Checks:
-    """The types to check a value against at run time: that of a parameter it passes through, and the port's."""
+    """The types to check a value against at run time: the type of a parameter it passes through, and the port's."""
     guaranteed = (
         [typed.possible_type] if typed.possible_type is not None else [typed.type, typed.actual_type or typed.type]
     )
@@ -247,7 +247,7 @@ def _find_linked_type(typed: TypedSource) -> PortType:
     """The type of a link: never None if its actual type is known not to be."""
     actual = typed.actual_type
     if typed.type.optional and actual is not None and not actual.optional and not actual.is_any:
-        return replace(typed.type, optional=False)
+        return typed.type._replace(optional=False)
     return typed.type
 
 

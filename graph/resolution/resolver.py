@@ -11,10 +11,10 @@ from pathlib import Path
 
 from guidegraph.graph.errors import closest_match, suggest
 from guidegraph.graph.ir import Call, Op
+from guidegraph.graph.kinds import find_kind, load_function
 from guidegraph.graph.language.named_workflows import WORKFLOW_SUFFIXES
 from guidegraph.graph.language.syntax import (
     ParsedBroken,
-    ParsedChoice,
     ParsedLoop,
     ParsedNode,
     ParsedOp,
@@ -23,9 +23,7 @@ from guidegraph.graph.language.yaml_tree import Scalar, shorten
 from guidegraph.graph.node import NodeSpec
 from guidegraph.graph.port import Port
 from guidegraph.graph.resolution.block_resolver import BlockContext, BlockResolver
-from guidegraph.graph.resolution.choices import resolve_choice
 from guidegraph.graph.resolution.link_rule import narrows
-from guidegraph.graph.resolution.loops import resolve_loop
 from guidegraph.graph.resolution.order import format_cycle, sort_topologically
 from guidegraph.graph.resolution.ports import describe_ports
 from guidegraph.graph.resolution.scope import ResolvedNode, Scope, TypedSource, Unresolved, resolve_link
@@ -74,10 +72,11 @@ class Resolver(BlockResolver):
         """Resolve a node with the key ``key``: its operations, and its outputs for links."""
         if isinstance(op, ParsedBroken):
             return {}, ResolvedNode(broken=True)
-        if isinstance(op, ParsedLoop):
-            return resolve_loop(self, op, scope, key, block)
-        if isinstance(op, ParsedChoice):
-            return resolve_choice(self, op, scope, key)
+        if not isinstance(op, ParsedNode):
+            resolved: tuple[dict[str, Op], ResolvedNode] = load_function(find_kind(op.kind).resolve)(
+                self, op, scope, key, block
+            )
+            return resolved
         if op.use.text.endswith(WORKFLOW_SUFFIXES):
             return resolve_sub_workflow(self, op, scope, key, block)
         return self._resolve_call(op, scope, key, block.base)

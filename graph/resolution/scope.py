@@ -49,7 +49,7 @@ class ResolvedNode:
 
 @dataclass
 class Scope:
-    """The names in a block; the scope of a loop's body has that of the enclosing block as ``parent``.
+    """The names in a block; the ``parent`` of a loop's body is the scope of the enclosing block.
 
     names: all nodes of the block. nodes: those resolved so far. hidden: names inside a loop, with the loop's name.
     outputs: the output names of each loop. unread: which of ``params``, ``nodes``, ``carry`` and ``loop`` could not be

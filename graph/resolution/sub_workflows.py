@@ -30,14 +30,14 @@ def resolve_sub_workflow_path(use: str, base: Path) -> Path:
 
 
 def display_path(use: str, path: Path, folder: str) -> str:
-    """A used workflow's path for messages. folder: that of the workflow using it, as messages show it."""
+    """A used workflow's path for messages. folder: of the workflow that uses it, as messages show it."""
     return str(path) if use.startswith((PACKAGE, "~", "/")) else os.path.normpath(os.path.join(folder, use))
 
 
 def resolve_sub_workflow(
     resolver: BlockResolver, node: ParsedNode, scope: Scope, key: str, block: BlockContext
 ) -> tuple[dict[str, Op], ResolvedNode]:
-    """Resolve a node that uses a workflow: the workflow's operations, and its outputs as those of the node."""
+    """Resolve a node that uses a workflow: the workflow's operations, and its outputs as the node's outputs."""
     path, workflow = _read_workflow(resolver, node, block)
     if path is None or workflow is None:
         resolver.check_links(node, scope)

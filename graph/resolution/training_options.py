@@ -11,21 +11,23 @@ from typing import Annotated, Any, TypeAlias
 from annotated_types import Ge
 
 from guidegraph.graph.errors import Mark, suggest
-from guidegraph.graph.ir import Call, Op, walk
-from guidegraph.graph.language.syntax import ParsedLoop, ParsedTrain
+from guidegraph.graph.ir import Call, GraphOutput, Loop, Op, walk
+from guidegraph.graph.language.syntax import ParsedPreview, ParsedTrain, ParsedTraining
 from guidegraph.graph.language.yaml_tree import Scalar, shorten, to_python
 from guidegraph.graph.literals import convert_literal
 from guidegraph.graph.port import Port
 from guidegraph.graph.resolution.block_resolver import BlockContext, BlockResolver
 from guidegraph.graph.resolution.link_rule import can_link
-from guidegraph.graph.resolution.scope import INT, Scope
+from guidegraph.graph.resolution.loops import LoopParts, make_plain_loop, resolve_loop
+from guidegraph.graph.resolution.scope import INT, ResolvedNode, Scope
 from guidegraph.graph.sources import Carry, Literal, Param, Source
 from guidegraph.graph.training import precision as training_precision
-from guidegraph.graph.training.fit import OptimisedModel, Training
+from guidegraph.graph.training.fit import Fit, OptimisedModel, Preview, Training
 from guidegraph.graph.training.options import (
     CHECKPOINT,
     CHECKPOINT_EVERY,
     OWN_OPTIONS,
+    PREVIEW_EVERY,
     linkable_options,
     make_port,
     optimiser_ports,
@@ -35,9 +37,66 @@ from guidegraph.graph.types import PortType, Tensor
 Report: TypeAlias = Callable[[Mark, str, str, str], None]
 
 
-def resolve_training(
+def resolve_training_loop(
+    resolver: BlockResolver, loop: ParsedTraining, scope: Scope, key: str, block: BlockContext
+) -> tuple[dict[str, Op], ResolvedNode]:
+    """Resolve a training loop to one operation; a plain loop if ``train`` is missing, which was reported."""
+
+    def finish(inner: Scope, body: Mapping[str, Op]) -> Callable[[LoopParts], Loop]:
+        if not loop.train:
+            return make_plain_loop
+        training = _resolve_training(resolver, loop, scope, inner, block, body)
+        preview = _resolve_preview(resolver, loop, inner, key, block)
+        return lambda parts: Fit(*parts, training, preview)
+
+    return resolve_loop(resolver, loop, scope, key, block, finish)
+
+
+def _resolve_preview(
+    resolver: BlockResolver, loop: ParsedTraining, inner: Scope, key: str, block: BlockContext
+) -> Preview | None:
+    """Resolve a loop's preview; None if there is none or it is invalid.
+
+    It may link to the loop's carries and index, to parameters and to nodes outside, but not to values of one iteration.
+    """
+    if loop.preview is None:
+        return None
+    assert inner.parent is not None
+    scope = Scope(inner.params, inner.broken_params, parent=inner.parent, loop=key)
+    scope.unread, scope.carry = inner.unread, inner.carry
+    node = loop.preview.node
+    for link in node.links():
+        head = link.text.partition(".")[0]
+        if head in inner.names or (inner.item and link.text.startswith(f"loop.{inner.item}")):
+            message = (
+                f"a preview is not part of an iteration and cannot read '{link.text:.60}'; "
+                f"{suggest(link.text[:60], [*(f'carry.{name}' for name in inner.carry), 'loop.index'], 'links')}"
+            )
+            resolver.report(link.mark, "unknown-link", message, node.path)
+            return None
+    every = _resolve_every(resolver, loop.preview, scope, block)
+    ops, entry = resolver.resolve_operation(
+        node, scope, f"{key}.preview", replace(block, loop_depth=block.loop_depth + 1)
+    )
+    if entry.broken or every is None:
+        return None
+    outputs = {name: GraphOutput(output.source, output.type, node.mark) for name, output in entry.outputs.items()}
+    return Preview(every, ops, outputs)
+
+
+def _resolve_every(resolver: BlockResolver, preview: ParsedPreview, scope: Scope, block: BlockContext) -> Source | None:
+    """The number of steps between previews: a literal or a parameter."""
+    tree, path = preview.every, f"{preview.node.path}.every"
+    if isinstance(tree, Scalar) and tree.plain and tree.text.startswith("params."):
+        typed = resolver.find_source(tree, scope, path)
+        connected = resolver.connect_source(typed, PREVIEW_EVERY, tree, scope, path) if typed else None
+        return connected[0] if connected else None
+    return resolver.resolve_literal(PREVIEW_EVERY, tree, block.base, scope, path)
+
+
+def _resolve_training(
     resolver: BlockResolver,
-    loop: ParsedLoop,
+    loop: ParsedTraining,
     scope: Scope,
     inner: Scope,
     block: BlockContext,
@@ -71,7 +130,7 @@ def resolve_training(
     return _parse_training_options(loop, tuple(models), steps, checkpoint, resolver.report)
 
 
-def _warn_of_equal_draws(loop: ParsedLoop, body: Mapping[str, Op]) -> None:
+def _warn_of_equal_draws(loop: ParsedTraining, body: Mapping[str, Op]) -> None:
     """Warn of nodes in a training loop's file that draw by ``seed`` and ``index`` without an index.
 
     They draw the same numbers at every step, and a training on those gives no error. Seeds that may differ from step to
@@ -112,7 +171,7 @@ def _link_options(
     return sources
 
 
-def _resolve_steps(resolver: BlockResolver, loop: ParsedLoop, scope: Scope) -> Source | None:
+def _resolve_steps(resolver: BlockResolver, loop: ParsedTraining, scope: Scope) -> Source | None:
     """The number of steps of a training loop: a literal or a link; None for one pass over its items."""
     if loop.steps is None:
         return None
@@ -128,7 +187,9 @@ def _resolve_steps(resolver: BlockResolver, loop: ParsedLoop, scope: Scope) -> S
     return typed.source if typed else None
 
 
-def _resolve_checkpoint(resolver: BlockResolver, loop: ParsedLoop, scope: Scope, block: BlockContext) -> Source | None:
+def _resolve_checkpoint(
+    resolver: BlockResolver, loop: ParsedTraining, scope: Scope, block: BlockContext
+) -> Source | None:
     """The checkpoint folder of a training loop: a path, or a link to a parameter."""
     tree = loop.checkpoint["path"][1] if "path" in loop.checkpoint else None
     path = f"{loop.path}.checkpoint.path"
@@ -183,7 +244,7 @@ def _parse_steps(steps: Scalar, location: str, report: Report) -> int:
 
 
 def _parse_training_options(
-    loop: ParsedLoop,
+    loop: ParsedTraining,
     models: tuple[OptimisedModel, ...],
     steps: Source | None,
     checkpoint: Source | None,

@@ -6,15 +6,12 @@ from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
 from guidegraph.graph.errors import Mark, Problem, WorkflowError, suggest
-from guidegraph.graph.ir import Call, Graph, Loop, Op, walk
+from guidegraph.graph.ir import Graph, Loop, Op, walk
 from guidegraph.graph.planning.plan import find_needed_ops
 from guidegraph.graph.sources import Param
 from guidegraph.graph.stopping.choose_loop import find_run_ops, list_stoppable_loops, resume_loop
 from guidegraph.graph.stopping.loop_origin import Json, OriginComparison, describe_constant, describe_origin, is_same
-from guidegraph.graph.stopping.loop_state import LoopState
-from guidegraph.graph.training.fit import Fit
-
-REFUSED = "cannot-resume"
+from guidegraph.graph.stopping.loop_state import REFUSED, LoopState
 
 
 def read_origin(graph: Graph, values: Mapping[str, Any], only: Collection[str] | None, loop: str) -> Json:
@@ -39,7 +36,7 @@ def check_resume(
     """
     needed = find_run_ops(graph, values, only)
     loop = needed.get(state.loop)
-    if not isinstance(loop, Loop) or isinstance(loop, Fit):
+    if not isinstance(loop, Loop) or not loop.can_stop:
         remedy = suggest(state.loop, list_stoppable_loops(needed), "loops")
         message = f"the state is of the loop '{state.loop}', which this run does not have; {remedy}"
         raise WorkflowError([Problem(Mark(str(graph.file), 1, 1), REFUSED, message)])
@@ -66,7 +63,7 @@ def find_changed(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]
 
 
 def _make_problem(op: Op, argument: str, words: str, state: LoopState) -> Problem:
-    mark = op.marks.get(argument, op.mark) if isinstance(op, Call) else op.mark
+    mark = op.mark_of(argument)
     message = (
         f"nodes.{op.key}: {words}; the state after {state.done} of {state.total} iterations belongs to what it was"
     )

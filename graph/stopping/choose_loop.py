@@ -8,14 +8,13 @@ from dataclasses import replace
 from typing import Any
 
 from guidegraph.graph.errors import Mark, Problem, WorkflowError, suggest
-from guidegraph.graph.ir import Graph, Loop, Op
+from guidegraph.graph.ir import Call, Graph, Loop, Op
 from guidegraph.graph.planning.choice_branches import make_effect_test
 from guidegraph.graph.planning.dependencies import find_dependencies
 from guidegraph.graph.planning.plan import find_needed_ops
 from guidegraph.graph.run_config import RunConfig
 from guidegraph.graph.sources import Literal, Param
 from guidegraph.graph.stopping.loop_state import LoopState
-from guidegraph.graph.training.fit import Fit
 
 STOP = "--stop-at"
 _STOP = re.compile(r"(?:(.+):)?(\d{1,9})")
@@ -65,7 +64,7 @@ def list_stoppable_loops(ops: Mapping[str, Op]) -> list[str]:
 
     Training loops have checkpoints of their own, and loops inside of loops cannot be stopped.
     """
-    return [key for key, op in ops.items() if isinstance(op, Loop) and not isinstance(op, Fit)]
+    return [key for key, op in ops.items() if isinstance(op, Loop) and op.can_stop]
 
 
 def find_run_ops(graph: Graph, values: Mapping[str, Any], only: Collection[str] | None) -> dict[str, Op]:
@@ -83,10 +82,24 @@ def stop_loop(graph: Graph, key: str, iterations: int) -> Graph:
     return _replace_loop(graph, key, stop_at=iterations)
 
 
-def resume_loop(graph: Graph, state: LoopState) -> Graph:
-    """The graph whose run goes on from the state of a loop, instead of from the loop's start."""
+def resume_loop(graph: Graph, state: LoopState, *, checks_names: bool = False) -> Graph:
+    """The graph whose run goes on from the state of a loop, instead of from the loop's start.
+
+    checks_names: the start of a carry with values by name, such as the memory of a denoiser's rules, is computed all
+    the same, and the loop compares the names with the state. A start that needs an earlier loop or a node with effects
+    is not compared.
+    """
+    loop = graph.ops[state.loop]
+    assert isinstance(loop, Loop)
     carry = {name: Literal(value) for name, value in state.read_carry().items()}
-    return _replace_loop(graph, state.loop, carry=carry, resumed=state)
+    starts = {
+        name: source
+        for name, source in loop.carry.items()
+        if checks_names
+        and state.has_names(name)
+        and all(isinstance(op, Call) and op.spec.pure for op in find_dependencies(graph.ops, [source]).values())
+    }
+    return _replace_loop(graph, state.loop, carry=carry, resumed=state, starts=starts)
 
 
 def _replace_loop(graph: Graph, key: str, **changes: Any) -> Graph:

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeAlias
 
-from guidegraph.graph.ir import Call, Loop, Op, walk
+from guidegraph.graph.ir import Call, Loop, Op, walk, walk_calls
 from guidegraph.graph.planning.digest import path_digest
 from guidegraph.graph.sources import Literal, Many, Output, Param, Source, Sources, list_sources
 from guidegraph.graph.types import PortType, SequenceOf
@@ -36,7 +36,7 @@ def describe_origin(ops: Mapping[str, Op], values: Mapping[str, Any], loop: Loop
     """
     upstream = _list_upstream(ops, loop)
     loops = {key: op for key, op in [(loop.key, loop), *upstream.items()] if isinstance(op, Loop)}
-    inner = [op for op in walk(loops) if isinstance(op, Call)]
+    inner = [*walk_calls(loops)]
     described = {*upstream, *(op.key for op in walk(loops))}
     return {
         "over": _describe_source(loop.over, values),

@@ -15,6 +15,8 @@ from guidegraph.graph.values.serialise import NotSerialisable, decode, encode
 if TYPE_CHECKING:
     import torch
 
+REFUSED = "cannot-resume"
+
 
 @dataclass(frozen=True, eq=False)
 class LoopState:
@@ -49,6 +51,20 @@ class LoopState:
         """The collected values of all iterations so far, in order, by name."""
         return self._decode("collected", device)
 
+    def has_names(self, carry: str) -> bool:
+        """Whether the value of a carry has a dict anywhere."""
+        return '{"dict": ' in json.dumps(self.tree["carry"]["dict"].get(carry))
+
+    def find_missing_names(self, carry: str, start: Any) -> list[str]:
+        """The names in the dicts of a carry's value at the start of the loop that its value in the state lacks.
+
+        A value that no file can hold has none.
+        """
+        try:
+            return _find_missing_names(self.tree["carry"]["dict"].get(carry), encode(start)[1])
+        except NotSerialisable:
+            return []
+
     def _decode(self, group: str, device: torch.device | None) -> dict[str, Any]:
         tensors = {
             name: tensor if device is None or name in self.host else tensor.to(device)
@@ -56,6 +72,22 @@ class LoopState:
         }
         values: dict[str, Any] = decode(self.tree[group], tensors)
         return values
+
+
+def _find_missing_names(kept: Any, start: Any) -> list[str]:
+    """Compare two trees that ``encode`` made, where both have a dict."""
+    if not isinstance(kept, dict) or not isinstance(start, dict):
+        return []
+    missing = []
+    for kind in {*kept} & {*start} & {"dict", "fields", "list", "tuple"}:
+        old, new = kept[kind], start[kind]
+        if isinstance(old, dict):
+            missing += [name for name in new if name not in old]
+            pairs = [(old[name], new[name]) for name in new if name in old]
+        else:
+            pairs = [*zip(old, new, strict=False)]  # a history may have grown
+        missing += [name for pair in pairs for name in _find_missing_names(*pair)]
+    return missing
 
 
 class LoopStopped(Cancelled):

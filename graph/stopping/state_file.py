@@ -37,14 +37,14 @@ def read_state_file(path: Path) -> tuple[LoopState, dict[str, Any]]:
     register_structured()
     try:
         require_regular(path)
-        metadata, tensors, is_checked = read_checked(path)
+        metadata, tensors = read_checked(path)
     except FileNotFoundError:
         raise state_error(path, "missing-file", "there is no such file") from None
     except (OSError, LimitExceeded) as error:
         raise state_error(path, BAD_STATE, f"it cannot be read: {error}") from error
     except DamagedFile as error:
         raise state_error(path, BAD_STATE, f"it is not a state of a loop, or is damaged: {error}") from error
-    if metadata.get("format") != FORMAT or not is_checked:
+    if metadata.get("format") != FORMAT:
         message = "it is not a state of a loop: expected a file that 'guidegraph run --stop-at' wrote with this version"
         raise state_error(path, BAD_STATE, message)
     try:

@@ -127,8 +127,6 @@ class Checkpoint:
 
     def _warn_of_differences(self, state: TrainingState, progress: TrainingProgress) -> None:
         source = f"the checkpoint in '{self.folder}'"
-        if state.doubt:
-            self._warn(state.doubt)
         if state.precision not in (None, self.precision):
             self._warn(
                 f"{source} was trained in {state.precision} up to step {state.step}, and goes on in {self.precision}: "

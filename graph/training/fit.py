@@ -69,6 +69,9 @@ class Fit(Loop):
     training: Training
     preview: Preview | None = None
 
+    kind: ClassVar[str] = "training"
+    can_stop: ClassVar[bool] = False
+    """A training has checkpoints of its own."""
     excluded_passes: ClassVar[frozenset[str]] = frozenset({"batch", "precompute"})
 
     @property

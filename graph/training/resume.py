@@ -19,9 +19,6 @@ if TYPE_CHECKING:
     import torch
 
 FORMAT = "guidegraph-training-3"
-UNCHECKED = "guidegraph-training-2"
-"""The previous format, without a checksum."""
-NO_CHECKSUM = "the checkpoint in '{}' is an earlier version's, without a checksum: damage to it cannot be noticed"
 VALUE = "value."
 STATE_FILE = "state.safetensors"
 
@@ -34,15 +31,13 @@ class CheckpointError(GuidegraphError):
 class TrainingState:
     """The state from which a training resumes: the number of finished steps, tensors by name, and other values.
 
-    precision: of the last steps; None if the checkpoint does not say. doubt: a warning for the user if the file has no
-    checksum (earlier versions wrote none).
+    precision: of the last steps; None if the checkpoint does not say.
     """
 
     step: int
     tensors: dict[str, torch.Tensor] = field(default_factory=dict)
     values: dict[str, Any] = field(default_factory=dict)
     precision: str | None = None
-    doubt: str = ""
 
     def part(self, prefix: str) -> dict[str, torch.Tensor]:
         """The tensors whose names start with a prefix, by their names without it."""
@@ -104,22 +99,21 @@ def read_state(folder: Path, key: str, *, check: bool = True) -> TrainingState |
     remedy = "restore it from a copy, or move it away to start over"
     require_regular(path)
     try:
-        metadata, tensors, is_checked = read_checked(path, copy=False)
+        metadata, tensors = read_checked(path, copy=False)
     except DamagedFile as error:
         raise CheckpointError(f"{error}: {remedy}") from error
-    if metadata.get("format") != (FORMAT if is_checked else UNCHECKED):
+    if metadata.get("format") != FORMAT:
         raise CheckpointError(f"{path} is not a training checkpoint of this version: {remedy}")
     if check and metadata.get("key") != key:
         raise CheckpointError(
             f"{path} belongs to another training (its data, models, settings or node sources differ): "
             "choose another checkpoint path, move it away, or resume anyway with 'check: false' beside the path"
         )
-    doubt = "" if is_checked else NO_CHECKSUM.format(folder)
     value_tensors = {n.removeprefix(VALUE): t.clone() for n, t in tensors.items() if n.startswith(VALUE)}
     state_tensors = {n: t for n, t in tensors.items() if not n.startswith(VALUE)}
     try:
         values = decode(json.loads(metadata["values"]), value_tensors)
-        return TrainingState(json.loads(metadata["step"]), state_tensors, values, metadata.get("precision"), doubt)
+        return TrainingState(json.loads(metadata["step"]), state_tensors, values, metadata.get("precision"))
     except (KeyError, TypeError, ValueError) as error:
         raise CheckpointError(f"{path} is damaged ({error}): {remedy}") from error
 

@@ -12,7 +12,7 @@ import contextvars
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from itertools import chain
 from pathlib import Path
@@ -92,7 +92,7 @@ def run_preview(
 
 
 def run_training(step: Step, outside: dict[Source, Any], context: LoopContext, plan: Plan) -> dict[str, Any]:
-    """Run a training loop and return its outputs. Raises ``NodeError`` and ``Cancelled``."""
+    """Run a training loop, with nothing accelerated. Returns its outputs. Raises ``NodeError``, ``Cancelled``."""
     import torch
 
     fit, body_plan = step.op, step.body
@@ -101,7 +101,9 @@ def run_training(step: Step, outside: dict[Source, Any], context: LoopContext, p
     device = current_device()
     try:
         several_gradients = keep_for_several_gradients(plan.config.accelerate)
-        with preserve_generators(device), torch.enable_grad(), several_gradients:
+        accelerator = context.accelerator
+        suspended = nullcontext() if accelerator is None else accelerator.suspend(f"nodes.{fit.key}")
+        with suspended, preserve_generators(device), torch.enable_grad(), several_gradients:
             torch.manual_seed(int(fit.training.options.get("seed", 0)))
             run = _TrainingRun(step, fit, body_plan, outside, context, plan)
             with lock_state(run.checkpoint.folder if run.processes.is_first else None):

@@ -3,8 +3,12 @@
 A node that changes the current directory, torch's default dtype or its number of threads affects every later node and
 every other run in the process. Such changes are undone after the call, with a warning that names the node.
 ``NodeSpec.watch`` selects the state: torch's settings for guidegraph's own nodes that receive a model (1 µs per call);
-for third-party nodes also the current directory, environment variables and seeds of random generators (4 µs, or 1.6
-after another such node). The state is read into one tuple, which is taken apart only if it has changed.
+for third-party nodes also the current directory, environment variables and the seeds of torch's generators (2 to 3 µs).
+The state is read into one tuple, which is taken apart only if it has changed.
+
+A node may draw from torch's generators, which advances them as usual. A node that calls ``torch.manual_seed``
+determines all later draws; the seed of the generator, which a draw does not change, shows it. Seeds of Python's and
+NumPy's generators cannot be read, so those are left as the node leaves them.
 
 Calls that overlap in several threads share the state saved before the first of them, so that a temporary change by one
 of them is never saved as the state before another.
@@ -21,38 +25,39 @@ from dataclasses import dataclass
 from functools import cache
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
-from guidegraph.graph.trust.environment import make_version_reader, read_variables, restore_variables
-from guidegraph.graph.trust.seed_detection import (
-    GeneratorStates,
-    StateMemory,
-    find_numpy_state,
-    find_python_generator,
-    find_torch_state,
-    import_numpy,
-    read_cuda_states,
-    restore_seeded,
-    restore_seeded_cuda,
-)
-from guidegraph.graph.trust.torch_settings import list_torch_settings
+from guidegraph.graph.trust.torch_settings import Setting, list_torch_settings
 
 if TYPE_CHECKING:
+    import torch
+
     from guidegraph.graph.ir import Call
     from guidegraph.graph.node import Watch
 
 Values: TypeAlias = "tuple[Any, ...]"
-PROCESS, THREAD, FOLDER, MARKS, VERSION = slice(2), slice(2, 5), 5, 6, 11
+PROCESS, THREAD, FOLDER, SEEDS = slice(2), slice(2, 5), 5, slice(6, 8)
 """Parts of the values that are read: torch's settings of the process, and those of this thread; the rest is read for
-third-party nodes alone: the current directory, pieces of the generators' states, and the version of the variables."""
+third-party nodes alone: the current directory, and the seeds of torch's generators on the CPU and on CUDA devices."""
 
 
 @dataclass(slots=True, eq=False)
 class SavedState:
-    """The state before a call. variables: of the environment; ``None`` if only torch's settings are watched."""
+    """The state before a call. variables: of the environment; ``None`` if only torch's settings are watched.
+    generators: the states of torch's generators."""
 
     values: Values
     variables: Mapping[Any, Any] | None = None
-    generators: GeneratorStates | None = None
-    cuda: tuple[Any, ...] = ()
+    generators: tuple[torch.Tensor, ...] = ()
+
+
+def _read_folder() -> str:
+    try:
+        return os.getcwd()
+    except OSError:
+        return ""
+
+
+FOLDER_SETTING = Setting("the current directory", _read_folder, os.chdir, ())
+"""The current directory; "" if it was removed."""
 
 
 class StateKeeper:
@@ -69,13 +74,6 @@ class StateKeeper:
 
     def forget(self) -> None:
         self.saved = None
-
-
-class _Value(NamedTuple):
-    """A piece of state: its name in messages, and its setter."""
-
-    name: str
-    set: Callable[[Any], object]
 
 
 _active: list[SavedState] = []
@@ -95,8 +93,8 @@ def _begin(now: SavedState, earlier: Sequence[SavedState]) -> SavedState:
         values = (*calls[0].values[PROCESS], *now.values[THREAD])
         if now.variables is not None:
             first = next(call for call in calls if call.variables is not None)
-            values = (*values, first.values[FOLDER], *now.values[MARKS:])
-            now = SavedState(values, first.variables, now.generators, now.cuda)
+            values = (*values, first.values[FOLDER], *now.values[SEEDS])
+            now = SavedState(values, first.variables, now.generators)
         else:
             now = SavedState(values)
     _active.append(now)
@@ -136,7 +134,7 @@ def save_state(watch: Watch, keeper: StateKeeper | None = None) -> SavedState:
         saved = SavedState(_get_readers().torch())
     elif saved is None:
         readers = _get_readers()
-        saved = SavedState(readers.everything(), dict(read_variables()), readers.generators(), read_cuda_states())
+        saved = SavedState(readers.everything(), dict(_read_variables()), readers.generators())
     return _begin(saved, earlier)
 
 
@@ -149,27 +147,56 @@ def restore_state(saved: SavedState, call: Call, keeper: StateKeeper | None = No
         _end(saved)
     else:
         now = readers.everything()
-        same = now == values and (now[VERSION] is not None or read_variables() == saved.variables)
-        if same and not saved.cuda and not readers.uses_cuda():
+        if now == values and _read_variables() == saved.variables:
             _end(saved)
-            if keeper is not None:
+            if keeper is not None and call.spec.pure:  # another may have drawn: the generators' states are out of date
                 keeper.saved = saved
             return
-        changed = _restore_everything(saved, now, readers)
+        changed = list(_restore_changed(values, now, readers.settings))
+        if _read_variables() != saved.variables:
+            changed.append(_restore_variables(saved.variables))
+        _end(saved)
+        changed += _restore_seeded(saved, now)
     for change in changed:
         _warn(call, change)
 
 
-def _restore_everything(saved: SavedState, now: Values, readers: _Readers) -> list[str]:
-    assert saved.generators is not None
-    generators = readers.generators()
-    changed = list(_restore_changed(saved.values, now, readers.settings))
-    if read_variables() != saved.variables:
-        changed.append(restore_variables(saved.variables or {}))
-    _end(saved)
-    seeded = restore_seeded(saved.generators, generators)
-    seeded += restore_seeded_cuda(saved.cuda, read_cuda_states())
-    return changed + [f"seeds {name}, which was put back" for name in seeded]
+def _restore_seeded(saved: SavedState, now: Values) -> Iterator[str]:
+    """Set each generator of torch's that has another seed now back to its state before the call."""
+    (cpu, cuda), (cpu_now, cuda_now) = saved.values[SEEDS], now[SEEDS]
+    before, after = (cpu, *cuda), (cpu_now, *cuda_now)
+    for i, (generator, state) in enumerate(zip(_list_generators(), saved.generators, strict=False)):
+        if before[i] != after[i]:
+            generator.set_state(state)
+            yield f"seeds torch's random generator{f' of cuda:{i - 1}' if i else ''}, which was put back"
+
+
+def _list_generators() -> tuple[Any, ...]:
+    """torch's generators of the CPU and, if CUDA is in use, of its devices. They cannot be read during a capture."""
+    import torch
+
+    if not torch.cuda.is_initialized() or torch.cuda.is_current_stream_capturing():
+        return (torch.default_generator,)
+    return (torch.default_generator, *torch.cuda.default_generators)
+
+
+def _read_variables() -> Mapping[Any, Any]:
+    """The environment without decoding, which would take 30 µs; not a copy."""
+    variables: Mapping[Any, Any] = getattr(os.environ, "_data", os.environ)
+    return variables
+
+
+def _restore_variables(before: Mapping[Any, Any]) -> str:
+    """Restore the variables. Returns a message that names them. before: a copy from ``_read_variables``."""
+    now = dict(_read_variables())
+    names = sorted(os.fsdecode(name) for name in {*before, *now} if before.get(name) != now.get(name))
+    decoded = {os.fsdecode(name): os.fsdecode(value) for name, value in before.items()}
+    for name in names:
+        if name in decoded:
+            os.environ[name] = decoded[name]
+        else:
+            os.environ.pop(name, None)
+    return f"changes environment variables, which were put back: {', '.join(names)}"
 
 
 def _warn(call: Call, change: str) -> None:
@@ -181,7 +208,7 @@ def _warn(call: Call, change: str) -> None:
     warnings.warn(f"{call.mark}: nodes.{call.key} ({call.spec.id}) {change}", stacklevel=4)
 
 
-def _restore_changed(before: Values, now: Values, settings: tuple[_Value, ...]) -> Iterator[str]:
+def _restore_changed(before: Values, now: Values, settings: tuple[Setting, ...]) -> Iterator[str]:
     """Restore the settings that changed. before, now: they begin with the values of these settings."""
     for old_value, new_value, value in zip(before, now, settings, strict=False):
         if old_value != new_value:
@@ -199,14 +226,13 @@ REMOVED = "one that was removed"
 
 
 class _Readers(NamedTuple):
-    """Readers of torch's settings, of everything and of the generators' whole states, and the settings up to the
-    current directory in that order."""
+    """Readers of torch's settings, of everything and of the generators' states, and the settings up to the current
+    directory in that order."""
 
     torch: Callable[[], Values]
     everything: Callable[[], Values]
-    generators: Callable[[], GeneratorStates]
-    settings: tuple[_Value, ...]
-    uses_cuda: Callable[[], bool]
+    generators: Callable[[], tuple[torch.Tensor, ...]]
+    settings: tuple[Setting, ...]
 
 
 @cache
@@ -217,64 +243,21 @@ def _get_readers() -> _Readers:
     of_torch = list_torch_settings(torch)
     dtype, precision = of_torch.dtype.read, of_torch.precision.read
     threads, gradients, device = of_torch.threads.read, of_torch.gradients.read, _device_reader(torch)
-    get_folder, watched, version = os.getcwd, of_torch[:5], make_version_reader()
-    torch_state, (python_state, python) = find_torch_state(), find_python_generator()
-    torch_start, torch_end, python_start = torch_state.pieces[0], torch_state.pieces[-1], python_state.pieces[0]
-    numpy_piece = _make_numpy_reader()
+    cpu: Any = torch.default_generator
+    cuda: Any = torch.cuda
+    seed, get_state, uses_cuda, no_seeds = cpu.initial_seed, cpu.get_state, cuda.is_initialized, ()
 
     def read_torch() -> Values:
         return dtype(), precision(), threads(), gradients(), device()
 
     def read_everything() -> Values:
-        try:
-            folder = get_folder()
-        except OSError:
-            folder = ""
-        return (
-            dtype(),
-            precision(),
-            threads(),
-            gradients(),
-            device(),
-            folder,
-            torch_start.raw,
-            torch_end.raw,
-            python_start.raw,
-            python.gauss_next,
-            numpy_piece().raw,
-            version(),
-        )
+        seeds = tuple(generator.initial_seed() for generator in _list_generators()[1:]) if uses_cuda() else no_seeds
+        return dtype(), precision(), threads(), gradients(), device(), _read_folder(), seed(), seeds
 
-    settings = (
-        *(_Value(f"torch's {setting.name}", setting.set) for setting in watched),
-        _Value("the current directory", os.chdir),
-    )
-    return _Readers(read_torch, read_everything, _read_generators, settings, torch.cuda.is_initialized)
+    def read_generators() -> tuple[torch.Tensor, ...]:
+        return tuple(generator.get_state() for generator in _list_generators()) if uses_cuda() else (get_state(),)
 
-
-def _read_generators() -> GeneratorStates:
-    python_state, python = find_python_generator()
-    numpy_state = find_numpy_state(import_numpy()())
-    return GeneratorStates(
-        find_torch_state().state.raw, python_state.state.raw, python.gauss_next, numpy_state.state.raw
-    )
-
-
-def _make_numpy_reader() -> Callable[[], StateMemory]:
-    """A reader of the piece of NumPy's generator, which looks it up again when the generator was replaced."""
-    get_generator: Callable[[], Any] | None = None
-    kept: tuple[Any, StateMemory] | None = None  # replaced at once, since other threads read it
-
-    def find_piece() -> StateMemory:
-        nonlocal get_generator, kept
-        if get_generator is None:
-            get_generator = import_numpy()
-        generator, last = get_generator(), kept
-        if last is None or last[0] is not generator:
-            kept = last = generator, find_numpy_state(generator).pieces[0]
-        return last[1]
-
-    return find_piece
+    return _Readers(read_torch, read_everything, read_generators, (*of_torch[:5], FOLDER_SETTING))
 
 
 def _device_reader(torch: Any) -> Callable[[], Any]:
@@ -291,11 +274,3 @@ def _device_reader(torch: Any) -> Callable[[], Any]:
         return None if mode is None else mode.device
 
     return device
-
-
-def current_folder() -> str:
-    """The current directory; "" if it was removed."""
-    try:
-        return os.getcwd()
-    except OSError:
-        return ""

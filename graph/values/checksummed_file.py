@@ -28,8 +28,8 @@ def write_checked(path: Path, tensors: Mapping[str, torch.Tensor], metadata: Map
         save_file(dict(tensors), str(temporary), metadata=checked_metadata)
 
 
-def read_checked(path: Path, *, copy: bool = True) -> tuple[dict[str, str], dict[str, torch.Tensor], bool]:
-    """Metadata and CPU tensors of a file, and whether it has a checksum (files of earlier versions have none).
+def read_checked(path: Path, *, copy: bool = True) -> tuple[dict[str, str], dict[str, torch.Tensor]]:
+    """Metadata and CPU tensors of a file.
 
     copy: if off, the tensors are memory-mapped pages of the file and change with it. Raises ``DamagedFile`` and
     ``OSError``.
@@ -44,10 +44,8 @@ def read_checked(path: Path, *, copy: bool = True) -> tuple[dict[str, str], dict
         raise DamagedFile(f"{path} is damaged: {error}") from error
     if copy:
         tensors = {name: tensor.clone() for name, tensor in tensors.items()}
-    expected = metadata.pop(CHECKSUM, None)
-    if expected is None:
-        return metadata, tensors, False
+    expected = metadata.pop(CHECKSUM, "none")
     actual = file_checksum(metadata, tensors)
     if expected != actual:
         raise DamagedFile(f"{path} is damaged: its checksum is {expected[:40]!r}, and that of its contents '{actual}'")
-    return metadata, tensors, True
+    return metadata, tensors

@@ -14,10 +14,10 @@ PLAIN_LEAVES = frozenset({type(None), bool, int, float, str})
 
 
 def flatten(value: Any) -> tuple[list[Any], Any]:
-    """The leaves of a value, and its structure: those of torch's pytrees.
+    """The leaves of a value, and its structure, as in torch's pytrees.
 
     A tensor, and a structured value whose fields are tensors and plain values, are taken apart here, with fewer calls.
-    Structures are comparable; that of the second kind is its class.
+    Structures are comparable; the structure of the second kind is its class.
     """
     import torch
 
@@ -36,7 +36,7 @@ def flatten(value: Any) -> tuple[list[Any], Any]:
 def has_fixed_leaves(structure: Any) -> bool:
     """Whether the leaves of a value, with this structure from `flatten`, cannot be replaced.
 
-    Those of a tensor, and of a frozen structured value of tensors and plain values, cannot.
+    The leaf of a tensor, and the leaves of a frozen structured value of tensors and plain values, cannot.
     """
     if not isinstance(structure, type):
         return structure is _TENSOR

@@ -179,8 +179,13 @@ def change_count(tensor: torch.Tensor) -> int:
     return 0 if tensor.is_inference() else tensor._version
 
 
+def count_changes(tensors: Iterable[torch.Tensor]) -> list[int]:
+    """`change_count` of each tensor."""
+    return [0 if tensor.is_inference() else tensor._version for tensor in tensors]
+
+
 def _find_tensors(value: Any) -> tuple[list[torch.Tensor], tuple[Any, ...]]:
-    """All tensors in a value, including those of modules and objects; and the arrays and CPU tensors in objects."""
+    """All tensors in a value, also inside modules and objects; and the arrays and CPU tensors in objects."""
     tensors: list[torch.Tensor] = []
     held: list[Any] = []
     seen: set[int] = set()

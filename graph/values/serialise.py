@@ -7,21 +7,16 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import logging
 import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from guidegraph.graph.trust.file_checks import require_regular
-from guidegraph.graph.types import find_structured_type, is_tensor, structured_types
+from guidegraph.graph.types import is_tensor, structured_types
 from guidegraph.graph.values.checksummed_file import read_checked, write_checked
 
-log = logging.getLogger(__name__)
-
 FORMAT = "guidegraph-value-2"
-UNCHECKED = "guidegraph-value-1"
-"""The previous format, without key and checksum."""
 
 
 class NotSerialisable(TypeError):
@@ -95,7 +90,7 @@ def decode(tree: Any, tensors: Mapping[str, Any]) -> Any:
         return tuple(decode(v, tensors) for v in tree["tuple"])
     if "dict" in tree:
         return {k: decode(v, tensors) for k, v in tree["dict"].items()}
-    cls = find_structured_type(tree.get("struct", ""))
+    cls = structured_types().get(tree.get("struct", ""))
     if cls is None:
         raise ValueError(f"unknown structured type {tree.get('struct')!r}")
     return cls(**{k: decode(v, tensors) for k, v in tree["fields"].items()})
@@ -109,18 +104,12 @@ def write_value(path: Path, value: Any, key: str) -> None:
 
 
 def read_value(path: Path, device: str, key: str) -> Any:
-    """Read the value that ``write_value`` wrote under a key. Raises ``ValueError`` or ``OSError`` for any other file.
-
-    A file of the previous format, which has neither key nor checksum, is read without checks.
-    """
+    """Read the value that ``write_value`` wrote under a key. Raises ``ValueError`` or ``OSError`` for others."""
     require_regular(path)
-    metadata, tensors, is_checked = read_checked(path)
-    format_name = metadata.get("format")
-    if not is_checked and format_name == UNCHECKED:
-        log.info("%s was written by an earlier version, without a checksum: damage to it cannot be noticed", path)
-    elif not is_checked or format_name != FORMAT:
+    metadata, tensors = read_checked(path)
+    if metadata.get("format") != FORMAT:
         raise ValueError(f"{path} is not a cached value")
-    elif metadata.get("key") != key:
+    if metadata.get("key") != key:
         raise ValueError(f"{path} holds the value of another key, {str(metadata.get('key'))[:40]!r}")
     try:
         return decode(json.loads(metadata["tree"]), {name: tensor.to(device) for name, tensor in tensors.items()})

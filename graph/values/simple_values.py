@@ -93,7 +93,7 @@ def _to_path(value: object) -> object:
 
 
 def _is_unicode(text: str) -> bool:
-    """Whether a text has no half of a surrogate pair."""
+    """Whether a text is free of halves of surrogate pairs."""
     try:
         text.encode()
     except UnicodeEncodeError:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -33,6 +33,7 @@ def check_extra() -> None:
 @app.command(
     epilog=examples("open draw.yaml", "open workflows --port 8100 --no-browser", "open draw.yaml --device cuda")
 )
+@options.add_run_options("open")
 def open(
     path: Annotated[
         Path, typer.Argument(metavar="[WORKFLOW|FOLDER]", help="A workflow (.yaml), or a folder of workflows.")
@@ -41,12 +42,11 @@ def open(
     no_browser: Annotated[
         bool, typer.Option("--no-browser", help="Print the address without opening a browser.")
     ] = False,
-    device: options.Device = "cpu",
-    dtype: options.Dtype = None,
     plugin: options.Plugins = None,
     no_plugins: options.NoPlugins = False,
     allow_code: options.AllowCode = None,
     limit: options.LimitSettings = None,
+    **settings: Any,
 ) -> None:
     """Show workflows in the browser: the graph beside its YAML, problems, runs, previews and pictures.
 
@@ -65,7 +65,7 @@ def open(
 
     with apply_limits(limit):
         problems: list[Problem] = []
-        config = RunSettings(device, dtype).parse(problems)
+        config = RunSettings(settings).parse(problems)
         if problems:
             raise WorkflowError(problems)
         config = replace(config, policy=Policy(grants=options.make_grants(None, None, allow_code)))

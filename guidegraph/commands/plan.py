@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from guidegraph.commands.shared import options
-from guidegraph.commands.shared.accelerate import Accelerate, AcceleratedCommand
+from guidegraph.commands.shared.accelerate import AcceleratedCommand
 from guidegraph.commands.shared.printing import print_json, print_text
 from guidegraph.commands.shared.root import app, examples, select_plugins
+from guidegraph.graph.errors import Problem, WorkflowError
 from guidegraph.graph.trust.effects import list_effects
 from guidegraph_runtime.printing import visible_line
 
@@ -20,14 +23,10 @@ from guidegraph_runtime.printing import visible_line
         "plan draw.yaml --dtype bfloat16",
     ),
 )
+@options.add_run_options("plan")
 def plan(
     workflow: options.File,
     set: options.Settings = None,
-    only: options.Only = None,
-    device: options.Device = "cpu",
-    dtype: options.Dtype = None,
-    passes: options.Passes = "all",
-    accelerate: Accelerate = "",
     json: options.Json = False,
     plugin: options.Plugins = None,
     no_plugins: options.NoPlugins = False,
@@ -35,6 +34,7 @@ def plan(
     allow_write: options.AllowWrite = None,
     allow_code: options.AllowCode = None,
     limit: options.LimitSettings = None,
+    **settings: Any,
 ) -> None:
     """Show the passes, the flat plan that a run would follow, and the files that it would read and write.
 
@@ -44,22 +44,25 @@ def plan(
     from dataclasses import replace
     from json import dumps
 
-    from guidegraph.commands.shared.open_workflow import WorkflowRequest, name_picture
+    from guidegraph.commands.shared.open_workflow import WorkflowRequest, name_picture, parse_settings
     from guidegraph.commands.shared.plan_parts import parts_json, parts_text
     from guidegraph.commands.shared.plan_text import plan_json, plan_text
     from guidegraph.commands.shared.run_settings import RunSettings, apply_limits, parse_accelerator
     from guidegraph.graph.planning.plan import compile_plan, find_needed_ops
-    from guidegraph.runs.requested_outputs import list_unknown_outputs
 
     grants = options.make_grants(allow_read, allow_write, allow_code)
     request = WorkflowRequest(workflow, set or [], select_plugins(plugin, no_plugins), grants, lazy=True)
-    settings = RunSettings(device, dtype, only, passes=passes)
+    accelerate = settings.pop("accelerate", "")
+    run_settings = RunSettings(settings)
     with apply_limits(limit), name_picture(workflow):
         opened = request.open()
-        problems = list_unknown_outputs(opened.graph, only, "--only")
-        config = opened.complete(settings.parse(problems), dtype, None)
+        problems: list[Problem] = []
+        config = opened.complete(run_settings.parse(problems), run_settings["dtype"], None)
         config = replace(config, accelerate=parse_accelerator(accelerate, problems))  # installed here or not
-        values = opened.bind(problems)
+        session = replace(opened.start_session(config, problems), registry=None)  # nothing is written
+        values, misfits = session.bind(parse_settings(request.settings, problems), text=True, label="--set")
+        if problems := [*problems, *session.list_output_problems("--only"), *misfits]:
+            raise WorkflowError(problems)
         compiled = compile_plan(opened.graph, values, config)
         rows = plan_json(compiled, list_effects(find_needed_ops(opened.graph, config.only, values), values))
         if config.accelerate:

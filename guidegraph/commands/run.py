@@ -14,25 +14,25 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from guidegraph.commands.shared import options
-from guidegraph.commands.shared.accelerate import Accelerate, AcceleratedCommand
+from guidegraph.commands.shared.accelerate import AcceleratedCommand
 from guidegraph.commands.shared.errors import argument_problem
 from guidegraph.commands.shared.printing import print_json, print_note, print_text
 from guidegraph.commands.shared.root import app, examples, select_plugins
 from guidegraph.graph.errors import Problem, WorkflowError
 from guidegraph.graph.training.ranks import process_rank
-from guidegraph.graph.trust.policy import check_effects
+from guidegraph_runtime.files.run_folders import RUNS
 from guidegraph_runtime.run_json import RECORD, describe_killed_run, describe_older_files, read_record, summarise_files
 
 if TYPE_CHECKING:
-    from guidegraph.commands.shared.open_workflow import OpenedWorkflow, WorkflowRequest
+    from guidegraph.commands.shared.open_workflow import WorkflowRequest
     from guidegraph.commands.shared.run_settings import RunSettings
-    from guidegraph.graph.cancellation import CancelToken
     from guidegraph.graph.events import Observer
     from guidegraph.graph.ir import Graph
     from guidegraph.graph.run_config import RunConfig
     from guidegraph.plugins.manager import PluginManager
     from guidegraph.runs.outputs import OutputWriter
     from guidegraph.runs.run import RecordedRun
+    from guidegraph.session import Prepared
 
 
 @app.command(
@@ -48,43 +48,20 @@ if TYPE_CHECKING:
         "run draw.yaml --cache ~/.cache/guidegraph --json",
     ),
 )
+@options.add_run_options("run")
 def run(
     workflow: options.File,
     set: options.Settings = None,
-    only: options.Only = None,
     out: Annotated[
         Path | None,
         typer.Option(
             parser=options.user_path, metavar="DIR", help="Where the files go.", show_default="runs/<time>-<name>"
         ),
     ] = None,
-    device: options.Device = "cpu",
-    dtype: options.Dtype = None,
-    cache: Annotated[
-        str, typer.Option(metavar="DIR|off", help="Keep values in this folder, and recompute only what has changed.")
-    ] = "off",
-    cache_verify: Annotated[
-        int,
-        typer.Option(
-            min=0, metavar="N", help="Compute one in N of the cache's values again; a difference is an error. 0: none."
-        ),
-    ] = 0,
-    memory_budget: Annotated[
-        str | None,
-        typer.Option(
-            metavar="SIZE", help="How much of the models' weights may be on the device at once, such as 6GB or 800MB."
-        ),
-    ] = None,
-    accelerate: Accelerate = "",
-    stop_at: Annotated[
-        str,
-        typer.Option(metavar="[LOOP:]K", help="Stop after K iterations of the loop, and write a file to resume from."),
-    ] = "",
     resume: Annotated[
         Path | None,
         typer.Option(parser=options.user_path, metavar="FILE", help="Go on from the file of a run that was stopped."),
     ] = None,
-    passes: options.Passes = "all",
     json: options.Events = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing but errors.")] = False,
     verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Print a line for each node, on stderr.")] = False,
@@ -105,6 +82,7 @@ def run(
         int, typer.Option(min=0, metavar="K", help="Maximum restarts from the checkpoint after a process is killed.")
     ] = 3,
     limit: options.LimitSettings = None,
+    **settings: Any,
 ) -> None:
     """Run a workflow and write its outputs: pictures to PNG, tensors to safetensors, the rest to JSON.
 
@@ -117,57 +95,39 @@ def run(
     """
     from guidegraph.commands.launch_processes import Processes, check_processes, launch
     from guidegraph.commands.shared.open_workflow import WorkflowRequest, name_picture
-    from guidegraph.commands.shared.run_settings import RunSettings, apply_limits, prepare_run_folder
+    from guidegraph.commands.shared.run_settings import RunSettings, apply_limits
+    from guidegraph.session import make_folder
 
     grants = options.make_grants(allow_read, allow_write, allow_code)
     request = WorkflowRequest(workflow, set or [], select_plugins(plugin, no_plugins), grants, resume=resume)
-    settings = RunSettings(device, dtype, only, cache, memory_budget, passes, accelerate, stop_at, cache_verify)
+    run_settings = RunSettings(settings)
     processes = Processes(devices, nodes, node_rank, rendezvous, restarts)
     with apply_limits(limit), name_picture(workflow):
         if processes.starts_others:  # check the arguments once here
-            opened, _, config = _check_arguments(request, settings, out)
-            check_processes(processes, opened.graph, config.device)
-            if stop_at or resume is not None:
+            session = _prepare(request, run_settings, out)[1].session
+            check_processes(processes, session.graph, session.config.device)
+            if run_settings["stop_at"] or resume is not None:
                 message = "training loops resume from their checkpoints: leave out --stop-at and --resume"
                 raise WorkflowError([argument_problem("bad-stop", message, "--devices")])
-            launch(processes, sys.argv[1:], prepare_run_folder(out, opened.graph.name))
+            launch(processes, sys.argv[1:], make_folder(out, session.graph.name))
         else:
-            _run_here(request, settings, out, Display(json, quiet, verbose), limit or [])
+            _run_here(request, run_settings, out, Display(json, quiet, verbose), limit or [])
 
 
-def _check_arguments(
-    request: WorkflowRequest, settings: RunSettings, out: Path | None
-) -> tuple[OpenedWorkflow, dict[str, Any], RunConfig]:
-    """Check everything before the run. Returns the opened workflow, the parameters' values and the completed config.
-
-    Raises ``WorkflowError`` that lists all problems.
-    """
-    from guidegraph.commands.shared.run_settings import check_folder
-    from guidegraph.graph.planning.admission import list_admission_problems
-    from guidegraph.graph.planning.plan import find_needed_ops
-    from guidegraph.graph.stopping.choose_loop import check_stop
-    from guidegraph.runs.outputs import output_problems
-    from guidegraph.runs.requested_outputs import list_unknown_outputs
-    from guidegraph.runs.stopped_run import check_repeatable, check_stopped_run
+def _prepare(request: WorkflowRequest, settings: RunSettings, out: Path | None) -> tuple[PluginManager, Prepared]:
+    """Check everything before the run. Raises ``WorkflowError`` that lists all problems."""
+    from guidegraph.commands.shared.open_workflow import parse_settings
+    from guidegraph.session import list_folder_problems
 
     problems: list[Problem] = []
     request.load_plugins()
     config = settings.parse(problems)
-    check_folder("--out", out, problems)
+    problems += list_folder_problems({"--out": out or RUNS})
     opened = request.open(problems)
-    config = opened.complete(config, settings.dtype, out)
-    problems += list_unknown_outputs(opened.graph, config.only, "--only")
-    problems += output_problems(opened.graph, opened.registry, config.only)
-    values = opened.bind(problems)
-    check_effects(find_needed_ops(opened.graph, config.only, values), values, config.policy)
-    if admission := list_admission_problems(opened.graph, values, config.only):
-        raise WorkflowError(admission)
-    check_repeatable(opened.recipe, opened.stopped, request.workflow)
-    if opened.stopped is not None:
-        check_stopped_run(opened.stopped, opened.graph, values, config)
-    elif config.stop_at:
-        check_stop(opened.graph, values, config)
-    return opened, values, config
+    config = opened.complete(replace(config, device=process_device(config.device)), settings["dtype"], out)
+    session = opened.start_session(config, problems)
+    texts = parse_settings(request.settings, problems)
+    return opened.manager, session.prepare(texts, text=True, label="--set", problems=problems, only="--only")
 
 
 def _run_here(
@@ -175,28 +135,27 @@ def _run_here(
 ) -> None:
     """Run in this process; signals cancel the run."""
     from guidegraph.commands.shared.resume_command import write_resume_command
-    from guidegraph.commands.shared.run_settings import prepare_run_folder
     from guidegraph.commands.shared.signals import cancel_on_signals
     from guidegraph.graph.cancellation import CancelToken
+    from guidegraph.graph.execution.attachments import Attachments
     from guidegraph.graph.stopping.loop_state import LoopStopped
     from guidegraph.graph.trust.folder_locks import lock_folder
-    from guidegraph.runs.run import RecordedRun
+    from guidegraph.session import make_folder
 
     token = CancelToken()
     with cancel_on_signals(token, print_note):
-        opened, values, config = _check_arguments(request, settings, out)
+        manager, prepared = _prepare(request, settings, out)
         token.check()
-        config = replace(config, device=process_device(config.device))
-        if process_rank().index:
-            _run_silently(opened.graph, values, config, token)
+        if process_rank().index:  # of several training processes, rank 0 writes the files and shows the progress
+            prepared.run(Attachments(cancel=token))
             return
-        folder = prepare_run_folder(out, opened.graph.name)
-        recorded = RecordedRun(opened.graph, opened.registry, values, config, folder, opened.stopped)
+        graph, folder = prepared.session.graph, make_folder(out, prepared.session.graph.name)
+        recorded = prepared.record(folder)
         with lock_folder(folder, "guidegraph run"):
             if not display.quiet and (note := describe_killed_run(folder)):
                 print_note(note)
             earlier = read_record(folder / RECORD)
-            plugins = make_plugin_observers(opened.manager, opened.graph, values, config)
+            plugins = make_plugin_observers(manager, graph, prepared.values, prepared.session.config)
             with display.observe(recorded.writer) as progress, suppress(LoopStopped):
                 # One run per process: a memory cache would have no further use.
                 recorded.run([*progress, *plugins], token)
@@ -206,19 +165,11 @@ def _run_here(
                 jsonlib.dumps({"event": "run_stopped", **recorded.stopped.describe(), "file": recorded.stopped.file})
             )
         if not (display.json or display.quiet):
-            command = ""
-            if recorded.stopped:
-                command = write_resume_command(request, settings, limits, opened.graph, recorded.stopped)
+            stopped = recorded.stopped
+            command = write_resume_command(request, settings, limits, graph, stopped) if stopped else ""
             display.summarise(folder, recorded, command)
         if older and not display.quiet:
             print_note(older)
-
-
-def _run_silently(graph: Graph, values: Mapping[str, Any], config: RunConfig, token: CancelToken) -> None:
-    """Run in one of several training processes: rank 0 writes the files and shows the progress."""
-    from guidegraph.graph.execution.run import Attachments, run
-
-    run(graph, values, config, Attachments(cancel=token))
 
 
 def process_device(device: str) -> str:

@@ -8,18 +8,17 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from guidegraph.commands.shared import options
-from guidegraph.commands.shared.accelerate import Accelerate, AcceleratedCommand
+from guidegraph.commands.shared.accelerate import AcceleratedCommand
 from guidegraph.commands.shared.errors import FAILED, argument_problem
 from guidegraph.commands.shared.printing import output_stream, print_json, print_note, print_text
 from guidegraph.commands.shared.root import app, examples, select_plugins
 from guidegraph.graph.errors import Problem, WorkflowError
-from guidegraph_runtime.files.empty_folders import list_missing_folders, remove_empty_folders
-from guidegraph_runtime.files.run_folders import RUNS
+from guidegraph_runtime.files.run_folders import RUNS, list_missing_folders, remove_empty_folders
 from guidegraph_runtime.machine.optional_packages import install_command
 from guidegraph_runtime.printing import show_count
 
@@ -45,6 +44,7 @@ _EVERY = 10.0
         "sweep draw.yaml --grid scale=1,2,4 --seeds 0:64 --ray local --workers 4",
     ),
 )
+@options.add_run_options("sweep")
 def sweep(
     workflow: options.File,
     grid: Annotated[
@@ -64,7 +64,6 @@ def sweep(
         ),
     ] = None,
     set: options.Settings = None,
-    only: options.Only = None,
     out: Annotated[
         Path | None,
         typer.Option(
@@ -81,9 +80,6 @@ def sweep(
         int | None,
         typer.Option(metavar="N", help="How many cells run at once on Ray.", show_default="one per core"),
     ] = None,
-    device: options.Device = "cpu",
-    dtype: options.Dtype = None,
-    accelerate: Accelerate = "",
     json: options.Events = False,
     plugin: options.Plugins = None,
     no_plugins: options.NoPlugins = False,
@@ -91,6 +87,7 @@ def sweep(
     allow_write: options.AllowWrite = None,
     allow_code: options.AllowCode = None,
     limit: options.LimitSettings = None,
+    **settings: Any,
 ) -> None:
     """Run a workflow for each cell of a grid of parameters: one folder of runs, one table, one contact sheet.
 
@@ -103,8 +100,7 @@ def sweep(
 
     grants = options.make_grants(allow_read, allow_write, allow_code)
     request = WorkflowRequest(workflow, set or [], select_plugins(plugin, no_plugins), grants)
-    settings = RunSettings(device, dtype, only, accelerate=accelerate)
-    arguments = SweepArguments(request, settings, grid or [], seeds or [], table or [], out, ray, workers)
+    arguments = SweepArguments(request, RunSettings(settings), grid or [], seeds or [], table or [], out, ray, workers)
     with apply_limits(limit), name_picture(workflow):
         _sweep(arguments, json)
 
@@ -134,7 +130,7 @@ def _sweep(arguments: SweepArguments, json: bool) -> None:
         manager = arguments.request.load_plugins()
         sweep = _check_arguments(arguments, manager.registry)
         token.check()
-        with _make_folder(arguments.out, f"{sweep.graph.name}-sweep") as folder:
+        with _make_folder(arguments.out, f"{sweep.session.graph.name}-sweep") as folder:
             progress = _Progress(folder, json)
             summary = run_sweep(sweep, folder, manager, token, progress.on_start, progress.on_cell, print_note)
         progress.on_end(summary)
@@ -145,10 +141,10 @@ def _sweep(arguments: SweepArguments, json: bool) -> None:
 @contextmanager
 def _make_folder(out: Path | None, name: str) -> Iterator[Path]:
     """Make the folder of a sweep. New folders that are empty at the end, as after an early error, are removed."""
-    from guidegraph.commands.shared.run_settings import prepare_run_folder
+    from guidegraph.session import make_folder
 
     new_folders = list_missing_folders(out or RUNS)
-    folder = prepare_run_folder(out, name)
+    folder = make_folder(out, name)
     try:
         yield folder
     finally:
@@ -158,10 +154,8 @@ def _make_folder(out: Path | None, name: str) -> Iterator[Path]:
 def _check_arguments(arguments: SweepArguments, registry: Registry) -> Sweep:
     """Check everything before the sweep. Raises ``WorkflowError`` that lists all problems."""
     from guidegraph.commands.shared.open_workflow import parse_settings
-    from guidegraph.runs.outputs import output_problems
     from guidegraph.runs.recipe import apply_recipe
-    from guidegraph.runs.requested_outputs import list_unknown_outputs
-    from guidegraph.runs.stopped_run import check_repeatable
+    from guidegraph.session import Session
     from guidegraph.sweep.grid import make_grid
     from guidegraph.sweep.grid_options import SAMPLER
     from guidegraph.sweep.ray_cluster import Cluster
@@ -174,7 +168,6 @@ def _check_arguments(arguments: SweepArguments, registry: Registry) -> Sweep:
     request = arguments.request
     settings = parse_settings(request.settings, problems)
     opened = request.open(problems)
-    check_repeatable(opened.recipe, None, request.workflow)
     try:
         graph = opened.graph
         if SAMPLER not in graph.params and any(SAMPLER in texts.names for texts in axes):
@@ -183,22 +176,22 @@ def _check_arguments(arguments: SweepArguments, registry: Registry) -> Sweep:
     except WorkflowError as error:
         raise WorkflowError([*problems, *error.problems]) from None
     config = opened.complete(
-        config, arguments.run.dtype, arguments.out, (name for texts in axes for name in texts.names)
+        config, arguments.run["dtype"], arguments.out, (name for texts in axes for name in texts.names)
     )
-    problems += list_unknown_outputs(graph, config.only, "--only")
-    problems += output_problems(graph, registry, config.only)
+    session = Session(graph, config, registry, recipe=opened.recipe, picture=request.workflow)
+    problems += session.list_output_problems("--only")
     grid = make_grid(graph, settings, axes, problems)
     # Workers have another current folder.
     modules = tuple(str(Path(p).absolute()) if p.endswith(".py") else p for p in request.plugins.modules)
     cluster = Cluster(arguments.ray, arguments.workers) if arguments.ray else None
-    return Sweep(graph, config, grid, settings, replace(request.plugins, modules=modules), cluster)
+    return Sweep(session, grid, settings, replace(request.plugins, modules=modules), cluster)
 
 
 def _parse_config(arguments: SweepArguments, problems: list[Problem]) -> RunConfig:
-    from guidegraph.commands.shared.run_settings import check_folder
+    from guidegraph.session import list_folder_problems
     from guidegraph.sweep.ray_cluster import LOCAL, is_ray_installed
 
-    device, remote = arguments.run.device, arguments.ray not in (None, LOCAL)
+    device, remote = arguments.run["device"], arguments.ray not in (None, LOCAL)
     # The devices of a cluster are not those of this machine; Ray gives each worker its own.
     config = arguments.run.parse(problems, device_is_here=not (remote and device == "cuda"))
     if arguments.ray is not None and device.startswith("cuda:"):
@@ -210,7 +203,7 @@ def _parse_config(arguments: SweepArguments, problems: list[Problem]) -> RunConf
     if arguments.workers is not None and (arguments.ray is None or arguments.workers < 1):
         message = "it is how many cells run at once on Ray: at least 1, with --ray local or --ray ADDRESS"
         problems.append(argument_problem("bad-workers", message, "--workers"))
-    check_folder("--out", arguments.out, problems)
+    problems += list_folder_problems({"--out": arguments.out or RUNS})
     return config
 
 

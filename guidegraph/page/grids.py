@@ -11,11 +11,10 @@ from typing import Any
 
 from guidegraph.graph.cancellation import CancelToken
 from guidegraph.graph.errors import Mark, Problem, WorkflowError
-from guidegraph.graph.ir import Graph
-from guidegraph.graph.run_config import RunConfig
 from guidegraph.page.gallery import as_dict, as_list, describe_run, is_folder_name
 from guidegraph.plugins.manager import PluginManager
 from guidegraph.plugins.selection import PluginSelection
+from guidegraph.session import Session
 from guidegraph.sweep.grid import make_grid
 from guidegraph.sweep.grid_options import SEED, AxisTexts, parse_grid, parse_seeds
 from guidegraph.sweep.run import Sweep, run_sweep
@@ -31,7 +30,7 @@ MAX_AXES = 2
 LABEL = "grid"
 
 
-def make_sweep(graph: Graph, config: RunConfig, texts: Mapping[str, str], axes: Mapping[str, str]) -> Sweep:
+def make_sweep(session: Session, texts: Mapping[str, str], axes: Mapping[str, str]) -> Sweep:
     """The sweep over the values of one or two parameters, as ``--grid`` or ``--seeds`` take them.
 
     texts: of the other parameters. Raises ``WorkflowError`` that lists all problems.
@@ -46,8 +45,8 @@ def make_sweep(graph: Graph, config: RunConfig, texts: Mapping[str, str], axes: 
     if count > MAX_CELLS:
         message = f"the grid has {count} cells, and the page makes at most {MAX_CELLS}: 'guidegraph sweep' makes more"
         raise WorkflowError([*problems, _problem(message)])
-    grid = make_grid(graph, settings, axis_texts, problems)
-    return Sweep(graph, config, grid, settings, PluginSelection(), None)
+    grid = make_grid(session.graph, settings, axis_texts, problems)
+    return Sweep(session, grid, settings, PluginSelection(), None)
 
 
 def _parse_axis(name: str, values: str, problems: list[Problem]) -> AxisTexts | None:

@@ -11,13 +11,11 @@ from typing import Any, Literal
 
 from guidegraph.graph import events
 from guidegraph.graph.cancellation import CancelToken
-from guidegraph.graph.ir import Graph
-from guidegraph.graph.run_config import RunConfig
 from guidegraph.graph.stopping.choose_loop import list_stoppable_loops
 from guidegraph.graph.stopping.loop_state import StopToken
 from guidegraph.page.frames import FrameMaker, ValueKeys
 from guidegraph.runs.outputs import OutputWriter
-from guidegraph.runs.stopped_run import StoppedRun
+from guidegraph.session import Prepared
 from guidegraph.sweep.run import Sweep
 
 Status = Literal["queued", "running", "done", "failed", "cancelled", "stopped"]
@@ -71,17 +69,13 @@ class JobProgress:
 class Job:
     """One run of a workflow, or a grid of runs. path: of the node that failed, if any.
 
-    config: its settings. earlier: the stopped run that it goes on from, until it has ended. sweep: the grid. cells: how
-    many of it have ended, and all. stopped: where it was stopped; its state is in the folder's file alone. keys: of
-    its values in the cache.
+    prepared: the checked run, or for a grid its session. sweep: the grid. cells: how many of it have ended, and all.
+    stopped: where it was stopped; its state is in the folder's file alone. keys: of its values in the cache.
     """
 
     number: int
     name: str
-    graph: Graph
-    values: dict[str, Any]
-    config: RunConfig
-    earlier: StoppedRun | None = None
+    prepared: Prepared
     sweep: Sweep | None = None
     cells: tuple[int, int] = (0, 0)
     status: Status = "queued"
@@ -102,7 +96,7 @@ class Job:
     @cached_property
     def stoppable(self) -> list[str]:
         """The paths of the loops that can be stopped after a step."""
-        return [f"nodes.{key}" for key in list_stoppable_loops(self.graph.ops)]
+        return [f"nodes.{key}" for key in list_stoppable_loops(self.prepared.session.graph.ops)]
 
     def describe(self, since: int) -> dict[str, Any]:
         """The job as JSON, with the nodes that have changed after version ``since`` of its progress."""

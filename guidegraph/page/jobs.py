@@ -8,7 +8,7 @@ import threading
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from http import HTTPStatus
 from pathlib import Path
 from typing import Any
@@ -16,26 +16,20 @@ from typing import Any
 from guidegraph.graph.errors import Cancelled, GuidegraphError, NodeError, WorkflowError
 from guidegraph.graph.events import Observer
 from guidegraph.graph.execution.intermediates import use_viewer
-from guidegraph.graph.ir import Graph
-from guidegraph.graph.language.bind_parameters import bind
-from guidegraph.graph.planning.admission import list_admission_problems
-from guidegraph.graph.planning.plan import find_needed_ops
 from guidegraph.graph.run_config import RunConfig
 from guidegraph.graph.stopping.loop_state import LoopStopped
 from guidegraph.graph.trust.folder_locks import lock_folder
 from guidegraph.graph.trust.limits import enforce_limits
-from guidegraph.graph.trust.policy import check_effects
 from guidegraph.page.frames import FrameMaker, RunCache, ValueKeys
 from guidegraph.page.grids import make_sweep, run_grid
 from guidegraph.page.job import Job, Status
 from guidegraph.page.strangers import WorkflowSource
 from guidegraph.plugins.manager import PluginManager
-from guidegraph.runs.outputs import output_problems
-from guidegraph.runs.run import RecordedRun
-from guidegraph.runs.stopped_run import StoppedRun, check_repeatable, check_stopped_run
+from guidegraph.runs.stopped_run import StoppedRun
+from guidegraph.session import Prepared, Session, list_folder_problems, make_folder
 from guidegraph.sweep.run import Sweep
 from guidegraph_runtime.error_text import describe_error, error_text
-from guidegraph_runtime.files.run_folders import make_run_folder
+from guidegraph_runtime.files.run_folders import RUNS
 from guidegraph_runtime.limits import LimitExceeded
 
 MAX_QUEUED = 20
@@ -97,13 +91,10 @@ class JobQueue:
         """
         config = source.complete(self.config, texts)
         with enforce_limits(config.limits):
-            graph = source.build_for_run(self.manager.registry)
-            values = bind(graph, texts, text=True, label=LABEL)
-            self._check(graph, values, config)
-            check_repeatable(source.recipe, earlier, Path(name))
-            if earlier is not None:
-                check_stopped_run(earlier, graph, values, config)
-        return self._enqueue(Job(next(self._numbers), name, graph, values, config, earlier))
+            session = self._start_session(name, source, config, earlier)
+            problems = list_folder_problems({"runs": RUNS})
+            prepared = session.prepare(texts, text=True, label=LABEL, problems=problems)
+        return self._enqueue(Job(next(self._numbers), name, prepared))
 
     def add_grid(self, name: str, source: WorkflowSource, texts: Mapping[str, str], axes: Mapping[str, str]) -> Job:
         """Check a grid of runs, and queue it. axes: the texts of the values of one or two parameters, by name.
@@ -112,19 +103,20 @@ class JobQueue:
         """
         config = source.complete(self.config, {*texts, *axes})
         with enforce_limits(config.limits):
-            graph = source.build_for_run(self.manager.registry)
-            check_repeatable(source.recipe, None, Path(name))
-            sweep = make_sweep(graph, config, texts, axes)
+            session = self._start_session(name, source, config)
+            sweep = make_sweep(session, texts, axes)
+            problems = [*list_folder_problems({"runs": RUNS}), *session.list_output_problems()]
             for point in sweep.grid.points():
-                self._check(graph, {**sweep.grid.base, **point}, config)
-        return self._enqueue(Job(next(self._numbers), name, graph, {}, config, sweep=sweep))
+                problems = problems or session.list_problems({**sweep.grid.base, **point})
+            if problems:
+                raise WorkflowError(problems)
+        return self._enqueue(Job(next(self._numbers), name, Prepared(session, {}), sweep=sweep))
 
-    def _check(self, graph: Graph, values: Mapping[str, Any], config: RunConfig) -> None:
-        """Raise ``WorkflowError`` if a run with these values cannot begin."""
-        problems = output_problems(graph, self.manager.registry, config.only)
-        check_effects(find_needed_ops(graph, config.only, values), values, config.policy)
-        if problems := problems or list_admission_problems(graph, values, config.only):
-            raise WorkflowError(problems)
+    def _start_session(
+        self, name: str, source: WorkflowSource, config: RunConfig, earlier: StoppedRun | None = None
+    ) -> Session:
+        registry = self.manager.registry
+        return Session(source.build_for_run(registry), config, registry, earlier, source.recipe, Path(name))
 
     def _enqueue(self, job: Job) -> Job:
         with self._changed:
@@ -191,7 +183,9 @@ class JobQueue:
         self._changed.notify_all()
 
     def _end(self, job: Job, status: Status) -> None:
-        job.status, job.earlier = status, None
+        job.status = status
+        # The state that it went on from may be large.
+        job.prepared = replace(job.prepared, session=replace(job.prepared.session, stopped=None))
         job.ended.set()
         for number in [number for number, job in self.jobs.items() if job.ended.is_set()][:-MAX_KEPT]:
             del self.jobs[number]
@@ -223,7 +217,7 @@ class JobQueue:
 
     def _run(self, job: Job) -> Status:
         """Run a job, and return its status at the end. An exception becomes that and its error."""
-        job.frames = FrameMaker(job.graph, self.cache, lambda: self.watchers > 0)
+        job.frames = FrameMaker(job.prepared.session.graph, self.cache, lambda: self.watchers > 0)
         status: Status = "done"
         try:
             if job.sweep is None:
@@ -248,7 +242,7 @@ class JobQueue:
 
     def _execute_grid(self, job: Job, sweep: Sweep) -> None:
         self.cache.clear()  # a sweep has a cache of its own, with a limit as if there were no other
-        job.folder = Path(os.path.abspath(make_run_folder(None, f"{job.graph.name}-sweep")))
+        job.folder = Path(os.path.abspath(make_folder(None, f"{sweep.session.graph.name}-sweep")))
 
         def report(done: int, total: int) -> None:
             job.cells = done, total
@@ -258,14 +252,15 @@ class JobQueue:
         run_grid(sweep, job.folder, self.manager, job.token, report)
 
     def _execute(self, job: Job, frames: FrameMaker) -> None:
-        job.folder = Path(os.path.abspath(make_run_folder(None, job.graph.name)))
-        recorded = RecordedRun(job.graph, self.manager.registry, job.values, job.config, job.folder, job.earlier)
+        graph, config, values = job.prepared.session.graph, job.prepared.session.config, job.prepared.values
+        job.folder = Path(os.path.abspath(make_folder(None, graph.name)))
+        recorded = job.prepared.record(job.folder)
         job.writer = recorded.writer
         with ExitStack() as stack:
             stack.enter_context(lock_folder(job.folder, "guidegraph open"))
             stack.enter_context(use_viewer(frames))
             try:
-                observers: list[Observer] = [job.progress, *self.manager.observers(job.graph, job.values, job.config)]
+                observers: list[Observer] = [job.progress, *self.manager.observers(graph, values, config)]
                 recorded.run(observers, job.token, self.cache, job.stop)
             finally:
                 job.keys = ValueKeys.of(self.cache.plan) if self.cache.plan else None

@@ -244,7 +244,7 @@ def _describe_op(op: ParsedOp) -> Row:
             "kind": "loop",
             "over": op.over.text if op.over else "",
             "item": op.item.text if op.item else "",
-            "trains": [trained.model.text for trained in op.train],
+            "trains": [*op.updated],
             "groups": {name: _format_named_links(links) for name, links in groups.items() if links},
         }
     if isinstance(op, ParsedChoice):

@@ -82,7 +82,10 @@ def _file_name(path: Path, root: Path) -> str:
         return shipped
     if len(Path(os.path.commonpath([path, root])).parts) > 1:  # more in common than the root of the file system
         return Path(os.path.relpath(path, root)).as_posix()
-    home = Path.home()
+    try:
+        home = Path.home()
+    except RuntimeError:  # a process without HOME, whose user has no entry in the password database
+        return str(path)
     return f"~/{path.relative_to(home).as_posix()}" if path.is_relative_to(home) else str(path)
 
 

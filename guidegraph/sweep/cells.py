@@ -10,13 +10,11 @@ from typing import Any
 from guidegraph.graph.frozen_models import copy_frozen
 from guidegraph.graph.ir import Call, Graph
 from guidegraph.graph.planning.dependencies import find_dependencies
-from guidegraph.graph.planning.digest import Digests, digest_pairs, digest_strings, is_pure
+from guidegraph.graph.planning.digest import Digests, digest_pairs, digest_strings
 from guidegraph.graph.planning.make_choices import make_choices
 from guidegraph.graph.planning.passes import bind_params
-from guidegraph.graph.planning.plan import find_needed_ops
 from guidegraph.graph.run_config import RunConfig
 from guidegraph.graph.sources import Literal, Many, Param, Sources
-from guidegraph.graph.trust.policy import check_effects
 from guidegraph.runs.recipe import portable_value
 
 
@@ -26,7 +24,7 @@ class Cell:
 
     key: str
     swept: Mapping[str, Any]
-    values: Mapping[str, Any]
+    values: dict[str, Any]
 
 
 def cell_key(graph: Graph, run_values: Mapping[str, Any], config: RunConfig) -> str:
@@ -38,7 +36,6 @@ def cell_key(graph: Graph, run_values: Mapping[str, Any], config: RunConfig) -> 
     only has an effect.
     """
     only = config.only
-    check_effects(find_needed_ops(graph, only, run_values), run_values, config.policy)
     values = {name: Literal(copy_frozen(value)) for name, value in run_values.items()}
     names = list(graph.outputs if only is None else only)
     bound = {key: bind_params(op, values) for key, op in graph.ops.items()}
@@ -52,7 +49,7 @@ def cell_key(graph: Graph, run_values: Mapping[str, Any], config: RunConfig) -> 
     for name, source in sources.items():
         parts.append((f"output {name}", digests.source(values[source.name] if isinstance(source, Param) else source)))
     for key, op in ops.items():
-        if only is None and key not in needed and not is_pure(op):
+        if only is None and key not in needed and not op.is_pure:
             effect = _effect_digest(op, digests) if isinstance(op, Call) else digests[key]
             parts.append((f"effect {key}", effect))
     parts += [(f"param {name}", json.dumps(portable_value(value))) for name, value in sorted(run_values.items())]

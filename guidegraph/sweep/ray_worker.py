@@ -22,6 +22,7 @@ from guidegraph.graph.trust.limits import enforce_limits
 from guidegraph.plugins.manager import PluginManager
 from guidegraph.plugins.selection import PluginSelection
 from guidegraph.runs.record import collect_versions
+from guidegraph.session import Session
 from guidegraph.sweep.cells import Cell, cell_key
 from guidegraph.sweep.worker import Outcome, Worker
 from guidegraph_runtime.files.atomic_write import write_bytes
@@ -68,14 +69,17 @@ class _Process:
         torch.set_num_threads(1)  # there is one worker per core
         self.order, config = order, order.config
         self.manager = PluginManager(order.plugins.modules, entry_points=order.plugins.installed)
-        self.graph = build(
-            order.workflow, self.manager.registry, order.sources, config.limits, stranger=config.policy.stranger
-        )
-        self.worker = Worker(self.graph, config, self.manager, log.warning, order.workers or os.cpu_count() or 1)
+        registry = self.manager.registry
+        graph = build(order.workflow, registry, order.sources, config.limits, stranger=config.policy.stranger)
+        self.session = Session(graph, config, registry)
+        self.worker = Worker(self.session, self.manager, log.warning, order.workers or os.cpu_count() or 1)
 
     def make(self, key: str, params: Mapping[str, Any]) -> CellResult:
-        values = bind(self.graph, params)
-        if cell_key(self.graph, values, self.order.config) != key:
+        graph, config = self.session.graph, self.session.config
+        values = bind(graph, params)
+        if forbidden := self.session.list_forbidden(values):
+            raise WorkflowError(forbidden)
+        if cell_key(graph, values, config) != key:
             return CellResult(Outcome("failed", 0.0, self._describe_difference()), {})
         with tempfile.TemporaryDirectory(prefix="guidegraph-") as name:
             folder = Path(name)

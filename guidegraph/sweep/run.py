@@ -11,11 +11,11 @@ from pathlib import Path
 from typing import Any
 
 from guidegraph.graph.cancellation import CancelToken
-from guidegraph.graph.ir import Graph
-from guidegraph.graph.run_config import RunConfig
+from guidegraph.graph.errors import Problem, WorkflowError
 from guidegraph.plugins.manager import PluginManager
 from guidegraph.plugins.selection import PluginSelection
 from guidegraph.runs.record import collect_versions
+from guidegraph.session import Session
 from guidegraph.sweep.cells import Cell, cell_key
 from guidegraph.sweep.contact_sheet import write_sheet
 from guidegraph.sweep.grid import Grid
@@ -33,8 +33,7 @@ Report = Callable[[Cell, Outcome, int], None]
 class Sweep:
     """A sweep to run. settings: the texts of ``--set``. cluster: None to run in this process."""
 
-    graph: Graph
-    config: RunConfig
+    session: Session
     grid: Grid
     settings: Mapping[str, str]
     plugins: PluginSelection
@@ -77,14 +76,27 @@ class Results:
 
 
 def make_cells(sweep: Sweep, cancel: CancelToken) -> list[Cell]:
-    """All cells, in the order of the grid. Equal rows of a table have equal keys."""
+    """All cells, in the order of the grid. Equal rows of a table have equal keys.
+
+    Raises ``WorkflowError`` if the policy forbids a file of any cell, and for a problem that all cells have. A cell
+    with a problem of its own fails when it is run.
+    """
+    session = sweep.session
     cells = []
+    refused: set[Problem] | None = None  # by the problems that all cells have so far
     for swept in sweep.grid.points():
         cancel.check()
         values = {**sweep.grid.base, **swept}
-        ordered = {name: values[name] for name in sweep.graph.params}
-        cells.append(Cell(cell_key(sweep.graph, ordered, sweep.config), swept, ordered))
-    return cells
+        ordered = {name: values[name] for name in session.graph.params}
+        if forbidden := session.list_forbidden(ordered):
+            raise WorkflowError(forbidden)
+        if refused is None or refused:
+            problems = {*session.list_problems(ordered)}
+            refused = problems if refused is None else refused & problems
+        cells.append((swept, ordered))
+    if refused:
+        raise WorkflowError(refused)
+    return [Cell(cell_key(session.graph, values, session.config), swept, values) for swept, values in cells]
 
 
 def run_sweep(
@@ -104,7 +116,7 @@ def run_sweep(
     """
     store = Store(folder)
     with store.hold():
-        check_same_workflow(store, sweep.graph)
+        check_same_workflow(store, sweep.session.graph)
         cells = make_cells(sweep, cancel)
         unique = {cell.key: cell for cell in reversed(cells)}
         outcomes = {key: stored.outcome if (stored := store.read_cell(key)) else None for key in unique}
@@ -143,12 +155,12 @@ def _connect_cluster(sweep: Sweep, missing: int) -> AbstractContextManager[None]
 def _describe(sweep: Sweep, cells: int, manager: PluginManager) -> dict[str, Any]:
     cluster = sweep.cluster
     execution = {
-        "only": sweep.config.only,
         "plugins": list(sweep.plugins.modules),
         "ray": None if cluster is None else cluster.address,
         "workers": 1 if cluster is None else cluster.workers,
     }
-    return describe_sweep(sweep.graph, manager.registry, sweep.config, sweep.grid, cells, sweep.settings, execution)
+    graph, config = sweep.session.graph, sweep.session.config
+    return describe_sweep(graph, manager.registry, config, sweep.grid, cells, sweep.settings, execution)
 
 
 def _run(
@@ -162,13 +174,14 @@ def _run(
     if not missing:
         return iter(())
     if sweep.cluster is None:
-        return _run_locally(missing.values(), Worker(sweep.graph, sweep.config, manager, warn), store, cancel)
+        return _run_locally(missing.values(), Worker(sweep.session, manager, warn), store, cancel)
+    graph, config = sweep.session.graph, sweep.session.config
     order = SweepOrder(
-        sweep.graph.file,
-        dict(sweep.graph.sources),
-        sweep.config,
+        graph.file,
+        dict(graph.sources),
+        config,
         sweep.plugins,
-        collect_versions(manager.registry, sweep.config.accelerate),
+        collect_versions(manager.registry, config.accelerate),
         local_workers(sweep.cluster) if sweep.cluster.address == LOCAL else sweep.cluster.workers,
     )
     return run_on_ray(missing.values(), order, sweep.cluster, store, cancel)

@@ -12,13 +12,12 @@ from guidegraph.graph.cancellation import CancelToken
 from guidegraph.graph.errors import Cancelled, OutOfTime, describe_failure
 from guidegraph.graph.events import Event, PartAccelerated
 from guidegraph.graph.execution.cache import MemoryCache, Values
-from guidegraph.graph.ir import Call, Graph, Op
+from guidegraph.graph.ir import Call, Op
 from guidegraph.graph.planning.plan import Plan
-from guidegraph.graph.run_config import RunConfig
 from guidegraph.graph.sources import Output
 from guidegraph.plugins.manager import PluginManager
 from guidegraph.runs.observers import acceleration_line
-from guidegraph.runs.run import RecordedRun
+from guidegraph.session import Prepared, Session
 from guidegraph.sweep.cells import Cell
 from guidegraph_runtime.machine.memory import machine_memory
 
@@ -96,19 +95,16 @@ class Outcome:
 class Worker:
     """Runs the cells of a workflow. workers: the number on this machine."""
 
-    def __init__(
-        self, graph: Graph, config: RunConfig, manager: PluginManager, warn: Callable[[str], object], workers: int = 1
-    ):
-        self._graph, self._config, self._manager, self._warn = graph, config, manager, warn
-        self._memory = SharedValues(memory_limit(config.device, workers))
+    def __init__(self, session: Session, manager: PluginManager, warn: Callable[[str], object], workers: int = 1):
+        self._session, self._manager, self._warn = session, manager, warn
+        self._memory = SharedValues(memory_limit(session.config.device, workers))
 
     def run(self, cell: Cell, cancel: CancelToken, folder: Path) -> Outcome:
         """Run one cell into an existing folder. Raises ``Cancelled``; any other error becomes the outcome."""
-        graph, config = self._graph, self._config
         started = time.perf_counter()
         try:
-            recorded = RecordedRun(graph, self._manager.registry, cell.values, config, folder)
-            plugins = self._manager.observers(graph, cell.values, config, self._warn)
+            recorded = Prepared(self._session, cell.values).record(folder)
+            plugins = self._manager.observers(self._session.graph, cell.values, self._session.config, self._warn)
             observers = [self._report_export, *plugins]
             recorded.run(observers, cancel, self._memory)
         except Cancelled as error:

@@ -40,7 +40,7 @@ def _text_packages(outputs: Collection[str]) -> dict[str, str]:
     return {"transformers": "clip"} if "text" in outputs else {}
 
 
-@node("checkpoint.load", host=True, extras=_text_packages)
+@node("checkpoint.load", host=True, version=2, extras=_text_packages)
 def load_checkpoint(
     *,
     path: Annotated[Path, Beside("config.yaml")],
@@ -70,15 +70,15 @@ def load_checkpoint(
     may be a GGUF. The architecture is inferred from the tensors, or from a folder's config.json; weights are
     memory-mapped, cast as they load, and nothing in a file is executed. Every key is used, or explicitly listed as not
     a weight; any other key is an error.
-    Settings that the tensors do not determine come from here, else from the config.yaml beside a CompVis file or in
-    `config`, else from the released model of this shape. If none has it, an error names the setting.
+    Settings that the tensors do not determine come from here, else from the config.yaml next to a CompVis file or in
+    `config`, else from the released model of this shape. If none of them has it, an error names the setting.
     attention: the order of q, k, v and heads (use_new_attention_order). heads or head_channels: number of attention
     heads, or width of each. upsample_heads: number of heads on the up path, if different (num_heads_upsample).
     groups: of GroupNorm, 32 in all released models. scale: factor that gives latents unit variance; shift: their mean
     before that, in the autoencoders of flows. noise_schedule: the β of its training. prediction: kind of the network's
     prediction, which files of Stable Diffusion 2 do not contain; flow for a network without β, such as one of a
-    diffusers folder alone. config: a CompVis file's config.yaml, if it is not beside the file. tokenizer: the folder of
-    the tokenizer for a single file's text encoder (vocab.json and merges.txt), which a file does not hold.
+    diffusers folder alone. config: a CompVis file's config.yaml, if it is not next to the file. tokenizer: the folder
+    of the tokenizer for a single file's text encoder (vocab.json and merges.txt), which a file does not hold.
     t5_tokenizer: the same for its T5 (spiece.model or tokenizer.json). t5: false leaves T5 out of Stable Diffusion 3,
     whose tokens are zeros then. ema: use the moving averages of the U-Net's weights if the checkpoint has both; false
     uses the other weights: a CompVis file's own, or the variant `non_ema` of a diffusers folder. transformer: for a

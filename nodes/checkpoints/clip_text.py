@@ -103,7 +103,8 @@ def load_tokenizer(kind: Any, folder: Path, model: Any) -> Any:
 
 
 def check_clip(tensors: Mapping[str, Tensor], settings: Mapping[str, Any], source: str) -> None:
-    """Check that tensors under transformers' names are exactly those of the text model that the settings describe.
+    """Check that tensors under transformers' names are exactly the tensors of the text model that the settings
+    describe.
 
     Does not need transformers or read values. Raises one ``ValueError`` that names all differences.
     """

@@ -71,7 +71,7 @@ def fill(module: nn.Module, tensors: Mapping[str, Tensor], source: str) -> None:
 
 
 def _convert(tensor: Tensor, device: torch.device, dtype: torch.dtype) -> Tensor:
-    """The values of a tensor on a device, floating ones in a dtype; the tensor itself where it has all that."""
+    """The values of a tensor on a device, floating ones in a dtype; the tensor itself if nothing changes."""
     dtype = dtype if tensor.is_floating_point() else tensor.dtype
     if device.type == "cpu" and dtype != tensor.dtype and not tensor.is_meta:
         return allocate_weight(tensor.shape, dtype).copy_(tensor)

@@ -1,6 +1,6 @@
 """guided-diffusion's `.pt` files: diffusion models, upsamplers, and the classifiers of noisy samples.
 
-Dhariwal & Nichol 2021. The hyper-parameters of the released models are those of that project's README; its software
+Dhariwal & Nichol 2021. The hyper-parameters of the released models are in that project's README; its software
 trains them with 1000 steps, and takes t in 0 … 999.
 """
 
@@ -44,7 +44,7 @@ class GuidedRelease:
     schedule: str = "linear"
 
     def matches(self, measured: Structure) -> bool:
-        """Whether a structure is that of this release."""
+        """Whether a structure is this release's."""
         measured_shape = (measured.channels, measured.widths, measured.blocks, measured.attention_levels)
         return measured_shape == (self.channels, self.widths, self.blocks, self.attention)
 

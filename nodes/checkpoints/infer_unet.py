@@ -63,7 +63,7 @@ class Heads:
 class InputBlock:
     """An input block: a residual block with attention of depth `depth` (0: none), or a change of the resolution.
 
-    convolution: resamples by a strided convolution. pooled: resamples by a mean, which has no tensors.
+    convolution: resamples by a strided convolution. pooled: resamples by a mean, without tensors.
     """
 
     convolution: bool
@@ -161,7 +161,7 @@ def _trunk(
 
 
 def _check_head_channels(measured: Structure, heads: Heads) -> None:
-    """Raise ``ValueError`` if the width of a head does not divide that of a level with attention."""
+    """Raise ``ValueError`` if the width of a head does not divide the width of a level with attention."""
     depths = (*measured.depths, measured.middle_depth)
     for width, depth in zip((*measured.widths, measured.widths[-1]), depths, strict=True):
         if depth and heads.head_channels is not None and width % heads.head_channels:

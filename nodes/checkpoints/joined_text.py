@@ -24,7 +24,8 @@ CLIPS = {"clip_l": "clip", "clip_g": "openclip"}
 T5 = "t5xxl"
 MODEL = "transformer."
 NOT_USED = {"clip_l": "text_projection.weight"}
-"""The weight of a text model that has no use: Stable Diffusion 3 takes CLIP-L's pooled vector before the projection."""
+"""The weight of a text model that is not used: Stable Diffusion 3 takes CLIP-L's pooled vector before the
+projection."""
 
 SD3_LENGTH = 256
 """Tokens of T5: as in diffusers' pipeline, and the number of zeros where T5 is left out."""
@@ -54,7 +55,7 @@ def build_sd3_text(towers: Sequence[ClipTower], t5: T5Tower | None, config: MMDi
 def load_sd3_text(tensors: Mapping[str, Tensor], path: Path, options: LoadOptions, config: MMDiTConfig) -> Any:
     """Load the text embedder from the tensors of `text_encoders` in a single file, for the denoiser of a config.
 
-    A single file holds no tokenizers: without the settings that name them, `text` raises an error when it is used; the
+    A single file lacks tokenizers: without the settings that name them, `text` raises an error when it is used; the
     weights are checked, and take no memory. Raises one ``ValueError`` for weights that are missing, left over or of
     another shape.
     """
@@ -88,7 +89,7 @@ def load_sd3_text(tensors: Mapping[str, Tensor], path: Path, options: LoadOption
 
 
 def _model_tensors(name: str, tensors: Mapping[str, Tensor], source: str) -> dict[str, Tensor]:
-    """The weights of a text model of a file. Raises ``ValueError`` for tensors beside them."""
+    """The weights of a text model of a file. Raises ``ValueError`` for other tensors."""
     extra = [key for key in tensors if not key.startswith(MODEL) and key != "logit_scale"]
     if extra:
         raise ValueError(

@@ -77,7 +77,7 @@ MADV_DONTNEED = 4
 
 
 def join_mapped(tensors: Sequence[Tensor], mapped: Sequence[Span]) -> Tensor:
-    """Join tensors along their first axis. Those in files, mapped to the spans, no longer take memory afterwards.
+    """Join tensors along their first axis. Tensors in files, mapped to the spans, no longer take memory afterwards.
 
     Their pages leave the process, and come back from the file if the tensors are used again.
     """

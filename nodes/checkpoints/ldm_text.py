@@ -53,7 +53,7 @@ def build_ldm_text(tensors: Mapping[str, Tensor], heads: int, tokenizer: Path, s
 
 
 def check_ldm_text(tensors: Mapping[str, Tensor], heads: int, source: str) -> None:
-    """Check that tensors are exactly those of the text encoder, without reading values. Raises ``ValueError``."""
+    """Check that tensors are exactly the text encoder's, without reading values. Raises ``ValueError``."""
     model, weights = _build_on_meta(tensors, heads, source)
     check_fit(model.state_dict(), weights, source)
 

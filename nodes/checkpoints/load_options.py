@@ -15,16 +15,16 @@ PredictionChoice: TypeAlias = Literal["auto", PredictionKind]
 
 @dataclass(frozen=True)
 class LoadOptions:
-    """Settings of `checkpoint.load` that cannot be inferred from tensors; auto and None take those of the releases.
+    """Settings of `checkpoint.load` that cannot be inferred from tensors; auto and None take the releases' settings.
 
     attention: the order of q, k, v and heads, guided-diffusion's `use_new_attention_order`. heads, head_channels: the
     number of attention heads, or the width of each. noise_schedule: the β of the training. prediction: the output of
-    the network; flow if it has no β. tokenizer: a folder with the tokenizer of a single file's text encoder. ema: take
+    the network; flow if it lacks β. tokenizer: a folder with the tokenizer of a single file's text encoder. ema: take
     the moving averages of the weights if the checkpoint has both; without it, a diffusers folder must have the variant
     `non_ema`. upsample_heads: heads on the way up, if different. groups: of GroupNorm. scale: factor that gives latents
     unit variance. config: the config.yaml of a CompVis file. shift: the mean of unscaled latents. t5: load T5 as well,
     if a model can do without it. t5_tokenizer: a folder with the tokenizer of a single file's T5. transformer: the file
-    or folder of a transformer to take for that of a pipeline's folder.
+    or folder of a transformer to take in place of the one in a pipeline's folder.
     """
 
     attention: AttentionOrder = "auto"

@@ -135,7 +135,7 @@ def text_layers(models: Sequence[nn.Module]) -> dict[str, str]:
     """Map all names in LoRA files of the layers of a text encoder's CLIP models to the encoder's weights.
 
     The prefixes are `text_encoder` and `text_encoder_2`, or kohya's `te`, `te1` and `te2`; its `te3` is T5, also
-    where that is the second, as in Flux.1.
+    in Flux.1, whose second encoder is T5.
     """
     names: dict[str, str] = {}
     for number, model in enumerate(models):

@@ -62,7 +62,7 @@ def read_tensors(path: Path, *, averages: bool = True) -> dict[str, Tensor]:
     Weights in fp8 and in GGUF's formats of few bits are float32, with their scales, and computed when they are used. A
     checkpoint may hold them under `ema`, `state_dict` or `model`, the first of these that exists, or at the top; other
     values, such as a step count, are left out. Without averages, `ema` comes after the other two. Weights are
-    memory-mapped, except those of a checkpoint from before torch 1.6. Raises ``ValueError`` that names the file, its
+    memory-mapped, except for a checkpoint from before torch 1.6. Raises ``ValueError`` that names the file, its
     content, and what to do.
     """
     content = read_nested(path)

@@ -31,7 +31,7 @@ NO_ENCODER = ("decoder.", "lm_head.")
 """Beginnings of the names of T5's decoder, which nothing here uses."""
 
 NO_WEIGHTS = ("logit_scale",)
-"""A temperature that some files hold beside every text encoder."""
+"""A temperature that some files hold with every text encoder."""
 
 ATTENTION, FEED_FORWARD = "layer.0.SelfAttention", "layer.1.DenseReluDense"
 BIAS = f"encoder.block.0.{ATTENTION}.relative_attention_bias.weight"
@@ -59,7 +59,7 @@ def build_t5(tensors: Mapping[str, Tensor], settings: Mapping[str, Any], source:
 
 
 def check_t5(tensors: Mapping[str, Tensor], settings: Mapping[str, Any], source: str) -> None:
-    """Check that tensors are exactly those of the encoder that the settings describe.
+    """Check that tensors are exactly the tensors of the encoder that the settings describe.
 
     Does not need transformers or read values. Raises one ``ValueError`` that names all differences.
     """
@@ -89,7 +89,7 @@ def check_t5(tensors: Mapping[str, Tensor], settings: Mapping[str, Any], source:
 def infer_t5_settings(tensors: Mapping[str, Tensor], source: str) -> dict[str, Any]:
     """Infer the T5Config of an encoder's tensors. Raises ``ValueError`` that names `source` for other tensors.
 
-    The largest distance that positions tell apart, 128, is that of all releases, and so is the activation: GELU with
+    The largest distance that positions distinguish is 128 in all releases, which share the activation: GELU with
     gates (T5 version 1.1), or ReLU without.
     """
     gated = f"encoder.block.0.{FEED_FORWARD}.wi_0.weight" in tensors
@@ -121,8 +121,8 @@ def build_t5_tower(
 ) -> T5Tower:
     """Build the tower of a T5 encoder with its tokenizer's folder; see `T5Tower`.
 
-    lowercase: prompts are read in small letters. Raises ``ValueError`` that names the folder if it holds no tokenizer
-    for this encoder, or one for which a package is missing.
+    lowercase: prompts are read in small letters. Raises ``ValueError`` that names the folder if it lacks a tokenizer
+    for this encoder, or has one for which a package is missing.
     """
     transformers = import_transformers(EXTRA)
     is_converted = (tokenizer / "tokenizer.json").is_file() or not (tokenizer / "spiece.model").is_file()

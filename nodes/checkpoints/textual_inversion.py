@@ -27,7 +27,7 @@ def add_embedding(embedder: Embedder, path: Path, token: str) -> Embedder:
 
     T5 reads the word as any other.
 
-    Raises one ``ValueError`` that names the file if it holds no embedding, or one for other encoders.
+    Raises one ``ValueError`` that names the file if it lacks an embedding, or has one for other encoders.
     """
     vectors = read_vectors(path)
     towers = [tower for tower in embedder.towers if isinstance(tower, ClipTower)]

@@ -27,7 +27,7 @@ Mode = Literal["area", "bilinear", "nearest"]
 def spatial_condition(parts: Sequence[Tensor], *, size: Size | None = None, mode: Mode = "area") -> Condition:
     """One condition from maps, masks, pictures and latents (B, C, H, W), which the U-Net concatenates to x.
 
-    The parts are resized to `size`, a side or [height, width] (by default that of the first), and concatenated along
+    The parts are resized to `size`, a side or [height, width] (by default the first part's), and concatenated along
     the channels, in order (Rombach et al. 2022, section 4.3.2). A leading axis of 1 broadcasts to the batch; integer
     and bool parts become floats. mode: area averages when a part shrinks, and repeats pixels when it grows.
     Raises an error for a part without 4 axes, or for different batches.
@@ -92,7 +92,7 @@ def vector_condition(
 
 @node("condition.adapt", shape=port_shapes.condition_rows)
 def adapt_condition(adapter: ConditionAdapter, condition: Condition) -> Condition:
-    """Convert the condition of another encoder to that of the encoder which the denoiser was trained with."""
+    """Convert another encoder's condition to one of the encoder that the denoiser was trained with."""
     return adapter(condition)
 
 
@@ -142,7 +142,7 @@ def drop_condition(
 
 @node("condition.merge", shape=port_shapes.merge_rows)
 def merge_conditions(conditions: Sequence[Condition]) -> Condition:
-    """Merge conditions, such as those of a text and of a map, into one with the fields of all.
+    """Merge conditions, for example of a text and of a map, into one with the fields of all.
 
     Spatial fields are concatenated along the channels and tokens along the sequence, in order; a leading axis of 1
     broadcasts to the batch. Raises an error if two of them have a vector, because a condition has only one.
@@ -186,7 +186,7 @@ def _values(condition: Condition) -> list[tuple[str, Tensor]]:
 
 
 def _mask_of(condition: Condition, batch: int) -> Tensor:
-    """The mask (batch, M) of a condition with tokens, true everywhere where it has none."""
+    """The mask (batch, M) of a condition with tokens, true everywhere if the condition lacks one."""
     import torch
 
     tokens, mask = condition.tokens, condition.mask

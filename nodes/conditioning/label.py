@@ -40,7 +40,7 @@ def labels_by_name(
 ) -> Label:
     """Labels (B) of classes by name: one name for all ``batch`` samples, or a list with one each.
 
-    names: of the classes, in order, such as those of data.folder. label: the name or names; empty for all classes in
+    names: of the classes, in order, for example from data.folder. label: the name or names; empty for all classes in
     turn. Raises an error for an unknown name, with the closest one, and for a list of another length than ``batch``.
     """
     import torch
@@ -62,7 +62,7 @@ def labels_by_name(
 def caption_labels(label: Label, names: Sequence[str], *, template: str = "a {}") -> Sequence[str]:
     """A caption for each label (B): the template with the name of its class in place of {}.
 
-    names: of the classes, in order, such as those of data.folder; `-` and `_` become spaces.
+    names: of the classes, in order, for example from data.folder; `-` and `_` become spaces.
     Raises an error for a label without a name, and for a template without {}.
     """
     if "{}" not in template:
@@ -77,7 +77,7 @@ def caption_labels(label: Label, names: Sequence[str], *, template: str = "a {}"
 def argmax_label(scores: Tensor, *, first: Class = 0, count: Count | None = None) -> Label:
     """The argmax of scores (B, K) as a label (B), among `count` columns from `first` on, counted from `first`.
 
-    For labels in {0, 1}, such as those of data.scenes, it is the one that is set.
+    For labels in {0, 1}, as from data.scenes, it is the one that is set.
     Raises an error if K is too small, and for scores that are not finite.
     """
     if scores.ndim != 2:

@@ -1,4 +1,4 @@
-"""Masks, 1 where a picture is to be generated and 0 where it is kept, and pictures under masks."""
+"""Masks, 1 for the pixels to generate and 0 for the pixels to keep, and pictures under masks."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def random_mask(
 
 @node("mask.boxes", shape=port_shapes.like_rows)
 def mask_boxes(box: Tensor, like: Image, *, margin: Annotated[float, Ge(0), Le(1)] = 0.0) -> Mask:
-    """Masks (B, 1, H, W), in the size of `like` (B, C, H, W), that are 1 in boxes, such as those of objects to hide.
+    """Masks (B, 1, H, W), in the size of `like` (B, C, H, W), that are 1 in boxes, for example around objects to hide.
 
     box (B, N, 4): of `data.scene_128`, `detector.boxes` or `layout.boxes`: the left, top, right and lower edge in units
     of the sides. A pixel belongs to a box if its centre does; a box without width or height has none. margin: how far

@@ -21,7 +21,7 @@ def text_export_recipe(embedder: TextEmbedder | None = None, **_: object) -> Exp
     return recipe
 
 
-@node("text.encode", host=True, split=text_export_recipe, shape=port_shapes.prompt_rows)
+@node("text.encode", host=True, version=2, split=text_export_recipe, shape=port_shapes.prompt_rows)
 def encode_text(embedder: TextEmbedder, prompt: str | Sequence[str]) -> Condition:
     """Encode a prompt (leading axis 1), or a list of prompts (one for each sample), as a condition.
 
@@ -38,7 +38,7 @@ def prompts_of_batch(
 ) -> Sequence[str]:
     """A prompt for each of ``batch`` pictures: one for all, a list with one each, or the captions in turn.
 
-    captions: used if `prompt` is empty, such as those of data.folder_sample.
+    captions: used if `prompt` is empty, such as the captions from data.folder_sample.
     Raises an error for a list of another length than ``batch``, and without prompts or captions.
     """
     prompts = [prompt] * batch if isinstance(prompt, str) and prompt else list(prompt)
@@ -96,9 +96,9 @@ def list_words(embedder: TextEmbedder, *, near: str = "") -> Table:
 def scale_positions(embedder: TextEmbedder, *, factor: Annotated[float, Gt(0)] = 1.0) -> TextEmbedder:
     """A text encoder whose position embeddings are `factor` times as large, to train it further.
 
-    An encoder whose position embeddings stayed small beside those of its words hardly knows their order, and learns it
-    slowly: whose colour is whose, and which object is left of which. All other tensors are shared, and the input does
-    not change. Raises an error for an embedder that is not of `model.text_transformer`.
+    An encoder whose position embeddings stayed small compared with its word embeddings hardly knows their order, and
+    learns it slowly: whose colour is whose, and which object is left of which. All other tensors are shared, and the
+    input does not change. Raises an error for an embedder that is not of `model.text_transformer`.
     """
     from guidegraph.nodes.models.networks.shared_tensors import copy_sharing_tensors
     from guidegraph.nodes.models.own.text_encoder import TextModel

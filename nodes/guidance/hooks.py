@@ -21,10 +21,10 @@ class Site:
 
     kind: "input", the features that enter a block with attention; "self", attention among the pixels; "cross",
     attention from the pixels to the tokens; "joint", attention among the pixels and the tokens; "skip", where features
-    of the down path are concatenated to those of the up path, or where the change by a transformer's block is added to
-    its input; "feature", the output of a block; "deep", the features that enter a block of the up path, with everything
-    deeper that computes them. stage: the down path, the middle, or the up path; "block" in a transformer. index: counts
-    the sites of a kind and stage from 0, in order of computation.
+    of the down path are concatenated to features of the up path, or where the change by a transformer's block is added
+    to its input; "feature", the output of a block; "deep", the features that enter a block of the up path, with
+    everything deeper that computes them. stage: the down path, the middle, or the up path; "block" in a transformer.
+    index: counts the sites of a kind and stage from 0, in order of computation.
     """
 
     kind: SiteKind
@@ -45,7 +45,7 @@ class AttentionCall:
     """One attention of a forward pass, the argument of a rule at a "self", "cross" or "joint" site.
 
     query (B, heads, N, D) of the N = h · w pixels of a map, row by row; key and value (B, heads, L, D) of the same
-    pixels or of L tokens. At "joint", query, key and value are those of the h · w pixels and then of the tokens. In a
+    pixels or of L tokens. At "joint", query, key and value hold the h · w pixels and then the tokens. In a
     transformer, a pixel is a patch. mask (B, L), true where a key may be attended to, or None for all. size: (h, w).
     """
 
@@ -80,7 +80,7 @@ SkipRule: TypeAlias = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
 """At "skip": maps features (B, C, h, w) and skipped features (B, C′, h, w) to those to join instead.
 
 A U-Net concatenates them. In a transformer they are the change by a block and its input, and are added; a block with
-two streams calls the rule for its tokens too, (B, C, L, 1), so that such a rule can have no memory.
+two streams calls the rule for its tokens too, (B, C, L, 1), so such a rule cannot have a memory.
 """
 
 FeatureRule: TypeAlias = Callable[[Tensor], Tensor]
@@ -144,7 +144,7 @@ class MemoryDenoiser(HookedDenoiser, Protocol):
     ) -> tuple[Prediction, RuleMemory]:
         """The prediction, and the memory for the next call.
 
-        The memory of a site that was not reached, or that has no such rule, stays. Raises ``ValueError`` if the memory
+        The memory of a site that was not reached, or that lacks such a rule, stays. Raises ``ValueError`` if the memory
         of a rule is missing.
         """
         ...
@@ -180,7 +180,7 @@ class HookedWrapper:
 
 @runtime_checkable
 class OpaqueDenoiser(Denoiser, Protocol):
-    """A denoiser that declares that it has no hooks; a link to a port that needs hooks is refused before a run."""
+    """A denoiser that declares itself without hooks; a link to a port that needs hooks is refused before a run."""
 
 
 def select_sites(denoiser: HookedDenoiser, patterns: str | Sequence[str]) -> tuple[Site, ...]:

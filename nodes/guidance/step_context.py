@@ -18,7 +18,7 @@ class UnlikeRows(ValueError):
     """A method takes one row of the sampler's table for all samples, and was called with a row for each."""
 
 
-@structured(formerly=["guidegraph.nodes.step_context.StepContext"])
+@structured
 @dataclass(frozen=True, eq=False)
 class StepContext:
     """One step of a sampler, x = αx0 + σε, with conversions between ε, x0, v, u and score at its noise level.
@@ -26,7 +26,7 @@ class StepContext:
     x: (B, C, H, W). t: (1) or (B), float32, as passed to the denoiser. alpha, sigma: from the sampler's row, float64 if
     x is float64, otherwise float32. step, steps: int64, the row, 0 … steps − 1, and the number of rows, one for each
     model call. These four are (1), or (B) if each sample has its own row, as in `scheduler.join`: `along` gives them
-    the axes of x. form: that of the schedule. Values that last from step to step are carries of the loop.
+    the axes of x. form: the schedule's. Values that last from step to step are carries of the loop.
     """
 
     leaf_axes: ClassVar = {

@@ -143,7 +143,7 @@ def rate_distortion(
 
     seed: of the resampling for the intervals.
     bits and squared_error (R, B), or (batches, R, B) from a loop over batches, are the outputs of `coding.step` at each
-    of the steps (R); prior (B) or (batches, B) is that of `coding.prior`. Columns: t; bits, the cost of the step from
+    of the steps (R); prior (B) or (batches, B) is from `coding.prior`. Columns: t; bits, the cost of the step from
     x_t; rate, the total received up to x_t, in bits per dimension; rmse of x̂0 at x_t, from 0 to 255; the ends of their
     95 % intervals over the samples, resampled with replacement `resamples` times, NaN for one sample. The last row has
     no t: everything is received, the error is 0, and the rate bounds the negative log-likelihood.

@@ -34,7 +34,7 @@ def inception_score(logits: Tensor, *, given: RowKind = "logits", splits: Annota
 
     logits (N, K) are from any classifier of the samples. With Inception's it is the papers' score; with another
     classifier it is not comparable to theirs, but still measures how sure the classifier is, and how evenly its classes
-    occur. It does not use real pictures. The interval is that of the leave-one-out jackknife; it is NaN if a split has
+    occur. It does not use real pictures. The interval is from the leave-one-out jackknife; it is NaN if a split has
     one sample.
     given: whether the rows are logits, or already probabilities, as from Inception's TorchScript file.
     splits: average over this many consecutive splits of the set (the papers take 10): shuffle samples sorted by class.

@@ -26,7 +26,7 @@ from guidegraph.nodes.shape_checks import has_values
 from guidegraph_runtime.files.npy import read_npz_member
 
 
-@structured(formerly=["guidegraph.nodes.frechet.Moments"])
+@structured
 @dataclass(frozen=True, eq=False)
 class Moments:
     """The count, mean and scatter of a set of features, float64, from which the Fréchet distance is computed.
@@ -77,7 +77,7 @@ def load(*, path: Path) -> Moments:
 
     path: a .safetensors file of `guidegraph run`, or an .npz file with `mu` (D) and `sigma` (D, D). An .npz file does
     not contain the number of features: compare with it, but do not add features to it.
-    Raises an error if the file holds no moments, or values that are not finite.
+    Raises an error if the file lacks moments, or has values that are not finite.
     """
     import torch
 
@@ -95,7 +95,7 @@ def load(*, path: Path) -> Moments:
 
 
 def _read_published(path: Path) -> tuple[Tensor, Tensor, Tensor]:
-    """Read count, mean and scatter from an .npz file. It has no count: with 2, the scatter is the covariance."""
+    """Read count, mean and scatter from an .npz file, which has no count: with 2, the scatter is the covariance."""
     import torch
 
     try:

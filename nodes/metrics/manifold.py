@@ -71,7 +71,7 @@ def radii(blocks: Blocks, k: int) -> Tensor:
 
 
 def distances(a: Tensor, b: Tensor, chunk: int) -> Iterator[tuple[int, Tensor]]:
-    """Squared distances (≤ chunk, M) of rows of a (N, D) to those of b (M, D), with the index of the first row."""
+    """Squared distances (≤ chunk, M) of rows of a (N, D) to rows of b (M, D), with the index of the first row."""
     of_b = b.square().sum(1)
     for start in range(0, len(a), chunk):
         rows = a[start : start + chunk]

@@ -63,7 +63,7 @@ def wilson(hits: int, count: int) -> Proportion:
 
 @node("metric.accuracy")
 def accuracy(logits: Tensor, label: Label) -> Proportion:
-    """The proportion of samples whose largest logit (B, K) is that of their label (B).
+    """The proportion of samples whose largest logit (B, K) belongs to their label (B).
 
     Raises an error for logits that are not finite.
     """
@@ -125,7 +125,7 @@ def gain(values: Tensor, baseline: Tensor) -> Mean:
 def psnr(image: Image, reference: Image, mask: Mask | None = None) -> Mean:
     """Peak signal-to-noise ratio in dB, 10 log₁₀(4 / MSE) of each picture in [-1, 1], averaged over the pictures.
 
-    image and reference (B, 3, H, W); mask (B, 1, H, W): compare only pixels where it is 1. Equal pictures give 100 dB.
+    image and reference (B, 3, H, W); mask (B, 1, H, W): compare only pixels with mask 1. Equal pictures give 100 dB.
     """
     import torch
 
@@ -142,8 +142,8 @@ def psnr(image: Image, reference: Image, mask: Mask | None = None) -> Mean:
 def largest_change(image: Image, reference: Image, mask: Mask | None = None, *, outside: bool = False) -> float:
     """The largest absolute difference between pictures (B, 3, H, W), in 255ths of their range.
 
-    mask (B, 1, H, W): compare only pixels where it is 1, or with `outside` where it is 0. Raises an error if there are
-    none.
+    mask (B, 1, H, W): compare only pixels with mask 1, or with `outside` mask 0. Raises an error if all are left
+    out.
     """
     import torch
 
@@ -169,8 +169,8 @@ def mean_iou(predicted: Tensor, map: SemanticMap, mask: Mask | None = None) -> O
 
     The class of a pixel is its argmax. Intersections and unions are summed over all pictures, as in PASCAL VOC, and
     the mean is over the classes that occur in `map`. The interval resamples the pictures with counted pixels 1,000
-    times. mask (B, 1, H, W): count only pixels where it is 1. Raises an error for values that are not finite in counted
-    pixels, and if there are none.
+    times. mask (B, 1, H, W): count only pixels with mask 1. Raises an error for values that are not finite in counted
+    pixels, and if no pixel counts.
     """
     import torch
 

@@ -90,7 +90,7 @@ def plot_scatter(
 ) -> Image:
     """Plot rows of a table as points: a picture (1, 3, height, width).
 
-    by: a column; each of its values gets a colour. text: a column to write beside each point. joined: draw a line
+    by: a column; each of its values gets a colour. text: a column to write next to each point. joined: draw a line
     through the points of a colour, in row order. size: [width, height] in pixels.
     Rows without a number are left out, and so are numbers not above 0 on a logarithmic axis. Raises an error for a
     missing column, a column with nothing to draw, or without matplotlib.
@@ -131,7 +131,7 @@ def check_drawable(table: Table, names: Sequence[str], log: bool) -> None:
 
 
 def finite_points(table: Table, *names: str) -> list[list[float]]:
-    """The columns as lists of numbers, without rows in which one of them has no number."""
+    """The columns as lists of numbers, without rows in which one of them lacks a number."""
     finite = [row for row in zip(*map(table.numbers, names), strict=True) if all(map(math.isfinite, row))]
     return [[row[i] for row in finite] for i in range(len(names))]
 

@@ -68,9 +68,9 @@ def scene_eval_tasks(
 ) -> SceneEvalTasks:
     """The prompts of SceneEval with real scenes for them: `count` of each of six categories; a batch has one category.
 
-    count: prompts in each category. batch: prompts in each batch; `count` is a multiple of it. split: of what the
-    prompts ask for, held out of training, as in training, or both. A prompt depends on the seed, its category and its
-    number alone. Half of the held-out prompts have sentence forms of no training caption.
+    count: prompts in each category. batch: prompts in each batch; `count` is a multiple of it. split: whether the
+    prompts ask for scenes held out of training, as in training, or both. A prompt depends on the seed, its category and
+    its number alone. Half of the held-out prompts have sentence forms of no training caption.
     """
     if count % batch:
         raise ValueError(f"{count} prompts in a category do not make batches of {batch}: set 'batch' to a divisor")

@@ -39,7 +39,8 @@ RELATIONS: dict[str, tuple[int, bool]] = {
     "behind": (IN_FRONT_OF, True),
     "next to": (LEFT_OF, False),
 }
-"""How the first group lies to the second: a relation of scenes, and whether it is that of the second to the first."""
+"""How the first group lies to the second: a relation of scenes, and whether it is reversed, from the second to the
+first."""
 NEXT_TO = tuple(RELATIONS).index("next to")
 
 
@@ -209,7 +210,7 @@ def judge_everyday(object: Tensor, colour: Tensor, box: Tensor, task: Tensor) ->
 
 
 def _shows(kinds: Tensor, colours: Tensor, boxes: Tensor, columns: list[int]) -> bool:
-    """Whether the objects of one picture, best first, are those of a task."""
+    """Whether the objects of one picture, best first, are a task's."""
     best = []
     for start in range(0, COLUMNS - 1, len(FIELDS)):
         kind, count, colour = columns[start : start + len(FIELDS)]

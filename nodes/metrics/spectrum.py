@@ -21,11 +21,11 @@ class GridPeaks(NamedTuple):
 
 @node("metric.grid_peaks")
 def measure_grid_peaks(image: Image, reference: Image, *, period: int = 8) -> GridPeaks:
-    """How far the power at multiples of 1/period stands out in pictures (B, 3, H, W), beside reference pictures.
+    """How far the power at multiples of 1/period stands out in pictures (B, 3, H, W), compared with reference pictures.
 
-    A grid of `period` pixels adds power at exactly these frequencies, along either axis. The power spectrum is that of
+    A grid of `period` pixels adds power at exactly these frequencies, along either axis. The power spectrum is taken of
     the mean of the channels under a Hann window, summed over the other axis and averaged over the pictures. A peak is
-    the power at a multiple over the mean power 3 and 4 bins beside it; no grid gives the reference's peaks, a ratio of
+    the power at a multiple over the mean power 3 and 4 bins away; no grid gives the reference's peaks, a ratio of
     1. The table has a row for each multiple up to half the sampling rate. Raises an error for values that are not
     finite, and for pictures whose sides are not multiples of `period`, or below 12 · period: the neighbours of a peak
     would belong to the next one.
@@ -68,7 +68,7 @@ def _measure_peaks(image: Tensor, period: int) -> list[float]:
 
 
 def _sum_power(image: Tensor, axis: int) -> Tensor:
-    """The mean power (N) of the frequencies along an axis, summed over those of the other one."""
+    """The mean power (N) of the frequencies along an axis, summed over the frequencies along the other."""
     import torch
 
     grey = image.detach().double().mean(1)

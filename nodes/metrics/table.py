@@ -63,7 +63,7 @@ def stack(tables: Sequence[Table], *, by: str = "", names: list[str] | None = No
 def join(left: Table, right: Table, *, on: str) -> Table:
     """Join each row of `left` with the row of `right` that has the same value in column `on`.
 
-    If there is no such row, its cells are empty. Raises an error if `right` has a value twice, or if both tables have
+    Without such a row, its cells are empty. Raises an error if `right` has a value twice, or if both tables have
     another column of the same name.
     """
     keys, shared = get_column(right, on), sorted((set(left) & set(right)) - {on})

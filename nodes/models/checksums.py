@@ -1,8 +1,8 @@
 """Checksums of a model folder: model.json records a checksum for each file and for its own `parts`.
 
 `"checksums": {"files": {FILE: …}, "parts": …}`. A file's checksum is the 128-bit BLAKE2b of its bytes (`b2sum -l 128
-FILE`), which the engine computes anyway for its cache; that of the parts is the BLAKE2b of their JSON. A folder without
-checksums, such as one written by an earlier version, is read unchecked.
+FILE`), which the engine computes anyway for its cache; the parts' checksum is the BLAKE2b of their JSON. A folder
+without checksums, such as one written by an earlier version, is read unchecked.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _ON_PURPOSE = "if it was changed on purpose, take '{}' out of \"checksums\" in {
 def compute_checksums(
     folder: Path, parts: Mapping[str, Any], previous: Mapping[str, Any], written: Iterable[str]
 ) -> Any:
-    """The `checksums` entry of model.json: those of the files just written, added to the previous ones."""
+    """The `checksums` entry of model.json: checksums of the files just written, added to the previous ones."""
     files = dict(previous.get("files", {})) | {name: file_digest(folder / name) for name in written}
     return {"files": dict(sorted(files.items())), "parts": _parts_digest(parts)}
 

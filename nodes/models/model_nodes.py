@@ -266,7 +266,7 @@ def new_text_transformer(
     heads: Count = 4,
     length: Annotated[int, Ge(2)] = 24,
 ) -> TextEmbedder:
-    """An untrained text encoder with a vocabulary of `words`, by default those of the scene captions.
+    """An untrained text encoder with a vocabulary of `words`, by default the words of the scene captions.
 
     length: tokens of a text with the one at its start; longer texts are cut.
     """
@@ -347,7 +347,7 @@ def new_condition_adapter(
     layers: Count = 1,
     heads: Count = 4,
 ) -> ConditionAdapter:
-    """An untrained adapter of conditions; the default widths are those of MiniLM and of `pkg:scenes`.
+    """An untrained adapter of conditions; the default widths fit MiniLM and `pkg:scenes`.
 
     tokens: width of its input tokens; vector: width of its input vector.
     """

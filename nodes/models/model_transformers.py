@@ -18,7 +18,7 @@ from guidegraph.nodes.types import Denoiser, PredictionKind
 
 Count = Annotated[int, Ge(1)]
 FEED_FORWARD = 4
-"""Width of the feed-forward of a new transformer, in units of that of a token."""
+"""Width of the feed-forward of a new transformer, in units of a token's width."""
 
 
 @node("model.dit")

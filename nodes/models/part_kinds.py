@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 
 class PartKind(NamedTuple):
-    """The class of a part's module, that of its config and, for a denoiser, that of the network inside.
+    """The classes of a part's module, of its config and, for a denoiser, of the network inside.
 
     Each is a module of this package and a name in it.
     """
@@ -18,7 +18,7 @@ class PartKind(NamedTuple):
 
 
 TEXT = "text_transformer"
-"""The kind of part that has a tokenizer beside its network."""
+"""The kind of part that has a tokenizer as well as a network."""
 KINDS: dict[str, PartKind] = {
     "unet": PartKind("own.denoiser.UNetDenoiser", "own.unet.UNetConfig", "own.unet.UNet"),
     "dit": PartKind("transformers.denoiser.DiTDenoiser", "transformers.dit.DiTConfig", "transformers.dit.DiT"),

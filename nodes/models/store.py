@@ -1,7 +1,7 @@
 """Models on disk: a folder with model.json and one safetensors file for each part.
 
 model.json is {"format": 1, "parts": {NAME: {"kind": …, "config": {…}, "weights": FILE, …}}}. The part
-`schedule` holds no network: it names a schedule and its settings, or a file with ᾱ. model.json also has checksums,
+`schedule` is without a network: it names a schedule and its settings, or a file with ᾱ. model.json also has checksums,
 which are verified when a part is read.
 """
 
@@ -154,7 +154,7 @@ def save_tokenizer(tokenizer: Tokenizer, path: Path) -> None:
 
 
 def write_atomic(path: Path, write: Callable[[Path], object]) -> None:
-    """Write to a temporary file beside `path`, then rename it. Raises ``WriteError``, for a full disk for example."""
+    """Write to a temporary file next to `path`, then rename it. Raises ``WriteError``, for example for a full disk."""
     with atomic_path(path) as temporary:
         write(temporary)
         temporary.chmod(0o644)  # safetensors makes it readable for the owner only

@@ -115,7 +115,7 @@ class DistilledDenoiser(Denoiser, Protocol):
 
 @node("denoiser.distilled")
 def set_distilled_guidance(denoiser: DistilledDenoiser, *, scale: Scale = 3.5) -> Denoiser:
-    """A denoiser that tells its guidance-distilled network the scale, as Flux.1 dev needs (Meng et al. 2023).
+    """A denoiser that passes the scale to its guidance-distilled network, as Flux.1 dev needs (Meng et al. 2023).
 
     The network draws in one call what it learned from classifier-free guidance; this scale multiplies no
     difference, and `guidance.cfg` may be used as well. A denoiser that takes no scale, as Flux.1 schnell, is returned
@@ -181,7 +181,7 @@ def predict_with_features(
 ) -> PredictionWithFeatures:
     """The prediction of `denoiser.predict` and the features of `denoiser.features`, of one call of the network.
 
-    A training can add a loss of the features, such as `loss.feature_classes`, to that of the prediction.
+    A training can add a loss of the features, such as `loss.feature_classes`, to the prediction's loss.
     site: its name, as denoiser.sites lists it.
     Raises an error for a name that does not match exactly one site.
     """

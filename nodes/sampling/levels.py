@@ -16,7 +16,8 @@ from guidegraph_runtime.tables import noise_levels
 __doc__ = host.__doc__
 
 FLOW_ENDS = ("karras", "exponential", "polyexponential", "kl_optimal", "linspace", "sgm_uniform", "beta")
-"""Levels of a shifted flow end at the shifted 1/T since version 2, and a stated range of few, steep levels is kept."""
+"""Nodes of version 2. The last σ of a shifted flow is the shifted 1/T, and a stated range of few, steep levels is kept;
+`beta` rounds the timesteps of a flow, before its shift."""
 
 define_nodes(globals(), "levels", versions=dict.fromkeys(FLOW_ENDS, 2))
 

@@ -55,7 +55,7 @@ def seed_of_iteration(index: int, *, seed: Seed = 0, stride: Side = 1) -> int:
     """seed + index · stride: a seed for each iteration of a loop, with loop.index wired to `index`.
 
     If each iteration draws a batch, set the stride to the batch size: then no two samples share their noise, and sample
-    i over all batches has that of seed + i. Raises an error for an index below 0.
+    i over all batches has the noise of seed + i. Raises an error for an index below 0.
     seed: of the first iteration. stride: difference between the seeds of consecutive iterations.
     """
     if index < 0:

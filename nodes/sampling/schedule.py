@@ -69,7 +69,7 @@ def add_noise(x0: Sample, noise: Sample, t: Timesteps, schedule: Schedule) -> Sa
 def schedule_table(schedule: Schedule) -> Table:
     """A noise schedule at every whole t: β, ᾱ, α, σ, σ/α and the log of the signal-to-noise ratio α²/σ².
 
-    ᾱ is α²/(α² + σ²), and β that of variance-preserving steps with this ᾱ, for a flow schedule too.
+    ᾱ is α²/(α² + σ²), and β belongs to variance-preserving steps with this ᾱ, for a flow schedule too.
     """
     import torch
 

@@ -45,9 +45,18 @@ def make_sampler_check(name: str) -> Callable[..., dict[str, str]]:
     return check
 
 
+SPACED_ON_FLOWS = frozenset(
+    ["lcm", "tcd", "ddpm", "ddim", "dpmpp_2m", "dpmpp_2m_sde", "dpmpp_3m_sde", "dpmpp_2s", "deis", "pndm", "unipc"]
+)
+"""Samplers of version 2: `sigmas: karras` and `exponential` on a shifted flow end at the shifted 1/T since then."""
+
 for _name in SAMPLERS:
     globals()[_name] = node_from_operation(
-        f"scheduler.{_name}", __name__, outputs=Sampler, check=make_sampler_check(_name)
+        f"scheduler.{_name}",
+        __name__,
+        outputs=Sampler,
+        check=make_sampler_check(_name),
+        version=2 if _name in SPACED_ON_FLOWS else 1,
     )
 
 

@@ -17,7 +17,8 @@ CLIPPING = ("clip", "threshold", "threshold_max", "rederive_eps")
 NEEDS = ("learned", "reads_eps", "reads_noise", "zero_snr")
 """Flags that are true of a joined table if they are true of one sampler in it."""
 ABILITIES = ("renoisable", "reads_score")
-"""Flags that are true of a joined table only if they are true of every sampler: of what may be wired to the step."""
+"""Flags that are true of a joined table only if they are true of every sampler. They decide which ports of the step
+may be wired."""
 
 
 class JoinedSampler(NamedTuple):

@@ -21,10 +21,10 @@ def of_checkpoint(schedule: Schedule, *, path: Path, steps: Steps = 30, strength
     use the sampler's own node instead. The loop starts from noise of unit variance; pipelines of diffusers multiply it
     by σ, 0.998 for Stable Diffusion, for classes that step in σ/α with linspace or trailing timesteps, which moves the
     sample by 0.2 %.
-    Raises an error for a class or a setting that no sampler here repeats, with what to use instead, for a schedule of
+    Raises an error for a class or a setting that no sampler here repeats, with a replacement, for a schedule of
     another form, and for a folder without a scheduler.
 
-    schedule: that of the checkpoint; if its levels shift with the size of the picture, that of schedule.flow_shift.
+    schedule: the checkpoint's; if its levels shift with the size of the picture, the one from schedule.flow_shift.
     path: the folder, whose scheduler/scheduler_config.json is read, and model_index.json for a flow. steps: of the
     solver; some call the model more than once per step. strength: run only this last fraction of the steps.
     """

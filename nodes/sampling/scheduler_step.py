@@ -186,8 +186,8 @@ def _next_calls(scheduler: Scheduler, batch: int, state: SchedulerState | None) 
 def table(scheduler: Scheduler) -> Table:
     """The sampler's rows as a table to read or plot: t, α, σ, σ/α, the score gain Σ, and the coefficients of the row.
 
-    Column `x.eps` is the coefficient of ε in the next x, `s1.x0` that of x̂0 in the first kept value, and so on.
-    Columns that are zero in every row are left out.
+    Column `x.eps` is the coefficient of ε in the next x, `s1.x0` the coefficient of x̂0 in the first kept value, and so
+    on. Columns that are zero in every row are left out.
     """
     import torch
 

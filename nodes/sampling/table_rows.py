@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 from weakref import WeakKeyDictionary
 
 from guidegraph.graph.types import Tensor
-from guidegraph.graph.values.ownership import change_count
+from guidegraph.graph.values.ownership import change_count, count_changes
 from guidegraph.nodes.shape_checks import has_values, is_transformed
 from guidegraph.nodes.types import Scheduler
 
@@ -118,7 +118,7 @@ def _keep_rows(scheduler: Scheduler, like: Tensor) -> _KeptRows | None:
     by_dtype = _kept.get(scheduler)
     if by_dtype is None:
         by_dtype = _kept[scheduler] = {}
-    key, changes = (like.dtype, like.device), [change_count(column) for column in _columns(scheduler)]
+    key, changes = (like.dtype, like.device), count_changes(_columns(scheduler))
     kept = by_dtype.get(key)
     if kept is None or kept.changes != changes:
         if is_transformed():

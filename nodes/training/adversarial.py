@@ -18,7 +18,7 @@ StepIndex = Annotated[int, Ge(0)]
 
 
 def _find_missing_index(start: int, wired: Collection[str]) -> dict[str, str]:
-    """A problem of the port ``index`` if it has no link, and so never reaches the start."""
+    """A problem of the port ``index`` if it is not linked, and so never reaches the start."""
     if start == 0 or "index" in wired:
         return {}
     return {"index": f"without it, step {start} never comes: in: {{index: loop.index}}"}

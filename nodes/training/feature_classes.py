@@ -1,8 +1,8 @@
-"""Nodes that teach a denoiser's features the classes in a picture, beside the loss of its prediction.
+"""Nodes that teach a denoiser's features the classes in a picture, next to the loss of its prediction.
 
 A denoiser learns late that its features have to name objects: most of its error is detail. Features that are aligned
-with those of a network that knows pictures train it many times as fast (Yu et al. 2024, REPA). Drawn scenes come with
-their classes, so the features are aligned with these.
+with the features of a network that knows pictures train it many times as fast (Yu et al. 2024, REPA). Drawn scenes come
+with their classes, so the features are aligned with these.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ def feature_classes_loss(
 
     The gradient goes to the classifier and, through the features, to the denoiser and its text encoder.
     focus: where a cell counts more, (B, 1, h, w) in [0, 1]: by 1 + focus_weight · focus; the weights have a mean of 1.
-    Raises an error unless the shapes of the logits and the shares match, and those of the shares and the focus.
+    Raises an error unless the shapes of the logits and the shares match, and the shapes of the shares and the focus.
     """
     from torch.nn import functional
 

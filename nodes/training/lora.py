@@ -89,7 +89,7 @@ def new_lora(
 
     denoiser: of `model.load` or `checkpoint.load`. B is zero, so that predictions are unchanged at first; training
     changes A and B alone, and all other tensors are shared.
-    rank: r. alpha: α, by default r. targets: the layers: those of `attention`, `all` linear layers and convolutions, or
+    rank: r. alpha: α, by default r. targets: the layers: `attention`, `all` linear layers and convolutions, or
     patterns of their names such as `*.query`. seed: of A.
     Raises an error for a pattern that matches no layer, and for a denoiser that already has a trainable LoRA.
     """

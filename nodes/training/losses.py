@@ -35,7 +35,7 @@ def snr_weight(snr: Tensor, kind: str, weighting: Weighting, gamma: float, power
     In terms of x0, min_snr weights by min(SNR, γ) (Hang et al. 2023) and truncated by min(SNR + 1, γ + 1), which is the
     plain v loss with bounded weight at low noise. flow gives every kind the loss of u = ε − x0, the one of flow
     matching: ((α + σ)/σ)² in terms of x0, ((α + σ)/α)² of ε. power: α² + σ², (1) or (B).
-    The squared errors of ε, v and u are SNR, (SNR + 1)(α² + σ²) and (√SNR + 1)² times that of x0.
+    The squared errors of ε, v and u are SNR, (SNR + 1)(α² + σ²) and (√SNR + 1)² times the error of x0.
     """
     import torch
 
@@ -87,11 +87,11 @@ def denoising_loss(
     """Mean squared error of a prediction at x_t = α_t x0 + σ_t noise (Ho et al. 2020, eq. 14), in its own kind.
 
     For the kind flow it is the conditional flow matching loss ‖û − (noise − x0)‖² (Lipman et al. 2023, eq. 23).
-    weighting: of noise levels, min_snr, truncated or, for any kind, that of the flow matching loss; gamma bounds the
+    weighting: of noise levels, min_snr, truncated or, for any kind, the flow matching loss's; gamma bounds the
     signal-to-noise ratio. `timesteps.logit_normal` and others weight by how often they draw a level.
     focus: where the error counts more, (B, 1, H, W) in [0, 1]: by 1 + focus_weight · α_t · focus. The factor α_t is for
     high noise, where the place is unknown: errors that count more where x0 has an object would make objects likelier.
-    Raises an error unless the shapes of prediction, x0 and noise match, and those of t and focus.
+    Raises an error unless the shapes of prediction, x0 and noise match, and the shapes of t and focus.
     """
     check_compatible("the prediction, x0 and noise", prediction.value, x0, noise)
     batch = max(value.shape[0] for value in (prediction.value, x0, noise))
@@ -121,8 +121,8 @@ def distillation_loss(
 ) -> Tensor:
     """Mean squared difference of two predictions of one kind, made at the same x_t and t.
 
-    weighting and gamma are those of `loss.denoising`. The teacher is a target: no gradient goes to it. Unlike a sampled
-    target it has no noise, so a student needs fewer steps.
+    weighting and gamma are as for `loss.denoising`. The teacher is a target: no gradient goes to it. Unlike a sampled
+    target it is free of noise, so a student needs fewer steps.
     """
     if prediction.kind != teacher.kind:
         raise ValueError(f"expected predictions of one kind; found '{prediction.kind}' and teacher '{teacher.kind}'")

@@ -64,7 +64,7 @@ def copy_to_widen(denoiser: Denoiser) -> UNetDenoiser:
 
 
 def widen_stem(network: UNet, channels: int, after: int) -> None:
-    """Give the first convolution `channels` more channels of x's size, with weights of zero, after so many inputs."""
+    """Add `channels` input channels with zero weights to the first convolution, behind the first `after`."""
     import torch
 
     from guidegraph.nodes.models.networks.packed_convolution import PackedConv2d

@@ -25,11 +25,11 @@ def uniform_timesteps(
 ) -> Timesteps:
     """A timestep (B) for each sample of `like`, uniform over the schedule, one from each of B equal strata.
 
-    If the schedule has a trained range of timesteps, they are uniform over that range. They are whole, but those of a
-    flow are real numbers, moved by its shift within the range.
+    If the schedule has a trained range of timesteps, they are uniform over that range. They are whole numbers, except
+    on a flow, where they are real, moved by its shift within the range.
 
-    The strata are in random order, so that a position in the batch has no fixed noise level. The result depends on
-    (seed, index) and B alone; `index` is the loop's.
+    The strata are in random order, so that the noise level does not depend on the position in the batch. The result
+    depends on (seed, index) and B alone; `index` is the loop's.
     """
     import torch
 

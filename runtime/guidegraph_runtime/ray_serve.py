@@ -29,11 +29,9 @@ from starlette.applications import Starlette
 from guidegraph_runtime.command import PROVIDERS, parse_threads
 from guidegraph_runtime.errors import BundleError
 from guidegraph_runtime.serve.command import TOKEN, read_folders, read_token
-from guidegraph_runtime.serve.event_log import EventLog
-from guidegraph_runtime.serve.metrics import ServeMetrics
+from guidegraph_runtime.serve.observers import EventLog, ServeMetrics
 from guidegraph_runtime.serve.options import ServeOptions, parse_amount, parse_count, parse_seconds
-from guidegraph_runtime.serve.remote_service import RemoteService, ReplicaLost
-from guidegraph_runtime.serve.replica import ReplicaEvent, iterate_replica_events
+from guidegraph_runtime.serve.remote_service import RemoteService, ReplicaEvent, ReplicaLost, iterate_replica_events
 from guidegraph_runtime.serve.replica_loads import ReplicaLoads
 from guidegraph_runtime.serve.requests import DrawRequest
 from guidegraph_runtime.serve.service import Service

@@ -50,7 +50,7 @@ def state_is_a_pickle(arena: Arena) -> Outcome:
 @attack("a stopped run whose values name a class that is not a port type", "bad-state")
 def state_names_a_class(arena: Arena) -> Outcome:
     workflow, file = stop(arena)
-    metadata, tensors, _ = read_checked(file)
+    metadata, tensors = read_checked(file)
     value = {"struct": "subprocess.Popen", "fields": {"args": {"list": ["touch", str(arena.outside / "made")]}}}
     tree = {"carry": {"dict": {"x": value}}, "collected": {"dict": {}}}
     write_checked(file, tensors, {**metadata, "tree": json.dumps(tree)})

@@ -70,7 +70,7 @@ def test_the_picture_whose_workflow_is_wrong_is_named(cli: Command, command: str
 
 
 def test_an_error_of_an_argument_is_not_one_of_the_picture(cli: Command) -> None:
-    result = cli("run", _write_picture(cli), "--set", "size=3")
+    result = cli("run", _write_picture(cli), "--set", "size=3", "--allow-read", "photo.png")
     assert result.err.startswith("--set: unknown-param: ")
 
 

@@ -19,6 +19,8 @@ WORKFLOW = str(ROOT / "workflows" / "text_to_image_128.yaml")
         (["run", WORKFLOW, "steps=3"], "Parameters are given by --set: --set steps=3."),
         (["run", WORKFLOW, "--prompt", "a cat"], "is given by --set: --set 'prompt=a cat'"),
         (["run", WORKFLOW, "--seed=3"], "is given by --set: --set seed=3"),
+        (["run", WORKFLOW, "--grid", "scale=1,2"], "A sweep takes it: guidegraph sweep FILE --grid NAME=1,2,3"),
+        (["run", WORKFLOW, "--seeds", "0:8"], "A sweep takes it: guidegraph sweep FILE --seeds 0:8"),
         (["sweep", WORKFLOW, "--scale", "3"], "is given by --set: --set scale=3"),
         (["run", WORKFLOW, "--devise", "cpu"], "--device"),
         (["serve"], "guidegraph-serve BUNDLE"),

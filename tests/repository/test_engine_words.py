@@ -42,7 +42,6 @@ EXCEPTIONS = {
     ("graph/export/one_node.py", "MASKS"): "the runtime's name for a key of a bundle",
     ("graph/export/partition/sample_rules.py", "grid_sampler_2d grid_sampler_3d"): "torch's operators",
     ("graph/training/muon.py", "alpha"): "a parameter of torch's addmm",
-    ("graph/trust/seed_detection.py", "_is_philox_seeded"): "a generator of NumPy and torch",
     ("graph/values/ownership.py", "PIL.Image"): "a class of Pillow",
     ("graph/values/ownership.py", "Image"): "a class of Pillow",
 }

@@ -27,7 +27,6 @@ ALLOWED = {
     "guidegraph/sweep/record.py": "reads /proc",
     "nodes/checkpoints/layer_rows.py": "reads /proc",
     "nodes/metrics/scene_eval_everyday.py": "checks the kind and the size itself",
-    "plugins/audit.py": "reads its order from stdin",
     "plugins/builtin.py": "reads the package's own modules",
     "runtime/guidegraph_runtime/bundle/folder.py": "the bundle's door: opened beneath its folder",
     "runtime/guidegraph_runtime/command.py": "opens the null device",

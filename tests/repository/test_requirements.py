@@ -40,7 +40,6 @@ def test_dependencies_of_an_export_are_installed_with_guidegraph() -> None:
     project = tomllib.loads(PROJECTS[0].read_text(encoding="utf-8"))["project"]
     declared = {Requirement(item).name for item in project["dependencies"]}
     assert {canonicalize_name(name) for name in (*NEEDED, "onnx_ir")} <= declared
-    assert project["optional-dependencies"]["export"] == []  # the name stays, for commands that have it
 
 
 def test_the_lock_pins_every_direct_dependency_to_a_version_that_it_admits() -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from guidegraph.runs.recipe import KEYWORD, portable_value
+from guidegraph.runs.recipe import KEYWORD, file_names, portable_value
 from guidegraph_runtime.pictures.png import read_png_text
 from tests.commands.command import Command
 from tests.commands.test_run import DRAW, read_record
@@ -178,3 +178,12 @@ def test_files_that_are_not_png_are_refused(cli: Command, content: bytes) -> Non
     result = cli("run", "not.png")
     assert result.code == 2
     assert "not-a-picture" in result.err
+
+
+def test_a_process_without_a_home_folder_names_other_files_absolutely(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail() -> Path:
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.setattr(Path, "home", fail)
+    elsewhere = Path("/elsewhere/block.yaml")
+    assert file_names(Path("/flows/draw.yaml"), [elsewhere])[elsewhere] == "/elsewhere/block.yaml"

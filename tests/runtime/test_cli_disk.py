@@ -14,7 +14,7 @@ import pytest
 
 from guidegraph_runtime.files.locks import FOLDER_LOCK, hold_lock
 from guidegraph_runtime.operations import OPERATIONS
-from guidegraph_runtime.running import plan
+from guidegraph_runtime.running import compute
 from guidegraph_runtime.sessions import sessions
 from tests.os_limits import file_limit
 from tests.runtime.files.test_temporary_names import make_stale_file
@@ -78,7 +78,7 @@ def test_an_operation_without_memory_is_named(run: Run, tiny: Path, monkeypatch:
         raise MemoryError("Unable to allocate 20.1 TiB for an array with shape (3, 30000, 30000)")
 
     too_large = replace(OPERATIONS["noise.gaussian"], function=noise)
-    monkeypatch.setattr(plan, "OPERATIONS", {**OPERATIONS, "noise.gaussian": too_large})
+    monkeypatch.setattr(compute, "OPERATIONS", {**OPERATIONS, "noise.gaussian": too_large})
     result = run(tiny, "--out", "out")
     assert result.code == 1
     expected = f"{tiny}: operation-failed: noise (noise.gaussian): there is not enough memory: 22.2 TB were asked for, "

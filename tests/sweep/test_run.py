@@ -12,6 +12,7 @@ from guidegraph.graph.resolution.load import build
 from guidegraph.graph.run_config import RunConfig
 from guidegraph.plugins.manager import PluginManager
 from guidegraph.plugins.selection import PluginSelection
+from guidegraph.session import Session
 from guidegraph.sweep import run
 from guidegraph.sweep.grid import make_grid
 from guidegraph.sweep.grid_options import parse_grid
@@ -34,7 +35,8 @@ def test_a_table_that_cannot_be_written_does_not_hide_the_first_error(
     graph = build(tmp_path / "w.yaml", manager.registry)
     seeds = parse_grid("seed=1,2", [])
     assert seeds is not None
-    sweep = run.Sweep(graph, RunConfig(), make_grid(graph, {}, [seeds], []), {}, PluginSelection((TOYS,), False), None)
+    session = Session(graph, RunConfig(), manager.registry)
+    sweep = run.Sweep(session, make_grid(graph, {}, [seeds], []), {}, PluginSelection((TOYS,), False), None)
 
     def run_with(finished: run.Report) -> None:
         run.run_sweep(sweep, tmp_path / "out", manager, CancelToken(), lambda *_: None, finished, print)

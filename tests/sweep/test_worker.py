@@ -16,6 +16,7 @@ from guidegraph.plugins.manager import PluginManager
 from guidegraph.plugins.selection import PluginSelection
 from guidegraph.runs.recipe import portable_params
 from guidegraph.runs.record import collect_versions
+from guidegraph.session import Session
 from guidegraph.sweep import ray_worker
 from guidegraph.sweep.cells import Cell, cell_key
 from guidegraph.sweep.worker import Outcome, Worker
@@ -53,7 +54,7 @@ def test_an_order_that_was_sent_gives_the_files_of_a_local_run(tmp_path: Path) -
     values = bind(graph, {"seed": 3})
     key = cell_key(graph, values, config)
     (tmp_path / "local").mkdir()
-    worker = Worker(graph, config, manager, print)
+    worker = Worker(Session(graph, config, manager.registry), manager, print)
     assert worker.run(Cell(key, {}, values), CancelToken(), tmp_path / "local").status == "done"
 
     selection = PluginSelection((TOYS,), installed=False)

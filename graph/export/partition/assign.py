@@ -12,9 +12,9 @@ from pathlib import Path
 
 from guidegraph.graph.export.errors import ExportError, raise_together
 from guidegraph.graph.ir import Call, Choice, Loop, Op, walk
+from guidegraph.graph.kinds import find_kind
 from guidegraph.graph.port import Port
 from guidegraph.graph.sources import Carry, Index, Item, Output, Param, Source, list_sources
-from guidegraph.graph.training.fit import Fit
 from guidegraph_runtime.operations import shapes_read_by
 
 
@@ -38,13 +38,15 @@ def partition_operations(
     *,
     one_graph: bool = False,
     at_export: Collection[str] = (),
+    in_run: Collection[str] = (),
     fixed_before: Mapping[str, str] | None = None,
 ) -> Roles:
     """Partition the operations, and fix the parameters that cannot be inputs of a bundle.
 
     params: for each parameter, whether its type can be an input of a bundle. numbers: parameters whose value is a
     number, which a graph can take. at_export: operations that run only at export, since a run cannot pass on their
-    results; the parameters that they read are fixed. one_graph: all traced operations become one graph, so the runtime
+    results; the parameters that they read are fixed. in_run: operations to leave for the run though they are constant,
+    unless a reader cannot run there. one_graph: all traced operations become one graph, so the runtime
     does only the operations before it. fixed_before: parameters that are already fixed, with the reasons.
     Raises ``ExportError`` for the operations that must run in a loop and can neither be traced nor done by the runtime.
     """
@@ -56,7 +58,7 @@ def partition_operations(
     fixed |= fixed_before or {}
     on_host = all_host_calls = find_host_calls(ops, numbers)
     while True:
-        reads = _find_parameters_read(ops, fixed)
+        reads = _find_parameters_read(ops, fixed, in_run)
         refused: list[ExportError] = []
         newly_fixed = dict(_find_parameters_to_fix(ops, reads, fixed, on_host, numbers, at_export, refused))
         if one_graph:
@@ -76,11 +78,13 @@ def partition_operations(
 _LOOP = "<loop>"
 
 
-def _find_parameters_read(ops: Mapping[str, Op], fixed: Mapping[str, str]) -> dict[str, frozenset[str] | None]:
+def _find_parameters_read(
+    ops: Mapping[str, Op], fixed: Mapping[str, str], in_run: Collection[str]
+) -> dict[str, frozenset[str] | None]:
     """The parameters on which each operation depends, with `<loop>` for a loop; None if it is constant.
 
     An operation that the runtime can do is left for the run even if it is constant, so that its settings, such as a
-    sampler's, can be changed there. Its key then stands for it among the parameters.
+    sampler's, can be changed there, and so is one of ``in_run``. Its key then stands for it among the parameters.
     """
     parameters_by_key: dict[str, frozenset[str] | None] = {}
 
@@ -95,7 +99,9 @@ def _find_parameters_read(ops: Mapping[str, Op], fixed: Mapping[str, str]) -> di
         names: frozenset[str] = frozenset()
         if isinstance(op, Loop):
             names = frozenset({_LOOP})
-        elif op.spec.runtime and op.key not in fixed and not _reads_files(op) and not isinstance(op, Choice):
+        elif op.key not in fixed and (
+            op.key in in_run or (op.spec.runtime and not _reads_files(op) and not isinstance(op, Choice))
+        ):
             names = frozenset({op.key})
         for source in op.sources():
             names |= reads(source)
@@ -117,11 +123,9 @@ def _find_parameters_to_fix(
         names = reads[op.key]
         if names is None:
             continue
-        if isinstance(op, Fit):
-            reason = f"nodes.{op.key} trains, and a bundle does not"
-            refused.append(ExportError(reason, "export a workflow that loads what it trained", place=str(op.mark)))
-            continue
         if isinstance(op, Loop):
+            if problem := find_kind(op.kind).export_problem:
+                refused.append(ExportError(f"nodes.{op.key} {problem[0]}", problem[1], place=str(op.mark)))
             continue
         if op.key not in at_export if isinstance(op, Choice) else op.key in hosted:
             continue

@@ -21,7 +21,6 @@ from guidegraph.graph.planning.passes import follow_aliases, prune
 from guidegraph.graph.planning.plan import Plan
 from guidegraph.graph.planning.steps import Step, flatten_block
 from guidegraph.graph.sources import Output, Source
-from guidegraph.graph.training.run_training import run_training
 
 
 @dataclass
@@ -41,7 +40,7 @@ class ExampleRun:
         self.examples.values.update(interpret(block, self.examples.values, self._execute))
 
     def _execute(self, step: Step, slots: list[Any]) -> None:
-        run_step(step, slots, LoopContext(CancelToken(), run_training), self.plan)
+        run_step(step, slots, LoopContext(CancelToken()), self.plan)
         for slot in step.outs:
             freeze(slots[slot])
 

@@ -26,7 +26,7 @@ def make_host_operation(call: Call, examples: ExampleValues) -> Operation:
     """The plan's operation for a call that the runtime does.
 
     Inputs are links by port: ``port.field`` for a structured value and ``port.0``, ``port.1``, … for a list. Non-tensor
-    values that are the same in every run are settings, by port or ``port.field``.
+    values that are the same in every run are settings, by port, ``port.field`` or ``port.0``.
     """
     links: dict[str, str] = {}
     settings: dict[str, Any] = {}
@@ -38,6 +38,9 @@ def make_host_operation(call: Call, examples: ExampleValues) -> Operation:
             continue
         for i, source in enumerate(source_list):
             port = f"{name}.{i}" if is_list else name
+            if not examples.is_dynamic(source) and not tensor_leaves(examples.value(source)) and is_list:
+                settings[port] = _to_json(call, name, examples.value(source), examples)
+                continue
             names = _all_names(source, examples)
             links |= {f"{port}.{path}" if path else port: value_name for path, value_name in names.items()}
             if not is_list:
@@ -90,18 +93,24 @@ def file_suffix(path: Path) -> str:
     return path.suffix if re.fullmatch(r"\.[A-Za-z0-9]{1,16}", path.suffix) else ""
 
 
-def split_call(call: Call, examples: ExampleValues) -> tuple[Call, Call, ExportRecipe]:
-    """A node that runs partly on the host as two calls, with their recipe.
-
-    The first call is the runtime's operation, the second the function that is traced.
-    """
+def find_recipe(call: Call, examples: ExampleValues) -> ExportRecipe | None:
+    """The recipe of a node that runs partly on the host; None if it has none for these values."""
     assert call.spec.split is not None
     known_values = {
         name: examples.value(source)
         for name, source in call.arguments()
         if not isinstance(source, Many) and not examples.is_dynamic(source)
     }
-    parts: ExportRecipe | None = call.spec.split(**known_values)
+    recipe: ExportRecipe | None = call.spec.split(**known_values)
+    return recipe
+
+
+def split_call(call: Call, examples: ExampleValues) -> tuple[Call, Call, ExportRecipe]:
+    """A node that runs partly on the host as two calls, with their recipe.
+
+    The first call is the runtime's operation, the second the function that is traced.
+    """
+    parts = find_recipe(call, examples)
     if parts is None:
         raise ExportError(
             f"nodes.{call.key} ({call.spec.id}) cannot be taken apart for these values",
@@ -140,19 +149,31 @@ def split_call(call: Call, examples: ExampleValues) -> tuple[Call, Call, ExportR
     )
 
 
-def link_siblings(calls: Sequence[tuple[Call, ExportRecipe]]) -> list[Call]:
-    """Calls of the runtime's operations, each with the parameters of its siblings at its recipe's port `beside`.
+def are_siblings(a: ExportRecipe, b: ExportRecipe) -> bool:
+    """Whether two recipes are of the same operation and settings, so that their calls may fill up to one size."""
+    return (a.operation, a.settings) == (b.operation, b.settings)
 
-    Siblings have the same operation and settings. Only parameters are linked, which are known before any operation
-    runs.
+
+def link_siblings(calls: Sequence[tuple[Call, ExportRecipe]], examples: ExampleValues) -> list[Call]:
+    """Calls of the runtime's operations, each with what its siblings read at its recipe's port `beside`.
+
+    Only parameters and constants are linked, which are known before any operation runs.
     """
     linked: list[Call] = []
     for call, recipe in calls:
-        same = [other for other, its in calls if (its.operation, its.settings) == (recipe.operation, recipe.settings)]
-        own = [*call.sources()]
-        sources = dict.fromkeys(
-            source for other in same for source in other.sources() if isinstance(source, Param) and source not in own
-        )
+        own = [source for sources in call.inputs.values() for source in list_sources(sources)]
+        beside = [
+            source
+            for other, its in calls
+            if are_siblings(recipe, its)
+            for sources in other.inputs.values()
+            for source in list_sources(sources)
+        ]
+        sources: list[Source] = []
+        for source in beside:
+            is_early = isinstance(source, Param) or not examples.is_dynamic(source)
+            if is_early and source not in own and source not in sources:  # a constant list has no hash
+                sources.append(source)
         if recipe.beside and sources:
             linked.append(replace(call, inputs={**call.inputs, recipe.beside: Many(tuple(sources))}))
     return linked

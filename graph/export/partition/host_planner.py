@@ -8,13 +8,19 @@ from typing import Any
 
 from guidegraph.graph.errors import NodeError
 from guidegraph.graph.execution.loop import stack
-from guidegraph.graph.export.errors import ExportError, NotPassedOn
+from guidegraph.graph.export.errors import ExportError, LeftForRun, NotPassedOn
 from guidegraph.graph.export.parameter_bounds import find_input_ranges
 from guidegraph.graph.export.partition.choices import make_choice_operation
 from guidegraph.graph.export.partition.example_run import ExampleRun
 from guidegraph.graph.export.partition.example_values import ExampleValues
 from guidegraph.graph.export.partition.guards import find_guards
-from guidegraph.graph.export.partition.host_operations import link_siblings, make_host_operation, split_call
+from guidegraph.graph.export.partition.host_operations import (
+    are_siblings,
+    find_recipe,
+    link_siblings,
+    make_host_operation,
+    split_call,
+)
 from guidegraph.graph.export.partition.leaves import plain_fields, tensor_leaves
 from guidegraph.graph.export.partition.subgraph import ExampleValue, PartPlan, is_number, plan_part
 from guidegraph.graph.export.partition.unlike_samples import make_joinable
@@ -88,12 +94,14 @@ class HostPlanner:
     """Plans the blocks of a workflow, the top level first, and computes their examples on the way.
 
     hosted: the keys of the dynamic operations that the runtime does. one_graph: all parts will form one graph, whose
-    numbers are for all samples. parts: the parts planned so far.
+    numbers are for all samples. in_run: constant operations that the partition was asked to leave for the run. parts:
+    the parts planned so far.
     """
 
     run: ExampleRun
     hosted: set[str]
     one_graph: bool = False
+    in_run: frozenset[str] = frozenset()
     parts: list[PartPlan] = field(default_factory=list)
 
     @property
@@ -103,7 +111,7 @@ class HostPlanner:
     def plan_block(self, ops: Mapping[str, Op], roots: Sequence[Source], loop_key: str = "") -> tuple[Operation, ...]:
         """Run a block once and return its host plan. loop_key: of the loop whose body it is; "" for the top level."""
         self.run.evaluate_constants(ops, roots)
-        dynamic_ops = self._split({key: op for key, op in ops.items() if key in self.examples.dynamic})
+        dynamic_ops = self._split(ops)
         for op in dynamic_ops.values():
             self.examples.kinds.update({Output(op.key, name): kind for name, kind in op.outputs.items()})
         plan: list[Operation] = []
@@ -128,10 +136,12 @@ class HostPlanner:
         return make_host_operation(op, self.examples)
 
     def _split(self, ops: Mapping[str, Op]) -> dict[str, Op]:
-        """Split the nodes that run partly on the host into a host operation and a traced one."""
+        """The operations for the run, with those that run partly on the host as a host operation and a traced one."""
         split_ops: dict[str, Op] = {}
         hosted: list[tuple[Call, ExportRecipe]] = []
         for key, op in ops.items():
+            if key not in self.examples.dynamic:
+                continue
             if isinstance(op, Call) and op.spec.split is not None:
                 first, second, recipe = split_call(op, self.examples)
                 self.examples.dynamic.add(first.key)
@@ -140,8 +150,20 @@ class HostPlanner:
                 hosted.append((first, recipe))
                 op = second
             split_ops[key] = op
-        split_ops.update({call.key: call for call in link_siblings(hosted)})
+        self._check_constants(ops, [recipe for _, recipe in hosted if recipe.beside])
+        split_ops.update({call.key: call for call in link_siblings(hosted, self.examples)})
         return split_ops
+
+    def _check_constants(self, ops: Mapping[str, Op], recipes: Sequence[ExportRecipe]) -> None:
+        """Raise ``LeftForRun`` for a constant call that fills up its result to the size of one with such a recipe."""
+        examples = self.examples
+        for key, op in ops.items():
+            if not isinstance(op, Call) or op.spec.split is None or key in examples.dynamic | self.in_run:
+                continue
+            if recipes and all(Output(key, name) in examples.values for name in op.outputs):
+                recipe = find_recipe(op, examples)
+                if recipe is not None and any(are_siblings(recipe, other) for other in recipes):
+                    raise LeftForRun(key, str(op.mark))
 
     def _plan_part(
         self, name: str, stage: Stage, ops: Sequence[Op], required: Sequence[Source], *, in_loop: bool

@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.overrides import TorchFunctionMode
 from torch.utils.weak import WeakIdKeyDictionary
 
 from guidegraph.graph.export.onnx.fake_sizes import ShortFakes
@@ -129,7 +130,7 @@ def find_mixing(
             for argument, axis in zip(arguments, input_axes, strict=True):
                 if axis is not None:
                     flow.mark(argument, axis)
-        with flow:
+        with flow, _DataAssignments(flow):
             outputs = function(*arguments)
     for index, (output, axis) in enumerate(zip(outputs, output_axes, strict=True)):
         if blame := flow.find_blame(output, axis):
@@ -151,6 +152,16 @@ class SampleFlow(TorchDispatchMode):
         bits = 2 ** torch.arange(SAMPLES, dtype=torch.uint8)
         shape = [SAMPLES if i == axis else 1 for i in range(tensor.ndim)]
         self._cells[tensor] = _Cell(tensor.shape, bits.reshape(shape))
+
+    def share(self, tensor: Tensor, other: Tensor) -> None:
+        """Follow ``tensor.data = other``: from now on, one memory has the values of both."""
+        for kept in (self._cells, self._ranges):
+            kept.pop(tensor, None)
+        if other in self._ranges:
+            self._ranges[tensor] = self._ranges[other]
+        if other not in self._cells:
+            self._cells[other] = _Cell(other.shape, self._read(other))
+        self._cells[tensor] = self._cells[other]
 
     def find_blame(self, output: Tensor, axis: int | None) -> Blame | None:
         """The operator through which a result's sample depends on other samples; None if each depends on itself."""
@@ -266,3 +277,18 @@ class SampleFlow(TorchDispatchMode):
         if not has_rule or (any(map(has_several, bits)) and not any(has_several(cell.bits) for cell in marked)):
             return operator.blame(has_rule)
         return None
+
+
+class _DataAssignments(TorchFunctionMode):
+    """Tells a `SampleFlow` of assignments to ``.data``, which call no operator."""
+
+    def __init__(self, flow: SampleFlow) -> None:
+        super().__init__()
+        self._flow = flow
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        if func == Tensor.data.__set__:  # type: ignore[attr-defined]
+            with disable_current_modes():
+                self._flow.share(*args)
+        return result

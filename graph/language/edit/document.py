@@ -71,7 +71,7 @@ class Document:
 
     @cached_property
     def newline(self) -> str:
-        """The line end of the file: that of its first line."""
+        """The line end of the file, as in its first line."""
         match = LINE_BREAK.search(self.text)
         return match[0] if match and match[0] in ("\r\n", "\r") else "\n"
 

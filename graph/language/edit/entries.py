@@ -14,7 +14,7 @@ INDENT = 2
 
 
 def replace_value(document: Document, key: Scalar | None, old: Tree, text: str) -> list[Replacement]:
-    """Write ``text``, a value on one line, in place of a value. key: that of its entry, None for an item of a list."""
+    """Write ``text``, a value on one line, in place of a value. key: of its entry, None for an item of a list."""
     start, end = old.span[0], document.value_end(old)
     text += _head_comment(document, old)
     if key is None:
@@ -116,7 +116,7 @@ def has_comment(document: Document, span: Span) -> bool:
 
 
 def _padding(document: Document, mapping: YamlMapping, index: int, length: int) -> int:
-    """The spaces after the colon of a new key, which align its value with that of a neighbour if those are aligned."""
+    """The spaces after the colon of a new key, which align its value with a neighbour's if those are aligned."""
     for key, value in mapping.items[max(index, 0) : max(index, 0) + 2]:
         gap = document.text[key.span[1] : value.span[0]]
         if gap.startswith(":  ") and document.is_one_line((key.span[0], value.span[0])):
@@ -149,7 +149,7 @@ def remove_item(
 ) -> list[Replacement]:
     """Remove one of several entries or items.
 
-    first: the start of the first line to remove, in a block; by default that of the entry, so comments above it stay.
+    first: the start of the first line to remove, in a block; by default the entry's own, so comments above it stay.
     """
     spans = item_spans(document, collection)
     start, end = spans[index]

@@ -42,7 +42,7 @@ class Link:
 
 
 def list_links(document: Document) -> list[Link]:
-    """All links of a workflow in the order of its text, those of options to parameters included."""
+    """All links of a workflow in the order of its text, including links of options to parameters."""
     return [
         *_links_in_block(find_value(document.root, "nodes"), (), "nodes"),
         *_links_by_name(find_value(document.root, "outputs"), (), "outputs"),

@@ -77,7 +77,7 @@ def make_node(use: str, inputs: Mapping[str, str | Sequence[str]], settings: Map
 
 
 def _format_node(document: Document, parent: YamlMapping, name: str, tree: YamlMapping) -> list[str]:
-    """A node on one line, or on one for each key where that would be too long."""
+    """A node on one line, or on one for each key if a single line would be too long."""
     line = render_value(document, "node", tree, None, flow=parent.flow)
     if parent.flow or document.column(parent.items[0][0].span[0]) + len(f"{name}: {line}") <= LINE_LENGTH:
         return [line]

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
 from guidegraph.graph.errors import Mark, suggest
+from guidegraph.graph.kinds import list_loop_keys
 from guidegraph.graph.language.edit.document import Document, find_value, is_empty, refuse
 from guidegraph.graph.language.parse import WORKFLOW_KEYS
-from guidegraph.graph.language.parse_block import LOOP_KEYS
 from guidegraph.graph.language.parse_node import NODE_KEYS
 from guidegraph.graph.language.yaml_tree import Scalar, Tree, YamlMapping, YamlSequence, shorten
 from guidegraph_runtime.declare.choice_words import CHOOSE, OF
@@ -27,7 +27,7 @@ LINK_GROUPS = ("carry", "next", "collect")
 
 @dataclass(frozen=True)
 class PathStep:
-    """A step of a path into a mapping or list. index: that of the entry or item."""
+    """A step of a path into a mapping or list. index: of the entry or item."""
 
     collection: YamlMapping | YamlSequence
     index: int
@@ -73,7 +73,7 @@ class Location:
 
     @property
     def kind(self) -> Kind | None:
-        """The kind of value that the path leads to; None if the language has no such path."""
+        """The kind of value that the path leads to; None if the language does not know the path."""
         return classify(self.document, self.names)
 
 
@@ -106,7 +106,7 @@ def _step_into(tree: Tree, words: Sequence[str]) -> tuple[PathStep | None, int]:
 
 
 def locate_value(document: Document, path: str) -> Location:
-    """Follow a path that must exist. Raises ``WorkflowError`` with the names that exist beside it."""
+    """Follow a path that must exist. Raises ``WorkflowError`` with the names that exist at its last step."""
     location = locate(document, path)
     if location.missing:
         refuse_unknown(location)
@@ -130,7 +130,7 @@ def refuse_unknown(location: Location) -> None:
 
 
 def classify(document: Document, names: Sequence[str]) -> Kind | None:
-    """The kind of value at a path, from its names; None if the language has no such path."""
+    """The kind of value at a path, from its names; None if the language does not know the path."""
     top, *below = names
     if top in ("name", "description") and not below:
         return "text"
@@ -217,5 +217,5 @@ def key_order(document: Document, names: Sequence[str]) -> tuple[str, ...]:
         return PARAM_KEYS
     if kind == "node":
         tree = locate(document, ".".join(names)).tree
-        return LOOP_KEYS if find_value(tree, "loop") is not None else NODE_KEYS
+        return list_loop_keys() if find_value(tree, "loop") is not None else NODE_KEYS
     return ("every", *NODE_KEYS) if names[-1] == "preview" else ()

@@ -69,7 +69,7 @@ def to_tree(value: Any) -> Tree:
 
 
 def plain_text(key: object) -> Scalar:
-    """A text that is written without quotes where it can be: a name or a link. An empty one cannot."""
+    """A text that is written without quotes if possible: a name or a link. An empty one cannot."""
     return Scalar(str(key), str(key) != "", _NO_MARK)
 
 

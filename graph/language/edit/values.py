@@ -80,7 +80,7 @@ def _in_parameter(location: Location, tree: Tree) -> Location:
 
 
 def _keep_float(location: Location, tree: Tree) -> Tree:
-    """A whole number as ``6.0`` where it takes the place of a default with a point, which is the parameter's type."""
+    """A whole number as ``6.0`` in place of a default with a point, which is the parameter's type."""
     names, steps = location.names, location.steps
     is_default = names[:1] == ("params",) and not location.missing and (len(names) == 2 or names[2:] == ("default",))
     if not is_default or not isinstance(tree, Scalar) or type(tree.value) is not int:

@@ -24,6 +24,7 @@ from guidegraph.commands.exports.steps import (
     format_difference,
     format_table,
     parse_precision,
+    prepare_export,
     print_part,
     run_engine,
     translate_export_errors,
@@ -35,10 +36,7 @@ from guidegraph.graph.execution.intermediates import use_viewer
 from guidegraph.graph.ir import Graph
 from guidegraph.graph.memory.pause_collector import pause_for_import
 from guidegraph.graph.trust.folder_locks import lock_output
-from guidegraph.graph.trust.policy import check_effects
-from guidegraph.runs.outputs import output_problems
 from guidegraph.runs.recipe import portable_params
-from guidegraph.runs.requested_outputs import list_unknown_outputs
 from guidegraph_runtime.machine.byte_sizes import show_size
 
 if TYPE_CHECKING:
@@ -70,10 +68,8 @@ def _export(arguments: ExportArguments, stack: ExitStack, check_plan: CheckPlan 
     problems: list[Problem] = []
     target = find_single_node(graph, arguments.only, problems)
     precision = parse_precision(arguments, problems)
-    problems += output_problems(graph, opened.registry, arguments.only)
-    values = opened.bind(problems)
-    policy = opened.policy(arguments.bundle)
-    check_effects(graph.ops, values, policy)
+    prepared = prepare_export(arguments, opened, problems, target)
+    values, policy = prepared.values, prepared.session.config.policy
     with translate_export_errors(graph):
         with pause_for_import():
             from guidegraph.graph.export.bundle import write_bundle
@@ -143,20 +139,16 @@ def _check_path(path: Path) -> None:
 
 def find_single_node(graph: Graph, only: list[str] | None, problems: list[Problem]) -> str:
     """The node or model port named by ``--only``, or "" if it names outputs or nothing. Appends to ``problems``."""
-    unknown = list_unknown_outputs(graph, only, "--only")
-    if unknown and only is not None and len(only) == 1:
-        from guidegraph.graph.export.one_node import find_calls
+    if only is None or len(only) != 1 or only[0] in graph.outputs:
+        return ""
+    from guidegraph.graph.export.one_node import find_calls
 
-        matches = find_calls(graph, only[0])
-        if len(matches) == 1:
-            return only[0]
-        if matches:
-            message = (
-                f"'{only[0]}' names {len(matches)} nodes: {', '.join(call.key for call in matches)}; give one of these"
-            )
-            unknown = [argument_problem("ambiguous-name", message, "--only")]
-    problems += unknown
-    return ""
+    matches = find_calls(graph, only[0])
+    if len(matches) > 1:
+        keys = ", ".join(call.key for call in matches)
+        message = f"'{only[0]}' names {len(matches)} nodes: {keys}; give one of these"
+        problems.append(argument_problem("ambiguous-name", message, "--only"))
+    return only[0] if matches else ""
 
 
 def _run_engine(
@@ -236,12 +228,12 @@ def summary(exported: Exported, manifest: Manifest) -> Iterator[str]:
 
 
 def _add_costs(path: Path, calls: Mapping[str, Mapping[str, Any]]) -> None:
-    """Measure the memory and time of each part at two sizes, and write them to the manifest, for servers to plan with.
+    """Measure the memory and time of each part at two sizes, for servers to plan with, and write them to the bundle.
 
     calls: the inputs of a call of each part.
     """
-    from guidegraph_runtime.bundle.manifest import write_manifest
-    from guidegraph_runtime.bundle.names import MANIFEST
+    from guidegraph_runtime.bundle.names import COSTS
+    from guidegraph_runtime.bundle.part_costs import write_costs
     from guidegraph_runtime.files.atomic_write import write_bytes
     from guidegraph_runtime.running.bundle import Bundle
     from guidegraph_runtime.running.measure_costs import measure_costs
@@ -249,10 +241,8 @@ def _add_costs(path: Path, calls: Mapping[str, Mapping[str, Any]]) -> None:
 
     if not calls:
         return
-    bundle = Bundle(path, SessionSettings.on("cpu"))
-    costs = measure_costs(bundle, calls)
-    parts = {name: replace(part, costs=costs.get(name, ())) for name, part in bundle.manifest.parts.items()}
-    write_bytes(path / MANIFEST, write_manifest(replace(bundle.manifest, parts=parts)))
+    if costs := measure_costs(Bundle(path, SessionSettings.on("cpu")), calls):
+        write_bytes(path / COSTS, write_costs(costs))
 
 
 def _check(

@@ -20,17 +20,17 @@ from guidegraph.commands.exports.steps import (
     format_difference,
     format_table,
     parse_precision,
+    prepare_export,
     print_part,
     run_engine,
     translate_export_errors,
 )
 from guidegraph.commands.shared.errors import argument_problem
 from guidegraph.commands.shared.printing import print_text
-from guidegraph.graph.errors import WorkflowError
+from guidegraph.graph.errors import Problem, WorkflowError
 from guidegraph.graph.trust.folder_locks import lock_output
-from guidegraph.graph.trust.policy import Policy, check_effects
+from guidegraph.graph.trust.policy import Policy
 from guidegraph.runs.recipe import portable_params
-from guidegraph.runs.requested_outputs import list_unknown_outputs
 from guidegraph_runtime.machine.byte_sizes import show_size
 
 if TYPE_CHECKING:
@@ -55,11 +55,10 @@ def _export(arguments: ExportArguments, stack: ExitStack) -> None:
         raise WorkflowError([argument_problem("bad-value", message, "--output")])
     opened = arguments.request.open()
     graph = opened.graph
-    problems = list_unknown_outputs(graph, arguments.only, "--only")
+    problems: list[Problem] = []
     precision = parse_precision(arguments, problems)
-    values = opened.bind(problems)
-    policy = opened.policy(arguments.bundle)
-    check_effects(graph.ops, values, policy)
+    prepared = prepare_export(arguments, opened, problems, "")
+    values, policy = prepared.values, prepared.session.config.policy
     with translate_export_errors(graph):
         from guidegraph.graph.export.errors import ExportError
         from guidegraph.graph.export.single_file.write import check_single, check_single_path, write_single

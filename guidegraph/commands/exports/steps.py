@@ -6,21 +6,23 @@ import importlib.metadata
 import logging
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from guidegraph.commands.shared.errors import argument_problem
-from guidegraph.commands.shared.open_workflow import WorkflowRequest
+from guidegraph.commands.shared.open_workflow import OpenedWorkflow, WorkflowRequest, parse_settings
 from guidegraph.commands.shared.printing import print_text
 from guidegraph.graph.errors import GuidegraphError, Mark, NodeError, Problem, WorkflowError
 from guidegraph.graph.ir import Call, Graph, walk
 from guidegraph.graph.port_kinds import port_kinds
 from guidegraph.graph.registry import Registry
+from guidegraph.graph.run_config import RunConfig
 from guidegraph.graph.trust.policy import Policy
 from guidegraph.nodes.table import Table
 from guidegraph.runs.outputs import is_image
+from guidegraph.session import Prepared, list_folder_problems
 from guidegraph_runtime.bundle.manifest_types import walk_operations
 from guidegraph_runtime.error_text import list_causes
 from guidegraph_runtime.machine.byte_sizes import show_size
@@ -44,6 +46,22 @@ class ExportArguments:
     check: bool
     reference: bool
     precision: Sequence[str]
+
+
+def prepare_export(
+    arguments: ExportArguments, opened: OpenedWorkflow, problems: list[Problem], target: str
+) -> Prepared:
+    """Check the run of the example. Raises ``WorkflowError`` with ``problems`` and all that are found.
+
+    target: the single node to export, if ``--only`` names one; it has no outputs to check.
+    """
+    bundle = arguments.bundle
+    problems += list_folder_problems({"--output": bundle.parent})
+    only = [] if target else arguments.only
+    session = opened.start_session(RunConfig(only=only, policy=opened.policy(bundle)), problems)
+    texts = parse_settings(arguments.request.settings, problems)
+    session = replace(session, every_branch=True)
+    return session.prepare(texts, text=True, label="--set", problems=problems, only="--only")
 
 
 class MissingExportPackage(GuidegraphError):
@@ -148,7 +166,7 @@ def print_part(part: ExportedPart, seconds: float) -> None:
 
 def run_engine(exported: Exported, policy: Policy) -> dict[str, Any]:
     """The outputs of the example, computed by the engine."""
-    from guidegraph.graph.execution.run import RunConfig, run
+    from guidegraph.graph.execution.run import run
     from guidegraph.graph.export.compare_outputs import run_example
 
     if exported.examples:

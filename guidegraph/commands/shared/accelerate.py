@@ -3,24 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Annotated, Any, TypeAlias
+from typing import Any
 
-import typer
 from typer.core import TyperCommand
 
 from guidegraph.graph.run_config import ACCELERATORS
 
 OPTION, DEFAULT = "--accelerate", "onnx"
-
-Accelerate: TypeAlias = Annotated[
-    str,
-    typer.Option(
-        OPTION,
-        metavar="[onnx|compile]",
-        show_default=False,
-        help="Run the networks' part of loops in onnxruntime, exported once; or with torch.compile.",
-    ),
-]
 
 
 class AcceleratedCommand(TyperCommand):

@@ -116,18 +116,7 @@ def exit_on_error(tracebacks: bool) -> Iterator[None]:
         if broken := _describe_broken_distributions():
             _exit_with(FAILED, broken, reported)
         hint = "" if tracebacks else " (GUIDEGRAPH_DEBUG=1 shows where)"
-        _exit_with(FAILED, f"internal error: {describe_error(error)}{hint}{_describe_suspects()}", reported)
-
-
-def _describe_suspects() -> str:
-    """A line naming the plugins that changed process state, since they may have caused the failure; or ""."""
-    from guidegraph.plugins.import_watch import changes_by_plugin
-    from guidegraph.plugins.process_changes import format_changes
-
-    if not changes_by_plugin:
-        return ""
-    plugins = "; ".join(f"'{name}' ({format_changes(changes)})" for name, changes in changes_by_plugin.items())
-    return f"\nplugins that changed the process when they were imported: {plugins}; does it fail with --no-plugins too?"
+        _exit_with(FAILED, f"internal error: {describe_error(error)}{hint}", reported)
 
 
 def _describe_error(error: Exception) -> str:

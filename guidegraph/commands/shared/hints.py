@@ -37,6 +37,9 @@ MEANT = {
 }
 """Commands that do not exist, as they are typed, and the one that does it."""
 
+SWEEP_OPTIONS = {"--grid": "--grid NAME=1,2,3", "--seeds": "--seeds 0:8", "--from": "--from FILE.csv"}
+"""Options of a sweep that are typed at other commands, each with an example."""
+
 
 class HintingGroup(TyperGroup):
     """The commands, with whole lines of help, and with a hint in an error about an unknown command or option."""
@@ -86,6 +89,10 @@ def _hint_at_set(error: Any, option: str, arguments: Sequence[str]) -> None:
     options = [name for parameter in error.ctx.command.params for name in parameter.opts] if error.ctx else []
     if option == "-o" and OUT in options:
         error.message = f"No such option: -o. The folder is given by {OUT}: {OUT} FOLDER"
+        return
+    if option in SWEEP_OPTIONS and OUT in options and _takes_set(error):
+        error.message = f"No such option: {option}. A sweep takes it: guidegraph sweep FILE {SWEEP_OPTIONS[option]}"
+        error.possibilities = None
         return
     if not _takes_set(error) or difflib.get_close_matches(option, options, n=1, cutoff=0.75):
         return

@@ -7,14 +7,13 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from guidegraph.commands.shared.errors import argument_problem
 from guidegraph.commands.shared.plugins import require_all_plugins, require_plugins
 from guidegraph.commands.shared.printing import print_note
 from guidegraph.graph.errors import Problem, WorkflowError
 from guidegraph.graph.ir import Graph
-from guidegraph.graph.language.bind_parameters import bind
 from guidegraph.graph.language.named_workflows import locate_workflow
 from guidegraph.graph.registry import Registry
 from guidegraph.graph.resolution.load import build
@@ -23,6 +22,7 @@ from guidegraph.graph.trust.policy import Grants, Policy
 from guidegraph.plugins.selection import PluginSelection
 from guidegraph.runs.recipe import PICTURE_PARAMS, Recipe, apply_params, apply_recipe, is_picture, read_recipe
 from guidegraph.runs.stopped_run import StoppedRun, list_param_problems
+from guidegraph.session import Session
 from guidegraph_runtime.printing import visible_line
 
 if TYPE_CHECKING:
@@ -128,25 +128,21 @@ class OpenedWorkflow:
             config, only=config.only or recipe.only, dtype=config.dtype if dtype else recipe.dtype, policy=policy
         )
 
-    def bind(self, problems: Sequence[Problem] = ()) -> dict[str, Any]:
-        """Checked values of all parameters. Raises ``WorkflowError`` with ``problems`` and any new ones."""
-        all_problems = list(problems)
-        texts = parse_settings(self.request.settings, all_problems)
-        values: dict[str, Any] = {}
-        stopped = self.stopped
-        if stopped is not None:
-            all_problems += list_param_problems(stopped, self.graph, self.request.set_names, self.policy())
+    def start_session(self, config: RunConfig, problems: list[Problem]) -> Session:
+        """The session of the workflow, with the parameters of a picture or a stopped run as defaults.
+
+        Problems with these are appended.
+        """
+        graph, stopped = self.graph, self.stopped
         try:
-            graph = self.graph
             if stopped is not None:
+                problems += list_param_problems(stopped, graph, self.request.set_names, self.policy())
                 present = {name: value for name, value in stopped.params.items() if name in graph.params}
                 graph = apply_params(graph, present, f"the parameters in {stopped.file}")
-            values = bind(apply_recipe(graph, self.recipe), texts, text=True, label="--set")
+            graph = apply_recipe(graph, self.recipe)
         except WorkflowError as error:
-            all_problems += error.problems
-        if all_problems:
-            raise WorkflowError(all_problems)
-        return values
+            problems += error.problems
+        return Session(graph, config, self.registry, stopped, self.recipe, self.request.workflow)
 
 
 def parse_settings(settings: Sequence[str], problems: list[Problem]) -> dict[str, str]:

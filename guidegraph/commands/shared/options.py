@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import inspect
+from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, TypeAlias
+from typing import Annotated, Any, TypeAlias, TypeVar
 
 import typer
 
+from guidegraph.graph.run_config import list_options
 from guidegraph.graph.trust.policy import Grants
+
+C = TypeVar("C", bound=Callable[..., Any])
 
 
 def user_path(text: str) -> Path:
@@ -18,6 +23,30 @@ def user_path(text: str) -> Path:
     if not text:
         raise typer.BadParameter("expected a path; found an empty text: '.' is the current folder")
     return Path(text).expanduser()
+
+
+def add_run_options(command: str) -> Callable[[C], C]:
+    """Decorator: the options of ``RunConfig`` for a command, in place of its parameter ``**settings``."""
+
+    def add(function: C) -> C:
+        signature = inspect.signature(function, eval_str=True)
+        parameters = list(signature.parameters.values())[:-1]
+        place = [parameter.name for parameter in parameters].index("plugin")
+        for name, option in list_options(command).items():
+            flag = f"--{name.replace('_', '-')}"
+            info = typer.Option(
+                flag, metavar=option.metavar, help=option.help, show_default=option.shown, min=option.least
+            )
+            annotation: Any = Annotated[option.kind, info]
+            parameter = parameters[place].replace(name=name, default=option.default, annotation=annotation)
+            parameters.insert(place, parameter)
+            place += 1
+            function.__annotations__[name] = annotation
+        del function.__annotations__["settings"]
+        function.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]
+        return function
+
+    return add
 
 
 def make_grants(read: list[Path] | None, write: list[Path] | None, code: list[Path] | None) -> Grants:
@@ -46,10 +75,6 @@ Settings: TypeAlias = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="K=V", help="A parameter's value; lists and dictionaries as in YAML: [1, 2]."),
 ]
-Only: TypeAlias = Annotated[
-    list[str] | None,
-    typer.Option("--only", metavar="OUTPUT", help="Compute only this output."),
-]
 AllowRead: TypeAlias = Annotated[
     list[Path] | None,
     typer.Option("--allow-read", metavar="PATH", help="A file or folder that a picture's workflow may read."),
@@ -61,16 +86,6 @@ AllowWrite: TypeAlias = Annotated[
 AllowCode: TypeAlias = Annotated[
     list[Path] | None,
     typer.Option("--allow-code", metavar="FILE", help="A file that any workflow may load code from (TorchScript)."),
-]
-Passes: TypeAlias = Annotated[
-    str, typer.Option(metavar="all|none|A,B", help="Which passes of the planner to apply ('plan' lists them).")
-]
-Device: TypeAlias = Annotated[str, typer.Option(metavar="cpu|cuda[:i]", help="Where to compute.")]
-Dtype: TypeAlias = Annotated[
-    str | None,
-    typer.Option(
-        metavar="DTYPE", help="float32, float64, float16 or bfloat16.", show_default="float32, or the picture's"
-    ),
 ]
 Events: TypeAlias = Annotated[
     bool, typer.Option("--json", help="Print each event as a line of JSON, and nothing else.")

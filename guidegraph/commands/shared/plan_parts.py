@@ -10,7 +10,7 @@ from guidegraph.graph.acceleration.part_values import Unsuitable, digest_model
 from guidegraph.graph.acceleration.parts import StepGroup, explain_outside, group_steps, model_sources
 from guidegraph.graph.acceleration.single_steps import list_single_steps
 from guidegraph.graph.acceleration.store import store_folder
-from guidegraph.graph.ir import Loop, Op, node_id
+from guidegraph.graph.ir import Loop, Op
 from guidegraph.graph.planning.plan import Plan
 from guidegraph.graph.planning.steps import BlockPlan, BodyPlan
 from guidegraph.graph.run_config import ACCELERATORS
@@ -86,7 +86,7 @@ def _explain_models(group: StepGroup, plan: Plan) -> str:
 
 
 def _torch_row(op: Op, reason: str) -> Row:
-    return {"path": f"nodes.{op.key}", "node": node_id(op), "reason": reason}
+    return {"path": f"nodes.{op.key}", "node": op.node_id, "reason": reason}
 
 
 def parts_text(rows: Mapping[str, Any]) -> Iterator[str]:

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from guidegraph.commands.shared.run_settings import RunSettings
+from guidegraph.graph.run_config import list_options
 
 if TYPE_CHECKING:
     from guidegraph.commands.shared.open_workflow import WorkflowRequest
@@ -31,19 +32,16 @@ def write_resume_command(
 
 
 def _list_options(request: WorkflowRequest, settings: RunSettings, limits: Sequence[str]) -> Iterator[str]:
-    usual = RunSettings()
-    for option, value, default in (
-        ("--device", settings.device, usual.device),
-        ("--cache", settings.cache, usual.cache),
-        ("--cache-verify", str(settings.cache_verify), str(usual.cache_verify)),
-        ("--memory-budget", settings.memory_budget, usual.memory_budget),
-        ("--passes", settings.passes, usual.passes),
-    ):
-        if value is not None and value != default:
-            yield from (option, value)
-    if settings.accelerate:
-        yield f"--accelerate={settings.accelerate}"
-    yield from _repeat("--only", settings.only or ())
+    for name, run_option in list_options("run").items():
+        flag, value = f"--{name.replace('_', '-')}", settings[name]
+        if not run_option.resumed or value is None or value == run_option.default:
+            continue
+        if isinstance(value, list):
+            yield from _repeat(flag, map(str, value))
+        elif isinstance(value, bool):
+            yield flag if value else f"--no-{flag[2:]}"
+        else:
+            yield from (flag, str(value))
     yield from _repeat("--plugin", request.plugins.modules)
     yield from () if request.plugins.installed else ("--no-plugins",)
     grants = request.grants

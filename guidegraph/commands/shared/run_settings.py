@@ -3,65 +3,52 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from guidegraph.commands.shared.errors import argument_problem
 from guidegraph.graph.device_context import DTYPES
 from guidegraph.graph.errors import Problem, WorkflowError, suggest
-from guidegraph.graph.language.yaml_tree import shorten
 from guidegraph.graph.planning.passes import ALL_PASSES, PASSES
-from guidegraph.graph.run_config import ACCELERATORS, RunConfig
+from guidegraph.graph.run_config import ACCELERATORS, RunConfig, list_options
 from guidegraph.graph.trust.limits import Limits, current_limits, enforce_limits, parse_limits
-from guidegraph_runtime.files.run_folders import make_run_folder
+from guidegraph.session import list_folder_problems
 from guidegraph_runtime.machine.byte_sizes import parse_size
-from guidegraph_runtime.machine.shortages import with_shortage
 
 
 @dataclass(frozen=True)
 class RunSettings:
-    """The options as they were given. dtype: ``None`` for float32, or that of the picture that is repeated."""
+    """The options of a run as they were given, by the name of their field in ``RunConfig``."""
 
-    device: str = "cpu"
-    dtype: str | None = None
-    only: list[str] | None = None
-    cache: str = "off"
-    memory_budget: str | None = None
-    passes: str = "all"
-    accelerate: str = ""
-    stop_at: str = ""
-    cache_verify: int = 0
+    values: Mapping[str, Any]
+
+    def __getitem__(self, name: str) -> Any:
+        """The value of an option, or its default. ``dtype``: ``None`` for float32, or that of the repeated picture."""
+        return self.values.get(name, list_options()[name].default)
 
     def parse(self, problems: list[Problem], *, device_is_here: bool = True) -> RunConfig:
         """Check the options, with any problems appended. Neither device nor dtype falls back to another one."""
-        dtype = self.dtype or "float32"
-        if dtype not in DTYPES:
-            message = f"there is no dtype '{dtype}'; {suggest(dtype, DTYPES, 'dtypes')}"
+        values = {name: self[name] for name in list_options()}
+        values["dtype"] = values["dtype"] or "float32"
+        if values["dtype"] not in DTYPES:
+            message = f"there is no dtype '{values['dtype']}'; {suggest(values['dtype'], DTYPES, 'dtypes')}"
             problems.append(argument_problem("unknown-dtype", message, "--dtype"))
-            dtype = "float32"
-        if device_is_here and (reason := _device_problem(self.device)):
+            values["dtype"] = "float32"
+        if device_is_here and (reason := _device_problem(values["device"])):
             problems.append(argument_problem("no-device", reason, "--device"))
-        passes = parse_passes(self.passes, problems)
-        budget = self._parse_budget(problems)
-        cache = None if self.cache == "off" else Path(self.cache).expanduser()
-        check_folder("--cache", cache, problems)
-        if self.cache_verify and cache is None:
+        values["only"] = values["only"] or None
+        values["passes"] = parse_passes(values["passes"], problems)
+        values["memory_budget"] = self._parse_budget(problems)
+        values["cache"] = None if values["cache"] == "off" else Path(values["cache"]).expanduser()
+        problems += list_folder_problems({"--cache": values["cache"]})
+        if values["cache_verify"] and values["cache"] is None:
             problems.append(argument_problem("no-cache", "there is no cache: give --cache DIR too", "--cache-verify"))
-        accelerate = parse_accelerator(self.accelerate, problems)
-        config = RunConfig(
-            self.device,
-            dtype,
-            passes,
-            self.only or None,
-            cache,
-            budget,
-            accelerate=accelerate,
-            stop_at=self.stop_at,
-            cache_verify=self.cache_verify,
-        )
-        if accelerate and not problems and device_is_here:
+        values["accelerate"] = parse_accelerator(values["accelerate"], problems)
+        config = RunConfig(**values)
+        if config.accelerate and not problems and device_is_here:
             from guidegraph.graph.acceleration.requirements import acceleration_problem
 
             if reason := acceleration_problem(config):
@@ -69,37 +56,17 @@ class RunSettings:
         return config
 
     def _parse_budget(self, problems: list[Problem]) -> int | None:
-        if self.memory_budget is None:
+        text = self["memory_budget"]
+        if text is None:
             return None
-        if self.device == "cpu":
+        if self["device"] == "cpu":
             message = "it limits what is on another device than the CPU: give --device cuda too, or leave it out"
             problems.append(argument_problem("bad-budget", message, "--memory-budget"))
         try:
-            return parse_size(self.memory_budget)
+            return parse_size(text)
         except ValueError as error:
             problems.append(argument_problem("bad-budget", str(error), "--memory-budget"))
             return None
-
-
-def check_folder(option: str, folder: Path | None, problems: list[Problem]) -> None:
-    """Append a problem if a path for a folder is something else."""
-    try:
-        is_other = folder is not None and folder.exists() and not folder.is_dir()
-    except OSError as error:  # a name that no file system takes
-        problems.append(argument_problem("bad-folder", f"{error.strerror}: '{shorten(str(folder))}'", option))
-        return
-    if is_other:
-        problems.append(argument_problem("not-a-folder", f"'{folder}' is not a folder", option))
-
-
-def prepare_run_folder(out: Path | None, name: str) -> Path:
-    """Make the folder for the files. Raises ``WorkflowError`` if it cannot be made."""
-    try:
-        return make_run_folder(out, name)
-    except OSError as error:
-        reason = with_shortage(str(error), error)
-        problem = argument_problem("no-folder", f"the folder for the files cannot be made: {reason}", "--out")
-        raise WorkflowError([problem]) from error
 
 
 def parse_passes(text: str, problems: list[Problem]) -> frozenset[str]:

@@ -71,7 +71,7 @@ class ModelConfig:
 
 
 def is_compvis_folder(folder: Path) -> bool:
-    """Whether a folder holds a CompVis config.yaml beside checkpoint files, as in the releases."""
+    """Whether a folder holds a CompVis config.yaml next to checkpoint files, as in the releases."""
     return is_compvis_config(_load_beside(folder)) and any(_checkpoints(folder))
 
 
@@ -89,9 +89,9 @@ def _checkpoints(folder: Path) -> list[Path]:
 
 
 def find_config(checkpoint: Path, named_path: Path | None) -> ModelConfig | None:
-    """Read the config.yaml of a checkpoint file: the named one, otherwise a CompVis one beside the file, or None.
+    """Read the config.yaml of a checkpoint file: the named one, otherwise a CompVis one next to the file, or None.
 
-    A config.yaml beside the file that is not plain YAML is ignored with a warning. Raises ``ValueError`` if the named
+    A config.yaml next to the file that is not plain YAML is ignored with a warning. Raises ``ValueError`` if the named
     one is missing, not CompVis', or unreadable.
     """
     if named_path is not None:
@@ -186,7 +186,7 @@ def describe_mismatch(config: ModelConfig, measured: Structure, first: FirstStag
 
 
 def describe_first_stage_mismatch(config: ModelConfig, shape: FirstStageShape, path: str) -> str | None:
-    """Describe how the first stage in a config.yaml differs from that of the tensors; None if it does not."""
+    """Describe how the first stage in a config.yaml differs from the one in the tensors; None if it does not."""
     network = config.first_stage or {}
     params = network.get("ddconfig")
     if not isinstance(params, Mapping):

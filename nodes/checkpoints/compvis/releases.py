@@ -40,7 +40,7 @@ class Release:
     note: str = ""
 
     def matches(self, measured: Structure, first: FirstStageShape | None) -> bool:
-        """Whether a structure and its first stage, if any, are those of this model."""
+        """Whether a structure and its first stage, if any, belong to this model."""
         alike = measured.inputs in self.inputs and replace(measured, inputs=self.structure.inputs) == self.structure
         return alike and (first is None or _same_latents(first, FIRST_STAGES[self.first_stage].shape))
 

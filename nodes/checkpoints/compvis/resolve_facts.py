@@ -61,7 +61,7 @@ def resolve_facts(
 ) -> Facts:
     """Resolve the facts of a diffusion model from the structure of its U-Net and its first stage, if any.
 
-    tensors: those of the entire file. maps: it is conditioned on maps by a SpatialRescaler. Raises one ``ValueError``
+    tensors: all tensors of the file. maps: it is conditioned on maps by a SpatialRescaler. Raises one ``ValueError``
     that names the settings to make if no source has a fact that the network needs.
     """
     sources = [facts_from_options(options), read_file_facts(tensors, path, options)]

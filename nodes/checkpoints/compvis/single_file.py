@@ -70,7 +70,7 @@ def load_compvis(tensors: Mapping[str, Tensor], path: Path, options: LoadOptions
     """Load the parts of a CompVis single file, frozen, on the run's device and in its dtype.
 
     The parts are `denoiser`, `schedule`, `autoencoder`, and `text`, `label` or `semantic`, if present. Settings that
-    cannot be inferred from tensors come from the options, the config.yaml beside the file, or the released model of
+    cannot be inferred from tensors come from the options, the config.yaml next to the file, or the released model of
     this shape. Raises one ``ValueError`` that names the file for keys that are missing, left over or of another shape,
     and for settings that none of these gives.
     """
@@ -154,7 +154,7 @@ def _load_first_stage(
     options: LoadOptions,
     config: ModelConfig | None,
 ) -> Any:
-    """Load a first stage without its diffusion model; own: its tensors; tensors: those of the entire file."""
+    """Load a first stage without its diffusion model; own: its tensors; tensors: all tensors of the file."""
     _refuse_unused(path, options)
     weights = {name: tensor for name, tensor in _drop_loss(own).items() if name not in MARKS}
     shape = infer_first_stage_shape(weights, str(path))
@@ -223,7 +223,8 @@ def _build_schedule(
 def _read_stored_schedule(
     tensors: Mapping[str, Tensor], path: Path, nominal: BetaSchedule | None, kind: PredictionKind
 ) -> Schedule:
-    """The schedule of the file's ᾱ, or the nominal one or that of the file's β if the ᾱ are the same numbers, rounded.
+    """The schedule of the file's ᾱ, or the nominal one or the one of the file's β if the ᾱ are the same numbers,
+    rounded.
 
     A model that does not predict ε was trained on a last timestep without signal. Raises ``ValueError``.
     """

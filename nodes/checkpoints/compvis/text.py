@@ -66,7 +66,7 @@ def identify_conditioner(tensors: Tensors) -> str:
 def load_conditioner(tensors: Tensors, path: Path, tokenizer: Path | None, facts: Facts = NO_FACTS) -> dict[str, Any]:
     """Load `text`, `label` (of a model with classes) or `semantic` (of a model with maps) from `cond_stage_model`.
 
-    facts: of the model; only those of its conditioner are used. A single file does not hold a tokenizer: without one,
+    facts: of the model; only the conditioner's are used. A single file does not hold a tokenizer: without one,
     `text` raises an error when it is used; its weights are checked, and take no memory. Raises one ``ValueError`` for
     weights that are missing, left over or of another shape.
     """
@@ -190,7 +190,7 @@ def build_tower(weights: Tensors, kind: str, hidden: Hidden, path: Path, tokeniz
 
 
 def _select_prefix(tensors: Tensors, prefix: str, path: Path) -> dict[str, Tensor]:
-    """The tensors under a prefix, which is removed. Raises ``ValueError`` for other weights beside them."""
+    """The tensors under a prefix, which is removed. Raises ``ValueError`` for other weights."""
     extra = [name for name in tensors if not name.startswith(prefix) and name.rpartition(".")[2] not in NO_WEIGHTS]
     if extra:
         raise ValueError(

@@ -10,7 +10,7 @@ from guidegraph.nodes.checkpoints.layer_rows import have_equal_rows, join_mapped
 
 
 def rename_layer(name: str, layers: Mapping[str, str]) -> str:
-    """The name of a weight after that of its layer was replaced; unknown names stay."""
+    """The name of a weight with the name of its layer replaced; unknown names stay."""
     for theirs, ours in layers.items():
         if name == theirs or name.startswith(f"{theirs}."):
             return ours + name[len(theirs) :]

@@ -21,7 +21,7 @@ NOT_AVERAGED = ("non_ema",)
 
 
 def read_component(folder: Path, ema: bool = True) -> Mapping[str, Tensor]:
-    """Read the tensors of a component, memory-mapped; without ema, those of the variant without moving averages.
+    """Read the tensors of a component, memory-mapped; without ema, from the variant without moving averages.
 
     Raises ``ValueError`` if there are none, or a shard is missing.
     """
@@ -46,7 +46,7 @@ def read_component(folder: Path, ema: bool = True) -> Mapping[str, Tensor]:
 
 
 def _read_shards(index: Path) -> dict[str, Tensor]:
-    """Read the tensors of all shards that an index names, which must lie beside it."""
+    """Read the tensors of all shards that an index names, which must lie in the index's folder."""
     shard_names = read_json(index).get("weight_map")
     if not isinstance(shard_names, dict) or not all(isinstance(name, str) for name in shard_names.values()):
         raise ValueError(f"'{index}' is not an index of weights: expected a 'weight_map' from names to files")

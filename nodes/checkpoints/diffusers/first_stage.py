@@ -49,7 +49,7 @@ def load_first_stage(tensors: Mapping[str, Tensor], config: Mapping[str, Any], p
     """Load a frozen `AutoencoderKL` or `VQModel` of diffusers, on the run's device and in its dtype.
 
     tensors: under diffusers' names; config: its config.json. Raises ``ValueError`` if the config has unsupported
-    values, or the tensors are not those of a complete first stage.
+    values, or the tensors do not make a complete first stage.
     """
     check_config(config, path, USED, FIXED, IGNORED)
     scale = SCALE if not config.get("scaling_factor") else read_number(config, "scaling_factor", SCALE, path)

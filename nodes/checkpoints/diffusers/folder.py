@@ -95,12 +95,12 @@ def _transformer_class(folder: Path, components: Mapping[str, Component]) -> str
 
 
 def _resolve_class(name: str, config: Mapping[str, Any]) -> str:
-    """The class of a network whose config.json names this one: `LEGACY` is that of a DiT, or of a PixArt."""
+    """The class of a network whose config.json names this one: `LEGACY` names a DiT or a PixArt."""
     return dit.CLASS if name == LEGACY and config.get("norm_type") == dit.NORM else name
 
 
 def _refuse_settings(folder: Path, options: LoadOptions) -> None:
-    """Raise ``ValueError`` for settings that every diffusers folder tells itself."""
+    """Raise ``ValueError`` for settings that every diffusers folder has."""
     if options.heads is not None or options.head_channels is not None or options.attention != "auto":
         raise ValueError(f"'{folder}' tells its attention in config.json: leave attention, heads and head_channels out")
     config_settings = ("scale", "shift", "upsample_heads", "groups", "config")
@@ -111,7 +111,8 @@ def _refuse_settings(folder: Path, options: LoadOptions) -> None:
 
 
 def _refuse_pipeline_settings(folder: Path, transformer: str | None, options: LoadOptions) -> None:
-    """Raise ``ValueError`` for settings that a pipeline with a transformer of this class, or none, has no use for."""
+    """Raise ``ValueError`` for settings that a pipeline with a transformer of this class, or without any, does not
+    use."""
     if transformer in (flux.CLASS, *pixart.CLASSES) and not options.t5:
         raise ValueError(f"'{folder}' is of a model that takes its tokens from T5 alone: leave t5 out")
     if transformer != sd3.CLASS:
@@ -166,7 +167,7 @@ def _load_text(
 def load_unet(folder: Path, kind: PredictionKind, ema: bool, pixels: int = 8) -> dict[str, Any]:
     """Load the `denoiser` of a U-Net's folder and, if it was trained with classes, their `label` embedder.
 
-    Without ema, takes the weights that the folder has beside their moving averages. pixels: along each side of a
+    Without ema, takes the plain weights of a folder that also has moving averages. pixels: along each side of a
     latent's cell, which SDXL counts its picture's size by.
     """
     path = folder / "config.json"
@@ -226,7 +227,7 @@ REPLACEABLE = {
 """Transformers that may be another file's, by class: what they are called, the test of a file, and its loader."""
 
 FLOWS = (sd3.CLASS, flux.CLASS, z_image.CLASS)
-"""Transformers whose prediction is a flow's, where no scheduler tells it."""
+"""Transformers whose prediction is a flow's if no scheduler says otherwise."""
 
 
 def load_autoencoder(folder: Path) -> Any:

@@ -25,7 +25,7 @@ BEFORE, AFTER = "<|im_start|>user\n", "<|im_end|>\n<|im_start|>assistant\n"
 """Around a prompt: the chat template of Qwen3 for one message, with thinking."""
 
 LENGTH = 512
-"""Tokens of a prompt, with what stands around it."""
+"""Tokens of a prompt with its chat template."""
 
 
 def build_qwen3(tensors: Mapping[str, Tensor], settings: Mapping[str, Any], source: str) -> nn.Module:
@@ -49,7 +49,8 @@ def build_qwen3(tensors: Mapping[str, Tensor], settings: Mapping[str, Any], sour
 def build_chat_tower(model: Any, tokenizer: Path) -> ChatTower:
     """Build the tower of a Qwen3 with its tokenizer's folder; see `ChatTower`.
 
-    Raises ``ValueError`` that names the folder if it holds no tokenizer for this model, or one without its marks.
+    Raises ``ValueError`` that names the folder if it lacks a tokenizer for this model, or the tokenizer lacks the
+    template's marks.
     """
     transformers = import_transformers(EXTRA)
     words = tokenizer_from_folder(transformers.Qwen2Tokenizer, tokenizer, int(model.config.vocab_size))

@@ -198,7 +198,7 @@ def visit_flow(config: Config, noise: NoiseSchedule, steps: int) -> list[Level]:
 
 
 def _ratios(config: Config, noise: NoiseSchedule) -> Array:
-    """σ/α at the whole timesteps; where the SNR is 0 at the end, that of diffusers' ᾱ = 2⁻²⁴."""
+    """σ/α at the whole timesteps; where the SNR is 0 at the end, σ/α of diffusers' ᾱ = 2⁻²⁴."""
     _require_form(config, noise, "variance_preserving")
     table = np.exp(noise.log_ratio)
     if config.get("rescale_betas_zero_snr"):
@@ -505,7 +505,7 @@ PATCHED = frozenset(
 def read_recipe(folder: Path, noise: NoiseSchedule, steps: int) -> Recipe:
     """The sampler of a diffusers folder on a schedule: of its scheduler/scheduler_config.json, for its pipeline.
 
-    Raises one ``ValueError`` that names the file for a class or a setting that has no counterpart, with what to use
+    Raises one ``ValueError`` that names the file for a class or a setting without a counterpart, with the one to use
     instead, for a schedule of another form, for steps that do not fit, and for a folder without a scheduler.
     """
     path, index = folder / "scheduler" / "scheduler_config.json", folder / "model_index.json"

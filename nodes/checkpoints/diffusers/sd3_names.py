@@ -44,7 +44,7 @@ BLOCK_LAYERS = {
 
 
 def sd3_layers(config: MMDiTConfig) -> dict[str, LayerRows]:
-    """The network's layers by their names in diffusers, and those of blocks that a network of this config lacks."""
+    """The network's layers by their names in diffusers, also in blocks that a network of this config lacks."""
     layers = {theirs: LayerRows(ours) for theirs, ours in LAYERS.items()}
     layers["norm_out.linear"] = LayerRows("final_layer.adaLN_modulation.1", swapped=True)  # scale before shift
     for index in range(config.depth):

@@ -15,7 +15,7 @@ ReadRows: TypeAlias = Callable[[int, int], Tensor]
 
 
 class DeferredTensor(torch.Tensor):
-    """A float32 tensor on the CPU that holds no values: each operation computes those that it needs.
+    """A float32 tensor on the CPU without values: each operation computes those that it needs.
 
     Cuts and joins along the first axis, such as `chunk` and `torch.cat`, give another deferred tensor; any other
     operation, `detach` and `to` among them, gives a plain one. So a loader that renames, splits and joins weights, and

@@ -1,6 +1,7 @@
 """Reads the header of a GGUF file: its metadata, and the names, shapes, types and places of its tensors.
 
-The format is that of ggml, docs/gguf.md, versions 2 and 3, little-endian. The `gguf` package reads it too, but trusts
+The format is described in ggml's docs/gguf.md, versions 2 and 3, little-endian. The `gguf` package reads it too, but
+trusts
 the counts of a file: a damaged one fills the memory.
 """
 
@@ -14,7 +15,7 @@ from typing import Any
 MAGIC = b"GGUF"
 VERSIONS = (2, 3)
 ALIGNMENT = 32
-"""Tensors begin at multiples of this, if the metadata has no `general.alignment`."""
+"""Tensors begin at multiples of this, if the metadata lacks `general.alignment`."""
 
 MAX_BYTES = 64 << 20
 """Longest header; the vocabulary of a large language model, with the pairs that it joins, takes a quarter of it."""

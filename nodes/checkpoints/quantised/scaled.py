@@ -1,4 +1,4 @@
-"""Weights in eight-bit floating point (fp8: e4m3fn, e5m2), plain or with scales beside them.
+"""Weights in eight-bit floating point (fp8: e4m3fn, e5m2), plain or with scales.
 
 Micikevicius et al. 2022 (arXiv:2209.05433) for the formats. A weight is its stored value times its scale; several
 conventions name and shape the scales, and none is official.

@@ -49,7 +49,7 @@ def load_flux(tensors: Mapping[str, Tensor], path: Path, options: LoadOptions) -
     """Load the `denoiser` and the `schedule` of a single file of Flux.1, frozen, on the run's device and in its dtype.
 
     The schedule has no shift, which depends on the size of the picture and on the model. The file's autoencoder and
-    text encoders are not loaded. Raises ``ValueError`` that names the file for settings that it has no use for, heads
+    text encoders are not loaded. Raises ``ValueError`` that names the file for settings that it does not use, heads
     of a width that was not released, and keys that are missing, left over or of another shape.
     """
     source = str(path)
@@ -67,7 +67,7 @@ def load_flux(tensors: Mapping[str, Tensor], path: Path, options: LoadOptions) -
 
 
 def measure_flux(tensors: Mapping[str, Tensor], source: str) -> dict[str, Any]:
-    """Measure the hyper-parameters that the tensors show; the axes are those of the releases.
+    """Measure the hyper-parameters that the tensors show; the axes are as in the releases.
 
     Raises ``ValueError`` if a tensor is missing or misshapen, and for heads of another width than the releases have.
     """

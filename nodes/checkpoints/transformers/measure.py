@@ -18,7 +18,7 @@ from guidegraph.nodes.checkpoints.tensor_names import numbers_in_names, strip_pr
 
 PATCHES, POSITIONS, HEAD = "x_embedder.proj.weight", "pos_embed", "final_layer.linear.weight"
 UNUSED = ("tokenizer", "scale", "shift", "config", "upsample_heads", "groups")
-"""Settings of checkpoint.load that a transformer has no use for."""
+"""Settings of checkpoint.load that a transformer does not use."""
 
 PREFIX = "model.diffusion_model."
 """Beginning of the names of a transformer in a file with other parts."""
@@ -27,7 +27,7 @@ Config = TypeVar("Config")
 
 
 def refuse_settings(source: str, family: str, options: LoadOptions, used: Collection[str] = ()) -> None:
-    """Raise ``ValueError`` for settings that a transformer has no use for.
+    """Raise ``ValueError`` for settings that a transformer does not use.
 
     used: those that other parts of the same file use; `t5` stands for both settings of T5.
     """
@@ -45,8 +45,8 @@ def strip_transformer(
 ) -> dict[str, Tensor]:
     """The tensors of a transformer, without the prefix that they have in a file with other parts.
 
-    mark: the name of one of them, which tells whether there is a prefix. other_parts: beginnings of the names of the
-    parts that a file may hold beside it. Raises ``ValueError`` that names the tensors of no known part.
+    mark: the name of one of them, which shows whether there is a prefix. other_parts: beginnings of the names of the
+    parts that a file may also hold. Raises ``ValueError`` that names the tensors outside known parts.
     """
     if PREFIX + mark not in tensors:
         return dict(tensors)
@@ -89,7 +89,7 @@ def resolve_heads_and_schedule(
     schedule: str,
     options: LoadOptions,
 ) -> tuple[int, str]:
-    """Resolve the heads and the schedule of β of a transformer: from the options, else those of its known size.
+    """Resolve the heads and the schedule of β of a transformer: from the options, else from its known size.
 
     size: width and depth. known_heads: the heads of known sizes, which were all trained with `schedule`. Raises
     ``ValueError`` that names `source` and the settings for another size if the options do not set both.

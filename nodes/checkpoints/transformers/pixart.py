@@ -29,7 +29,7 @@ CAPTION = "y_embedder.y_proj.fc1.weight"
 SHARED = "t_block.1.weight"
 FIRST_BLOCK = "blocks.0.scale_shift_table"
 NULL_CAPTION = "y_embedder.y_embedding"
-"""Embedding of no text in training; drawing takes that of an empty prompt."""
+"""Embedding of no text in training; drawing takes an empty prompt's."""
 
 SIZES = ("csize_embedder.mlp.0.weight", "ar_embedder.mlp.0.weight")
 """Embeddings of the picture's size, which only PixArt-α at 1024 pixels has."""
@@ -54,7 +54,7 @@ def load_pixart(tensors: Mapping[str, Tensor], path: Path, options: LoadOptions)
     """Load the `denoiser` and the `schedule` of a PixArt's file, frozen, on the run's device and in its dtype.
 
     Raises ``ValueError`` that names the file for a size that was not released if the options do not set its heads and
-    its schedule, for positions that the file does not tell, and for keys that are missing, left over or of another
+    its schedule, for positions that the file does not show, and for keys that are missing, left over or of another
     shape.
     """
     source = str(path)
@@ -83,7 +83,7 @@ def measure_pixart(tensors: Mapping[str, Tensor], source: str) -> dict[str, Any]
 
 
 def resolve_grid(tensors: Mapping[str, Tensor], source: str) -> float:
-    """The largest position: from stored positions, else that of PixArt-Σ, known by its embedding of no text.
+    """The largest position: from stored positions, else PixArt-Σ's, known by its embedding of no text.
 
     Raises ``ValueError`` if the file holds neither.
     """

@@ -94,7 +94,7 @@ def _split(
 def resolve_heads(weights: Mapping[str, Tensor], width: int, depth: int, source: str, options: LoadOptions) -> int:
     """The heads: from the norm of queries, the options, or else the release of this size.
 
-    Raises ``ValueError`` if none of these tells them, the first two differ, or the options do not divide the width.
+    Raises ``ValueError`` if none of these has them, the first two differ, or the options do not divide the width.
     """
     heads = read_heads(source, width, options)
     norm = weights.get("joint_blocks.0.x_block.attn.ln_q.weight")

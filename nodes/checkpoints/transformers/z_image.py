@@ -1,6 +1,6 @@
 """The transformer of Z-Image in the layout of its single files.
 
-The denoiser predicts u = ε − x0 of a flow, at t = 1000 σ; the network's own convention is that of `ZImage`.
+The denoiser predicts u = ε − x0 of a flow, at t = 1000 σ; `ZImage` has the network's own convention.
 """
 
 from __future__ import annotations
@@ -44,8 +44,8 @@ def is_z_image(tensors: Mapping[str, Tensor]) -> bool:
 def load_z_image(tensors: Mapping[str, Tensor], path: Path, options: LoadOptions) -> dict[str, Any]:
     """Load the `denoiser` and the `schedule` of a single file of Z-Image, frozen, on the run's device and in its dtype.
 
-    The schedule has the shift of Z-Image-Turbo. Raises ``ValueError`` that names the file for settings that it has no
-    use for, heads of a width that was not released, and keys that are missing, left over or of another shape.
+    The schedule has the shift of Z-Image-Turbo. Raises ``ValueError`` that names the file for settings that it does not
+    use, heads of a width that was not released, and keys that are missing, left over or of another shape.
     """
     source = str(path)
     refuse_settings(source, "a transformer of Z-Image", options)
@@ -63,7 +63,7 @@ def load_z_image(tensors: Mapping[str, Tensor], path: Path, options: LoadOptions
 
 
 def measure_z_image(tensors: Mapping[str, Tensor], source: str) -> dict[str, Any]:
-    """Measure the hyper-parameters that the tensors show; the axes are those of the releases.
+    """Measure the hyper-parameters that the tensors show; the axes are as in the releases.
 
     Raises ``ValueError`` if a tensor is missing or misshapen, and for heads of another width than the releases have.
     """

@@ -92,7 +92,8 @@ def folder_sample(
     """Up to `count` pictures of a folder in an order set by `seed`, from number `start` on, such as a reference set.
 
     Pictures are not mirrored, and no picture occurs twice: of several captions, one is drawn by `seed`.
-    path, kind, size, map_classes and part: as for `data.folder`. Raises an error if the folder has no picture `start`.
+    path, kind, size, map_classes and part: as for `data.folder`. Raises an error if there are `start` pictures or
+    fewer.
     """
     data = read_folder(path, kind, size, map_classes, part)
     rows: dict[int, FolderRow] = {}

@@ -75,7 +75,7 @@ def find_layout(folder: Path, kind: LayoutKind) -> FolderLayout:
 def detect_layouts(folder: Path) -> dict[LayoutKind, str]:
     """Detect the layouts in a folder, each with the files that indicate it.
 
-    With a CSV, the pictures beside it belong to it, and so do folders that it names a file of.
+    With a CSV, the pictures in its folder belong to it, and so do folders that it names a file of.
     """
     folders, loose, tables = list_subfolders(folder), list_pictures(folder), find_tables(folder)
     if tables:

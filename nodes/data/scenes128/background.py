@@ -131,7 +131,7 @@ def paint_rainbow(picture: Floats, horizon: int, draws: Draws) -> None:
 
 
 def paint_clouds(picture: Floats, background: Background, horizon: int, draws: Draws) -> None:
-    """Paint clouds, white or in the light of the sky; those of a storm are dark."""
+    """Paint clouds, white or in the light of the sky; storm clouds are dark."""
     weather = WEATHERS[background.weather]
     low, high = CLOUDS.get(weather, (0, 0))
     colour = CLOUD_LIGHT[background.sky]

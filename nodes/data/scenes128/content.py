@@ -121,7 +121,7 @@ def choose_group(draws: Draws, kind: int, count: int, total: int) -> Group:
 
 
 def choose_relation(draws: Draws, groups: tuple[Group, ...]) -> int:
-    """How the first group lies to the second: beside it, above it or in front of it, or no particular way."""
+    """How the first group lies to the second: next to it, above it or in front of it, or no particular way."""
     if len(groups) != 2:
         return NO_RELATION
     first, second = groups

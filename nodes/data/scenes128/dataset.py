@@ -125,14 +125,15 @@ def colour_map(classes: Tensor, object: Tensor, colour: Tensor, *, size: Count =
 
 
 def check_classes(classes: Tensor) -> None:
-    """Raise ``ValueError`` unless classes have the shape (B, H, W) and are those of `data.scenes_128`."""
+    """Raise ``ValueError`` unless classes have the shape (B, H, W) and come from `data.scenes_128`."""
     if classes.ndim != 3:
         raise ValueError(f"expected classes (B, H, W), as of data.scenes_128; found shape {tuple(classes.shape)}")
     check_numbers("classes", classes, 0, len(CLASSES) - 1)
 
 
 def check_numbers(name: str, numbers: Tensor, least: int, most: int) -> None:
-    """Raise ``ValueError`` unless numbers are whole and from `least` to `most`. Traced ones have no values to check."""
+    """Raise ``ValueError`` unless numbers are whole and from `least` to `most`. The values of traced ones cannot be
+    checked."""
     if numbers.is_floating_point():
         raise ValueError(f"expected '{name}' of whole numbers, as of data.scenes_128; found {numbers.dtype}")
     if not has_values(numbers) or not numbers.numel():
@@ -147,7 +148,7 @@ def check_numbers(name: str, numbers: Tensor, least: int, most: int) -> None:
 def measure_shares(index: Tensor, count: int, size: int | None) -> SemanticMap:
     """The share (B, count, size, size) of each value of an index (B, H, W) in each of size × size equal rectangles.
 
-    Raises ``ValueError`` for a size that does not divide H and W. None: that of the index.
+    Raises ``ValueError`` for a size that does not divide H and W. None: the index's size.
     """
     import torch
 

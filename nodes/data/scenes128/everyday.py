@@ -1,6 +1,6 @@
 """Captions as people write them: wishes, questions and thanks, "my happy dog", "and behind it there is a car".
 
-They are as true of the picture as those of `captions`. Words that name nothing to be seen stand in them, so that a
+They are as true of the picture as the ones in `captions`. Some words name nothing visible, so that a
 text encoder learns to pass over them; `add_unknown_words` does the same for words of no vocabulary.
 """
 
@@ -58,7 +58,7 @@ OPENERS = {"wish": phrases.REQUESTS, "question": phrases.QUESTIONS, "title": phr
 CLOSER, DETERMINER, ADJECTIVE, VERB, RELATIVE, COUNT_PREFIX, UNCOUNTED = 0.2, 0.22, 0.2, 0.2, 0.25, 0.04, 0.1
 """How often a caption has each of these details."""
 MORE = 0.4
-"""How often a noun, a place or a time is one of everyday English where there is a choice."""
+"""How often a noun, a place or a time is one of everyday English if both kinds exist."""
 
 
 class Subject(NamedTuple):

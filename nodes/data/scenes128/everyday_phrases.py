@@ -1,4 +1,4 @@
-"""The phrases of everyday English, beside those of `phrases`: requests, determiners, verbs, adjectives, more nouns."""
+"""The phrases of everyday English, in addition to `phrases`: requests, determiners, verbs, adjectives, more nouns."""
 
 from __future__ import annotations
 
@@ -122,7 +122,7 @@ UNCOUNTED = {
 }
 """In place of an article or a number; an empty text leaves them out: "cat on grass"."""
 COUNT_PREFIXES = {1: ("a single", "just one", "only one"), 2: ("exactly", "just")}
-"""Before a number, or in place of one: "exactly two cats", "a single cat"; those of 2 go with 3 and 4, too."""
+"""Before a number, or in place of one: "exactly two cats", "a single cat"; the words for 2 serve for 3 and 4, too."""
 INTENSIFIERS = ("very", "really")
 COLOURED = ("coloured", "colored")
 
@@ -197,7 +197,7 @@ PLACES = {
     "leaves": ("in dry leaves", "in fallen leaves", "on the autumn leaves", "on brown leaves"),
     "rock": ("on the rocks", "on a mountain", "on the mountain", "among rocks", "on the stones"),
 }
-"""Where something stands, beside `phrases.ON_GROUND`."""
+"""Where something stands, in addition to `phrases.ON_GROUND`."""
 SCENERY = {
     "grass": ("in a field", "in the field", "in the countryside", "in nature", "in a meadow"),
     "sand": ("at the seaside", "in the desert", "by the beach", "on the coast"),
@@ -208,7 +208,7 @@ SCENERY = {
     "leaves": ("in the park", "in a park", "in the fall", "in the autumn"),
     "rock": ("in the rocky mountains", "in the hills"),
 }
-"""Where something is that may stand or fly, beside `phrases.IN_SCENERY`."""
+"""Where something is that may stand or fly, in addition to `phrases.IN_SCENERY`."""
 OUTDOORS = ("outside", "outdoors", "in the open air")
 IN_THE_SKY = ("in the sky", "in the air", "up in the sky", "up in the air", "high in the sky")
 
@@ -315,7 +315,7 @@ NEIGHBOURS = (
     "{a} directly next to {b}",
     "{a} by the side of {b}",
 )
-"""Two groups beside each other; either may be a."""
+"""Two groups next to each other; either may be a."""
 COMPANIONS = (
     "{a} and {b}",
     "{a} and also {b}",

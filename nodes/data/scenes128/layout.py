@@ -95,7 +95,7 @@ class Layout(NamedTuple):
 
 
 def count_cells(pixels: int) -> int:
-    """The least number of cells that have so many pixels side by side."""
+    """The least number of cells that span ``pixels`` pixels."""
     return -(-pixels // CELL)
 
 
@@ -208,7 +208,7 @@ def list_overlaps(front: PlacedObject, back: PlacedObject, front_is_left: bool) 
     """Where the front object may lie before the back one, as cells: rows by which it is lower, and columns of both.
 
     It hides a part of the back object's pixels from `LEAST_HIDDEN` to `LARGEST_COVER`, and if it can, its box covers at
-    most `LARGEST_COVER` of the back one's. If nothing hides as much as that, it lies where it hides most.
+    most `LARGEST_COVER` of the back one's. If nothing hides as much as that, it lies in the place of the largest cover.
     """
     gap = ((front.columns + back.columns) * CELL - front.width - back.width) // 2
     hidden: dict[tuple[int, int], float] = {}

@@ -102,7 +102,7 @@ def encode_layout(object: Tensor, box: Tensor, colour: Tensor | None = None) -> 
     no object has one. Channels 0 to 63 say which object a column has and 64 that it has none, 65 to 75 its colour and
     76 that it has none, by 2 in one of them and 0 in the others; 77 to 80 are of its box: the centre across, 8 (x − ½),
     the lower edge, 16 (y − 0.7), and the width and height, 6 (w − ¼). Columns are in the order of the objects' numbers,
-    and those of one object from left to right, then downward, so that a prompt leaves little open. Raises an error for
+    and boxes of one object from left to right, then downward, so that a prompt leaves little open. Raises an error for
     other shapes and numbers.
     """
     import torch
@@ -166,7 +166,7 @@ def decode_layout(layout: Latent) -> Boxes:
 def map_layout(layout: Latent, *, size: Annotated[int, Ge(1)] = 16) -> SemanticMap:
     """A map (B, 81, size, size) of layouts (B, 81, 1, N), for `condition.spatial`: the objects to draw in each cell.
 
-    Channels 0 to 63 are the share of the cell in boxes of each object, 64 to 75 in those of each colour, of which the
+    Channels 0 to 63 are the share of the cell in boxes of each object, 64 to 75 in boxes of each colour, of which the
     last is for none. The other five are of the box in front, that with the lowest lower edge among those that cover a
     quarter of the cell or more: its share of the cell and, times that share, where in it the centre of the cell lies,
     −1 to 1 from left to right and from top to bottom, and twice its width and height. So objects of one kind can be
@@ -220,7 +220,7 @@ def widen(values: Tensor) -> Tensor:
 
 
 def mark(index: Tensor, count: int, like: Tensor) -> Tensor:
-    """1 in the channel (…, count) of each index (…) and 0 in the others, in the dtype of `like`; −1 has no channel."""
+    """1 in the channel (…, count) of each index (…) and 0 in the others, in the dtype of `like`; −1 sets no channel."""
     import torch
 
     return (index[..., None] == torch.arange(count, device=index.device)).to(like)

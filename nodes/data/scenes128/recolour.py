@@ -1,4 +1,4 @@
-"""Recolour artwork in Oklab, a perceptual space: lightness keeps its order, hue and chroma become those of a colour.
+"""Recolour artwork in Oklab, a perceptual space: lightness keeps its order, hue and chroma come from a colour.
 
 Oklab: Ottosson 2020, "A perceptual color space for image processing", with its published matrices.
 """
@@ -55,7 +55,7 @@ BLACK = 10
 SHADING = 0.6
 """How much of the artwork's contrast around its body's lightness stays."""
 DARK_END, LIGHT_END = 0.16, 0.985
-"""Lightness of what is black and what is white in the artwork, whatever the colour."""
+"""Lightness of black and of white parts of the artwork, whatever the colour."""
 WHITE_BODY = 0.84
 """Lightness from which a body is white, so that its white is recoloured and not kept."""
 

@@ -1,6 +1,6 @@
 """Compose a scene of 128 pixels: its picture, caption, and the kind, colour and box of each object.
 
-Scene i of a data set depends on (seed, i) alone, as those of 64 pixels do.
+Scene i of a data set depends on (seed, i) alone, as in the data of 64 pixels.
 """
 
 from __future__ import annotations

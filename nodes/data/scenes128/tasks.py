@@ -75,7 +75,7 @@ def _coprime_stride(count: int) -> int:
 
 
 def list_options(category: int, split: Split) -> tuple[tuple[AskedObject, ...], ...]:
-    """Everything that a category can ask for in a split: held-out compositions, those of training, or both.
+    """Everything that a category can ask for in a split: held-out compositions, compositions of training, or both.
 
     A single object cannot be held out; its prompts ask for the same objects in every split.
     """

@@ -1,4 +1,4 @@
-"""Painted textures of grounds, of what stands on the horizon, of clouds and of weathers: drawn once, then cached.
+"""Painted textures of grounds, of the horizon, of clouds and of weathers: drawn once, then cached.
 
 All are drawn at three times their size and scaled down, so that edges are smooth. Grounds are in perspective: details
 grow from the horizon, which is row 0, downward.

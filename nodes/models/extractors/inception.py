@@ -2,7 +2,7 @@
 
 Szegedy et al. 2016 (section 6), with two details of that graph that are not in the paper: average pools exclude the
 padding, and the last block uses a max pool. Weights have the names of the published PyTorch conversion
-(`pt_inception-2015-12-05-6726825d.pth`, pytorch-fid and torch-fidelity), which are those of torchvision's blocks.
+(`pt_inception-2015-12-05-6726825d.pth`, pytorch-fid and torch-fidelity), which are the names in torchvision's blocks.
 """
 
 from __future__ import annotations

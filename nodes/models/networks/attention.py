@@ -34,7 +34,8 @@ def attention(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None = N
     if spare.keys:
         mask = _mask_spare(key.shape[2], spare.keys) if mask is None else F.pad(mask, (0, spare.keys))
     if spare.keys or spare.width:
-        key, value = (F.pad(tensor, (0, spare.width, 0, spare.keys)) for tensor in (key, value))
+        padding = (0, spare.width, 0, spare.keys)
+        key, value = F.pad(key, padding), F.pad(value, padding)
     if spare.width:
         query = F.pad(query, (0, spare.width))
     scale = width**-0.5 if spare.width else None

@@ -26,7 +26,7 @@ class TooManyLayers(ValueError):
 
 
 class BoundedBuild(TorchFunctionMode):
-    """A context in which a network is built for a file with so many tensors. Acts on its own thread alone.
+    """A context in which a network is built for a file with this number of tensors. Acts on its own thread alone.
 
     Raises ``TooManyLayers`` once it has made more tensors than any network of that size needs.
     """

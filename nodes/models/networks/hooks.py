@@ -91,7 +91,7 @@ class Hooks:
     def block(self, index: int, before: Tensor, change: Tensor, size: Sequence[int]) -> Tensor:
         """The output of a transformer's block: its input and its change, tokens (B, N, C) of a map of size (h, w).
 
-        Applies the rule of the block's skip to both as maps (B, C, h, w), and that of its feature to their sum.
+        Applies the rule of the block's skip to both as maps (B, C, h, w), and its feature's rule to their sum.
         """
         if self.idle:
             return before + change
@@ -103,7 +103,7 @@ class Hooks:
     def text_block(self, index: int, before: Tensor, change: Tensor) -> Tensor:
         """The output of a transformer's block for the tokens of a text (B, L, C), which has the same skip.
 
-        Raises ``ValueError`` if its rule has a memory: there is one, and it is that of the picture's call.
+        Raises ``ValueError`` if its rule has a memory: there is one, and it belongs to the picture's call.
         """
         if self.idle:
             return before + change
@@ -267,7 +267,7 @@ SiteBlock: TypeAlias = tuple[SiteStage, Sequence[nn.Module]]
 
 
 def number_sites(blocks: Iterable[SiteBlock]) -> tuple[Site, ...]:
-    """Number the sites of a U-Net whose blocks come in order of execution, and set those of its attention layers."""
+    """Number the sites of a U-Net whose blocks come in order of execution, and set its attention layers' sites."""
     counts: dict[tuple[SiteKind, SiteStage], int] = {}
     sites: list[Site] = []
 
@@ -302,7 +302,7 @@ class HookedModel(nn.Module):
         self.hooks = Hooks(rules)
 
     def trainable_names(self) -> list[str]:
-        """Names of the trainable parameters: those of a LoRA if there is one, otherwise all."""
+        """Names of the trainable parameters: a LoRA's if there is one, otherwise all."""
         return trainable_names(self)
 
     def sites(self) -> tuple[Site, ...]:

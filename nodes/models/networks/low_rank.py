@@ -25,7 +25,7 @@ class LowRank(nn.Module):
     """A linear layer or a convolution plus a low-rank change.
 
     lora_A (r, in) or (r, in, kh, kw); lora_B (out, r) or (out, r, 1, 1), zero at the start, so that the
-    layer is unchanged at first. weight and bias are those of the changed layer, for code that reads them.
+    layer is unchanged at first. weight and bias belong to the changed layer, for code that reads them.
     """
 
     def __init__(self, base: nn.Linear | nn.Conv2d, rank: int, alpha: float) -> None:

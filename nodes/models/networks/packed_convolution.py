@@ -29,7 +29,7 @@ class PackedConv2d(nn.Conv2d):
     the convolution. A weight is packed at the first call with each input size; sizes with the same oneDNN layout share
     a copy. A copy is as large as the weight and not part of the state. It is made again when the weight has changed, as
     PyTorch counts changes: in-place operators, and other memory. Writes to a frozen weight through `.data` or a NumPy
-    array are not counted, as they are not for gradients. Nor are those of a fused optimiser: after it, a weight that
+    array are not counted, as they are not for gradients. Nor are a fused optimiser's: after it, a weight that
     was frozen before is packed again if a call in between saw that it trains, or `torch.compile` traced one. Spare
     copies are kept up to 1 GiB in total.
     In all other cases this is `Conv2d`: with gradients, and for weights in training; while tracing, under transforms
@@ -46,12 +46,6 @@ class PackedConv2d(nn.Conv2d):
             arranged = x.contiguous(memory_format=torch.channels_last) if layout == "channels_last" else x
             return super().forward(arranged)
         settings = self.padding, self.stride, self.dilation, self.groups
-        packed = self._pack(x, weight, settings)
-        out: Tensor = _convolve()(x, packed, self.bias, *settings, "none", (), "")
-        return out
-
-    def _pack(self, x: Tensor, weight: Tensor, settings: tuple[Any, ...]) -> Tensor:
-        """The weight in the layout for the size of x, from the cache if it is there."""
         storage = StorageWeakRef(weight.untyped_storage())
         key = (storage.cdata, weight.storage_offset(), weight.shape, weight.stride(), weight.dtype, settings)
 
@@ -62,40 +56,42 @@ class PackedConv2d(nn.Conv2d):
             packed: Tensor = _operators()._reorder_convolution_weight(weight.detach(), *settings, x.shape)
             return packed
 
-        return CACHE.get(key, (x.shape, torch.get_num_threads()), storage, weight._version, pack)
+        packed = CACHE.get(key, (x.shape, torch.get_num_threads()), storage, weight._version, pack)
+        out: Tensor = _convolve()(x, packed, self.bias, *settings, "none", (), "")
+        return out
 
     def _choose_layout(self, x: Tensor, weight: Tensor) -> Layout:
+        """The policy's layout, if oneDNN computes this call directly, on plain tensors and without gradients."""
         if weight.requires_grad:  # first: an optimiser may write to it uncounted
             forget_traced(weight) if torch.compiler.is_compiling() else forget(weight)
             return "as_given"
-        if torch.compiler.is_compiling() or not weight.is_cpu or is_transformed() or not self._is_plain(x, weight):
-            return "as_given"
-        layout = _choose_layout_of_size(weight.dtype, x.shape[-2] * x.shape[-1])
-        return "as_given" if layout == "packed" and not self.packs else layout
-
-    def _is_plain(self, x: Tensor, weight: Tensor) -> bool:
-        """Whether oneDNN computes this call directly, on plain tensors and without gradients."""
-        return (
-            x.ndim == 4
+        if not (
+            not torch.compiler.is_compiling()
+            and weight.is_cpu
+            and x.is_cpu
+            and type(x) is Tensor
+            and type(weight) in (Tensor, nn.Parameter)
+            and not torch.is_grad_enabled()
+            and not is_transformed()  # before sizes are read: a trace would record that
+            and x.ndim == 4
             and x.numel() > 0
             and x.shape[1] == weight.shape[1] * self.groups
             and weight.shape[-1] > 1
-            and x.is_cpu
             and x.dtype == weight.dtype
-            and type(x) is Tensor
-            and type(weight) in (Tensor, nn.Parameter)
             and self.padding_mode == "zeros"
             and not isinstance(self.padding, str)
-            and not torch.is_grad_enabled()
             and not torch.is_autocast_enabled("cpu")
             and not weight.is_inference()
             and torch._C._get_mkldnn_enabled()
             and is_available(weight.dtype)
-        )
+        ):
+            return "as_given"
+        layout = decide_layout(weight.dtype, x.shape[-2] * x.shape[-1])
+        return "as_given" if layout == "packed" and not self.packs else layout
 
 
-_choose_layout_of_size = lru_cache(maxsize=1024)(CPU_POLICY.layout)
-"""The layout for a dtype and a number of pixels, decided once."""
+decide_layout = lru_cache(maxsize=1024)(CPU_POLICY.layout)
+"""The policy's layout for a dtype and a number of pixels, decided once for each."""
 
 
 def forget_unused() -> None:

@@ -24,7 +24,7 @@ class ScaledAutoencoder(nn.Module, ABC):
     @property
     @abstractmethod
     def dtype(self) -> torch.dtype:
-        """The dtype of the weights: that of the computation."""
+        """The dtype of the weights, and of the computation."""
 
     @abstractmethod
     def latent(self, image: Tensor) -> Tensor:

@@ -43,9 +43,9 @@ class OnnxDenoiser:
     def __call__(self, x: Tensor, t: Tensor, condition: Condition) -> Prediction:
         """x (B, C, H, W); t (B) on the schedule's axis; every field of the condition has a leading B.
 
-        Floating tensors are cast to the graph's dtypes, and the prediction to that of x. A graph for one sample, or for
-        one t when those of the batch differ, runs once for each sample. Raises ``ValueError`` for inputs that the graph
-        does not take, for outputs that do not fit, where a gradient is required, and while a graph is traced.
+        Floating tensors are cast to the graph's dtypes, and the prediction to the dtype of x. A graph for one sample,
+        or for one t when the batch's times differ, runs once for each sample. Raises ``ValueError`` for inputs that the
+        graph does not take, for outputs that do not fit, where a gradient is required, and while a graph is traced.
         """
         if not has_values(x):
             raise ValueError(
@@ -74,7 +74,7 @@ class OnnxDenoiser:
         )
 
     def _runs_by_sample(self, t: Tensor) -> bool:
-        """Whether the graph must run sample by sample: a field takes one sample, or one t while those of x differ."""
+        """Whether the graph must run sample by sample: a field takes one sample, or one t for unlike times."""
         single_fields = {
             key for name, fields in self.ports.inputs.items() if is_unbatched(self._find_input(name)) for key in fields
         }

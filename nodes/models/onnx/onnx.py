@@ -40,9 +40,9 @@ def onnx_denoiser(
     """A denoiser computed by onnxruntime, from a bundle or from any ONNX file.
 
     path: the folder of a bundle written by `guidegraph export … --only denoiser`, which needs no other settings; or an
-    .onnx file, or the folder with it and its weights. provider: where it computes; auto is the device of the run.
-    threads: per operator; 0 is one for each core. Both are verified as guidegraph-run verifies a bundle. No gradient
-    can be taken through the graph.
+    .onnx file, or the folder with it and its weights. provider: onnxruntime's execution provider; auto is the device of
+    the run. threads: per operator; 0 is one for each core. Both are verified as guidegraph-run verifies a bundle. No
+    gradient can be taken through the graph.
 
     For an ONNX file nothing is guessed. inputs: the graph's names for x, for t and for the fields of the condition that
     it takes; x and spatial may share an input, and are then concatenated along the channels. t and vector are converted

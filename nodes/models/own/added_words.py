@@ -20,7 +20,7 @@ from guidegraph_runtime.text.unknown_words import UNKNOWN
 class ExtendedEmbedding(nn.Module):
     """An `nn.Embedding` whose table is `known` (N, C) above `added` (M, C), two parameters.
 
-    Its state is that of an `nn.Embedding` of N + M rows: one tensor, `weight`.
+    Its state is the same as for an `nn.Embedding` of N + M rows: one tensor, `weight`.
     """
 
     def __init__(self, known: Tensor, added: Tensor) -> None:

@@ -16,7 +16,7 @@ from guidegraph.nodes.models.own.unet import UNetConfig, UNetTrunk
 class ClassifierConfig:
     """Hyper-parameters of a NoisyClassifier of samples (B, in_channels, size, size).
 
-    size is a multiple of patch · 2^(levels − 1). The other settings are those of UNetConfig.
+    size is a multiple of patch · 2^(levels − 1). The other settings are as in UNetConfig.
     """
 
     classes: int = 10

@@ -35,7 +35,7 @@ class NetworkPorts(Protocol):
 
 
 class NetworkDenoiser(HookedModel, ABC):
-    """`(x, t, condition) -> Prediction` of a network, computed in the network's dtype and given in that of x.
+    """`(x, t, condition) -> Prediction` of a network, computed in the network's dtype and given in the dtype of x.
 
     Twice the channels of x in the output means a learned variance in the second half, raw, in [-1, 1] (Nichol &
     Dhariwal 2021, eq. 15).
@@ -56,14 +56,14 @@ class NetworkDenoiser(HookedModel, ABC):
         check_shape(self.config, shape)
 
     def extra_inputs(self, x: Tensor) -> dict[str, Tensor]:
-        """Inputs of the network, by name, beside those of every network; x (B, C, H, W)."""
+        """Inputs that only this network takes, by name; x (B, C, H, W)."""
         return {}
 
     def forward(self, x: Tensor, t: Tensor, condition: Condition, hooks: Hooks | None = None) -> Prediction:
         """x (B, C, H, W); t (B) on the schedule's axis; every field of the condition has a leading B.
 
-        Raises ``ValueError`` for a size of x, or a condition, that the network does not take. A vector beside tokens
-        may be left unused, as Stable Diffusion leaves the pooled one of CLIP.
+        Raises ``ValueError`` for a size of x, or a condition, that the network does not take. A vector given with
+        tokens may be left unused, as Stable Diffusion leaves the pooled one of CLIP.
         """
         network = self.network
         config, dtype = self.config, network.dtype

@@ -33,7 +33,7 @@ class DetectorConfig:
 class Detector(nn.Module):
     """A small convolutional network that scores every class at every position.
 
-    An object's logit is the largest over positions (it may be anywhere); that of a sky or a ground is
+    An object's logit is the largest over positions (it may be anywhere); the logit of a sky or a ground is
     the mean (it fills the picture).
     """
 

@@ -28,7 +28,7 @@ class PatchDiscriminator(nn.Module):
     """A `Discriminator`: 4 × 4 convolutions and leaky ReLUs; every logit sees one patch.
 
     With 2 layers a patch is 34 pixels wide, with 3 it is 70. Isola et al. use BatchNorm; this uses GroupNorm: real and
-    generated pictures are judged in separate batches, and there are no running statistics, which an interrupted step
+    generated pictures are judged in separate batches, and running statistics are not kept, which an interrupted step
     would leave changed.
     """
 

@@ -96,16 +96,11 @@ class Attention(AttentionLayer):
         self.value = nn.Linear(context, channels, bias=False)
         self.out = zero_init(nn.Linear(channels, channels))
 
-    def split_heads(self, x: Tensor) -> Tensor:
-        """(B, L, C) to (B, heads, L, C / heads)."""
-        split: Tensor = x.unflatten(-1, (self.heads, -1))
-        return split.transpose(1, 2)
-
     def forward(self, x: Tensor, context: Tensor, mask: Tensor | None = None, attend: Attend = attention) -> Tensor:
-        query, key, value = (
-            self.split_heads(layer(source))
-            for layer, source in ((self.query, x), (self.key, context), (self.value, context))
-        )
+        heads = (self.heads, -1)  # (B, L, C) to (B, heads, L, C / heads)
+        query: Tensor = self.query(x).unflatten(-1, heads).transpose(1, 2)
+        key: Tensor = self.key(context).unflatten(-1, heads).transpose(1, 2)
+        value: Tensor = self.value(context).unflatten(-1, heads).transpose(1, 2)
         attended = attend(query, key, value, mask)
         out: Tensor = self.out(attended.transpose(1, 2).flatten(2))
         return out

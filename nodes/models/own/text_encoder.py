@@ -71,7 +71,7 @@ class TextLayer(nn.Module):
 
 
 class TextEncoder(nn.Module):
-    """Token ids to token features (B, L, C) and one vector (B, C), that of the start token."""
+    """Token ids to token features (B, L, C) and one vector (B, C), the start token's."""
 
     def __init__(self, config: TextConfig) -> None:
         super().__init__()

@@ -47,8 +47,8 @@ class UNetConfig:
     blocks: residual blocks at a resolution on the way down (one more on the way up).
     attention: the levels (0 is the finest) with self- and cross-attention; the middle always has it.
     context_dim: width of the tokens, vector_dim: of the vector, spatial_channels: of the spatial
-    condition; None or 0 if the model has no such condition.
-    coordinates: whether the first convolution also sees where it is, by `coordinate_channels`.
+    condition; None or 0 if the model does not take it.
+    coordinates: whether the first convolution also sees its position, by `coordinate_channels`.
     patch: folds patch × patch values of x and of the spatial condition into channels before the first convolution and
     unfolds them after the last, which makes models on pixels cheaper.
     kind: the prediction: ε, x0 or v.
@@ -135,7 +135,7 @@ class UNetTrunk(nn.Module):
 
     @property
     def dtype(self) -> torch.dtype:
-        """The dtype of the weights: that of the computation."""
+        """The dtype of the weights, and of the computation."""
         return self.stem.weight.dtype
 
     def embed(self, t: Tensor, vector: Tensor | None) -> Tensor:

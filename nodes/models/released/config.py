@@ -15,8 +15,8 @@ PoolKind: TypeAlias = Literal["attention", "adaptive", "spatial", "spatial_v2"]
 class UNetShape:
     """Hyper-parameters of a ReleasedUNet. Values by level come finest first.
 
-    in_channels: those of x; spatial_channels: those concatenated to x (a low-resolution picture, a mask).
-    out_channels: those of x, or twice as many where the second half is a learned variance.
+    in_channels: of x; spatial_channels: those concatenated to x (a low-resolution picture, a mask).
+    out_channels: as x has, or twice as many if the second half is a learned variance.
     channels: width of the sinusoidal embedding of t; four times that is the width of the embedding of t and vector.
     widths: channels of each level; blocks: residual blocks of each level on the way down (one more on the way up).
     depths: of each level, 0 without attention; otherwise 1, or the number of transformer blocks of its attention.
@@ -26,17 +26,17 @@ class UNetShape:
     new_attention_order: q, k and v are split before the heads, as in guided-diffusion's `use_new_attention_order`.
     scale_shift: AdaGN, (1 + y_s) · GroupNorm(h) + y_b; otherwise the embedding is added before the second norm.
     resblock_updown: residual blocks that pool and repeat pixels change the resolution, instead of convolutions.
-    classes: number of class labels; their embedding comes as the condition's vector and is added to that of t.
+    classes: number of class labels; their embedding comes as the condition's vector and is added to the embedding of t.
     adm_channels: width of a vector that two linear layers of the network map to the embedding of t.
     groups, norm_eps: of every GroupNorm, except that spatial transformers have eps 1e-6.
     sine_first, frequency_shift: of the embedding of t: sines before cosines; frequencies 10000^(−i / (half − shift)).
     asymmetric_downsample: a strided convolution pads only at the right and the bottom.
-    upsample_heads: heads of each level on the way up; empty if they are those of the way down.
+    upsample_heads: heads of each level on the way up; empty if they are the same as on the way down.
     resample_convolution: a convolution changes the resolution; False means 2 × 2 means and repeated pixels, with no
     weights (`conv_resample`). Ignored if residual blocks change it.
     kind: the prediction of the network: ε, x0 or v.
     size_width: width of the embedding of each of the six sizes at the end of SDXL's vector; None for other networks.
-    pixels: pixels of the picture to a side of a cell of x, which convert the size of x to that of SDXL's picture.
+    pixels: pixels of the picture to a side of a cell of x, which convert the size of x to the size of SDXL's picture.
     """
 
     in_channels: int

@@ -22,7 +22,7 @@ class ReleasedDenoiser(NetworkDenoiser):
 
     A class-conditional network takes the vector of its own label embedder, and adds it to the embedding of t. An
     upsampler takes the low-resolution picture at the size of x as the spatial condition. SDXL takes the pooled text
-    with the embedding of the picture's sizes, or without it, and adds it: that of the picture that it draws.
+    with the embedding of the picture's sizes, or without it, and then adds the sizes of the picture that it draws.
     """
 
     network: ReleasedUNet
@@ -47,8 +47,8 @@ class ReleasedDenoiser(NetworkDenoiser):
     def _tell_size(self, x: Tensor, condition: Condition) -> Condition:
         """The condition with SDXL's six sizes, unless its vector has them (Podell et al. 2023, section 2.2).
 
-        The picture was not cropped, and its original and target size are that of x in pixels, as in diffusers' pipeline
-        by default.
+        The picture was not cropped, and its original and target size are the size of x in pixels, as in diffusers'
+        pipeline by default.
         """
         vector, size_width = condition.vector, self.config.size_width
         if vector is None or size_width is None or vector.shape[1] + 6 * size_width != self.config.adm_channels:

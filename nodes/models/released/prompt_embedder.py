@@ -41,7 +41,7 @@ class TowerText(nn.Module, ABC):
     """A `TextEmbedder` of text encoders, its towers; kinds differ in how they join their outputs.
 
     A prompt of more than one chunk gives the tokens of all its chunks, one after the other; shorter ones of the same
-    batch are filled up with empty chunks, which a mask leaves out, so that a prompt draws the same beside any other.
+    batch are filled up with empty chunks, which a mask leaves out, so that a prompt draws the same in any batch.
     """
 
     def __init__(self, towers: Sequence[Tower]) -> None:

@@ -95,8 +95,8 @@ class ClipTower(Tower):
     def forward(self, ids: Tensor) -> TowerOutput:
         """Tokens (B, n · length, D), the pooled vector (B, D) of the first of n chunks, and a mask; ids (B, n, length).
 
-        The mask leaves out the empty chunks that fill up a prompt beside a longer one. The first chunk counts whole,
-        with its padding, as the models were trained.
+        The mask leaves out the empty chunks that fill up a prompt to the length of the longest. The first chunk counts
+        whole, with its padding, as the models were trained.
         """
         batch, count = ids.shape[:2]
         is_text = ids[:, :, 1] != int(self.tokenizer.eos_token_id)
@@ -114,7 +114,7 @@ class T5Tower(Tower):
     """T5's encoder (Raffel et al. 2020, arXiv:1910.10683) with its tokenizer.
 
     Every prompt has `length` tokens: longer ones are cut, with a warning, shorter ones are padded. attend_padding:
-    tokens attend to padding too, as in Stable Diffusion 3 and Flux; otherwise only to those of the prompt and its end.
+    tokens attend to padding too, as in Stable Diffusion 3 and Flux; otherwise only to the prompt's own and its end.
     """
 
     restores_mean = False  # the last norm leaves no mean that could be restored
@@ -169,7 +169,7 @@ class ChatTower(Tower):
 
     @property
     def chunker(self) -> Chunker:
-        """Makes one chunk of a prompt, with what stands around it."""
+        """Makes one chunk of a prompt, with the tokens before and after it."""
         start, end = (tokenize(self.tokenizer, text) for text in (self.before, self.after))
         pad = int(self.tokenizer.pad_token_id)
         return Chunker(partial(tokenize, self.tokenizer), self.length, start, end, pad, single=True)

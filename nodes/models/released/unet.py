@@ -108,7 +108,7 @@ class ReleasedEncoder(nn.Module):
 
     @property
     def dtype(self) -> torch.dtype:
-        """The dtype of the weights: that of the computation."""
+        """The dtype of the weights, and of the computation."""
         weight = self.time_embed[0].weight
         assert isinstance(weight, Tensor)
         return weight.dtype

@@ -1,1 +1,1 @@
-"""Diffusion transformers: DiT and MMDiT, new ones to train, and those of released checkpoints."""
+"""Diffusion transformers: DiT and MMDiT, new ones to train, and the networks of released checkpoints."""

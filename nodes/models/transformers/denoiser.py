@@ -47,7 +47,7 @@ class DiTDenoiser(TransformerDenoiser):
 
 
 class MMDiTDenoiser(TransformerDenoiser):
-    """The `NetworkDenoiser` of an MMDiT; tokens of a text that its mask leaves out have no effect."""
+    """The `NetworkDenoiser` of an MMDiT; tokens that the mask of a text leaves out do not count."""
 
     network: MMDiT
 
@@ -72,7 +72,7 @@ class MMDiTDenoiser(TransformerDenoiser):
 
 
 class FluxDenoiser(TransformerDenoiser):
-    """The `NetworkDenoiser` of a Flux; tokens of a text that its mask leaves out have no effect.
+    """The `NetworkDenoiser` of a Flux; tokens that the mask of a text leaves out do not count.
 
     guidance: the scale that a distilled network is told, one number or a tensor (1) or (B).
     """
@@ -116,7 +116,7 @@ class FluxDenoiser(TransformerDenoiser):
 
 
 class ZImageDenoiser(TransformerDenoiser):
-    """The `NetworkDenoiser` of a Z-Image; tokens of a text that its mask leaves out have no effect."""
+    """The `NetworkDenoiser` of a Z-Image; tokens that the mask of a text leaves out do not count."""
 
     network: ZImage
     mixes_tokens = True
@@ -129,7 +129,7 @@ class ZImageDenoiser(TransformerDenoiser):
 class PixArtDenoiser(TransformerDenoiser):
     """The `NetworkDenoiser` of a PixArt, without its variance, which the released models did not learn.
 
-    Tokens of a text that its mask leaves out have no effect.
+    Tokens that the mask of a text leaves out do not count.
     """
 
     network: PixArt

@@ -33,10 +33,10 @@ SITE_KINDS: tuple[SiteKind, ...] = ("input", "self", "skip", "feature")
 class DiTConfig:
     """Hyper-parameters of a DiT.
 
-    in_channels: those of x; spatial_channels: those of the spatial condition, concatenated to x. out_channels: those of
-    x, or twice as many where the second half is a learned variance. patch: side of a patch. width: of a token; depth:
+    in_channels: of x; spatial_channels: of the spatial condition, concatenated to x. out_channels: as
+    x has, or twice as many if the second half is a learned variance. patch: side of a patch. width: of a token; depth:
     blocks; hidden: width of the feed-forward. grid: patches along a side in training. conditional: takes a vector of
-    the tokens' width, added to the embedding of t. frequency_shift, mlp_eps: those of diffusers differ from the
+    the tokens' width, added to the embedding of t. frequency_shift, mlp_eps: diffusers' values differ from the
     authors'. kind: the prediction.
     """
 
@@ -106,7 +106,7 @@ class DiT(nn.Module):
 
     @property
     def dtype(self) -> torch.dtype:
-        """The dtype of the weights: that of the computation."""
+        """The dtype of the weights, and of the computation."""
         return self.t_embedder.dtype
 
     def forward(

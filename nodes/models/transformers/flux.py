@@ -1,6 +1,6 @@
 """Flux.1 (Black Forest Labs, 2024): a transformer over packed patches and a text's tokens.
 
-At first picture and text have weights of their own, as in an MMDiT; then they are one sequence. Their paper is that of
+At first picture and text have weights of their own, as in an MMDiT; then they are one sequence. Their paper is about
 Kontext, arXiv:2506.15742, section 3; the parameters have the names of the released files.
 """
 
@@ -41,7 +41,7 @@ GUIDANCE_FACTOR = 1000.0
 class FluxConfig:
     """Hyper-parameters of a Flux.
 
-    in_channels: those of x; spatial_channels: those of the spatial condition, concatenated to x (Canny, Depth, Fill).
+    in_channels: of x; spatial_channels: of the spatial condition, concatenated to x (Canny, Depth, Fill).
     patch: side of a patch. width: of a token; depth: blocks with two streams; single_depth: blocks with one; hidden:
     width of the feed-forwards. context_dim: width of the condition's tokens; vector_dim: of its vector. axes: the
     values of a head that turn by the place of a picture, by row and by column. guidance: is told a guidance scale, for
@@ -68,7 +68,7 @@ class FluxConfig:
 
     @property
     def out_channels(self) -> int:
-        """Those of x."""
+        """As many as x has."""
         return self.in_channels
 
     @property
@@ -98,7 +98,7 @@ class Flux(nn.Module):
 
     @property
     def dtype(self) -> torch.dtype:
-        """The dtype of the weights: that of the computation."""
+        """The dtype of the weights, and of the computation."""
         return next(self.parameters()).dtype
 
     def forward(

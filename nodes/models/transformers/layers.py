@@ -170,7 +170,7 @@ def modulate(h: Tensor, shift: Tensor, scale: Tensor, eps: float = NORM_EPS) -> 
 
 
 def initialise(network: nn.Module) -> None:
-    """Give a network its weights before training, those of Peebles & Xie 2023, section 3.2 (adaLN-Zero).
+    """Give a network its weights before training, as in Peebles & Xie 2023, section 3.2 (adaLN-Zero).
 
     Linear layers are Xavier-uniform and embeddings of t and of vectors normal. Modulations and the head are zero, so
     that every block starts as the identity.

@@ -36,8 +36,8 @@ Positions: TypeAlias = Literal["table", "rotary"]
 class MMDiTConfig:
     """Hyper-parameters of an MMDiT.
 
-    in_channels: those of x; spatial_channels: those of the spatial condition, concatenated to x. out_channels: those of
-    x, or twice as many where the second half is a learned variance. patch: side of a patch. width: of a token; depth:
+    in_channels: of x; spatial_channels: of the spatial condition, concatenated to x. out_channels: as
+    x has, or twice as many if the second half is a learned variance. patch: side of a patch. width: of a token; depth:
     blocks; hidden: width of the feed-forwards. context_dim: width of the condition's tokens; vector_dim: of its vector,
     None for a model without one. positions: a learned table of side × side patches, of which a picture takes the
     middle, or a rotation of queries and keys, for any size. qk_norm: normalises queries and keys. dual: the blocks with
@@ -96,7 +96,7 @@ class MMDiTStream(nn.Module):
         return chunk_modulation(self.adaLN_modulation, embedding, self.parts)
 
     def change(self, h: Tensor, attended: Tensor, parts: tuple[Tensor, ...], own: Tensor | None = None) -> Tensor:
-        """The change (B, N, C) to add to tokens, from attended values (B, heads, N, D) and those of `attn2`."""
+        """The change (B, N, C) to add to tokens, from attended values (B, heads, N, D), also of `attn2`."""
         assert self.mlp is not None
         change = parts[2] * self.attn.merge(attended)
         if own is not None:
@@ -107,7 +107,7 @@ class MMDiTStream(nn.Module):
 class MMDiTBlock(nn.Module):
     """Joint attention of the patches and the tokens of the text; everything else is apart.
 
-    The last block has no use for the text after its attention.
+    The last block does not use the text after its attention.
     """
 
     def __init__(self, config: MMDiTConfig, index: int) -> None:
@@ -179,7 +179,7 @@ class MMDiT(nn.Module):
 
     @property
     def dtype(self) -> torch.dtype:
-        """The dtype of the weights: that of the computation."""
+        """The dtype of the weights, and of the computation."""
         return self.t_embedder.dtype
 
     def forward(

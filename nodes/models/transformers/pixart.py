@@ -33,7 +33,7 @@ from guidegraph.nodes.types import PredictionKind
 class PixArtConfig:
     """Hyper-parameters of a PixArt.
 
-    in_channels: those of x. out_channels: those of x, or twice as many where the second half is a variance, which the
+    in_channels: of x. out_channels: as x has, or twice as many if the second half is a variance, which the
     denoiser leaves out. patch: side of a patch. width: of a token; depth: blocks; hidden: width of the feed-forward.
     context_dim: width of the condition's tokens. grid: the largest position, to which pictures of any size are scaled.
     kind: the prediction.
@@ -67,7 +67,7 @@ class PixArtConfig:
 
 
 class TokenCrossAttention(AttentionLayer):
-    """Multi-head attention of tokens (B, N, C) to those of a text (B, L, C).
+    """Multi-head attention of tokens (B, N, C) to a text's tokens (B, L, C).
 
     Raises ``ValueError`` if the width is not a multiple of the heads.
     """
@@ -154,7 +154,7 @@ class PixArt(nn.Module):
 
     @property
     def dtype(self) -> torch.dtype:
-        """The dtype of the weights: that of the computation."""
+        """The dtype of the weights, and of the computation."""
         return self.t_embedder.dtype
 
     def forward(
@@ -189,5 +189,5 @@ class PixArt(nn.Module):
 
 
 def modulation_table(parts: int, width: int) -> nn.Parameter:
-    """Build a table (parts, width) of shifts, scales and gates, which is added to those of t."""
+    """Build a table (parts, width) of shifts, scales and gates, which is added to the table of t."""
     return nn.Parameter(torch.randn(parts, width) / width**0.5)

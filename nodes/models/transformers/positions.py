@@ -79,7 +79,7 @@ def _frequencies(count: int, device: torch.device) -> Tensor:
 
 
 def check_axis_widths(network: str, axes: Sequence[int], width: int, heads: int) -> None:
-    """Raise ``ValueError`` that names the network unless `axes` are three even widths that make that of a head."""
+    """Raise ``ValueError`` that names the network unless `axes` are three even widths that add up to a head's."""
     head, remainder = divmod(width, heads)
     if remainder or len(axes) != 3 or sum(axes) != head or any(axis % 2 or axis < 1 for axis in axes):
         raise ValueError(
@@ -109,9 +109,9 @@ def patch_places(size: Size, device: torch.device) -> Tensor:
 
 
 def turns_of(angles: Tensor) -> Tensor:
-    """Turns for `rotate_pairs` by angles (N, D/2), or (B, 1, N, D/2) with those of each sample.
+    """Turns for `rotate_pairs` by angles (N, D/2), or (B, 1, N, D/2) with each sample's own.
 
-    e^{i angle}, complex; or its two parts (…, N, D/2, 2) where calls are recorded, since ONNX has no complex numbers.
+    e^{i angle}, complex; or its two parts (…, N, D/2, 2) where calls are recorded, since ONNX lacks complex numbers.
     """
     parts = torch.stack([angles.cos(), angles.sin()], dim=-1)
     is_plain = angles.device.type in COMPLEX_DEVICES and has_values(angles) and not is_transformed()

@@ -45,7 +45,7 @@ EMBEDDING, EMBEDDING_HIDDEN = 256, 1024
 class ZImageConfig:
     """Hyper-parameters of a Z-Image.
 
-    in_channels: those of x. patch: side of a patch. width: of a token; depth: blocks; refiners: blocks for the picture
+    in_channels: of x. patch: side of a patch. width: of a token; depth: blocks; refiners: blocks for the picture
     alone, and for the text alone; hidden: width of the feed-forwards. context_dim: width of the condition's tokens.
     axes: the values of a head that turn by the place in the sequence, by row and by column. eps: of the norms. kind:
     the prediction.
@@ -69,7 +69,7 @@ class ZImageConfig:
 
     @property
     def out_channels(self) -> int:
-        """Those of x."""
+        """As many as x has."""
         return self.in_channels
 
     @property
@@ -140,7 +140,7 @@ class GatedFeedForward(nn.Module):
 
 
 class ZImageBlock(nn.Module):
-    """Attention and feed-forward with a norm before and after each; those of the picture are scaled and gated by t."""
+    """Attention and feed-forward with a norm before and after each; the picture's are scaled and gated by t."""
 
     def __init__(self, config: ZImageConfig, *, modulated: bool = True) -> None:
         super().__init__()
@@ -211,7 +211,7 @@ class ZImage(nn.Module):
 
     @property
     def dtype(self) -> torch.dtype:
-        """The dtype of the weights: that of the computation."""
+        """The dtype of the weights, and of the computation."""
         return next(self.parameters()).dtype
 
     def forward(
@@ -260,7 +260,7 @@ class ZImage(nn.Module):
         size: tuple[int, int],
         hooks: Hooks,
     ) -> Tensor:
-        """The patches (B, N, C) after all blocks, with all other tokens `context` (B, M, C) beside them."""
+        """The patches (B, N, C) after all blocks, computed together with all other tokens, `context` (B, M, C)."""
         count, last = h.shape[1], len(self.layers) - 1
         for index, block in enumerate(self.layers):
             attend = hooks.attend(Site("joint", "block", index), size)

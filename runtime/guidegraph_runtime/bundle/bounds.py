@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import asdict
 
 from guidegraph_runtime.bundle.strict_json import Cursor
 from guidegraph_runtime.declare.settings import Range
@@ -25,7 +24,7 @@ def read_bounds(cursor: Cursor, kind: str) -> Range:
 
 def plain_bounds(bounds: Range) -> dict[str, float]:
     """The entry of `bundle.json` that `read_bounds` reads."""
-    return {name: bound for name, bound in asdict(bounds).items() if bound is not None}
+    return {name: bound for name, bound in bounds._asdict().items() if bound is not None}
 
 
 def parse_bounds(name: str, value: object) -> Range:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import os
 import stat
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import NoReturn
 
@@ -62,7 +62,7 @@ def sha256(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()
 
 
-def check_listing(root: Path, files: Mapping[str, object], besides: str) -> None:
+def check_listing(root: Path, files: Collection[str], besides: str) -> None:
     """Refuse anything in `root` that is not one of `files`, `besides`, or one of their folders."""
     folders = {"/".join(name.split("/")[:i]) for name in files for i in range(1, name.count("/") + 1)}
     try:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -16,7 +15,6 @@ from guidegraph_runtime.bundle.manifest_types import (
     FILE_TYPES,
     INPUT_TYPES,
     OUTPUT_TYPES,
-    Cost,
     Dims,
     File,
     Input,
@@ -244,7 +242,7 @@ def _tensors(cursor: Cursor) -> tuple[Tensor, ...]:
 
 
 def _part(cursor: Cursor, files: Mapping[str, File]) -> Part:
-    fields = cursor.fields(["file", "inputs", "outputs", "externals", "opsets"], ["costs"])
+    fields = cursor.fields(["file", "inputs", "outputs", "externals", "opsets"])
     outputs = _tensors(fields["outputs"])
     if not outputs:
         fields["outputs"].fail("at least one output")
@@ -258,21 +256,7 @@ def _part(cursor: Cursor, files: Mapping[str, File]) -> Part:
         outputs=outputs,
         opsets=opsets,
         externals=tuple(_file_reference(name, files) for name in fields["externals"].items()),
-        costs=_costs(fields["costs"]) if "costs" in fields else (),
     )
-
-
-def _costs(cursor: Cursor) -> tuple[Cost, ...]:
-    costs = []
-    for item in cursor.items():
-        fields = item.fields(["sizes", "bytes", "seconds"])
-        sizes = {name: size.integer(1, MAX_DIM) for name, size in fields["sizes"].entries(label_problem)}
-        if (seconds := fields["seconds"].number()) < 0:
-            fields["seconds"].fail("a number that is not negative")
-        costs.append(Cost(sizes, fields["bytes"].integer(0, MAX_SIZE), seconds))
-    if len(costs) != 2 or math.prod(costs[0].sizes.values()) >= math.prod(costs[1].sizes.values()):
-        cursor.fail("the costs at a smaller and at a larger size")
-    return tuple(costs)
 
 
 def _requires(cursor: Cursor) -> Requires:
@@ -366,11 +350,7 @@ def _plain_part(part: Part) -> dict[str, Any]:
         "outputs": [_plain_tensor(tensor) for tensor in part.outputs],
         "externals": list(part.externals),
         "opsets": dict(part.opsets),
-    } | ({"costs": [_plain_cost(cost) for cost in part.costs]} if part.costs else {})
-
-
-def _plain_cost(cost: Cost) -> dict[str, Any]:
-    return {"sizes": dict(cost.sizes), "bytes": cost.nbytes, "seconds": cost.seconds}
+    }
 
 
 def _plain_tensor(tensor: Tensor) -> dict[str, Any]:

@@ -59,7 +59,7 @@ class Cost:
 class Part:
     """An ONNX graph: its file, the files of its weights, and the version of each operator set that it uses.
 
-    costs: those of its calls at a smaller and a larger size; () if they were not measured.
+    costs: of a call at a smaller size and one at a larger size; () if they were not measured.
     """
 
     file: str
@@ -102,7 +102,7 @@ class Input:
 
     @property
     def other_kinds(self) -> tuple[str, ...]:
-        """What fits beside one value of the type, for listings: `list` and `null`."""
+        """The kinds that fit as well as one value of the type, for listings: `list` and `null`."""
         return ("list",) * self.many + ("null",) * self.takes_null
 
     def wrong(self, value: Json) -> str | None:
@@ -159,7 +159,7 @@ class Operation:
 
 
 def walk_operations(plan: Iterable[Operation]) -> Iterator[Operation]:
-    """All operations of a plan; those of a body follow their loop."""
+    """All operations of a plan; a loop is followed by the operations of its body."""
     for operation in plan:
         yield operation
         yield from walk_operations(operation.body or ())

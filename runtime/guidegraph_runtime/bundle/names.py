@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 
 MANIFEST = "bundle.json"
+COSTS = "costs.json"
+"""The file of the measured costs of the parts' calls, which the manifest does not list."""
 ADAPTABLE_TABLE = "lora.json"
 """The file that lists, for each part, the weights that LoRA can change, with the layer names of LoRA files."""
 TABLES = "tables.safetensors"

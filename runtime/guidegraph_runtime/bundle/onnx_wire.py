@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import NamedTuple, TypeAlias
 
 MAX_FIELDS = 4_000_000
-"""The most fields of a graph: some hundred times those of a large U-Net, read in a few seconds."""
+"""The most fields of a graph: some hundred times as many as a large U-Net has, read in a few seconds."""
 
 _VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
 

@@ -7,17 +7,18 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from posixpath import dirname, join
 from typing import NoReturn
 
 from guidegraph_runtime.bundle.folder import check_listing, fail, read_file, sha256
 from guidegraph_runtime.bundle.manifest import Manifest, Part, digest_of, read_manifest
-from guidegraph_runtime.bundle.names import MANIFEST, file_name_problem
+from guidegraph_runtime.bundle.names import COSTS, MANIFEST, file_name_problem
 from guidegraph_runtime.bundle.onnx_graph import OnnxGraph, read_graph
 from guidegraph_runtime.bundle.onnx_wire import Malformed
 from guidegraph_runtime.bundle.opsets import STANDARD, newest_opsets
+from guidegraph_runtime.bundle.part_costs import read_costs
 from guidegraph_runtime.bundle.strict_json import MAX_BYTES
 from guidegraph_runtime.errors import BundleError, format_value
 from guidegraph_runtime.limits import current_limits
@@ -75,7 +76,12 @@ def open_bundle(path: str | os.PathLike[str], max_bytes: int | None = None) -> V
     if total > max_bytes:
         do = f"if that is right, raise the limit: --limit file_bytes={total}"
         fail(str(root / MANIFEST), f"expected files of at most {max_bytes} bytes in all, found {total}", do)
-    check_listing(root, manifest.files, MANIFEST)
+    has_costs = COSTS not in manifest.files and (root / COSTS).exists()
+    check_listing(root, {*manifest.files, *([COSTS] if has_costs else [])}, MANIFEST)
+    if has_costs:
+        costs = read_costs(read_file(root, COSTS, MAX_BYTES), manifest.parts, str(root / COSTS))
+        parts = {name: replace(part, costs=costs.get(name, ())) for name, part in manifest.parts.items()}
+        manifest = replace(manifest, parts=parts)
     data = {}
     for name, file in manifest.files.items():
         data[name] = read_file(root, name, max_bytes, file.size)

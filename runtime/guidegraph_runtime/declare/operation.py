@@ -84,7 +84,7 @@ def shapes_read_by(id: str) -> tuple[str, ...]:
 
 
 def setting_copied_by(id: str) -> str:
-    """The setting whose numbers are those of an operation's result; "" if there is none."""
+    """The setting that an operation's result copies its numbers from; "" if there is none."""
     return OPERATIONS[id].copies if id in OPERATIONS else ""
 
 
@@ -113,7 +113,8 @@ def operation(
         name; an unknown size is None. Raises ``ValueError`` like the function; returns None if the shape is unknown.
     idle: settings without effect: the port that overrides the setting when wired, or None for always.
     output_help: describes the result, or by name its outputs and their fields, to a reader of an exported graph.
-    copies: the setting whose numbers are those of the result, so that it has the bounds of the graphs that read these.
+    copies: the setting that the result copies its numbers from, so that it has the bounds of the graphs that read
+        these.
     """
 
     def register(function: Callable[P, R]) -> Callable[P, R]:

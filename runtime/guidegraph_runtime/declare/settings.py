@@ -10,7 +10,7 @@ import os
 import types
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal, TypeAlias, Union, get_args, get_origin
+from typing import Annotated, Any, Literal, NamedTuple, TypeAlias, Union, get_args, get_origin
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,15 +22,13 @@ Check: TypeAlias = Callable[[str, Any], Any]
 """Takes a setting's name and value; returns the value, or raises ``ValueError``."""
 
 
-@dataclass(frozen=True)
-class Kind:
+class Kind(NamedTuple):
     """Marks a value of a port, in ``Annotated``: the engine's name for its type."""
 
     name: str
 
 
-@dataclass(frozen=True)
-class Range:
+class Range(NamedTuple):
     """Marks a number, in ``Annotated``: at least `low` or above `above`, at most `high` or below `below`."""
 
     low: float | None = None
@@ -90,7 +88,7 @@ class NotEmpty:
 
 @dataclass(frozen=True)
 class AtMost:
-    """Marks a list of at most so many entries, in ``Annotated``; the operation checks it, too."""
+    """Marks a list with a largest number of entries, in ``Annotated``; the operation checks it, too."""
 
     count: int
 

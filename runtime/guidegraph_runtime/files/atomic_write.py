@@ -81,7 +81,7 @@ def atomic_files(path: str | os.PathLike[str]) -> Iterator[Path]:
 def atomic_folder(path: Path, backup: Path | None = None) -> Iterator[Path]:
     """Yield a new folder beside `path`, which takes its place at the end, and is removed if the block fails.
 
-    backup: a name for the earlier folder during the replacement; by default that of `path`. Raises ``WriteError``.
+    backup: a name for the earlier folder during the replacement; by default from `path`. Raises ``WriteError``.
     """
     with write_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)

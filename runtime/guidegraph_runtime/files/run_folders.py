@@ -1,8 +1,9 @@
-"""The folder for a run's files."""
+"""The folder for a run's files, and the removal of folders in which none was written."""
 
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable
 from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
@@ -26,3 +27,16 @@ def make_run_folder(out: Path | None, name: str) -> Path:
             folder.mkdir(parents=True)
             return folder
     raise FileExistsError(f"{RUNS / stem} and 999 more exist already")
+
+
+def list_missing_folders(folder: Path) -> list[Path]:
+    """The folder and its parents that do not exist, innermost first."""
+    absolute = folder.absolute()
+    return [path for path in (absolute, *absolute.parents) if not path.exists()]
+
+
+def remove_empty_folders(folders: Iterable[Path]) -> None:
+    """Remove folders, listed innermost first, up to the first that is not empty or cannot be removed."""
+    with suppress(OSError):
+        for folder in folders:
+            folder.rmdir()

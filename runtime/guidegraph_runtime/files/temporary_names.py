@@ -1,4 +1,4 @@
-"""Name temporary files and folders by their process, so that those of killed processes can be removed.
+"""Name temporary files and folders by their process, so that files of killed processes can be removed.
 
 A name is `.STEM-PID-MACHINE-TOKEN.tmp`, followed by the suffix of the final file. A replaced old version has `.old`
 instead of `.tmp`.

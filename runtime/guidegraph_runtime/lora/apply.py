@@ -115,7 +115,7 @@ def _apply_loras(
 
 
 def _shape_of_update(weight: _Weight) -> tuple[int, ...]:
-    """The shape (out, in, …) of the weight, or of those of its rows that the layer is."""
+    """The shape (out, in, …) of the weight, or of the rows that are the layer."""
     shape = weight.shape[::-1] if weight.transposed else weight.shape
     return shape if weight.rows is None else (weight.rows[1], *shape[1:])
 
@@ -132,7 +132,7 @@ def _check_shapes(location: str, lora: Lora, weight: _Weight, pair: Pair[Array])
 
 
 def _weight_update(weight: _Weight, pair: Pair[Array]) -> Array:
-    """α/r · BA (out, in, …) of the weight, or of those of its rows that the layer is."""
+    """α/r · BA (out, in, …) of the weight, or of the rows that are the layer."""
     up, down = (factor.astype(np.float32).reshape(factor.shape[0], -1) for factor in (pair.up, pair.down))
     product: Array = (np.float32(pair.scale) * (up @ down)).reshape(_shape_of_update(weight))
     return np.concatenate(np.array_split(product, 2)[::-1]) if weight.swapped else product

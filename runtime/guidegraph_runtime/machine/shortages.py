@@ -91,7 +91,7 @@ def explain_shortage(error: BaseException) -> str:
 
 
 def with_shortage(text: str, error: BaseException) -> str:
-    """Replace ``text`` by the explanation if the exception is a shortage, or append that of its cause."""
+    """Replace ``text`` by the explanation if the exception is a shortage, or append the explanation of its cause."""
     if shortage := explain_shortage(error):
         return shortage
     shortage = next(filter(None, map(explain_shortage, list_causes(error)[1:])), "")

@@ -6,6 +6,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import accumulate
+from operator import is_
 from threading import Lock
 from typing import Any
 from weakref import ref
@@ -15,7 +16,7 @@ from numpy.typing import NDArray
 
 from guidegraph_runtime.bundle.manifest_types import Manifest, Operation, Part, Tensor
 from guidegraph_runtime.bundle.names import BATCH, JOINS
-from guidegraph_runtime.running.plan import PartRunner
+from guidegraph_runtime.running.compute import PartRunner
 from guidegraph_runtime.sessions.broadcasting import Shape, broadcast_shapes, broadcast_to
 from guidegraph_runtime.sessions.device_values import as_array_like, to_host
 
@@ -95,22 +96,19 @@ def describe_joins(manifest: Manifest) -> list[tuple[str, str]]:
             if inner.op == "loop":
                 lines.append((inner.node, "each run alone: it is a loop in a loop"))
             elif inner.op == "part":
-                lines.append((inner.node, _describe_part(manifest.parts[inner.node], inner)))
+                part = manifest.parts[inner.node]
+                joins = Joins.of(inner, part)
+                shared = [item.name for item in part.inputs if BATCH not in item.dims and not joins.is_table(item)]
+                axes = {dim for item in part.inputs for dim in item.dims if isinstance(dim, str)}
+                equal = [*sorted(axes - {BATCH} - {*joins.indices.values()} - joins.padded), *shared]
+                condition = f", if they agree in {', '.join(equal)}" if equal else ""
+                text = f"each run alone: {joins.why}" if joins.why else f"unlike runs share its calls{condition}"
+                lines.append((inner.node, text))
     return lines or [("every part", "each run alone: no part is in a loop")]
 
 
-def _describe_part(part: Part, operation: Operation) -> str:
-    joins = Joins.of(operation, part)
-    if joins.why:
-        return f"each run alone: {joins.why}"
-    shared = [item.name for item in part.inputs if BATCH not in item.dims and not joins.is_table(item)]
-    axes = {dim for item in part.inputs for dim in item.dims if isinstance(dim, str)}
-    equal = [*sorted(axes - {BATCH} - {*joins.indices.values()} - joins.padded), *shared]
-    return "unlike runs share its calls" + (f", if they agree in {', '.join(equal)}" if equal else "")
-
-
 class JoinedInputs:
-    """The joined inputs of one set of calls. Those of values that did not change since the last call are kept.
+    """The joined inputs of one set of calls. An input is kept while its values are the same as in the last call.
 
     call: runs the part; it keeps on the device what stays the same. lock: to hold while these are used.
     """
@@ -130,7 +128,7 @@ class JoinedInputs:
         sources, shapes = [call.values[name] for call in calls], [call.shapes[name] for call in calls]
         kept = self._kept.get(name)
         is_index = name in joins.indices
-        if kept is not None and not is_index and kept[1] == shapes and _are_same(kept[0], sources):
+        if kept is not None and not is_index and kept[1] == shapes and all(map(is_, kept[0], sources)):
             return kept[2]
         arrays = [
             broadcast_to(tensor, np.asarray(to_host(source)), shape)
@@ -143,12 +141,8 @@ class JoinedInputs:
         return joined
 
 
-def _are_same(before: Sequence[Any], now: Sequence[Any]) -> bool:
-    return len(before) == len(now) and all(a is b for a, b in zip(before, now, strict=True))
-
-
 def _row_offsets(part: Part, calls: Sequence[PartCall]) -> list[int]:
-    """The number of table rows before those of each call; 0 for all if the calls have no tables."""
+    """The number of table rows before the rows of each call; 0 for every call without tables."""
     joins = calls[0].joins
     tables = [(tensor, i) for tensor in part.inputs if joins.is_table(tensor) for i, dim in enumerate(tensor.dims)
               if dim in joins.indices.values()]  # fmt: skip
@@ -165,33 +159,28 @@ def _concatenate(tensor: Tensor, joins: Joins, arrays: Sequence[Array]) -> Array
     axes = axes or [i for i, dim in enumerate(tensor.dims) if dim in joins.indices.values()]
     if not axes:
         return arrays[0]
-    for axis in (i for i, dim in enumerate(tensor.dims) if dim in joins.padded):
-        longest = max(array.shape[axis] for array in arrays)
-        arrays = [_pad(array, axis, longest - array.shape[axis]) for array in arrays]
-    return np.concatenate(arrays, axes[0])
-
-
-def _pad(array: Array, axis: int, missing: int) -> Array:
-    return np.pad(array, [(0, missing if i == axis else 0) for i in range(array.ndim)]) if missing else array
+    padded = [i for i, dim in enumerate(tensor.dims) if dim in joins.padded]
+    longest = {axis: max(array.shape[axis] for array in arrays) for axis in padded}
+    filled = []
+    for array in arrays:
+        missing = [(0, longest.get(axis, size) - size) for axis, size in enumerate(array.shape)]
+        filled.append(np.pad(array, missing) if any(count for _, count in missing) else array)
+    return np.concatenate(filled, axes[0])
 
 
 def split_results(
     part: Part, calls: Sequence[PartCall], results: Mapping[str, Any], offsets: Sequence[int]
 ) -> list[dict[str, Array]]:
     """The results of each call. offsets: how far the rows of its tables had moved."""
-    joins, ends = calls[0].joins, [*accumulate(_count_samples(part, call) for call in calls)]
+    joins = calls[0].joins
+    batches = [(tensor.name, tensor.dims.index(BATCH)) for tensor in part.inputs if BATCH in tensor.dims]
+    ends = [*accumulate(call.shapes[batches[0][0]][batches[0][1]] if batches else 1 for call in calls)]
     split: list[dict[str, Array]] = [{} for _ in calls]
     for tensor in part.outputs:
         samples = np.split(to_host(results[tensor.name]), ends[:-1], tensor.dims.index(BATCH))
         for call_results, own, offset in zip(split, samples, offsets, strict=True):
             call_results[tensor.name] = own - own.dtype.type(offset) if tensor.name in joins.indices else own
     return split
-
-
-def _count_samples(part: Part, call: PartCall) -> int:
-    """The batch size of a call."""
-    sizes = (call.shapes[tensor.name][tensor.dims.index(BATCH)] for tensor in part.inputs if BATCH in tensor.dims)
-    return next(sizes, 1)
 
 
 class JoinCache:

@@ -1,11 +1,11 @@
-"""A run of a bundle that is held open between the iterations of its loops, so that others can step with it."""
+"""A run of a bundle that is held open at the pauses of its walk, so that others can step with it."""
 
 from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from threading import RLock
 from typing import Any
@@ -15,11 +15,11 @@ from numpy.typing import NDArray
 
 from guidegraph_runtime.bundle.manifest_types import Operation
 from guidegraph_runtime.errors import BundleError
-from guidegraph_runtime.running.iterations import Iterations
+from guidegraph_runtime.running.compute import Computation
 from guidegraph_runtime.running.loops import Loop
 from guidegraph_runtime.running.operation_order import reads, select_operations
-from guidegraph_runtime.running.plan import PlanRun
 from guidegraph_runtime.running.values import Values
+from guidegraph_runtime.running.walk import Pause, Results
 from guidegraph_runtime.sessions.call_limits import NEEDS_MEMORY, call_for
 from guidegraph_runtime.sessions.device_values import to_host
 from guidegraph_runtime.sessions.sessions import Session
@@ -30,11 +30,10 @@ Array = NDArray[Any]
 class OpenRun:
     """A run that `Bundle.start` began, and that `Bundle.step` moves on by one iteration of a loop.
 
-    owner: the bundle. operations: of the plan, in order. sources: the plan's value for each output. sessions: those of
-    the parts that LoRAs change.
-    turn: held while the run computes, as CUDA graphs need.
-    done: all loops have ended. failed: it cannot go on. count, total: iterations done, and those of the loops entered
-    so far.
+    owner: the bundle. computation, operations: of the plan. sources: the plan's value for each output. sessions: those
+    of the parts that LoRAs change. turn: held while the run computes, as CUDA graphs need.
+    outputs: those that are complete. failed: it cannot be stepped or finished. count, total: the iterations done,
+    and the iterations of the loops entered so far. seconds: the time that the run has taken while it was not held.
     still_waits: whether anybody waits for the run; a call that is for no such run is ended.
     unshared: why the run last had a call of a part for itself, though others stepped with it; "" if it shared all.
     """
@@ -42,66 +41,109 @@ class OpenRun:
     def __init__(
         self,
         owner: object,
-        plan_run: PlanRun,
+        computation: Computation,
         operations: Sequence[Operation],
         sources: Mapping[str, str],
         sessions: Mapping[str, Session],
         turn: AbstractContextManager[Any],
     ) -> None:
-        self.owner, self.sessions, self.lock, self._turn = owner, sessions, RLock(), turn
+        self.owner, self.computation, self.sessions, self.lock = owner, computation, sessions, RLock()
+        self.outputs: dict[str, Array] = {}
         self.count = self.total = 0
+        self.seconds = 0.0
         self.unshared = ""
         self.still_waits: Callable[[], bool] = lambda: True
-        self._plan_run, self._operations, self._sources = plan_run, operations, dict(sources)
-        self._scheduled = plan_run.schedule(operations, [*sources.values()])
-        self._outputs: dict[str, Array] = {}
+        self.sources, self._operations, self._turn = sources, operations, turn
+        self._walk = computation.walk(operations, [*sources.values()])
         self._loop: Operation | None = None
-        self._iterations: Iterations | None = None
-        self._iteration = 0
-        self._trips = ExitStack()
-        self._body: Iterator[Operation] = iter(())
-        self._elapsed, self._failure, self._failure_code = 0.0, "", "operation-failed"
-        with self._turn, self._count_time():
-            self._next = next(self._scheduled, None)
-            self._run_to_loop()
+        self._loops_left = sum(operation.op == "loop" for operation in operations)
+        self._failure, self._failure_code = "", "operation-failed"
 
     @property
     def done(self) -> bool:
         """Whether no loop is left to step through, so that `finish` gives the outputs."""
-        return self._iterations is None
+        return self._loop is None
 
     @property
     def failed(self) -> bool:
-        """Whether the run has failed, and cannot go on."""
+        """Whether the run has failed, so that it can neither be stepped nor finished."""
         return bool(self._failure)
+
+    def advance(self, results: Results | None = None) -> Pause | None:
+        """Run to the next pause of the walk, and return it; None at its end. Keeps outputs that are complete.
+
+        results: of the part at which the run waits; by default it runs that. Raises ``BundleError``.
+        """
+        started = time.monotonic()
+        self.computation.started = started - self.seconds
+        try:
+            pause = self._walk.send(results)
+        except StopIteration:
+            return None
+        except BaseException as error:
+            self.fail(error)
+            raise
+        finally:
+            self.seconds += time.monotonic() - started
+        if pause.depth:
+            return pause
+        if pause.kind == "iteration":
+            self.total += 0 if pause.count else pause.total
+            self.count += 1 if pause.count else 0
+            is_over = pause.count == pause.total
+            self._loop, self._loops_left = None if is_over else pause.operation, self._loops_left - is_over
+        elif pause.kind == "done":
+            for name, source in self.sources.items():
+                if source in pause.operation.outputs:
+                    # A copy: the value may be a table of the bundle, and later operations may read it.
+                    self.outputs[name] = np.array(to_host(self.computation.values.read(source)))
+        return pause
+
+    def run_to_loop(self) -> None:
+        """Run operations up to the next loop, and enter it. Those after the last loop are left for `finish`."""
+        while self._loop is None and self._loops_left and self.advance() is not None:
+            pass
+
+    def run_to_part(self, results: Results | None = None) -> Operation | None:
+        """Run operations of the iteration up to a part, and return that; None after the iteration.
+
+        After the last one, it runs on to the next loop, if there is one. results: see ``advance``.
+        """
+        with call_for(self.still_waits):
+            while (pause := self.advance(results)) is not None:
+                results = None
+                if pause.kind == "part" and pause.depth == 1:
+                    return pause.operation
+                if pause.kind == "iteration" and not pause.depth:
+                    self.run_to_loop()
+                    break
+        return None
 
     def read_carries(self) -> dict[str, Array]:
         """The values that the current loop carries, by the names of the plan, as arrays of the host."""
         with self._turn, self.lock:
             if self._loop is None:
                 return {}
-            values = self._plan_run.values
+            values = self.computation.values
             return {name: np.array(to_host(values.read(name))) for name in Loop.of(self._loop).start}
 
     def draw_now(self, output: str) -> Array | None:
         """An output as it would be if the current loop ended now; None outside of a loop or if more follows than parts.
 
-        What follows the loop runs on a copy of the values, so the run goes on as it was. Raises ``BundleError``.
+        What follows the loop runs on a copy of the values, so the run is not changed. Raises ``BundleError``.
         """
         with self._turn, self.lock:
             if self._loop is None:
                 return None
-            loop, source = Loop.of(self._loop), self._sources[output]
+            loop, source = Loop.of(self._loop), self.sources[output]
             position = next(i for i, operation in enumerate(self._operations) if operation is self._loop)
             after = select_operations(self._operations[position + 1 :], [source])
             if any(operation.op == "loop" or not reads(operation).isdisjoint(loop.collect) for operation in after):
                 return None
-            values = Values(self._plan_run.values)
+            values = Values(self.computation.values)
             values.update({name: values.read(link) for name, link in loop.result.items()})
-            run = replace(self._plan_run, values=values)
             with call_for(self.still_waits):
-                for operation in run.schedule(after, [source]):
-                    run.run([operation])
+                replace(self.computation, values=values).run(after, [source])
             return np.array(to_host(values.read(source)))
 
     def finish(self) -> dict[str, Array]:
@@ -113,133 +155,30 @@ class OpenRun:
             self.check_open()
             if not self.done:
                 message = f"the run has done {self.count} of {self.total} steps: call bundle.step until run.done"
-                raise BundleError(self._plan_run.location, "not-done", message)
-            with self._count_time(), call_for(self.still_waits):
-                while self._next is not None:
-                    self._run_next()
-            if missing := [name for name in self._sources if name not in self._outputs]:
-                message = f"no operation of the plan computes the output '{missing[0]}'; export the workflow again"
-                raise BundleError(self._plan_run.location, "operation-failed", message)
-            return {name: np.array(self._outputs[name]) for name in self._sources}
+                raise BundleError(self.computation.location, "not-done", message)
+            with call_for(self.still_waits):
+                while self.advance() is not None:
+                    pass
+            return {name: np.array(output) for name, output in self.list_outputs().items()}
+
+    def list_outputs(self) -> dict[str, Array]:
+        """All outputs of a run that is at its end. Raises ``BundleError`` if one is missing."""
+        if missing := [name for name in self.sources if name not in self.outputs]:
+            message = f"no operation of the plan computes the output '{missing[0]}'; export the workflow again"
+            raise BundleError(self.computation.location, "operation-failed", message)
+        return {name: self.outputs[name] for name in self.sources}
 
     def check_open(self) -> None:
         """Raise ``BundleError`` for a run that has failed."""
         if self.failed:
             message = f"the run has failed, and cannot go on: {self._failure}"
-            raise BundleError(self._plan_run.location, self._failure_code, message)
-
-    def begin_iteration(self) -> None:
-        """Begin the next iteration of the current loop."""
-        assert self._iterations is not None
-        assert self._loop is not None
-        with self.naming(self._loop):
-            self._iterations.begin(self._iteration)
-        self._body = iter(self._plan_run.list_body(self._loop))
-
-    def run_to_part(self) -> Operation | None:
-        """Run operations of the iteration up to a part, and return that; None at the end of the iteration."""
-        with self._count_time():
-            for operation in self._body:
-                if operation.op == "part":
-                    return operation
-                self._plan_run.run([operation])
-            return None
-
-    def run_alone(self, part: Operation) -> None:
-        """Run a part for this run alone."""
-        with self._count_time(), call_for(self.still_waits):
-            self._plan_run.run([part])
-
-    def read_part_inputs(self, part: Operation) -> dict[str, Any]:
-        """The inputs of a part. Raises ``BundleError`` if they are not those that its graph was traced for."""
-        with self.naming(part):
-            return self._plan_run.read_part_inputs(part)
-
-    @contextmanager
-    def naming(self, operation: Operation) -> Iterator[None]:
-        """Raise errors of the block as a ``BundleError`` that names an operation."""
-        with self._plan_run.naming(operation):
-            yield
-
-    def set_results(self, part: Operation, results: Mapping[str, Any], seconds: float) -> None:
-        """Set the results of a part that was run for several runs at once; its time counts as that of each."""
-        self._elapsed += seconds
-        self._plan_run.values.update({name: results[name] for name in part.outputs})
-
-    def end_iteration(self) -> None:
-        """End the iteration; after the last one, run on to the next loop, if there is one."""
-        assert self._iterations is not None
-        assert self._loop is not None
-        with self._count_time():
-            with self.naming(self._loop):
-                self._iterations.end()
-            self._iteration, self.count = self._iteration + 1, self.count + 1
-            if self._iteration == len(self._iterations):
-                self._leave_loop()
-                self._run_to_loop()
-
-    def _leave_loop(self) -> None:
-        assert self._iterations is not None
-        assert self._loop is not None
-        self._iterations.leave()
-        self._trips.close()
-        self._keep_outputs(self._loop)
-        self._loop = self._iterations = None
-        self._next = next(self._scheduled, None)
-
-    def _run_to_loop(self) -> None:
-        """Run operations up to the next loop, and enter it. Those after the last loop are left for `finish`."""
-        while self._next is not None and self._iterations is None and self._has_loop():
-            if self._next.op != "loop":
-                self._run_next()
-                continue
-            with self._plan_run.naming(self._next):
-                self._loop, self._iteration = self._next, 0
-                self._trips.enter_context(self._plan_run.trips.scope())
-                self._iterations = self._plan_run.enter_loop(self._next)
-            self.total += len(self._iterations)
-            if not len(self._iterations):
-                self._leave_loop()
-
-    def _has_loop(self) -> bool:
-        """Whether a loop is the next operation or may follow it."""
-        position = next(i for i, operation in enumerate(self._operations) if operation is self._next)
-        return any(operation.op == "loop" for operation in self._operations[position:])
-
-    def _run_next(self) -> None:
-        assert self._next is not None
-        self._plan_run.run([self._next])
-        self._keep_outputs(self._next)
-        self._next = next(self._scheduled, None)
-
-    def _keep_outputs(self, operation: Operation) -> None:
-        values = self._plan_run.values
-        for name, source in self._sources.items():
-            if source in operation.outputs:
-                self._outputs[name] = np.array(to_host(values.read(source)))
-
-    @contextmanager
-    def _count_time(self) -> Iterator[None]:
-        """Count the block's time as the run's, and remember its failure."""
-        started = time.monotonic()
-        self._plan_run.started = started - self._elapsed
-        try:
-            yield
-        except BaseException as error:
-            self.fail(error)
-            raise
-        finally:
-            self._elapsed += time.monotonic() - started
+            raise BundleError(self.computation.location, self._failure_code, message)
 
     def fail(self, error: BaseException) -> None:
-        """Mark the run as failed by an error."""
-        if not self._failure and isinstance(error, BundleError) and error.code == NEEDS_MEMORY:
-            self._failure_code = NEEDS_MEMORY
-        self._failure = self._failure or _describe_failure(error)
-
-
-def _describe_failure(error: BaseException) -> str:
-    """An error as a line, with the name of the file that it is about, and not its folder."""
-    if isinstance(error, BundleError):
-        return f"{os.path.basename(error.where)}: {error.code}: {error.message}"
-    return str(error) or type(error).__name__
+        """Mark the run as failed by an error, with the name of the file that it is about, and not its folder."""
+        if self._failure:
+            return
+        self._failure = str(error) or type(error).__name__
+        if isinstance(error, BundleError):
+            self._failure = f"{os.path.basename(error.where)}: {error.code}: {error.message}"
+            self._failure_code = NEEDS_MEMORY if error.code == NEEDS_MEMORY else self._failure_code

@@ -9,14 +9,10 @@ from typing import Any, TypeAlias
 
 from guidegraph_runtime.bundle.manifest_types import Manifest, Operation
 from guidegraph_runtime.errors import BundleError
-from guidegraph_runtime.open_runs.joined_calls import (
-    JoinCache,
-    PartCall,
-    find_difference,
-    split_results,
-)
+from guidegraph_runtime.open_runs.joined_calls import JoinCache, PartCall, find_difference, split_results
 from guidegraph_runtime.open_runs.open_run import OpenRun
-from guidegraph_runtime.running.plan import PartRunner
+from guidegraph_runtime.running.compute import PartRunner
+from guidegraph_runtime.running.walk import Results
 from guidegraph_runtime.sessions.call_limits import call_for
 from guidegraph_runtime.sessions.sessions import Session
 
@@ -47,13 +43,9 @@ class TogetherStep:
                 run.check_open()
             for run in active:
                 run.unshared = ""
-                self._guard(run, run.begin_iteration)
-            while waiting := self._run_to_parts(active):
-                for group in self._group(waiting):
-                    self._run_group(group)
-            for run in active:
-                if run not in self._errors:
-                    self._guard(run, run.end_iteration)
+            waiting = self._go_on([(run, None) for run in active])
+            while waiting:
+                waiting = self._go_on([answer for group in self._group(waiting) for answer in self._call(group)])
         self._cache.release(lambda run: run.done or run.failed)
         if self._errors:
             raise next(iter(self._errors.values()))
@@ -67,9 +59,9 @@ class TogetherStep:
             run.fail(error)
             return None
 
-    def _run_to_parts(self, active: Sequence[OpenRun]) -> list[tuple[OpenRun, Operation]]:
-        """The part at which each run waits."""
-        parts = [(run, self._guard(run, run.run_to_part)) for run in active if run not in self._errors]
+    def _go_on(self, answers: Sequence[tuple[OpenRun, Results | None]]) -> list[tuple[OpenRun, Operation]]:
+        """The next part of the iteration at which each run waits. answers: results of its last part, if it has them."""
+        parts = [(run, self._guard(run, run.run_to_part, results)) for run, results in answers]
         return [(run, part) for run, part in parts if part is not None]
 
     def _group(self, waiting: Sequence[tuple[OpenRun, Operation]]) -> list[Group]:
@@ -97,21 +89,21 @@ class TogetherStep:
         return groups
 
     def _read_call(self, run: OpenRun, operation: Operation) -> PartCall:
-        values = run.read_part_inputs(operation)
-        with run.naming(operation):
+        with run.computation.naming(operation):
+            values = run.computation.read_part_inputs(operation)
             return PartCall.of(operation, self._manifest.parts[operation.node], values)
 
-    def _run_group(self, group: Group) -> None:
+    def _call(self, group: Group) -> list[tuple[OpenRun, Results | None]]:
+        """The results of a part for each run of a group; None for a run that is to call it alone."""
         runs = [run for run, _, _ in group]
         first, operation, _ = group[0]
         if len(group) == 1:
-            self._guard(first, first.run_alone, operation)
-            return
+            return [(first, None)]
         part, calls = self._manifest.parts[operation.node], [call for _, _, call in group]
         joined = self._cache.of(operation.node, runs)
         started = time.monotonic()
         try:
-            with joined.lock, first.naming(operation), call_for(*(run.still_waits for run in runs)):
+            with joined.lock, first.computation.naming(operation), call_for(*(run.still_waits for run in runs)):
                 inputs, offsets = joined.join(part, calls)
                 if joined.call is None:
                     joined.call = self._make_caller(first.sessions)
@@ -120,8 +112,7 @@ class TogetherStep:
         except BundleError as error:  # such as too little memory for all: each run may still succeed alone
             for run in runs:
                 run.unshared = f"the shared call failed: {error}"
-                self._guard(run, run.run_alone, operation)
-            return
-        seconds = time.monotonic() - started
-        for run, own in zip(runs, split, strict=True):
-            run.set_results(operation, own, seconds)
+            return [(run, None) for run in runs]
+        for run in runs:
+            run.seconds += time.monotonic() - started
+        return [*zip(runs, split, strict=True)]

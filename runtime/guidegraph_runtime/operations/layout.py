@@ -109,7 +109,7 @@ def read_object(words: str) -> tuple[int, int]:
 def _share_box(box: Any, boxes: Sequence[Box], objects: Sequence[str]) -> list[Box]:
     """The parts of a port's box (1, 1, 4) for the objects, from left to right.
 
-    Raises ``ValueError`` for another shape, beside boxes of the setting, and for the box of an empty mask.
+    Raises ``ValueError`` for another shape, for boxes in the setting too, and for the box of an empty mask.
     """
     if tuple(np.shape(box)) != (1, 1, len(EDGES)):
         raise ValueError(f"expected one box, (1, 1, {len(EDGES)}), as of mask.bounds; found {tuple(np.shape(box))}")

@@ -5,12 +5,12 @@ steps: the number of steps. final: where the last step ends, at ᾱ = 1 (one) or
 σ/α. sigma_min: the last σ/α before the end. Without them, levels stay in the range that the schedule's model was
 trained on, as do all grids that are not listed level by level.
 
-On a flow schedule, σ is that of x = (1 − σ)x0 + σε, from 0 to 1, wherever these nodes speak of σ/α; evenly spaced
+On a flow schedule, σ is the one in x = (1 − σ)x0 + σε, from 0 to 1, wherever these nodes speak of σ/α; evenly spaced
 timesteps count down from T and are moved by the schedule's shift. The last σ of karras, exponential, polyexponential
 and kl_optimal is the shifted 1/T, as in ComfyUI.
-flow: the software whose levels those of a flow are, comfyui or diffusers, where the two differ.
+flow: the software whose levels a flow takes, comfyui or diffusers, if the two differ.
 
-The fields of levels: t and ratio, σ/α (N + 1), float64, noisiest first; form, that of the schedule.
+The fields of levels: t and ratio, σ/α (N + 1), float64, noisiest first; form, the schedule's.
 """
 
 from __future__ import annotations
@@ -157,7 +157,7 @@ def karras(
     """σ/α evenly spaced in the ρ-th root (Karras et al. 2022, eq. 5).
 
     rho: ρ, larger is denser near the data. flow: the last σ of a flow without sigma_min, the shifted 1/T (comfyui) or
-    that of `levels.flow_sd3`, which is shifted twice (diffusers, `use_karras_sigmas`).
+    the last of `levels.flow_sd3`, which is shifted twice (diffusers, `use_karras_sigmas`).
     """
     noise, ramp = parse_schedule(schedule), np.linspace(0, 1, _count_steps(steps))
     first, last = _ends(noise, sigma_max, sigma_min, flow)
@@ -236,7 +236,7 @@ def from_timesteps(schedule: Schedule, *, timesteps: Numbers, final: Listed = "o
     """A list of timesteps, falling, or rising to go from the data to the noise.
 
     timesteps: from 0 to T − 1, or to T of a flow, including fractions. The last step ends at a 0 at the end of a flow's
-    list, where σ is 0. final: where it ends otherwise, ᾱ = 1, ᾱ_0, or the last timestep of the list (listed).
+    list, where σ is 0. final: the end after any other list, ᾱ = 1, ᾱ_0, or the last timestep of the list (listed).
     """
     noise = parse_schedule(schedule)
     times = [check_number(f"timesteps[{i}]", t, low=0, high=noise.last) for i, t in enumerate(timesteps)]
@@ -251,7 +251,8 @@ def from_sigmas(schedule: Schedule, *, sigmas: Numbers, final: Listed = "one") -
     """A list of exact σ/α, or σ of a flow schedule, falling, or rising to go from the data to the noise.
 
     sigmas: the last step ends at a 0 at the end of the list; beyond the schedule, the network gets the nearest
-    timestep. final: where the last step ends if the list has no 0, ᾱ = 1, ᾱ_0, or the last σ of the list (listed).
+    timestep. final: the end of the last step if the list does not end in 0, ᾱ = 1, ᾱ_0, or the last σ of the list
+    (listed).
     """
     noise = parse_schedule(schedule)
     visited = [check_number(f"sigmas[{i}]", sigma, low=0) for i, sigma in enumerate(sigmas)]

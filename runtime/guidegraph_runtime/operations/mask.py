@@ -1,4 +1,4 @@
-"""Masks, 1 where a picture is to be generated and 0 where it is kept."""
+"""Masks, 1 where a picture is generated and 0 where the given one is kept."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def box(*, size: Size = 64, top: Coordinate = 16, left: Coordinate = 16, height:
 
 @operation("mask.load", shape=mask_shape, output_help=HELP)
 def load(*, path: FilePath, size: Size | None = None, threshold: Level = 0.5) -> Mask:
-    """Load a picture file as a mask (1, 1, H, W): 1 where it is brighter than the threshold, on a scale from 0 to 1.
+    """Load a picture file as a mask (1, 1, H, W): 1 in pixels brighter than the threshold, on a scale from 0 to 1.
 
     path: the file. size: the side, or [height, width]; the picture is cropped to the centre to fit. Transparency
     counts as white, so it is in the mask. See `image.load` for its errors.

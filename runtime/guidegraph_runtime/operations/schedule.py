@@ -5,7 +5,7 @@ train_steps: T, of t = 0 … T−1. beta_start: β at t = 0. beta_end: β at T�
 
 The fields of a schedule: alphas_bar, ᾱ = α²/(α² + σ²) (T), float64; trained_from and trained_to, the first and last
 timestep that its model was trained on, or None if unknown; form, of x = αx0 + σε, variance_preserving or flow; shift,
-that of a flow's levels.
+of a flow's levels.
 """
 
 from __future__ import annotations
@@ -140,9 +140,9 @@ def flow_shift(
 def zero_terminal_snr(schedule: Schedule) -> Schedule:
     """The schedule with √ᾱ shifted and scaled so that the last timestep is pure noise (Lin et al. 2023, algorithm 1).
 
-    For models that predict v or x0: at α = 0 an ε prediction has no information about x0.
+    For models that predict v or x0: at α = 0 an ε prediction says nothing about x0.
     Raises an error for a flow schedule, whose last timestep is pure noise already, and for one whose noise does not
-    grow, such as that of a single step.
+    grow, such as a single step's.
     """
     fields = check_fields("schedule", schedule, "alphas_bar")
     if parse_form("schedule", fields) == "flow":

@@ -43,7 +43,7 @@ def load(*, path: FilePath, size: Size | None = None, classes: Count | None = No
 
     A grey picture, or one with a palette, holds class indices; one in colour holds the classes' colours, as painted by
     `semantic.picture`. size: the side, or [height, width], to resize to by the nearest pixel. classes: K, for classes
-    other than those of scenes, which have no colours.
+    other than the scenes', which lack colours.
     Raises an error for an index or a colour without a class.
     """
     target = None if size is None else check_sides("size", size)
@@ -72,7 +72,7 @@ def boxes(semantic: SemanticMap, *, objects: Count | None = None, most: Count = 
     object (B, most) is int64; box (B, most, 4) has the left, top, right and lower edge in units of the sides; −1 for
     none. An object is a connected part of a class that takes at least 1/512 of the map; smaller ones are specks. Of
     two objects of a class that touch no border shows, so they are one. Of more than `most` the largest count.
-    objects: only the first so many of the K classes are objects; by default all are.
+    objects: how many of the K classes, from the first on, are objects; by default all.
     Raises an error for values that are not finite.
     """
     if not np.isfinite(check_array("semantic", semantic, "(B, K, H, W)")).all():

@@ -62,10 +62,10 @@ def _whole_word(word: str) -> str:
 def tokenize(
     texts: str | Sequence[str], *, tokenizer: bytes, length: Count | None = None, weighted: bool = False
 ) -> Tokens:
-    """Token ids (B, L), int64, and the mask (B, L), bool, false at padding. It has no node: nodes embed texts.
+    """Token ids (B, L), int64, and the mask (B, L), bool, false at padding. It is not a node: nodes embed texts.
 
     tokenizer: a tokenizer.json, as the `tokenizers` package writes it. length: L, to which texts are truncated and
-    padded; by default that of the tokenizer. weighted: parse brackets like `text.weighted`, but refuse weights.
+    padded; by default the tokenizer's. weighted: parse brackets like `text.weighted`, but refuse weights.
     Unknown words become its [UNK], if it has one, with a warning that names them.
     Raises an error for an invalid tokenizer, and if texts have different lengths.
     """
@@ -86,7 +86,7 @@ def chunks(
     towers: Sequence[Mapping[str, Any]],
     weighted: bool = False,
 ) -> dict[str, NDArray[Any]]:
-    """Inputs of CLIP's and T5's text encoders for B texts. It has no node: nodes embed texts.
+    """Inputs of CLIP's and T5's text encoders for B texts. It is not a node: nodes embed texts.
 
     towers: for each encoder its tokenizer (a tokenizer.json), the length of a chunk, the ids of its marks `start` (None
     for T5) and `end`, one or a list of them, and of `pad`, and its learned words, each with its ids; `single`, which
@@ -94,8 +94,8 @@ def chunks(
     beside: the texts of other calls, such as the negative prompts, each a text or a list of them.
     weighted: `(word:1.3)` gives a word a weight.
     Returns, for encoder i, `ids_i` (B, n, length), int64, and `weights_i` (B, n, length), float32; and `some` (B),
-    bool, true where a text is not empty. The number of chunks n is that of the longest text, also of those beside, or 1
-    for a single chunk; shorter texts end with empty chunks.
+    bool, true where a text is not empty. The number of chunks n is the longest text's, among the texts in ``beside``
+    too, or 1 for a single chunk; shorter texts end with empty chunks.
     """
     text_list = _check_texts(texts)
     if not isinstance(towers, (list, tuple)) or not towers:

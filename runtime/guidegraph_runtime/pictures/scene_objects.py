@@ -11,9 +11,9 @@ Habitat = Literal["land", "water", "air"]
 
 
 class ObjectKind(NamedTuple):
-    """An object: its name, plural and synonyms (singular, plural), where it belongs, and the colours of its artworks.
+    """An object: its name, plural and synonyms (singular, plural), habitat, and the colours of its artworks.
 
-    colours: those that a person would name the natural object with, for the first and the second artwork; empty where
+    colours: those that a person would name the natural object with, for the first and the second artwork; empty if
     no single colour fits.
     """
 

@@ -24,12 +24,11 @@ from guidegraph_runtime.open_runs.joined_calls import JoinCache
 from guidegraph_runtime.open_runs.open_run import OpenRun
 from guidegraph_runtime.open_runs.step_together import TogetherStep
 from guidegraph_runtime.running.choices import has_choices
-from guidegraph_runtime.running.dry_run import UNKNOWN, Demand, DryRun
+from guidegraph_runtime.running.compute import Computation, PartRunner, Progress, refuse_part
 from guidegraph_runtime.running.inputs import load_value, resolve_inputs
 from guidegraph_runtime.running.operation_order import select_operations
-from guidegraph_runtime.running.override_choices import NodeOverrides, find_overrides
-from guidegraph_runtime.running.overrides import override_settings
-from guidegraph_runtime.running.plan import Callbacks, PartRunner, PlanRun, Progress, refuse_part
+from guidegraph_runtime.running.overrides import NodeOverrides, find_overrides, override_settings
+from guidegraph_runtime.running.rehearse import UNKNOWN, Demand, Rehearsal
 from guidegraph_runtime.running.tensor_inputs import read_tables
 from guidegraph_runtime.running.values import Values
 from guidegraph_runtime.sessions.broadcasting import broadcast
@@ -199,41 +198,32 @@ class Bundle:
         called after each iteration of a loop. observer: called with the inputs and outputs of each part. Raises
         ``BundleError`` for invalid arguments, before anything runs if possible, and the errors of these callbacks.
         """
-        manifest = self.manifest
-        run_plan = prepared or self.prepare(params, nodes, only)
-        sources, plan = run_plan.sources, run_plan.plan
-        lora_sessions = self.sessions_with_lora(read_loras(lora, self.where)) if lora else {}
-        plan_values, call = self._start(run_plan.values), self.part_caller(lora_sessions)
-        callbacks = Callbacks()
-
-        def run_part(part: str, values: Mapping[str, Any]) -> Mapping[str, Array | DeviceValue]:
-            results = call(part, values)
-            if observer is not None:
-                inputs = broadcast(manifest.parts[part], {name: to_host(item) for name, item in values.items()})
-                copies = _copies(inputs), _copies(results)
-                with callbacks.watch():
-                    observer(part, *copies)
-            return results
-
-        run = PlanRun(
-            self.where, run_part, self._verified.data, plan_values, progress, ready=run_plan.ready, callbacks=callbacks
-        )
-        outputs: dict[str, Array] = {}
+        run = self._open(params, nodes, lora, only, prepared)
+        started = time.monotonic()
+        began = time.perf_counter()
+        results: Mapping[str, Any] | None = None
         with self._turn:
-            for operation in run.schedule(plan, [*sources.values()]):
-                started = time.perf_counter()
-                run.run([operation])
-                if finished is not None:
-                    finished(operation, time.perf_counter() - started)
-                for name in [name for name, source in sources.items() if source in operation.outputs]:
-                    # A copy: the value may be a table of the bundle, and later operations may read it.
-                    outputs[name] = np.array(to_host(plan_values.read(sources[name])))
-                    if on_output is not None:
-                        on_output(name, outputs[name])
-        if missing := [name for name in sources if name not in outputs]:
-            message = f"no operation of the plan computes the output '{missing[0]}'; export the workflow again"
-            raise BundleError(self.where, "operation-failed", message)
-        return {name: outputs[name] for name in sources}
+            while (pause := run.advance(results)) is not None:
+                operation, results = pause.operation, None
+                if pause.kind == "part" and observer is not None:
+                    with run.computation.naming(operation):
+                        values = run.computation.read_part_inputs(operation)
+                        results = run.computation.run_part(operation.node, values)
+                        part = self.manifest.parts[operation.node]
+                        inputs = broadcast(part, {name: to_host(item) for name, item in values.items()})
+                        copies = _copies(inputs), _copies(results)
+                    observer(operation.node, *copies)
+                elif pause.kind == "iteration" and pause.count and progress is not None:
+                    progress(operation.node, pause.count, pause.total)
+                elif pause.kind == "done" and not pause.depth:
+                    if finished is not None:
+                        finished(operation, time.perf_counter() - began)
+                    for name, source in run.sources.items():
+                        if source in operation.outputs and on_output is not None:
+                            on_output(name, run.outputs[name])
+                    began = time.perf_counter()
+                run.seconds = time.monotonic() - started  # also of the callbacks
+        return run.list_outputs()
 
     def part_caller(self, lora_sessions: Mapping[str, Session]) -> PartRunner:
         """A function that runs parts for one run or for joined ones, with these sessions for those that LoRAs change.
@@ -265,23 +255,37 @@ class Bundle:
         only: Sequence[str] | None = None,
         prepared: Prepared | None = None,
     ) -> OpenRun:
-        """Begin a run, to be moved on by ``step`` and ended by its ``finish``. The arguments are those of ``run_with``.
+        """Begin a run, to be moved on by ``step`` and ended by its ``finish``. It takes the arguments of ``run_with``.
 
         It runs what comes before the first loop: tokens, the sampler's table, noise, encoders. Runs may be started and
         stepped in several threads. Raises ``BundleError``.
         """
-        run_plan = prepared or self.prepare(params, nodes, only)
+        run = self._open(params, nodes, lora, only, prepared)
+        with self._turn:
+            run.run_to_loop()
+        return run
+
+    def _open(
+        self,
+        params: Mapping[str, Any],
+        nodes: Mapping[str, Any] | None,
+        lora: Any,
+        only: Sequence[str] | None,
+        prepared: Prepared | None,
+    ) -> OpenRun:
+        """Prepare a run, and do not begin it. It takes the arguments of ``run_with``."""
+        checked = prepared or self.prepare(params, nodes, only)
         lora_sessions = self.sessions_with_lora(read_loras(lora, self.where)) if lora else {}
-        call, plan_values = self.part_caller(lora_sessions), self._start(run_plan.values)
-        plan_run = PlanRun(self.where, call, self._verified.data, plan_values, ready=run_plan.ready)
-        return OpenRun(self, plan_run, run_plan.plan, run_plan.sources, lora_sessions, self._turn)
+        call, values = self.part_caller(lora_sessions), self._start(checked.values)
+        computation = Computation(self.where, call, self._verified.data, values, ready=checked.ready)
+        return OpenRun(self, computation, checked.plan, checked.sources, lora_sessions, self._turn)
 
     def step(self, runs: Sequence[OpenRun]) -> None:
         """Move each run on by one iteration of its loop; runs that are done stay as they are.
 
-        Runs at the same part share one call of its graph if the graph allows it; otherwise, and where the runs differ
-        in what it takes for all samples, each has a call of its own, and so has each after a shared call that fails:
-        ``run.unshared`` says why. If a run fails, the others are stepped, and its ``BundleError`` is raised.
+        Runs at the same part share one call of its graph. Each has a call of its own if the graph does not allow it, if
+        the runs differ in a value for all samples, or if the shared call fails: ``run.unshared`` says why. If a run
+        fails, the others are stepped, and its ``BundleError`` is raised.
         """
         if any(run.owner is not self for run in runs):
             raise BundleError(self.where, "bad-value", "a run of another bundle cannot be stepped here")
@@ -329,9 +333,10 @@ class Bundle:
         defaults = {f"params.{name}": spec.default for name, spec in inputs.items()}
         return list(find_overrides(plan, defaults, is_admitted))
 
-    def _rehearse(self, plan: Sequence[Operation], values: Mapping[str, Any], targets: Sequence[str]) -> DryRun:
-        rehearsal = DryRun(self.where, refuse_part, self._verified.data, self._start(values), parts=self.manifest.parts)
-        rehearsal.run(rehearsal.schedule(plan, targets) if has_choices(plan) else plan)
+    def _rehearse(self, plan: Sequence[Operation], values: Mapping[str, Any], targets: Sequence[str]) -> Rehearsal:
+        start_values = self._start(values)
+        rehearsal = Rehearsal(self.where, refuse_part, self._verified.data, start_values, parts=self.manifest.parts)
+        rehearsal.run(plan, targets if has_choices(plan) else None)
         return rehearsal
 
     def _start(self, values: Mapping[str, Any]) -> Values:

@@ -9,7 +9,7 @@ from typing import Any
 from guidegraph_runtime.bundle.manifest_types import FILE_TYPES, Input, Manifest, Part, walk_operations
 from guidegraph_runtime.errors import format_value
 from guidegraph_runtime.open_runs.joined_calls import describe_joins
-from guidegraph_runtime.running.override_choices import NodeOverrides
+from guidegraph_runtime.running.overrides import NodeOverrides
 
 _LONG = 100
 

@@ -21,13 +21,15 @@ from guidegraph_runtime.sessions.call_limits import release_arena
 if TYPE_CHECKING:
     from guidegraph_runtime.running.bundle import Bundle
 
-LONG, LARGE = 1.0, 256 << 20
-"""Seconds of the processor and bytes of a call after which no larger size is tried.
+LARGE = 256 << 20
+"""Bytes of a call after which no larger size is tried. The next one would take 4 to 16 times as much.
 
-The next one would take 4 to 16 times as much.
+The bytes decide, and not the time, so that a slow machine measures the same sizes as a fast one.
 """
+LONG = 30.0
+"""Seconds of the processor after which no larger size of a part is tried in any case."""
 MOST = 4
-"""Doublings of the sides that are tried: small samples tell little about large ones."""
+"""Doublings of the sides that are tried: small samples say little about large ones."""
 _STATUS, _CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 
 Array = NDArray[Any]
@@ -81,7 +83,7 @@ def _resize(part: Part, inputs: Mapping[str, Array], axes: list[str], factor: fl
 
 
 def _measure_call(bundle: Bundle, name: str, inputs: Mapping[str, Array]) -> Cost:
-    """The peak of the memory of a call beyond that of the process before, and its seconds."""
+    """The peak memory of a call, less the memory of the process before it, and its seconds."""
     session = bundle.session(name)
     release_arena()
     before = _read_status("VmRSS")

@@ -32,10 +32,10 @@ from guidegraph_runtime.bundle.strict_json import MAX_BYTES, Cursor, parse_json
 from guidegraph_runtime.errors import BundleError
 from guidegraph_runtime.files.regular_files import open_regular
 from guidegraph_runtime.limits import check_limit
-from guidegraph_runtime.running.dry_run import REFUSED, DryRun
+from guidegraph_runtime.running.compute import Computation, check_guards, check_iterations, refuse_part
 from guidegraph_runtime.running.inputs import resolve_inputs
 from guidegraph_runtime.running.overrides import override_settings
-from guidegraph_runtime.running.plan import PlanRun, check_guards, check_iterations, refuse_part
+from guidegraph_runtime.running.rehearse import REFUSED, Rehearsal
 from guidegraph_runtime.running.single_file_shapes import Axis, Size
 from guidegraph_runtime.running.tensor_inputs import read_tables
 from guidegraph_runtime.running.values import Values
@@ -127,9 +127,9 @@ def compute_host_values(description: Description, params: Mapping[str, Any], nod
     noise_nodes = {operation.node for operation in description.noise.values()}
     plan = override_settings(recipe.plan, nodes, location)
     prelude = [operation for operation in plan if operation.node not in noise_nodes]
-    rehearsal = DryRun(location, refuse_part, description.file, Values(values))
+    rehearsal = Rehearsal(location, refuse_part, description.file, Values(values))
     rehearsal.run(prelude)
-    PlanRun(location, refuse_part, description.file, values, ready=rehearsal.made).run(prelude)
+    Computation(location, refuse_part, description.file, values, ready=rehearsal.made).run(prelude)
     return values
 
 
@@ -197,7 +197,7 @@ def _draw_noise(
     for step in [None] if trips is None else range(trips):
         draw_values["index"] = step
         draw = replace(operation, inputs=links, outputs=("drawn",), node="drawn")
-        PlanRun(description.location, refuse_part, description.file, draw_values).run([draw])
+        Computation(description.location, refuse_part, description.file, draw_values).run([draw])
         draws.append(draw_values["drawn"])
     return np.asarray(draws[0]) if trips is None else np.stack(draws)
 

@@ -20,7 +20,7 @@ from guidegraph_runtime.command import (
     read_limits,
     show_version,
 )
-from guidegraph_runtime.errors import BundleError
+from guidegraph_runtime.errors import BundleError, suggest_name
 from guidegraph_runtime.limits import enforce_limits
 from guidegraph_runtime.machine.byte_sizes import parse_size
 from guidegraph_runtime.machine.optional_packages import install_command
@@ -31,6 +31,8 @@ DEFAULTS = ServeOptions()
 TOKEN = "GUIDEGRAPH_TOKEN"
 """The environment variable of the token, which other users of the machine do not see."""
 VARIABLES = "GUIDEGRAPH_SERVE_"
+_LINK = re.compile(r"(.*_)?(SERVICE_HOST|SERVICE_PORT(_.*)?|PORT_\d+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?)")
+"""What Kubernetes sets for services whose names begin with guidegraph-serve; their ``_PORT`` is ``tcp://…``."""
 PACKAGES = ("starlette", "uvicorn", "prometheus_client", "python_multipart")
 _EXAMPLES = """\
 examples:
@@ -76,28 +78,47 @@ def _read_options(arguments: Sequence[str] | None) -> argparse.Namespace:
     """The options of the command line, or else of variables such as ``GUIDEGRAPH_SERVE_MAX_STEPS``."""
     parser = _parser()
     own = sys.argv[1:] if arguments is None else [*arguments]
-    variables: list[str] = []
-    for name, default in vars(parser.parse_args([])).items():
-        text = os.environ.get(VARIABLES + name.upper())
-        if text is not None and text.startswith("tcp://"):
-            continue  # Kubernetes' link to a service of the name guidegraph-serve
-        if text is not None and name not in ("bundles", "token"):
-            values = text.split() if isinstance(default, list) else [text]
-            variables += [f"--{name.replace('_', '-')}={value}" for value in values]
-    options = parser.parse_args([*variables, *own])
+    parser.parse_args(own)  # first, since --help and --version need no variables
+    options = parser.parse_args([*_read_variables(parser), *own])
     options.bundles = options.bundles or os.environ.get(f"{VARIABLES}BUNDLES", "").split()
     if not options.bundles:
         parser.error(f"expected the folder of a bundle, as an argument or in {VARIABLES}BUNDLES")
     return options
 
 
-def _parser() -> argparse.ArgumentParser:
+def _read_variables(parser: argparse.ArgumentParser) -> list[str]:
+    """The arguments that the environment's variables stand for. An unknown variable or a wrong value is an error."""
+    defaults = vars(parser.parse_args([]))
+    names = {VARIABLES + name.upper(): name for name in defaults if name != "token"}
+    arguments: list[str] = []
+    for variable, text in os.environ.items():
+        if not variable.startswith(VARIABLES) or _LINK.fullmatch(variable) or text.startswith("tcp://"):
+            continue
+        if variable == f"{VARIABLES}TOKEN":
+            parser.error(f"{variable}: the variable of the token is {TOKEN}")
+        if variable not in names:
+            parser.error(f"{variable}: no option has this variable; {suggest_name(variable, names)}")
+        name = names[variable]
+        if name == "bundles":
+            continue
+        values = text.split() if isinstance(defaults[name], list) else [text]
+        given = [f"--{name.replace('_', '-')}={value}" for value in values]
+        try:
+            _parser(exit_on_error=False).parse_args(given)
+        except argparse.ArgumentError as error:
+            parser.error(f"{variable}: {error.message}")
+        arguments += given
+    return arguments
+
+
+def _parser(exit_on_error: bool = True) -> argparse.ArgumentParser:
     parser = CommandParser(
         prog="guidegraph-serve",
         description="Serve bundles of guidegraph export over HTTP; unlike requests share the calls of a step.",
         epilog=_EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
+        exit_on_error=exit_on_error,
     )
     add = parser.add_argument
     add("bundles", metavar="BUNDLE", nargs="*", default=[], help="the folder of a bundle, or NAME=FOLDER")
@@ -105,7 +126,19 @@ def _parser() -> argparse.ArgumentParser:
     add("--port", type=_port, default=8000, help="the port; 0 for any free one")
     add("--token", help=f"what requests must show as 'Authorization: Bearer TOKEN'; better: the variable {TOKEN}")
     add("--allow-origin", metavar="ORIGIN", type=_origin, action="append", default=[], help="admit the pages of a site")
-    _add_limits(parser)
+    limits = (
+        ("--batch", "N", _count, DEFAULTS.batch, "the most samples in one step, and of one request"),
+        ("--queue", "N", _count, DEFAULTS.queue, "the most requests that have not ended; then 429"),
+        ("--max-steps", "N", _count, DEFAULTS.steps, "the most steps of a request"),
+        ("--max-seconds", "S", _seconds, DEFAULTS.seconds, "from a request's arrival to its end"),
+        ("--max-body", "SIZE", _size, DEFAULTS.body_bytes, "of a request, such as 1MB"),
+        ("--max-upload", "SIZE", _size, DEFAULTS.upload_bytes, "of a request with pictures"),
+        ("--max-pixels", "N", _pixels, DEFAULTS.pixels, "of a picture, sent or drawn: 2048x2048"),
+        ("--run-memory", "SIZE", _size, DEFAULTS.run_memory, "for the values of a bundle's open runs"),
+        ("--memory", "SIZE", _size, None, "for the files of open bundles; by default all stay open"),
+    )
+    for name, metavar, parse, default, help in limits:
+        add(name, metavar=metavar, type=parse, default=default, help=help)
     add("--provider", choices=PROVIDERS, default="auto", help="where to compute; auto takes the best one available")
     add("--threads", metavar="N", type=parse_threads, default=0, help="threads per operator; 0 is one per core")
     add("--limit", metavar="NAME=VALUE", action="append", default=[], help="change a limit of all runs: trips=20M")
@@ -114,51 +147,11 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _add_limits(parser: argparse.ArgumentParser) -> None:
-    add = parser.add_argument
-    add(
-        "--batch",
-        metavar="N",
-        type=_count,
-        default=DEFAULTS.batch,
-        help="the most samples in one step, and of one request",
-    )
-    add(
-        "--queue",
-        metavar="N",
-        type=_count,
-        default=DEFAULTS.queue,
-        help="the most requests that have not ended; then 429",
-    )
-    add("--max-steps", metavar="N", type=_count, default=DEFAULTS.steps, help="the most steps of a request")
-    add(
-        "--max-seconds",
-        metavar="S",
-        type=_seconds,
-        default=DEFAULTS.seconds,
-        help="from a request's arrival to its end",
-    )
-    add("--max-body", metavar="SIZE", type=_size, default=DEFAULTS.body_bytes, help="of a request, such as 1MB")
-    add("--max-upload", metavar="SIZE", type=_size, default=DEFAULTS.upload_bytes, help="of a request with pictures")
-    add(
-        "--max-pixels",
-        metavar="N",
-        type=_pixels,
-        default=DEFAULTS.pixels,
-        help="of a picture, sent or drawn: 2048x2048",
-    )
-    add(
-        "--run-memory",
-        metavar="SIZE",
-        type=_size,
-        default=DEFAULTS.run_memory,
-        help="for the values of a bundle's open runs",
-    )
-    add("--memory", metavar="SIZE", type=_size, help="for the files of open bundles; by default all stay open")
-
-
 def _command(options: argparse.Namespace) -> int:
-    _check_packages()
+    missing = [name for name in PACKAGES if importlib.util.find_spec(name) is None]
+    if missing:
+        message = f"the server needs {', '.join(missing)}: {install_command('serve', 'guidegraph-runtime')}"
+        raise BundleError("guidegraph-serve", "missing-extra", message)
     token = read_token(options.token, options.host)
     folders = read_folders(options.bundles)
     from guidegraph_runtime.serve.web.access import ServeAccess
@@ -182,13 +175,6 @@ def _command(options: argparse.Namespace) -> int:
         return serve(folders, settings, limits, access, options.host, options.port, options.log_level)
 
 
-def _check_packages() -> None:
-    missing = [name for name in PACKAGES if importlib.util.find_spec(name) is None]
-    if missing:
-        message = f"the server needs {', '.join(missing)}: {install_command('serve', 'guidegraph-runtime')}"
-        raise BundleError("guidegraph-serve", "missing-extra", message)
-
-
 def read_token(token: str | None, host: str) -> str | None:
     """The token of the option or the environment. Raises ``BundleError`` where one is needed and absent."""
     from guidegraph_runtime.serve.web.access import is_loopback
@@ -204,7 +190,7 @@ def read_token(token: str | None, host: str) -> str | None:
 
 
 def read_folders(bundles: Sequence[str]) -> dict[str, Path]:
-    """The folders of the bundles by name: that of ``NAME=FOLDER``, or of the folder. Raises ``BundleError``."""
+    """The folders of bundles by name: NAME of ``NAME=FOLDER``, or the folder's own. Raises ``BundleError``."""
     folders: dict[str, Path] = {}
     for text in bundles:
         name, equals, folder = text.partition("=")

@@ -52,7 +52,7 @@ class JobService(ABC):
         """Seconds after which a request that is refused now may be sent again."""
 
     def drain(self) -> None:
-        """Refuse new requests from now on; those that were accepted go on."""
+        """Refuse new requests from now on; accepted ones are still drawn."""
         self.is_draining = True
 
     @property
@@ -97,7 +97,7 @@ class JobService(ABC):
             self.end(job, JobEnd("cancelled", STOPPED))
 
     def end_late(self) -> None:
-        """End the jobs whose deadline has passed, even while a graph call of theirs goes on."""
+        """End the jobs whose deadline has passed, even during a graph call."""
         now = self.clock()
         for job in self.jobs.list_open():
             if now >= job.deadline:

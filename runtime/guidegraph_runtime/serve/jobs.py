@@ -1,10 +1,12 @@
-"""Requests to draw: their state, which any thread may read, and the jobs that the server remembers."""
+"""Requests to draw: their state, which any thread may read or wait for, and the jobs that the server remembers."""
 
 from __future__ import annotations
 
+import asyncio
 import secrets
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from threading import Event, Lock
 from typing import Any, Literal
@@ -54,14 +56,14 @@ LATE = Failure("the deadline has passed", "deadline", 504)
 class Job:
     """A request to one bundle.
 
-    params, nodes: as the request has them. prepared: the checked run, until the job has ended. priority: higher goes
-    first. deadline: the monotonic time by which it must have ended. samples, nbytes, call_bytes: those of its run.
+    params, nodes: from the request. prepared: the checked run, until the job has ended. priority: higher goes
+    first. deadline: the monotonic time by which it must have ended. samples, nbytes, call_bytes: of its run.
     step_seconds: of one of its steps, as the export measured them, or 1. step, steps: iterations done, of all.
     warnings: about the request, for its client. waited: rounds in which others were stepped and it was not. run: while
     it is open. result: how it ended. preview: the newest, as the step after which it was made and a PNG, which is empty
     before the first. partials: how many pictures of the unfinished sample are wanted; partial_pictures: those that were
-    made, as PNGs. held: the bytes of its files and of what was made of them. created: the time of day at which it was
-    accepted. began, ended_at: the monotonic times of that and of its end.
+    made, as PNGs. held: the bytes of its files and of the values made from them. created: the time of day of its
+    acceptance. began, ended_at: the monotonic times of its acceptance and its end.
     """
 
     bundle: str
@@ -166,7 +168,7 @@ class Job:
 
     @property
     def is_partial_due(self) -> bool:
-        """Whether so many steps are done that the next picture of the unfinished sample should be made."""
+        """Whether the next picture of the unfinished sample should be made now."""
         made = len(self.partial_pictures)
         return made < self.partials and self.step * (self.partials + 1) >= self.steps * (made + 1)
 
@@ -241,3 +243,43 @@ class JobStore:
                 break
             count, size = count - 1, size - job.output_bytes
             del self._jobs[job.id]
+
+
+HEARTBEAT = 15.0
+"""Seconds without a change after which watchers are woken."""
+
+
+class JobWatch:
+    """Waits, in an event loop, for the changes of a job that other threads report. previews: whether it needs them."""
+
+    def __init__(self, job: Job, previews: bool = True):
+        self._previews = previews
+        self._job, self._changed = job, asyncio.Event()
+        self._loop = asyncio.get_running_loop()
+        self._stop: Callable[[], None] = lambda: None
+
+    def __enter__(self) -> JobWatch:
+        self._stop = self._job.listen(self._notify, self._previews)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop()
+
+    def _notify(self) -> None:
+        with suppress(RuntimeError):  # the loop has ended with the server
+            self._loop.call_soon_threadsafe(self._changed.set)
+
+    async def wait(self, seconds: float) -> bool:
+        """Wait for a change; False if there is none within the time."""
+        try:
+            async with asyncio.timeout(seconds):
+                await self._changed.wait()
+        except TimeoutError:
+            return False
+        self._changed.clear()
+        return True
+
+    async def wait_for_end(self) -> None:
+        """Wait until the job has ended."""
+        while not self._job.ended.is_set():
+            await self.wait(HEARTBEAT)

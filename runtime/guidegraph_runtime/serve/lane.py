@@ -8,7 +8,7 @@ long ones do not wait for ever.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from threading import Condition
 from typing import Generic, Protocol, TypeVar
@@ -92,25 +92,45 @@ class Lane(Generic[J]):
         return any(job.is_open for job in self.jobs)
 
 
-class CallBudget:
-    """The memory that the calls of all bundles share: who would exceed it waits until others have ended.
+LOOK_SECONDS = 0.2
+"""How often a step that waits for the memory of its calls looks whether it is still wanted."""
 
-    limit: bytes. A call that is estimated to take more runs alone.
+
+class CallBudget:
+    """The memory that the calls of all bundles share: calls that would exceed it wait, in the order of their arrival.
+
+    limit: bytes. A call that is estimated to take more runs alone; one of unknown size (0) does not wait.
     """
 
     def __init__(self, limit: int):
         self.limit, self._held = limit, 0
+        self._waiting: list[object] = []
         self._changed = Condition()
 
     @contextmanager
-    def reserve(self, nbytes: int) -> Iterator[None]:
-        """Hold this much for the block, after waiting for it."""
+    def reserve(self, nbytes: int, is_wanted: Callable[[], bool] = lambda: True) -> Iterator[bool]:
+        """Wait for this much, and hold it for the block. Yields False, without it, once ``is_wanted`` is false."""
+        turn, is_held = object(), False
+
+        def has_room() -> bool:
+            is_free = not self._held or self._held + nbytes <= self.limit
+            return not nbytes or (self._waiting[0] is turn and is_free)
+
         with self._changed:
-            self._changed.wait_for(lambda: not self._held or self._held + nbytes <= self.limit)
-            self._held += nbytes
+            self._waiting.append(turn)
         try:
-            yield
+            while not is_held and is_wanted():
+                with self._changed:
+                    is_held = self._changed.wait_for(has_room, LOOK_SECONDS)
+                    if is_held:
+                        self._held += nbytes
+                        self._waiting.remove(turn)
+                        self._changed.notify_all()
+            yield is_held
         finally:
             with self._changed:
-                self._held -= nbytes
+                if is_held:
+                    self._held -= nbytes
+                else:
+                    self._waiting.remove(turn)
                 self._changed.notify_all()

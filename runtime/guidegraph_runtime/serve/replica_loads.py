@@ -37,7 +37,7 @@ class ReplicaLoads:
         """Count a request at the replica with the least work, and return all replicas, that one first.
 
         Replicas with equal work take turns, and those that are not among ``replicas`` are forgotten. request: its id;
-        one that was assigned before is assigned anew. is_dropped: asked until the request is sent.
+        one that was assigned before is assigned again. is_dropped: asked until the request is sent.
         """
         with self._lock:
             names = [*replicas]

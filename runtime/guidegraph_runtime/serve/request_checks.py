@@ -1,9 +1,15 @@
-"""Checks of a request before it is queued: by the bundle's schema, its plan, and the server's limits."""
+"""Checks of a request before it is queued, by the bundle's schema, its plan and the server's limits.
+
+Warnings about a request, such as unknown words of its prompt, are for its client and not for the server's log.
+"""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -19,8 +25,38 @@ from guidegraph_runtime.serve.options import ServeOptions
 from guidegraph_runtime.serve.requests import DrawRequest, RequestRefused, describe_steps, drop_remedy
 from guidegraph_runtime.serve.shelf import ShelfEntry
 from guidegraph_runtime.serve.uploads import SENT_TYPES, check_picture
-from guidegraph_runtime.serve.warning_texts import collect_warnings
 from guidegraph_runtime.sessions.call_limits import default_memory
+
+_collected: ContextVar[list[str] | None] = ContextVar("guidegraph_serve_warnings", default=None)
+
+
+@contextmanager
+def collect_warnings() -> Iterator[list[str]]:
+    """The texts of the warnings of the block, in a process where ``show_collected`` was called."""
+    texts: list[str] = []
+    token = _collected.set(texts)
+    try:
+        yield texts
+    finally:
+        _collected.reset(token)
+
+
+def show_collected(show_other: Callable[[str], object]) -> None:
+    """From now on, give warnings to ``collect_warnings``, and those outside of its blocks to ``show_other``.
+
+    Each is shown each time, so that Python does not remember all texts that it has shown.
+    """
+
+    def show(message: Warning | str, *_: object, **__: object) -> None:
+        texts = _collected.get()
+        if texts is None:
+            show_other(str(message))
+        elif str(message) not in texts:
+            texts.append(str(message))
+
+    warnings.simplefilter("always", UserWarning)
+    warnings.showwarning = show
+
 
 PRIORITIES = range(-10, 11)
 FLOAT_BYTES = 4

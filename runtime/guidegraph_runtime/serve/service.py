@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import math
 import time
+from base64 import b64encode
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from guidegraph_runtime.bundle.manifest_types import Manifest
 from guidegraph_runtime.bundle.preview import draw_preview
 from guidegraph_runtime.errors import BundleError
-from guidegraph_runtime.outputs import pixels
+from guidegraph_runtime.outputs import pixels, plain_table, split_pictures
 from guidegraph_runtime.pictures.png import encode_png
-from guidegraph_runtime.serve.encode_outputs import encode_outputs
+from guidegraph_runtime.record import make_record
+from guidegraph_runtime.running.bundle import Bundle
 from guidegraph_runtime.serve.job_service import JobService
 from guidegraph_runtime.serve.jobs import Job
 from guidegraph_runtime.serve.lane import CallBudget
@@ -25,6 +28,48 @@ from guidegraph_runtime.serve.requests import DrawRequest
 from guidegraph_runtime.serve.shelf import BundleShelf
 from guidegraph_runtime.serve.worker import Worker, WorkerSettings
 from guidegraph_runtime.sessions.sessions import SessionSettings
+
+
+def encode_outputs(
+    bundle: Bundle, params: Mapping[str, Any], nodes: Mapping[str, Any], outputs: Mapping[str, NDArray[Any]]
+) -> tuple[dict[str, Any], int]:
+    """Outputs by name as JSON, and their size in bytes.
+
+    An image is ``{"type": "image", "data": [{"b64_json": …}, …]}``, one entry for each picture of the batch, whose PNG
+    carries the bundle and the parameters as one of ``guidegraph-run`` does. A tensor is
+    ``{"type": "tensor", "safetensors": …}`` with its name as the key, numbers and tables, as dicts
+    of their columns, are ``{"type": "table", "value": …}``.
+    Raises ``ValueError`` for values that cannot be written.
+    """
+    record = make_record(bundle, params, nodes, None)
+    encoded: dict[str, Any] = {}
+    size = 0
+    for name, value in outputs.items():
+        kind = bundle.manifest.outputs[name].type
+        if kind == "image":
+            pictures = _encode_pictures(name, value, record.text)
+            encoded[name] = {"type": kind, "data": [{"b64_json": text} for text in pictures]}
+            size += sum(map(len, pictures))
+        elif kind == "table" or value.dtype.kind in "US":
+            encoded[name] = {"type": "table", "value": plain_table(value)}
+            size += value.nbytes
+        else:
+            from safetensors.numpy import save
+
+            text = b64encode(save({name: value})).decode()
+            encoded[name] = {"type": kind, "safetensors": text}
+            size += len(text)
+    return encoded, size
+
+
+def _encode_pictures(name: str, value: NDArray[Any], text: Any) -> list[str]:
+    try:
+        pictures = split_pictures(value)
+        return [
+            b64encode(encode_png(picture, text(name, i, len(pictures)))).decode() for i, picture in enumerate(pictures)
+        ]
+    except ValueError as error:
+        raise ValueError(f"output '{name}' {error}") from error
 
 
 def encode_preview(manifest: Manifest, job: Job) -> bytes:
@@ -37,7 +82,7 @@ def encode_preview(manifest: Manifest, job: Job) -> bytes:
 
 
 def encode_partial(manifest: Manifest, job: Job) -> bytes:
-    """The first picture of a job, made of its unfinished sample as that of the finished one would be; empty without.
+    """The first picture of a job, decoded from its unfinished sample as from a finished one; empty without.
 
     The graphs of a bundle give the next sample and no estimate of the final one, so early pictures are noisy.
     """
@@ -74,9 +119,9 @@ class Service(JobService):
             options.run_memory,
             self.checks.limits,
             options.steps,
-            self._encode,
-            self._preview,
-            self._draw_partial,
+            lambda job, outputs: encode_outputs(self.entries[job.bundle].checks, job.params, job.nodes, outputs),
+            lambda job: encode_preview(self.entries[job.bundle].manifest, job),
+            lambda job: encode_partial(self.entries[job.bundle].manifest, job),
             CallBudget(self.checks.call_memory),
         )
         self._workers = {name: Worker(name, self._shelf, worker_settings, self.observers, clock) for name in folders}
@@ -103,12 +148,3 @@ class Service(JobService):
             worker.count_waiting_steps() / self.options.batch * worker.step_seconds for worker in self._workers.values()
         ]
         return min(max(math.ceil(max(waits) / 10), 1), MAX_RETRY_SECONDS)
-
-    def _preview(self, job: Job) -> bytes:
-        return encode_preview(self.entries[job.bundle].manifest, job)
-
-    def _draw_partial(self, job: Job) -> bytes:
-        return encode_partial(self.entries[job.bundle].manifest, job)
-
-    def _encode(self, job: Job, outputs: Mapping[str, Any]) -> tuple[Mapping[str, Any], int]:
-        return encode_outputs(self.entries[job.bundle].checks, job.params, job.nodes, outputs)

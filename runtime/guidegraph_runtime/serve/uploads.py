@@ -81,7 +81,7 @@ def check_picture(name: str, data: bytes) -> None:
 def read_openai_mask(data: bytes) -> bytes:
     """A mask of OpenAI's clients as the bundles take it: the brighter, the more is drawn again.
 
-    There the transparent pixels of the mask are drawn anew, so transparency becomes brightness. A mask without any is
+    There the transparent pixels of the mask are drawn again, so transparency becomes brightness. A mask without any is
     returned as it is. ``check_picture`` comes before.
     """
     from PIL import Image, ImageOps

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass
 from threading import Condition, Thread
 from typing import Any, Protocol
@@ -157,7 +157,7 @@ class Worker:
                 self._shelf.release(self._name)
 
     def _has_work(self) -> bool:
-        """Whether to go on with the bundle: there are jobs, and others do not need its memory."""
+        """Whether to keep the bundle: there are jobs, and others do not need its memory."""
         self._remove_ended()
         with self._changed:
             if self._is_stopping or not self.lane.jobs:
@@ -168,10 +168,17 @@ class Worker:
         """Step the jobs whose turn it is, after starting those that are new."""
         with self._changed:
             chosen = self.lane.choose(admit=not self._shelf.is_due(self._name))
-        with ExitStack() as stack:
-            if self._settings.calls is not None:
-                stack.enter_context(self._settings.calls.reserve(sum(job.call_bytes for job in chosen)))
+        if self._settings.calls is None:
             self._run_chosen(bundle, chosen)
+            return
+
+        def is_wanted() -> bool:
+            self._remove_ended()
+            return not self._is_stopping and not all(job.ended.is_set() for job in chosen)
+
+        with self._settings.calls.reserve(sum(job.call_bytes for job in chosen), is_wanted) as is_held:
+            if is_held:
+                self._run_chosen(bundle, [job for job in chosen if not job.ended.is_set()])
 
     def _run_chosen(self, bundle: SteppedBundle, chosen: Sequence[Job]) -> None:
         runs: list[tuple[Job, OpenRun]] = []
@@ -185,7 +192,7 @@ class Worker:
 
     @contextmanager
     def _contain(self, jobs: Sequence[Job]) -> Iterator[None]:
-        """End jobs whose block fails by a defect of the runtime, so that the server goes on."""
+        """End jobs whose block fails by a defect of the runtime, so that the server survives it."""
         try:
             yield
         except Exception as error:
@@ -256,7 +263,7 @@ class Worker:
         self._encoder.submit(self._finish, job, outputs)
 
     def _finish(self, job: Job, outputs: Mapping[str, NDArray[Any]]) -> None:
-        """End a job with its outputs. Runs in the thread of the encoder, so that the steps of others go on."""
+        """End a job with its outputs. Runs in the thread of the encoder, so that others need not wait for it."""
         with self._contain([job]):
             try:
                 encoded, size = self._settings.encode(job, outputs)

@@ -49,8 +49,8 @@ def open_graph_file(path: Path, settings: SessionSettings | None = None, max_byt
     """Open a session on an ONNX file, or on the only one in a folder together with its weights in that folder.
 
     The path of a file may be a link. Files taken from a folder, the graph or its weights, must be neither links nor
-    hard links, so that no file of another folder is read. Every file is read once. The graph is checked like that of a
-    bundle: its wire format, standard operators of known versions, and external weights only in files of its folder.
+    hard links, so that no file of another folder is read. Every file is read once. It is checked as a bundle is:
+    its wire format, standard operators of known versions, and external weights only in files of its folder.
     Imported operator sets that it does not use are ignored. Raises ``BundleError`` for anything else, for more than
     `max_bytes` in all, and for external weights of a graph that is given without its folder.
     """

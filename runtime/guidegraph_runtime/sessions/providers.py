@@ -55,7 +55,7 @@ class Provider:
 def choose_providers(requested: str | Sequence[str] = AUTO, device_id: int = 0) -> tuple[Provider, ...]:
     """The providers that a session tries for each operator, in order; the CPU is always last.
 
-    "auto" takes those of TensorRT, CUDA and CPU that this machine has. Any other name or list of names is required.
+    "auto" takes TensorRT, CUDA and CPU, as far as this machine has them. Any other name or list of names is required.
     OpenVINO computes on the CPU, and is never chosen by "auto": it compiles a graph again for other sizes.
     Raises ``BundleError`` for a provider that is unknown or not available.
     """

@@ -203,7 +203,7 @@ def make_session(
 
 
 def check_provider(bundle: VerifiedBundle, part: str, settings: SessionSettings) -> None:
-    """Raise ``BundleError`` if a bundle needs other providers for its parts than those of the settings."""
+    """Raise ``BundleError`` if a bundle needs other providers for its parts than the settings name."""
     required = bundle.manifest.requires.providers
     names = [provider.name for provider in settings.providers]
     if required and names[0] not in required:
@@ -223,7 +223,7 @@ def create_session(location: str, data: bytes, weights: Mapping[str, bytes], set
     if settings.providers[0].device == "cpu":
         limit_memory(onnxruntime)
         options.add_session_config_entry("session.use_env_allocators", "1")
-        # The size of weights is bounded by that of the file, and they are freed with their session.
+        # The size of weights is bounded by the size of the file, and they are freed with their session.
         options.add_session_config_entry("session.use_device_allocator_for_initializers", "1")
     if weights:
         _add_weights(location, options, data, weights)

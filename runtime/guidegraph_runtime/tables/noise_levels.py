@@ -36,7 +36,7 @@ class Levels(NamedTuple):
     """Noise levels in the order of visits: N + 1 for N steps; the last step lands at the last level.
 
     t (N+1): timesteps on the schedule's axis, −1 for a landing at σ = 0. ratio (N+1): their σ/α. Both float64. form:
-    that of the schedule.
+    the form of the schedule.
     """
 
     t: Array
@@ -79,8 +79,8 @@ class NoiseSchedule:
     """log(σ/α) on the schedule's axis of time, and the range low ≤ high of default levels.
 
     Variance-preserving: t = 0 … T−1, and log(σ/α) is linear between them. Flow: t = 0 … T, and σ is, so that t = T · σ;
-    the model's timesteps are 1 … T, and `shift` is that of its levels.
-    The range is that of the timesteps that the model was trained at. If unknown, it is the full schedule or, if that
+    the model's timesteps are 1 … T, and `shift` is the shift of its levels.
+    The range holds the timesteps that the model was trained at. If unknown, it is the full schedule or, if that
     ends in pure noise, the timesteps whose σ/α is at most 20.
     """
 
@@ -180,7 +180,7 @@ class NoiseSchedule:
         return self.near(s / (1 - s) if variable.straight else s)
 
     def at(self, t: float) -> Level:
-        """The level at time t, rounded to float32 as networks receive t in float32: α and σ are those of that t."""
+        """The level at time t, rounded to float32 as networks receive t in float32: α and σ belong to that t."""
         t = float(np.float32(t))
         value = float(np.interp(t, np.arange(len(self.log_ratio)), self._values))
         return Level.at(t, self.ratio_of(value) if self.form == "flow" else math.exp(value), self.form)

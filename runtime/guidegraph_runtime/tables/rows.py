@@ -114,7 +114,7 @@ class Row:
 class Table(NamedTuple):
     """Rows as arrays: matrix (R, 1+K, 4+K), log_variance (R, 2), the others (R).
 
-    position, length: int64, the number of each row and that of all, which a row keeps in a table of several samplers.
+    position, length: int64, the number of each row and of all rows, which a row keeps in a table of several samplers.
     """
 
     matrix: Array

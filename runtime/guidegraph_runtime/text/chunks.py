@@ -31,7 +31,7 @@ class Chunker:
     """Splits prompts into chunks for one text encoder.
 
     tokenize: maps a text to ids without marks. length: of a chunk, including the marks `start` and `end`, an id each or
-    several ids, such as those of a chat; T5 has no `start`. pad: the id that fills a chunk. words: learned words
+    several ids, such as the marks of a chat; T5 has no `start`. pad: the id that fills a chunk. words: learned words
     (textual inversion), each with its ids. single: a prompt is one chunk, and is cut if it is longer, with a warning.
     """
 

@@ -28,7 +28,7 @@ class OnnxruntimeWeb:
 
 
 def find_onnxruntime_web(folder: Path) -> OnnxruntimeWeb:
-    """The package in a folder, which is that of the package or its `dist`.
+    """The package in a folder: its own, or its `dist`.
 
     Raises ``ValueError`` with the missing file and a way to get the package.
     """

@@ -52,7 +52,7 @@ def page_inputs(operation: Operation) -> dict[str, str]:
 
 
 def find_input_problems(inputs: Mapping[str, Input]) -> Iterator[str]:
-    """The inputs that the page has no field for, or whose default a field cannot hold."""
+    """The inputs for which the page lacks a field, or whose default a field cannot hold."""
     for name, spec in inputs.items():
         if spec.type not in PAGE_INPUTS:
             yield (

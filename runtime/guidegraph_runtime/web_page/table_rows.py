@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 
 from guidegraph_runtime.bundle.manifest_types import Input, Operation, walk_operations
 from guidegraph_runtime.errors import BundleError
+from guidegraph_runtime.running.compute import PARAMS, Computation, GuardError, check_guards, refuse_part
 from guidegraph_runtime.running.operation_order import reads
-from guidegraph_runtime.running.plan import PARAMS, GuardError, PlanRun, check_guards, refuse_part
 from guidegraph_runtime.running.unread_values import read_flags
 from guidegraph_runtime.running.values import Values
 from guidegraph_runtime.web_page.support import (
@@ -44,8 +44,8 @@ class TableKey(NamedTuple):
 class TableRange:
     """Values that depend on an input: its range, both ends included, and the names of the values that it selects.
 
-    input: "" for values that depend on none. share: the input that is a share of it, or "". scalar: those of the names,
-    if there is a share, whose values have no axis. choice: the input that has to be `value` for these values, or "".
+    input: "" for values that depend on none. share: the input that is a share of it, or "". scalar: with a share, the
+    names of values without an axis. choice: the input that has to be `value` for these values, or "".
     """
 
     input: str
@@ -271,7 +271,7 @@ class _Tabulation:
             plan_values = Values(self.source.tables)
             values = {key.input: value, key.choice: word, key.share: kept / value if key.share else None}
             plan_values |= {PARAMS + name: item for name, item in values.items() if name}
-            PlanRun(self.source.location, refuse_part, self.source.read_file, plan_values).run(self.operations)
+            Computation(self.source.location, refuse_part, self.source.read_file, plan_values).run(self.operations)
             for operation in walk_operations(self.kept):
                 if operation.op == "part":
                     check_guards(operation, plan_values)

@@ -285,6 +285,20 @@ CASES = {
         },
         stable_diffusion,
     ),
+    "checkpoint with a constant negative": Case(
+        "checkpoints/text_to_image.yaml",
+        {"steps": 3, "shape": [4, 16, 16], "prompt": "a"},
+        {
+            "example": Change(),
+            "a long prompt": Change({"prompt": LONG}),
+            "prompts of unlike length": Change({"prompt": [LONG * 2, "(a:1.5) b"], "batch": 2}),
+        },
+        stable_diffusion,
+        text=(
+            (", prompt: params.negative}", "}, with: {prompt: blurry}"),
+            ('  negative: {default: "", type: str | list, help: "what to keep away from"}\n', ""),
+        ),
+    ),
     "sd3": Case(
         "checkpoints/sd3.yaml",
         {"steps": 3, "shape": [16, 16, 16], "prompt": "a (tiger:1.4) on grass", "negative": "b"},
@@ -464,7 +478,7 @@ def test_a_bundle_draws_noise_only_where_the_samplers_table_has_a_gain_for_it(
         return gaussian.function(**arguments)
 
     counting = {**OPERATIONS, "noise.gaussian": replace(gaussian, function=count)}
-    monkeypatch.setattr("guidegraph_runtime.running.plan.OPERATIONS", counting)
+    monkeypatch.setattr("guidegraph_runtime.running.compute.OPERATIONS", counting)
     bundle = bundle_of("class_cfg")
     bundle.run(steps=3)
     assert draws == [None]

@@ -108,11 +108,30 @@ def keep(value: Any) -> Any:
     return value
 
 
+@node("stop.names")
+def list_names(*, names: list[str]) -> Any:
+    """Some names."""
+    return names
+
+
+@node("stop.memory")
+def make_memory(names: Any) -> Any:
+    """Zero for each name."""
+    return dict.fromkeys(names, 0.0)
+
+
+@node("stop.grow")
+def grow_memory(memory: Any, names: Any, *, step: float) -> Any:
+    """The memory with the step added to some of its numbers."""
+    return {**memory, **{name: memory[name] + step for name in names}}
+
+
 NODES = replace(
     REGISTRY,
     nodes={
         **REGISTRY.nodes,
         **{get_spec(f).id: get_spec(f) for f in (tensor, add, add_weights, read, function, model, apply, join, keep)},
+        **{get_spec(f).id: get_spec(f) for f in (list_names, make_memory, grow_memory)},
     },
 )
 
@@ -283,6 +302,36 @@ def test_a_change_that_the_state_cannot_take_is_named_before_anything_runs(
     assert {problem.code for problem in refused.value.problems} == {"cannot-resume"}
 
 
+NAMED = """
+guidegraph: 1
+params: {count: 6, names: [a, b], step: 1.0}
+nodes:
+  named: {use: stop.names, in: {names: params.names}}
+  memory: {use: stop.memory, in: {names: named}}
+  sum:
+    loop: {over: params.count, as: i}
+    carry: {memory: memory}
+    body:
+      next: {use: stop.grow, in: {memory: carry.memory, names: named, step: params.step}}
+    next: {memory: next}
+outputs: {memory: sum.memory}
+"""
+
+
+def test_a_start_with_names_that_the_state_lacks_is_refused_before_the_first_iteration(
+    make: Callable[..., Workflow],
+) -> None:
+    stopped = make(NAMED).run(stop_at=2)
+    iterations: list[object] = []
+    workflow = make(NAMED, observers=[lambda event: iterations.append(event) if hasattr(event, "done") else None])
+    with pytest.raises(WorkflowError, match=r"the carry 'memory' starts with c, d after the change") as refused:
+        workflow.run(resume=stopped, names=["a", "c", "d"])
+    assert [problem.code for problem in refused.value.problems] == ["cannot-resume"]
+    assert iterations == []
+    assert make(NAMED).run(resume=stopped, names=["a"])["memory"] == {"a": 6.0, "b": 2.0}
+    assert make(NAMED).run(resume=stopped, step=2.0)["memory"] == {"a": 10.0, "b": 10.0}
+
+
 def test_the_order_of_the_keys_of_a_setting_is_no_change(make: Callable[..., Workflow]) -> None:
     text = SUM.replace("start: {use: stop.tensor, in: {value: params.first}}", "start: {use: stop.sum, with: SETTING}")
     stopped = make(text.replace("SETTING", "{weights: {a: 1.0, b: 2.0}}")).run(stop_at=2)
@@ -375,7 +424,7 @@ def test_a_file_with_a_right_checksum_and_wrong_contents_is_named(
 
     path = tmp_path / "sum.safetensors"
     make().run(stop_at=2).save(path)
-    metadata, tensors, _ = read_checked(path)
+    metadata, tensors = read_checked(path)
     for key, value in (
         ("done", "9"),
         ("tree", "{}"),
@@ -405,7 +454,7 @@ def test_a_file_whose_description_of_the_run_is_damaged_is_named(make: Callable[
 
     path = tmp_path / "sum.safetensors"
     make().run(stop_at=2).save(path)
-    metadata, tensors, _ = read_checked(path)
+    metadata, tensors = read_checked(path)
     run = json.loads(metadata["run"])
     good = run["origin"]
     wrong: list[Any] = [3, {}, {**good, "over": 3}, {**good, "nodes": {}}, {**good, "nodes": {"start": {}}}]

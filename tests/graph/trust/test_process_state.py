@@ -4,13 +4,10 @@ from __future__ import annotations
 
 import os
 import random
-import struct
-import sys
 import threading
 import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import replace
-from itertools import pairwise
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -25,19 +22,6 @@ from guidegraph.graph.node import get_spec, node
 from guidegraph.graph.registry import Registry
 from guidegraph.graph.resolution.load import build
 from guidegraph.graph.trust import process_state
-from guidegraph.graph.trust.environment import make_version_reader, read_variables
-from guidegraph.graph.trust.seed_detection import (
-    Marks,
-    TwisterState,
-    _find_torch_offset,
-    _is_philox_seeded,
-    _pack_torch,
-    find_numpy_state,
-    find_python_generator,
-    find_torch_state,
-    import_numpy,
-    is_seeded,
-)
 
 CHANGES: dict[str, Callable[[], object]] = {
     "the current directory": lambda: os.chdir("/"),
@@ -48,13 +32,10 @@ CHANGES: dict[str, Callable[[], object]] = {
     "torch's precision of matrix products": lambda: torch.set_float32_matmul_precision("medium"),
     "environment variables": lambda: os.environ.update(GG_TEST_LEFT="1", HOME="/nowhere"),
     "torch's random generator": lambda: torch.manual_seed(11),
-    "Python's random generator": lambda: random.seed(11),
-    "NumPy's random generator": lambda: np.random.seed(11),
 }
 
 
 def read_state() -> list[Any]:
-    numpy_state: Any = np.random.get_state()
     return [
         os.getcwd(),
         torch.get_default_dtype(),
@@ -64,8 +45,6 @@ def read_state() -> list[Any]:
         torch.get_float32_matmul_precision(),
         dict(os.environ),
         torch.get_rng_state().tolist(),
-        random.getstate(),
-        [*numpy_state[1], numpy_state[2]],
     ]
 
 
@@ -175,29 +154,6 @@ def run_nodes_uncaught(folder: Path, nodes: str) -> None:
     run(build(path, REGISTRY), {})
 
 
-@pytest.fixture
-def _unknown_memory(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Nothing is read from memory, as where its layout is unknown."""
-    cached = (process_state._get_readers, make_version_reader, find_torch_state, find_python_generator)
-    monkeypatch.setattr("guidegraph.graph.trust.environment._has_versions", lambda: False)
-    monkeypatch.setattr("guidegraph.graph.trust.seed_detection._has_known_layout", lambda: False)
-    monkeypatch.setattr("guidegraph.graph.trust.seed_detection._find_torch_offset", lambda: None)
-    for function in cached:
-        function.cache_clear()
-    yield
-    for function in cached:
-        function.cache_clear()
-
-
-@pytest.mark.usefixtures("_unknown_memory")
-@pytest.mark.parametrize("kind", CHANGES)
-def test_each_change_is_undone_where_no_memory_can_be_read(tmp_path: Path, kind: str) -> None:
-    before = read_state()
-    _, (message,) = run_nodes(tmp_path, f'  a: {{use: meddler.change, with: {{x: 1, kind: "{kind}"}}}}')
-    assert kind in message
-    assert read_state() == before
-
-
 @pytest.mark.parametrize("kind", CHANGES)
 def test_the_second_of_two_nodes_is_named_for_its_change(tmp_path: Path, kind: str) -> None:
     """The state before it is the one that was read after the first."""
@@ -214,8 +170,7 @@ def test_the_second_of_two_nodes_is_named_for_its_change(tmp_path: Path, kind: s
 def test_a_change_between_two_nodes_stays_and_is_nobodys(tmp_path: Path, kind: str, way: str) -> None:
     """Only changes by nodes are undone: not those of the caller's observers, of callbacks, or of built-in nodes."""
     changes = [CHANGES[kind]]
-    for seed in (torch.manual_seed, random.seed, np.random.seed):
-        seed(1)
+    torch.manual_seed(1)
 
     def change_once(*_: object) -> None:
         if changes:
@@ -250,37 +205,6 @@ def test_a_kept_normal_number_is_put_back_with_torchs_generator(tmp_path: Path) 
     assert all(map(torch.equal, (first, torch.randn(1), torch.rand(3)), expected))
 
 
-def test_torchs_generator_is_read_from_memory_as_it_is() -> None:
-    draws: tuple[Callable[[], object], ...] = (
-        lambda: torch.manual_seed(3),
-        lambda: torch.randn(1),
-        lambda: torch.randn(1),
-        lambda: torch.randn(3, dtype=torch.float64),
-        lambda: torch.rand(700),
-    )
-    assert _find_torch_offset() is not None
-    for draw_numbers in draws:
-        draw_numbers()
-        assert _pack_torch(find_torch_state().state.raw) == torch.get_rng_state().numpy().tobytes()
-
-
-@pytest.mark.parametrize("marks", [find_torch_state(), find_python_generator()[0], find_numpy_state(import_numpy()())])
-def test_a_piece_of_a_generators_state_changes_with_it(marks: Marks) -> None:
-    seen: list[tuple[list[Any], Any]] = []
-    for draw_numbers in (
-        lambda: (torch.manual_seed(3), random.seed(3), np.random.seed(3)),
-        *[lambda: (torch.randn(1), random.random(), np.random.random())] * 3,
-        *[lambda: torch.randn(3, dtype=torch.float64)] * 3,
-        *[lambda: (torch.rand(311), random.getrandbits(32 * 311), np.random.bytes(4 * 311))] * 5,
-        lambda: (torch.manual_seed(4), random.seed(4), np.random.seed(4)),
-    ):
-        draw_numbers()
-        seen.append(([piece.raw for piece in marks.pieces], marks.state.raw))
-    for (pieces, whole), (new_pieces, new_whole) in pairwise(seen):
-        assert (pieces == new_pieces) == (whole == new_whole)
-    assert len({str(pieces) for pieces, _ in seen}) >= 10
-
-
 def test_a_node_in_a_loop_is_named_once(tmp_path: Path) -> None:
     loop = """  steps:
     loop: {over: params.n, as: i}
@@ -303,30 +227,15 @@ def test_draws_are_not_undone(tmp_path: Path) -> None:
     assert first != second
 
 
-def test_setting_the_same_seed_again_is_detected(tmp_path: Path) -> None:
-    torch.manual_seed(11)
-    torch.rand(5000)
-    before = torch.get_rng_state()
-    _, (message,) = run_nodes(tmp_path, '  a: {use: meddler.change, with: {x: 1, kind: "torch\'s random generator"}}')
-    assert "seeds torch's random generator" in message
-    assert torch.equal(torch.get_rng_state(), before)
-
-
-def test_many_draws_are_not_mistaken_for_a_seed() -> None:
-    def twister() -> TwisterState:
-        numbers = random.getstate()[1]
-        return TwisterState(numbers[:624], numbers[624])
-
-    random.seed(5)
-    states = [twister()]
-    for draws in (1, 623, 1, 5000, 100_000):
-        random.getrandbits(32 * draws)
-        states.append(twister())
-    for before, after in pairwise(states):
-        assert not is_seeded(before, after)
-    assert is_seeded(states[1], states[0])  # a state before an earlier one
-    random.seed(6)
-    assert is_seeded(states[-1], twister())
+def test_draws_before_a_seed_are_not_undone_with_it(tmp_path: Path) -> None:
+    torch.manual_seed(7)
+    expected = torch.rand(2)[1]
+    torch.manual_seed(7)
+    nodes = "  a: {use: meddler.draw, with: {x: 0}}\n"
+    nodes += '  b: {use: meddler.change, in: {x: a}, with: {kind: "torch\'s random generator"}}'
+    _, (message,) = run_nodes(tmp_path, nodes, "b")
+    assert "nodes.b (meddler.change) seeds torch's random generator, which was put back" in message
+    assert torch.equal(torch.rand(()), expected)
 
 
 def test_a_model_called_by_a_built_in_node_is_watched_too(tmp_path: Path) -> None:
@@ -346,14 +255,21 @@ def test_a_model_called_by_a_built_in_node_is_watched_too(tmp_path: Path) -> Non
     }
 
 
-def test_a_cuda_seed_differs_from_draws_by_its_offset() -> None:
-    def state_of(seed: int, offset: int) -> torch.Tensor:
-        return torch.frombuffer(bytearray(struct.pack("<QQ", seed, offset)), dtype=torch.uint8)
-
-    before = state_of(7, 12)
-    assert not _is_philox_seeded(before, state_of(7, 16))
-    assert _is_philox_seeded(before, state_of(7, 4))
-    assert _is_philox_seeded(before, state_of(8, 16))
+def test_a_seed_of_a_cuda_device_is_put_back_and_the_device_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With generators of the CPU in the place of the devices'."""
+    generators = tuple(torch.Generator().manual_seed(seed) for seed in (1, 2, 3))
+    monkeypatch.setattr(process_state, "_list_generators", lambda: generators)
+    states = tuple(generator.get_state() for generator in generators)
+    saved = process_state.SavedState((*[None] * 6, 1, (2, 3)), {}, states)
+    torch.rand(4, generator=generators[1])
+    generators[2].manual_seed(9)
+    changes = list(process_state._restore_seeded(saved, (*[None] * 6, 1, (2, 9))))
+    assert changes == ["seeds torch's random generator of cuda:1, which was put back"]
+    assert [torch.equal(*pair) for pair in zip(states, (g.get_state() for g in generators), strict=True)] == [
+        True,
+        False,
+        True,
+    ]
 
 
 def test_overlapping_calls_restore_the_state_before_the_first(tmp_path: Path) -> None:
@@ -419,38 +335,12 @@ def test_a_call_that_ends_while_the_next_one_is_being_saved(tmp_path: Path, monk
 
 
 def test_variables_in_a_replaced_dict_are_restored(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The version of the dict before says nothing of them."""
-    call, variables = build_call(tmp_path), read_variables()
+    call, variables = build_call(tmp_path), process_state._read_variables()
     saved = process_state.save_state("everything")
     monkeypatch.setattr(os.environ, "_data", {**variables, os.fsencode("GG_TEST_LEFT"): b"1"})
     with pytest.warns(UserWarning, match="GG_TEST_LEFT"):
         process_state.restore_state(saved, call)
     assert "GG_TEST_LEFT" not in os.environ
-
-
-def test_another_kind_of_generator_of_numpys_is_put_back(tmp_path: Path) -> None:
-    before: Any = np.random.get_state()
-    saved = process_state.save_state("everything")
-    numpy_random: Any = np.random
-    numpy_random.set_bit_generator(np.random.PCG64(3))
-    with pytest.warns(UserWarning, match="seeds NumPy's random generator"):
-        process_state.restore_state(saved, build_call(tmp_path))
-    after: Any = np.random.get_state()
-    assert (after[0], [*after[1]], after[2]) == (before[0], [*before[1]], before[2])
-
-
-def test_numpys_generator_is_watched_before_anything_has_imported_it(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    call, before = build_call(tmp_path), read_state()
-    monkeypatch.setattr(np, "random", np.random)  # puts the module back
-    monkeypatch.delitem(sys.modules, "numpy.random")
-    import_numpy.cache_clear()
-    saved = process_state.save_state("everything")
-    np.random.seed(11)
-    with pytest.warns(UserWarning, match="seeds NumPy's random generator"):
-        process_state.restore_state(saved, call)
-    assert read_state() == before
 
 
 def test_a_folder_that_is_no_more_is_named_as_such(tmp_path: Path) -> None:

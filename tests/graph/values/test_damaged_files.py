@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-import warnings
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -142,37 +141,23 @@ def test_a_sparse_tensor_is_not_kept_on_disk(tmp_path: Path) -> None:
     assert cache.get(KEY, "cpu") is None
 
 
-def write_previous_version(path: Path, written: str) -> None:
-    """Rewrite a file as the previous version wrote it: without checksum, and without the key of a cached value."""
+def remove_checksum(path: Path) -> None:
     with safe_open(str(path), "pt") as file:
         tensors = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118
         metadata = dict(file.metadata())
     del metadata[CHECKSUM]
-    if written == "guidegraph-value-1":
-        del metadata["key"]
-    save_file(tensors, str(path), {**metadata, "format": written})
+    save_file(tensors, str(path), metadata)
 
 
-def test_a_cached_value_of_the_previous_version_is_read_with_a_note(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    cache = DiskCache(tmp_path)
+def test_files_without_a_checksum_are_damaged(tmp_path: Path) -> None:
+    cache = DiskCache(tmp_path / "cache")
     cache.put(KEY, cached_values())
-    write_previous_version(entry(tmp_path), "guidegraph-value-1")
-    with caplog.at_level(logging.INFO):
-        assert same(cache.get(KEY, "cpu"), cached_values())
-    assert "without a checksum" in caplog.text
-
-
-def test_a_checkpoint_of_the_previous_version_is_resumed_with_a_warning(tmp_path: Path) -> None:
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        run_text(text(6, checkpoint=True), tmp_path)
-        uninterrupted = run_text(text(10), tmp_path).outputs["loss"]
-    write_previous_version(tmp_path / "ckpt" / STATE_FILE, "guidegraph-training-2")
-    with pytest.warns(UserWarning, match="without a checksum"):
-        resumed = run_text(text(10, checkpoint=True), tmp_path).outputs["loss"]
-    assert torch.equal(resumed, uninterrupted)
+    remove_checksum(entry(tmp_path / "cache"))
+    assert cache.get(KEY, "cpu") is None
+    run_text(text(6, checkpoint=True), tmp_path)
+    remove_checksum(tmp_path / "ckpt" / STATE_FILE)
+    with pytest.raises(NodeError, match="is damaged: its checksum is 'none', and that of its contents"):
+        run_text(text(10, checkpoint=True), tmp_path)
 
 
 def test_training_does_not_resume_from_a_damaged_checkpoint(tmp_path: Path) -> None:

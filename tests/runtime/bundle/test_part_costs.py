@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,9 +12,9 @@ import numpy as np
 import pytest
 
 from guidegraph_runtime import Bundle, SessionSettings
-from guidegraph_runtime.bundle.manifest import read_manifest, write_manifest
 from guidegraph_runtime.bundle.manifest_types import Cost, Part, Tensor
-from guidegraph_runtime.bundle.part_costs import estimate_cost
+from guidegraph_runtime.bundle.names import COSTS
+from guidegraph_runtime.bundle.part_costs import estimate_cost, write_costs
 from guidegraph_runtime.errors import BundleError
 from guidegraph_runtime.running.measure_costs import measure_costs
 from tests.runtime.running.loop_bundle import JOINS, write_loop_bundle
@@ -73,10 +74,11 @@ def test_what_an_export_measures_is_read_back_and_tells_the_demand_of_a_run(fold
     assert measured.keys() == {"step", "decode"}, "the encoder has no sides"
     for costs in measured.values():
         assert costs[0].sizes["height"] < costs[1].sizes["height"]
-    parts = {name: replace(part, costs=measured.get(name, ())) for name, part in bundle.manifest.parts.items()}
-    manifest = read_manifest(write_manifest(replace(bundle.manifest, parts=parts)))
-    assert manifest.parts["step"].costs == measured["step"]
-    bundle._verified = replace(bundle._verified, manifest=manifest)
+    copy = shutil.copytree(folder, tmp_path / "copy")
+    (copy / COSTS).write_bytes(write_costs(measured))
+    digest, bundle = bundle.digest, Bundle(copy, CPU)
+    assert bundle.manifest.parts["step"].costs == measured["step"]
+    assert bundle.digest == digest, "no two exports measure the same, and they are the same bundle"
     sides = {"noise.shape": [2, 30, 50]}
     one, two = (bundle.prepare({"batch": batch, "steps": 4}, sides).demand for batch in (1, 2))
     assert 0 < one.call_bytes < two.call_bytes
@@ -89,15 +91,14 @@ def test_what_an_export_measures_is_read_back_and_tells_the_demand_of_a_run(fold
         ([{"sizes": {"height": 8}, "bytes": 1, "seconds": 1.0}], "the costs at a smaller and at a larger size"),
         ([{"sizes": {"height": 8}, "bytes": 1, "seconds": 1.0}] * 2, "at a smaller and at a larger size"),
         ([{"sizes": {"height": 8}, "bytes": -1, "seconds": 1.0}], "bytes"),
+        (3, "costs.json"),
     ],
 )
-def test_costs_that_are_none_are_refused(folder: Path, costs: Any, words: str) -> None:
-    from tests.runtime.running.bundles import seal_manifest
-
-    value = json.loads((folder / "bundle.json").read_bytes())
-    value["parts"]["step"]["costs"] = costs
+def test_costs_that_are_none_are_refused(folder: Path, tmp_path: Path, costs: Any, words: str) -> None:
+    copy = shutil.copytree(folder, tmp_path / "copy")
+    (copy / COSTS).write_text(json.dumps({"step": costs}))
     with pytest.raises(BundleError, match=words):
-        read_manifest(seal_manifest(value))
+        Bundle(copy, CPU)
 
 
 def test_resized_inputs_keep_their_values(folder: Path) -> None:

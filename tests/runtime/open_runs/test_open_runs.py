@@ -20,7 +20,7 @@ from guidegraph_runtime.bundle.manifest_types import Operation
 from guidegraph_runtime.limits import Limits, enforce_limits
 from guidegraph_runtime.open_runs.joined_calls import JoinCache, describe_joins
 from guidegraph_runtime.open_runs.open_run import OpenRun
-from guidegraph_runtime.running.plan import PlanRun, refuse_part
+from guidegraph_runtime.running.compute import Computation, refuse_part
 from guidegraph_runtime.running.values import Values
 from guidegraph_runtime.sessions.sessions import Session
 from tests.fake_clock import replace_clock
@@ -258,7 +258,7 @@ def test_the_time_of_a_shared_call_counts_against_the_limit_of_each_run(
             return super().run(inputs)
 
     monkeypatch.setitem(bundle._sessions, "step", SlowSession(bundle.session("step")))
-    modules = ("open_runs.open_run", "open_runs.step_together", "running.plan")
+    modules = ("open_runs.open_run", "open_runs.step_together", "running.compute")
     replace_clock(monkeypatch, lambda: clock[0], *(f"guidegraph_runtime.{module}" for module in modules))
     with enforce_limits(Limits(seconds=100)):
         runs = [bundle.start(**request) for request in REQUESTS[:2]]
@@ -281,11 +281,11 @@ def test_the_trips_of_loops_one_after_the_other_are_added() -> None:
     loops = [make_loop("first", "zero"), make_loop("second", "first")]
 
     def run_to_second_loop() -> OpenRun:
-        plan_run = PlanRun("b", refuse_part, lambda name: b"", Values(zero=np.zeros(1)))
-        run = OpenRun(None, plan_run, loops, {"x": "second"}, {}, nullcontext())
+        computation = Computation("b", refuse_part, lambda name: b"", Values(zero=np.zeros(1)))
+        run = OpenRun(None, computation, loops, {"x": "second"}, {}, nullcontext())
+        run.run_to_loop()
         for _ in range(4):
-            run.begin_iteration()
-            run.end_iteration()
+            run.run_to_part()
         return run
 
     with enforce_limits(Limits(trips=8)):
@@ -310,10 +310,10 @@ def test_a_run_that_fails_leaves_the_others_whole(bundle: Bundle, monkeypatch: p
     bundle.step(runs)
     end = OpenRun.run_to_part
 
-    def fail_for_the_second(run: OpenRun) -> Any:
+    def fail_for_the_second(run: OpenRun, results: Any = None) -> Any:
         if run is runs[1] and run.count == 1:
             raise BundleError("folders/b", "operation-failed", "its noise is no noise")
-        return end(run)
+        return end(run, results)
 
     monkeypatch.setattr(OpenRun, "run_to_part", fail_for_the_second)
     with pytest.raises(BundleError, match="its noise is no noise"):

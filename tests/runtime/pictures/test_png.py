@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import tracemalloc
 from pathlib import Path
 
 import numpy as np
@@ -11,10 +12,10 @@ import pytest
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
-from guidegraph_runtime.pictures.png import read_png_text, write_png
+from guidegraph_runtime.pictures.png import encode_png, read_png_text, write_png
 
 
-@pytest.mark.parametrize("shape", [(5, 7), (5, 7, 1), (5, 7, 3), (5, 7, 4)])
+@pytest.mark.parametrize("shape", [(5, 7), (5, 7, 1), (5, 7, 3), (5, 7, 4), (150, 7, 3)])
 def test_pixels_come_back(tmp_path: Path, shape: tuple[int, ...]) -> None:
     array = np.random.Generator(np.random.Philox(key=1)).integers(0, 256, shape, dtype=np.uint8)
     write_png(tmp_path / "a.png", array)
@@ -37,6 +38,16 @@ def test_each_row_has_the_filter_that_fits_it(tmp_path: Path) -> None:
     with Image.open(tmp_path / "ours.png") as image:
         assert (np.asarray(image) == array).all()
     assert (tmp_path / "ours.png").stat().st_size <= 1.05 * (tmp_path / "pillow.png").stat().st_size
+
+
+def test_a_picture_is_encoded_in_a_few_times_its_memory() -> None:
+    array = np.arange(2048 * 512 * 3, dtype=np.uint8).reshape(2048, 512, 3)
+    tracemalloc.start()
+    try:
+        encode_png(array)
+        assert tracemalloc.get_traced_memory()[1] < 8 * array.nbytes
+    finally:
+        tracemalloc.stop()
 
 
 def test_a_picture_is_written_without_a_library_of_pictures(tmp_path: Path) -> None:

@@ -11,9 +11,9 @@ import pytest
 from guidegraph_runtime.bundle.manifest_types import Operation
 from guidegraph_runtime.declare.choice_words import CHOOSE
 from guidegraph_runtime.errors import BundleError
-from guidegraph_runtime.running.dry_run import UNKNOWN, DryRun
+from guidegraph_runtime.running.compute import Computation
 from guidegraph_runtime.running.operation_order import schedule_operations
-from guidegraph_runtime.running.plan import PlanRun
+from guidegraph_runtime.running.rehearse import UNKNOWN, Rehearsal
 from guidegraph_runtime.running.values import Values
 
 
@@ -27,7 +27,7 @@ def choice(node: str, when: str | None, of: Mapping[str, str], **settings: Any) 
     return Operation(CHOOSE, node, inputs, {"of": branches, **settings}, (node,))
 
 
-class Run(PlanRun):
+class Run(Computation):
     """A run whose parts add one, and which notes them."""
 
     def __init__(self, **values: Any) -> None:
@@ -40,7 +40,7 @@ class Run(PlanRun):
         return {gives[name]: value + 1}
 
     def take(self, plan: list[Operation], *targets: str) -> list[Any]:
-        self.run(self.schedule(plan, targets))
+        self.run(plan, targets)
         return [self.values.read(name) for name in targets]
 
 
@@ -125,8 +125,8 @@ def test_a_rehearsal_looks_at_the_branch_that_is_taken() -> None:
     plan = [noise("a", 1), noise("b", 10**9), choice("either", "mode", {"small": "a", "large": "b"})]
 
     def rehearse(mode: Any) -> Any:
-        rehearsal = DryRun("here", gives.__getitem__, lambda name: b"", Values(mode=mode), limit=10**6)  # type: ignore[arg-type]
-        rehearsal.run(rehearsal.schedule(plan, ["either"]))
+        rehearsal = Rehearsal("here", gives.__getitem__, lambda name: b"", Values(mode=mode), limit=10**6)  # type: ignore[arg-type]
+        rehearsal.run(plan, ["either"])
         return rehearsal.values.read("either")
 
     assert rehearse("small").shape == (1, 4, 16, 16)

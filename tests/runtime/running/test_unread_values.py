@@ -9,7 +9,7 @@ import pytest
 
 from guidegraph_runtime.bundle.manifest_types import Operation
 from guidegraph_runtime.errors import BundleError
-from guidegraph_runtime.running.plan import PlanRun
+from guidegraph_runtime.running.compute import Computation
 
 UNREAD: Any = {"sample.body.fresh": {"field": "table.noisy", "is": False}}
 
@@ -40,7 +40,7 @@ def draw_noise(operations: list[Operation], **flags: Any) -> list[np.ndarray[Any
         taken.append(inputs["fresh"])
         return {"step.x": inputs["x"]}
 
-    run = PlanRun("here", part, lambda name: b"")
+    run = Computation("here", part, lambda name: b"")
     run.values.update({"start": np.ones((2, 3, 4, 5), np.float32), **flags})
     run.run(operations)
     return taken

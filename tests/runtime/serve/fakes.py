@@ -12,7 +12,7 @@ from guidegraph_runtime.errors import BundleError
 from guidegraph_runtime.limits import Limits
 from guidegraph_runtime.open_runs.open_run import OpenRun
 from guidegraph_runtime.running.bundle import Prepared
-from guidegraph_runtime.running.dry_run import Demand
+from guidegraph_runtime.running.rehearse import Demand
 from guidegraph_runtime.serve.jobs import Job
 from guidegraph_runtime.serve.worker import SteppedBundle, Worker, WorkerSettings
 

@@ -92,9 +92,13 @@ def start_job(server: Server, **params: Any) -> str:
     return str(answer.json()["id"])
 
 
+HEARS_HANG_UP = "import signal; signal.signal(signal.SIGHUP, signal.SIG_DFL); "
+"""Under nohup the tests ignore SIGHUP, and so would the processes that they start."""
+
+
 @pytest.mark.parametrize("numbers", [[signal.SIGTERM], [signal.SIGHUP, signal.SIGHUP], [signal.SIGTERM, signal.SIGHUP]])
 def test_a_server_draws_and_drains_on_signals(pictures: Path, alone: Bundle, numbers: list[int]) -> None:
-    with serve(pictures, "--max-steps", "100000", "--limit", "steps=100000") as server:
+    with serve(pictures, "--max-steps", "100000", "--limit", "steps=100000", start=HEARS_HANG_UP + START) as server:
         assert httpx.get(f"{server.address}/health/ready").status_code == 200
         body = {"seed": 4, "steps": 6, "n": 1}
         answer = httpx.post(f"{server.address}/v1/images/generations", json=body, timeout=TIMEOUT)
@@ -267,6 +271,7 @@ def test_missing_packages_are_named(
 
 def test_options_may_be_variables_of_the_environment(pictures: Path, tmp_path: Path) -> None:
     variables = {"BUNDLES": f"pictures={pictures}", "MAX_STEPS": "3", "LOG_LEVEL": "debug", "BATCH": "2"}
+    variables |= {"PORT": "tcp://10.0.0.1:80", "PORT_80_TCP_ADDR": "10.0.0.1", "METRICS_SERVICE_PORT_HTTP": "80"}
     with serve("--batch", "1", **{f"GUIDEGRAPH_SERVE_{name}": text for name, text in variables.items()}) as server:
         for body, words in (
             ({"steps": 4, "n": 1}, "this server allows 3"),
@@ -280,8 +285,11 @@ def test_options_may_be_variables_of_the_environment(pictures: Path, tmp_path: P
 @pytest.mark.parametrize(
     ("name", "text", "words"),
     [
-        ("BATCH", "many", "argument --batch: expected a number"),
-        ("PROVIDER", "abacus", "argument --provider: invalid choice: 'abacus'"),
+        ("BATCH", "many", "GUIDEGRAPH_SERVE_BATCH: expected a number"),
+        ("PROVIDER", "abacus", "GUIDEGRAPH_SERVE_PROVIDER: invalid choice: 'abacus'"),
+        ("ALLOW_ORIGIN", "https://a.org *", "GUIDEGRAPH_SERVE_ALLOW_ORIGIN: expected a site without a path"),
+        ("MAX_STEP", "3", "GUIDEGRAPH_SERVE_MAX_STEP: no option has this variable; did you mean 'GUIDEGRAPH_SERVE_MAX"),
+        ("TOKEN", "secret", "GUIDEGRAPH_SERVE_TOKEN: the variable of the token is GUIDEGRAPH_TOKEN"),
         ("BUNDLES", "", "expected the folder of a bundle, as an argument or in GUIDEGRAPH_SERVE_BUNDLES"),
     ],
 )

@@ -9,7 +9,7 @@ import pytest
 from numpy.typing import NDArray
 
 from guidegraph_runtime import Bundle
-from guidegraph_runtime.serve.encode_outputs import encode_outputs
+from guidegraph_runtime.serve.service import encode_outputs
 
 
 @pytest.mark.parametrize(

@@ -177,3 +177,33 @@ def test_calls_of_several_bundles_wait_for_their_memory() -> None:
         order.append("second")
     thread.join()
     assert order == ["first", "second"]
+
+
+def test_a_large_call_is_not_passed_over_by_small_ones_that_come_later() -> None:
+    budget, order = CallBudget(100), []
+    large_waits = Event()
+
+    def call(nbytes: int) -> None:
+        with budget.reserve(nbytes, lambda: nbytes < 100 or large_waits.set() is None):
+            order.append(nbytes)
+
+    large, small = (Thread(target=call, args=(nbytes,)) for nbytes in (100, 20))
+    with budget.reserve(60):
+        large.start()
+        assert large_waits.wait(30)
+        small.start()  # 20 bytes are free, and it is behind the large one
+        with budget.reserve(0) as is_held:
+            assert is_held, "a call of unknown size does not wait"
+        assert order == []
+    large.join()
+    small.join()
+    assert order == [100, 20]
+
+
+def test_a_call_that_nobody_wants_any_longer_leaves_the_queue() -> None:
+    budget, answers = CallBudget(100), iter([True, False])
+    with budget.reserve(80):
+        with budget.reserve(50, lambda: next(answers)) as is_held:
+            assert not is_held
+        with budget.reserve(20) as is_held:
+            assert is_held

@@ -21,7 +21,7 @@ from guidegraph_runtime.bundle.manifest_types import Input
 from guidegraph_runtime.declare.settings import Range
 from guidegraph_runtime.errors import BundleError
 from guidegraph_runtime.running.inputs import check_value
-from guidegraph_runtime.serve.metrics import ServeMetrics
+from guidegraph_runtime.serve.observers import ServeMetrics
 from guidegraph_runtime.serve.requests import RequestRefused
 from guidegraph_runtime.serve.service import Service
 from guidegraph_runtime.serve.uploads import decode_files

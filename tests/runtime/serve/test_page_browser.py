@@ -18,7 +18,7 @@ import uvicorn
 from PIL import Image
 
 from guidegraph_runtime import Bundle, pixels
-from guidegraph_runtime.serve.metrics import ServeMetrics
+from guidegraph_runtime.serve.observers import ServeMetrics
 from guidegraph_runtime.serve.service import Service
 from guidegraph_runtime.serve.web.access import ServeAccess
 from guidegraph_runtime.serve.web.routes import ServeRoutes

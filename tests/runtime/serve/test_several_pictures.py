@@ -15,7 +15,7 @@ from PIL import Image
 from starlette.testclient import TestClient
 
 from guidegraph_runtime import Bundle, pixels
-from guidegraph_runtime.serve.metrics import ServeMetrics
+from guidegraph_runtime.serve.observers import ServeMetrics
 from guidegraph_runtime.serve.options import ServeOptions
 from guidegraph_runtime.serve.service import Service
 from guidegraph_runtime.serve.web.access import ServeAccess

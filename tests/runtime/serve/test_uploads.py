@@ -15,6 +15,7 @@ from safetensors.numpy import load
 from starlette.testclient import TestClient
 
 from guidegraph_runtime.serve.requests import DrawRequest, RequestRefused
+from guidegraph_runtime.serve.web import bodies
 from tests.runtime.serve.conftest import MakeClient, MakeService, encode_picture
 from tests.runtime.serve.test_routes import read_picture, service_of
 
@@ -198,6 +199,29 @@ def test_bodies_with_pictures_are_bounded_and_other_parameters_more_so(make_clie
         413,
         "expected at most 65536 commas and brackets",
     )
+
+
+def test_the_files_of_requests_that_are_being_checked_are_bounded(
+    make_client: MakeClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not while they are read alone: the checks, which decode pictures, take longer."""
+    client = make_edits(make_client, started=False, upload_bytes=5000, body_bytes=5000)
+    checks, files = service_of(client).checks, {"image": b"a" * 4000}
+    second: list[Any] = []
+
+    def check(request: DrawRequest) -> Any:
+        if not second:
+            second.append(None)
+            second[0] = client.post(EDITS, data={"model": "edits"}, files=files)
+        raise RequestRefused("checked")
+
+    monkeypatch.setattr(bodies, "BODIES", 1)
+    monkeypatch.setattr(checks, "check", check)
+    body = {"params": {"map": as_text(b"a" * 3000)}}
+    assert client.post("/v1/workflows/edits", json=body).json()["error"]["message"] == "checked"
+    answer = second[0]
+    assert (answer.status_code, answer.json()["error"]["code"], answer.headers["retry-after"]) == (429, "busy", "1")
+    assert client.post("/v1/workflows/edits", json=body).json()["error"]["message"] == "checked"
 
 
 def test_the_files_of_the_queue_are_bounded_and_go_with_their_job(make_service: MakeService) -> None:

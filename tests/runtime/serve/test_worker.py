@@ -18,10 +18,10 @@ from guidegraph_runtime.limits import Limits, enforce_limits
 from guidegraph_runtime.open_runs.open_run import OpenRun
 from guidegraph_runtime.running.bundle import Prepared
 from guidegraph_runtime.serve.jobs import LATE, Failure, Job, JobEnd, JobStore
+from guidegraph_runtime.serve.lane import CallBudget
 from guidegraph_runtime.serve.options import ServeOptions
-from guidegraph_runtime.serve.request_checks import RequestChecks
+from guidegraph_runtime.serve.request_checks import RequestChecks, collect_warnings, show_collected
 from guidegraph_runtime.serve.requests import DrawRequest, RequestRefused
-from guidegraph_runtime.serve.warning_texts import collect_warnings, show_collected
 from guidegraph_runtime.serve.worker import Worker
 from tests.runtime.serve.conftest import MakeService
 from tests.runtime.serve.fakes import FakeBundle, FakeShelf, make_job, make_worker
@@ -204,6 +204,22 @@ def test_a_deadline_ends_a_job_also_while_it_waits() -> None:
         assert (job.failure.code, job.failure.status) == ("deadline", 504)
     assert late.step == 10 - 4
     assert bundle.steps == 20
+
+
+def test_a_deadline_ends_a_job_whose_step_waits_for_the_memory_of_other_bundles() -> None:
+    now = [0.0]
+    late, other = make_job(1, deadline=1.0), make_job(1)
+    late.call_bytes = other.call_bytes = 50
+    worker = make_worker(FakeBundle(), batch=2, clock=lambda: now[0])
+    budget = worker._settings.calls = CallBudget(120)
+    worker.add(late)
+    worker.add(other)
+    with budget.reserve(80), run(worker):
+        now[0] = 2.0
+        wait(late)
+        assert late.failure == LATE
+        assert not other.ended.is_set()
+        other.end(JobEnd("cancelled"))
 
 
 def test_the_steps_of_two_loops_are_counted_as_foreseen_or_as_they_are_entered() -> None:

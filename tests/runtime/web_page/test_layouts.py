@@ -29,6 +29,7 @@ def random_words() -> str:
     noun = RANDOM.choice([kind.name, *(singular for singular, _ in kind.synonyms)])
     colours = [word for words in COLOUR_WORDS.values() for word in words]
     text = " ".join([RANDOM.choice(["", "a", "The", "one"]), RANDOM.choice(["", *colours]), noun])
+    text = text.replace(" ", RANDOM.choice(["  ", "\x1c", "\x85", "\u2003", "\n "])) if RANDOM.random() < 0.3 else text
     return f" {text.upper()}\t" if RANDOM.random() < 0.2 else text
 
 
@@ -68,6 +69,7 @@ WRONG: list[tuple[dict[str, Any], str]] = [
     ({"objects": ["a blue rabit"], "boxes": [BOX]}, "one of the 64 objects, as in 'a red car'; did you mean 'rabbit'?"),
     ({"objects": ["two cats"], "boxes": [BOX]}, "did you mean 'cat'"),
     ({"objects": [""], "boxes": [BOX]}, "'' is not one object"),
+    ({"objects": ["a\ufeffcat"], "boxes": [BOX]}, "is not one object"),
     ({"objects": ["cat"], "boxes": [[0.3, 0.2, 0.1, 0.4]]}, "with left < right and top < bottom; found [0.3, 0.2,"),
     ({"objects": ["cat"], "boxes": [[0.1, 0.2, 0.3]]}, "the box of 'cat' is [left, top, right, bottom]"),
     ({"objects": ["cat"], "boxes": [BOX], "box": BOX}, "found both, and 1 box"),

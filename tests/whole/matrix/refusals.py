@@ -82,12 +82,5 @@ REFUSALS: tuple[Refusal, ...] = (
     ),
 )
 
-STILL_WRONG: tuple[Refusal, ...] = (
-    Refusal(
-        "change",
-        "fast/deep_features",
-        "there is no memory for",
-        "Another `site` amid sampling has no features to go on with. The first step says so, not a check before it.",
-    ),
-)
+STILL_WRONG: tuple[Refusal, ...] = ()
 """Cells that are wrong today, by what is said about them. An entry goes when its cells are right."""

@@ -1,11 +1,17 @@
-"""The bodies of requests, JSON and forms: read within limits of bytes, time and the memory of all together."""
+"""The bodies of requests, JSON and forms, and their fields.
+
+Bodies are read within limits of bytes, time and the memory of all together. One declaration checks and describes a
+field.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
+from collections.abc import AsyncGenerator, Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from copy import copy
+from dataclasses import dataclass, field
 from typing import Any
 
 from python_multipart.multipart import parse_options_header
@@ -15,6 +21,7 @@ from starlette.requests import ClientDisconnect, Request
 
 from guidegraph_runtime.bundle.strict_json import parse_json
 from guidegraph_runtime.errors import BundleError
+from guidegraph_runtime.serve.request_checks import PRIORITIES
 from guidegraph_runtime.serve.requests import RequestRefused
 
 JSON_TYPE, FORM_TYPE = "application/json", "multipart/form-data"
@@ -27,7 +34,7 @@ MAX_VALUES = 1 << 16
 MAX_FILES = 64
 MAX_FIELDS = 256
 BODIES = 16
-"""How many of the largest bodies are read at once."""
+"""How many of the largest bodies are read and checked at once."""
 _ENTRY = re.compile(r"([^\[\]]+)\[([^\[\]]+)\]")
 """A field of a form that is an entry of an object: ``nodes[noise.shape]``."""
 
@@ -45,26 +52,31 @@ class BodyReader:
         self.limit = limit
         self._held = 0
 
-    async def read_json(self, request: Request) -> dict[str, Any]:
-        """The body of a request, a JSON object. Raises ``RequestRefused``."""
-        _check_type(request, (JSON_TYPE,))
-        with self._reserve(request):
-            return _parse_object(await self._read(request))
-
-    async def read_json_or_form(self, request: Request) -> dict[str, Any]:
-        """The body of a request, a JSON object or a form. Raises ``RequestRefused``.
+    async def read(self, request: Request, *kinds: str) -> dict[str, Any]:
+        """The body of a request, a JSON object or a form, whichever is among ``kinds``. Raises ``RequestRefused``.
 
         A file of a form is its bytes, any other field its text. Several fields of one name, or of one that ends in
         ``[]``, are a list, and ``name[key]`` is the entry of an object, as clients write these.
         """
-        kind = _check_type(request, (JSON_TYPE, FORM_TYPE))
-        with self._reserve(request):
-            body = await self._read(request)
-            return _parse_object(body) if kind == JSON_TYPE else await _parse_form(request, body)
+        kind = _check_type(request, kinds)
+        try:
+            async with asyncio.timeout(BODY_SECONDS):
+                if kind == FORM_TYPE:
+                    return await _parse_form(request, self._stream(request), self.limit)
+                body = b"".join([chunk async for chunk in self._stream(request)])
+        except ClientDisconnect:
+            raise RequestRefused("the client went away", code="disconnected") from None
+        except TimeoutError:
+            message = f"expected the body within {BODY_SECONDS:g} seconds"
+            raise RequestRefused(message, code="timeout", status=408) from None
+        return _parse_object(body)
 
     @contextmanager
-    def _reserve(self, request: Request) -> Iterator[None]:
-        """Reserve memory for the body of a request while it is read. Raises ``RequestRefused``."""
+    def reserve(self, request: Request) -> Iterator[None]:
+        """Reserve memory for the body of a request until its job, which has its own, is there.
+
+        Raises ``RequestRefused`` where too much is reserved already.
+        """
         length = request.headers.get("content-length", "")
         has_length = length.isascii() and length.isdigit()
         if has_length and (len(length) > MAX_DIGITS or int(length) > self.limit):
@@ -81,23 +93,16 @@ class BodyReader:
     def _refuse_large(self) -> RequestRefused:
         return RequestRefused(f"expected a body of at most {self.limit} bytes", code="too-large", status=413)
 
-    async def _read(self, request: Request) -> bytes:
-        body = bytearray()
-        try:
-            async with asyncio.timeout(BODY_SECONDS):
-                async for chunk in request.stream():
-                    body += chunk
-                    if len(body) > self.limit:
-                        raise self._refuse_large()
-        except ClientDisconnect:
-            raise RequestRefused("the client went away", code="disconnected") from None
-        except TimeoutError:
-            message = f"expected the body within {BODY_SECONDS:g} seconds"
-            raise RequestRefused(message, code="timeout", status=408) from None
-        return bytes(body)
+    async def _stream(self, request: Request) -> AsyncGenerator[bytes, None]:
+        size = 0
+        async for chunk in request.stream():
+            size += len(chunk)
+            if size > self.limit:
+                raise self._refuse_large()
+            yield chunk
 
 
-def _check_type(request: Request, kinds: tuple[str, ...]) -> str:
+def _check_type(request: Request, kinds: Sequence[str]) -> str:
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if kind not in kinds:
         names = {JSON_TYPE: "JSON", FORM_TYPE: "a form"}
@@ -123,18 +128,11 @@ def _parse_object(body: bytes) -> dict[str, Any]:
     return content
 
 
-async def _parse_form(request: Request, body: bytes) -> dict[str, Any]:
+async def _parse_form(request: Request, stream: AsyncGenerator[bytes, None], limit: int) -> dict[str, Any]:
     charset = parse_options_header(request.headers.get("content-type", ""))[1].get(b"charset", b"utf-8")
     if charset.lower() not in (b"utf-8", b"us-ascii"):  # others may take a time that grows with the square of the size
         raise RequestRefused("expected a form in UTF-8", code="bad-form", status=415)
-
-    async def stream() -> AsyncGenerator[bytes, None]:
-        yield body
-        yield b""
-
-    parser = _MemoryParser(
-        request.headers, stream(), max_files=MAX_FILES, max_fields=MAX_FIELDS, max_part_size=len(body)
-    )
+    parser = _MemoryParser(request.headers, stream, max_files=MAX_FILES, max_fields=MAX_FIELDS, max_part_size=limit)
     try:
         form = await parser.parse()
     except (MultiPartException, KeyError, ValueError) as error:
@@ -174,3 +172,78 @@ def read_json_text(value: Any) -> Any:
         return parse_json(value.encode("utf-8", "surrogatepass"), "the field", remedy="")
     except BundleError:
         return value
+
+
+JSON_NAMES: Mapping[type, str] = {
+    bool: "boolean",
+    str: "string",
+    int: "integer",
+    float: "number",
+    list: "array",
+    dict: "object",
+}
+"""The names that JSON Schema has for the types of Python that JSON is read as."""
+
+
+def name_type(kinds: tuple[type, ...]) -> str:
+    """JSON Schema's name of a value that is of one of some types; a whole number is a number, too."""
+    return JSON_NAMES[float if float in kinds else kinds[0]]
+
+
+def or_null(schema: dict[str, Any]) -> dict[str, Any]:
+    """A schema that also takes null."""
+    return {"anyOf": [schema, {"type": "null"}]}
+
+
+@dataclass(frozen=True)
+class BodyField:
+    """A field of a body, which may be left out or null.
+
+    kinds: the types of its value. expected: the same in words. default: its value if it is left out. help: a
+    description. limits: further keywords of JSON Schema; whoever takes the field checks these.
+    """
+
+    name: str
+    kinds: tuple[type, ...]
+    expected: str
+    default: Any = None
+    help: str = ""
+    limits: Mapping[str, Any] = field(default_factory=dict)
+
+    def take(self, body: dict[str, Any]) -> Any:
+        """Remove the field from a body and return its value or its default. Raises ``RequestRefused``."""
+        value = body.pop(self.name, None)
+        if value is None:
+            return copy(self.default)
+        if not isinstance(value, self.kinds) or (isinstance(value, bool) and bool not in self.kinds):
+            raise RequestRefused(f"'{self.name}': expected {self.expected}, found {value!r:.80}", self.name)
+        return value
+
+    def describe(self, **limits: Any) -> dict[str, Any]:
+        """The field as JSON Schema, with its own limits and further ones of a server."""
+        schema = or_null({"type": name_type(self.kinds), **self.limits, **limits})
+        schema |= {"description": self.help} if self.help else {}
+        return schema | ({} if self.default is None else {"default": self.default})
+
+
+MODEL = BodyField("model", (str,), "the name of a bundle", help="the name of a bundle")
+WAIT = BodyField("wait", (bool,), "true or false", True, "false: answer at once, with the id of the job")
+PARAMS = BodyField("params", (dict,), "an object of parameters", {})
+NODES = BodyField(
+    "nodes", (dict,), "an object of 'node.setting': value", {}, "settings of the plan's nodes, by node.setting"
+)
+PRIORITY = BodyField(
+    "priority",
+    (int,),
+    "a whole number",
+    0,
+    "higher ones go first",
+    {"minimum": PRIORITIES[0], "maximum": PRIORITIES[-1]},
+)
+DEADLINE = BodyField(
+    "deadline",
+    (int, float),
+    "a number of seconds",
+    help="seconds until the job fails if it has not ended",
+    limits={"exclusiveMinimum": 0},
+)

@@ -1,4 +1,4 @@
-"""Connections of the server: silent ones are closed, and make room for others where there are too many."""
+"""Connections of the server: silent ones are closed, and make room for others if there are too many."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class LimitedConnection(H11Protocol):
 
     @property
     def is_idle(self) -> bool:
-        """Whether it has no request that is being answered."""
+        """Whether none of its requests is being answered."""
         return self.cycle is None or self.cycle.response_complete
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]

@@ -13,11 +13,10 @@ from guidegraph_runtime.serve.jobs import Job
 from guidegraph_runtime.serve.requests import DrawRequest, RequestRefused
 from guidegraph_runtime.serve.shelf import ShelfEntry
 from guidegraph_runtime.serve.uploads import SENT_TYPES, check_picture, decode_files, read_openai_mask
-from guidegraph_runtime.serve.web.bodies import read_json_text
-from guidegraph_runtime.serve.web.fields import DEADLINE, NODES, PRIORITY, BodyField
+from guidegraph_runtime.serve.web.bodies import DEADLINE, NODES, PRIORITY, BodyField, read_json_text
 
 COUNT_INPUT = "batch"
-"""The input of a bundle that ``n`` sets, where there is one."""
+"""The input that ``n`` sets, in bundles that have it."""
 SIZE_INPUTS = ("width", "height")
 """The inputs that ``size`` sets."""
 SEED_INPUT = "seed"
@@ -83,8 +82,8 @@ class ImageRequest:
 def read_image_request(entry: ShelfEntry, body: dict[str, Any], most: int) -> ImageRequest:
     """The request for pictures of a bundle that a body without its ``model`` describes. Raises ``RequestRefused``.
 
-    A field that is an input of the bundle sets that input. Else ``n`` sets the batch, or where the bundle has no such
-    input the number of runs, with a seed for each; ``size`` sets the inputs width and height. ``user`` and
+    A field that is an input of the bundle sets that input. Else ``n`` sets the batch, or for a bundle without
+    that input the number of runs, with a seed for each; ``size`` sets the inputs width and height. ``user`` and
     ``safety_identifier`` are ignored, as is everything that asks for what the server does in any case. A field that
     sets an input to another value than the request does is refused. most: the largest number of pictures from several
     runs.

@@ -21,10 +21,11 @@ from guidegraph_runtime.serve.requests import RequestRefused
 from guidegraph_runtime.serve.shelf import ShelfEntry
 from guidegraph_runtime.serve.uploads import BASE64_FILE, describe_form
 from guidegraph_runtime.serve.web.access import OPEN_PATHS
-from guidegraph_runtime.serve.web.bodies import FORM_TYPE, JSON_TYPE
-from guidegraph_runtime.serve.web.fields import (
+from guidegraph_runtime.serve.web.bodies import (
     DEADLINE,
+    FORM_TYPE,
     JSON_NAMES,
+    JSON_TYPE,
     MODEL,
     NODES,
     PARAMS,
@@ -78,7 +79,7 @@ _ERRORS: Mapping[str, Sequence[int]] = {
     "cancel_job": (404,),
     "stream_events": (400, 404),
 }
-"""The statuses of the errors of an endpoint beside those that each has: 403, 500, and 401 where there is a token."""
+"""The statuses of the errors of an endpoint. Each has 403 and 500 too, and 401 on a server with a token."""
 
 
 def describe_api(routes: Iterable[Route], checks: RequestChecks, has_token: bool, prefix: str = "") -> dict[str, Any]:

@@ -28,14 +28,29 @@ from guidegraph_runtime.serve.shelf import ShelfEntry
 from guidegraph_runtime.serve.uploads import decode_files
 from guidegraph_runtime.serve.web.access import AccessGuard, ServeAccess
 from guidegraph_runtime.serve.web.answers import (
+    EVENT_HEADERS,
+    EventStream,
     StrictJson,
     answer_failure,
     answer_http_error,
     answer_refused,
+    describe_job,
+    iterate_events,
+    iterate_picture_events,
     make_error,
+    wait_for_end,
 )
-from guidegraph_runtime.serve.web.bodies import FORM_TYPE, BodyReader
-from guidegraph_runtime.serve.web.fields import DEADLINE, MODEL, NODES, PARAMS, PRIORITY, WAIT
+from guidegraph_runtime.serve.web.bodies import (
+    DEADLINE,
+    FORM_TYPE,
+    JSON_TYPE,
+    MODEL,
+    NODES,
+    PARAMS,
+    PRIORITY,
+    WAIT,
+    BodyReader,
+)
 from guidegraph_runtime.serve.web.image_requests import (
     COUNT_INPUT,
     ImageRequest,
@@ -44,14 +59,6 @@ from guidegraph_runtime.serve.web.image_requests import (
     name_edited_inputs,
     read_form_fields,
     read_image_request,
-)
-from guidegraph_runtime.serve.web.job_answers import (
-    EVENT_HEADERS,
-    EventStream,
-    describe_job,
-    iterate_events,
-    iterate_picture_events,
-    wait_for_end,
 )
 from guidegraph_runtime.serve.web.openapi import BUNDLE_PATH, describe_api
 from guidegraph_runtime.serve.web.request_log import REQUEST_ID, RequestLog, note_code
@@ -125,34 +132,31 @@ class ServeRoutes:
 
     async def generate_images(self, request: Request) -> Response:
         """Draw pictures in the dialect of OpenAI's clients."""
-        body = await self._bodies.read_json(request)
-        entry = self.service.checks.find_entry(self._read_model_name(body))
-        return await self._draw_images(request, entry, body, "image_generation")
+        with self._bodies.reserve(request):
+            body = await self._bodies.read(request, JSON_TYPE)
+            entry = self.service.checks.find_entry(self._read_model_name(body))
+            image_request, jobs = await self._submit_images(entry, body)
+        return await self._answer_images(request, entry, image_request, jobs, "image_generation")
 
     async def edit_images(self, request: Request) -> Response:
         """Draw pictures from pictures that the request carries, in the dialect of OpenAI's clients."""
-        body = await self._bodies.read_json_or_form(request)
-        is_form = request.headers["content-type"].lower().startswith(FORM_TYPE)
-        entry = self.service.checks.find_entry(self._read_model_name(body))
-        limits = self.service.checks.limits
+        with self._bodies.reserve(request):
+            body = await self._bodies.read(request, JSON_TYPE, FORM_TYPE)
+            is_form = request.headers["content-type"].lower().startswith(FORM_TYPE)
+            entry = self.service.checks.find_entry(self._read_model_name(body))
 
-        def read_fields() -> dict[str, Any]:
-            with enforce_limits(limits):
-                return name_edited_inputs(entry, read_form_fields(entry, body) if is_form else body)
+            def read_fields() -> dict[str, Any]:
+                with enforce_limits(self.service.checks.limits):
+                    return name_edited_inputs(entry, read_form_fields(entry, body) if is_form else body)
 
-        fields = await to_thread.run_sync(read_fields, limiter=self._file_checks)
-        return await self._draw_images(request, entry, fields, "image_edit")
+            fields = await to_thread.run_sync(read_fields, limiter=self._file_checks)
+            image_request, jobs = await self._submit_images(entry, fields)
+        return await self._answer_images(request, entry, image_request, jobs, "image_edit")
 
-    async def _draw_images(self, request: Request, entry: ShelfEntry, body: dict[str, Any], kind: str) -> Response:
+    async def _answer_images(
+        self, request: Request, entry: ShelfEntry, image_request: ImageRequest, jobs: Sequence[Job], kind: str
+    ) -> Response:
         """The answer to a request for pictures. kind: the beginning of the names of the events of a stream."""
-        has_n = "n" in body
-        image_request = read_image_request(entry, body, self.service.options.batch)
-        try:
-            jobs = await self._submit_images(entry, image_request)
-        except RequestRefused as error:
-            if has_n and error.param == COUNT_INPUT:
-                error.param = "n"  # as the client wrote it
-            raise
         if not image_request.streams:
             return await self._wait(request, jobs, lambda: answer_images(entry, jobs, image_request.count))
         events = iterate_picture_events(jobs, kind, lambda: describe_pictures(entry, jobs, image_request.count))
@@ -163,19 +167,24 @@ class ServeRoutes:
         for job in jobs:
             self.service.cancel(job)
 
-    async def _submit_images(self, entry: ShelfEntry, image_request: ImageRequest) -> list[Job]:
-        """The jobs of a request for pictures, all of them or none. Raises ``RequestRefused``."""
-        jobs = [await self._submit(image_request.first)]
+    async def _submit_images(self, entry: ShelfEntry, body: dict[str, Any]) -> tuple[ImageRequest, list[Job]]:
+        """A request for pictures and its jobs, all of them or none. Raises ``RequestRefused``."""
+        has_n = "n" in body
+        image_request = read_image_request(entry, body, self.service.options.batch)
+        jobs: list[Job] = []
         try:
+            jobs.append(await self._submit(image_request.first))
             for draw_request in image_request.list_further(entry, jobs[0].samples):
                 jobs.append(await self._submit(draw_request))
-        except BaseException:
+        except BaseException as error:
             self._end_jobs(jobs)
+            if has_n and isinstance(error, RequestRefused) and error.param == COUNT_INPUT:
+                error.param = "n"  # as the client wrote it
             raise
-        return jobs
+        return image_request, jobs
 
     def _read_model_name(self, body: dict[str, Any]) -> str:
-        """The bundle that a body names; it may be left out where there is one only."""
+        """The bundle that a body names; it may be left out if there is only one."""
         names = [*self.service.entries]
         name = MODEL.take(body)
         if name is None and len(names) == 1:
@@ -186,22 +195,23 @@ class ServeRoutes:
 
     async def run_workflow(self, request: Request) -> Response:
         """Run a bundle with the parameters of its workflow."""
-        body = await self._bodies.read_json(request)
-        name = request.path_params["name"]
-        inputs = self.service.checks.find_entry(name).manifest.inputs
-        waits = WAIT.take(body)
-        draw_request = DrawRequest(
-            name,
-            decode_files(inputs, PARAMS.take(body)),
-            NODES.take(body),
-            PRIORITY.take(body),
-            DEADLINE.take(body),
-            is_watched=not waits,
-        )
-        if body:
-            unknown = next(iter(body))
-            raise RequestRefused(f"there is no field '{unknown[:80]}'; parameters belong in 'params'", unknown)
-        job = await self._submit(draw_request)
+        with self._bodies.reserve(request):
+            body = await self._bodies.read(request, JSON_TYPE)
+            name = request.path_params["name"]
+            inputs = self.service.checks.find_entry(name).manifest.inputs
+            waits = WAIT.take(body)
+            draw_request = DrawRequest(
+                name,
+                decode_files(inputs, PARAMS.take(body)),
+                NODES.take(body),
+                PRIORITY.take(body),
+                DEADLINE.take(body),
+                is_watched=not waits,
+            )
+            if body:
+                unknown = next(iter(body))
+                raise RequestRefused(f"there is no field '{unknown[:80]}'; parameters belong in 'params'", unknown)
+            job = await self._submit(draw_request)
         if not waits:
             return StrictJson(describe_job(job), HTTPStatus.ACCEPTED, headers={"location": f"/v1/jobs/{job.id}"})
         return await self._wait(request, [job], lambda: describe_job(job))

@@ -18,11 +18,10 @@ from starlette.applications import Starlette
 from guidegraph_runtime.command import CANCELLED, DONE
 from guidegraph_runtime.errors import BundleError
 from guidegraph_runtime.machine.listener import open_listener
-from guidegraph_runtime.serve.event_log import EventLog
-from guidegraph_runtime.serve.metrics import ServeMetrics
+from guidegraph_runtime.serve.observers import EventLog, ServeMetrics
 from guidegraph_runtime.serve.options import ServeOptions
+from guidegraph_runtime.serve.request_checks import show_collected
 from guidegraph_runtime.serve.service import Service
-from guidegraph_runtime.serve.warning_texts import show_collected
 from guidegraph_runtime.serve.web.access import ServeAccess
 from guidegraph_runtime.serve.web.connections import IDLE_SECONDS, LimitedConnection
 from guidegraph_runtime.serve.web.routes import ServeRoutes
@@ -36,9 +35,9 @@ MAX_CONNECTIONS = 1000
 
 
 class DrainingServer(uvicorn.Server):
-    """A server whose signals are counted, while it goes on to answer. is_hung_up: whether SIGHUP was one of them.
+    """A server that counts its signals and still answers. is_hung_up: whether SIGHUP was one of them.
 
-    SIGHUP does not count: a closed terminal sends it twice, and service managers send it beside SIGTERM.
+    SIGHUP does not count: a closed terminal sends it twice, and service managers send it together with SIGTERM.
     """
 
     signals = 0

@@ -10,6 +10,7 @@ const [CENTRE, LOWER, SIZE] = [[0.5, 8], [0.7, 16], [0.25, 6]].map((pair) => pai
 const ARTICLES = ["a", "an", "the", "one"];
 const EDGES = ["left", "top", "right", "bottom"];
 const MOST = 4;
+const BLANKS = /[\t-\r\x1c-\x20\x85\xa0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u3000]+/; // of Python's str.split
 
 /**
  * The layout (1, 81, 1, 4) of objects ("a red car") in boxes [left, top, right, bottom], or side by side in one box, a
@@ -63,7 +64,7 @@ function checkBox(text, box) {
 
 /** The object and the colour that a text names, as indices; −1 for the colour of an object that has no single one. */
 export function readObject(text, { names, nouns, plurals, colours, colour_names: colourNames, natural }) {
-  const parts = text.toLowerCase().split(/\s+/).filter(Boolean);
+  const parts = text.toLowerCase().split(BLANKS).filter(Boolean);
   if (ARTICLES.includes(parts[0])) parts.shift();
   const colour = parts.length > 1 && Object.hasOwn(colours, parts[0]) ? colours[parts.shift()] : null;
   const noun = parts.join(" ");

@@ -40,7 +40,7 @@ export function toRgb(picture) {
       else if (clear && clear.every((value, channel) => value === colour[channel])) alpha = 0;
     } else if (mode === "P") {
       const index = samples[i];
-      colour = 3 * index + 2 < (palette?.length ?? 0) ? palette.subarray(3 * index, 3 * index + 3) : [index, index, index];
+      colour = 3 * index + 2 < (palette?.length ?? 0) ? palette.subarray(3 * index, 3 * index + 3) : [0, 0, 0];
       alpha = transparency?.[index] ?? 255;
     } else {
       const value = mode === "LA" ? samples[2 * i] : samples[i];

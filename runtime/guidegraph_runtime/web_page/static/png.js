@@ -10,6 +10,8 @@ const MODES = { 0: "L", 2: "RGB", 3: "P", 4: "LA", 6: "RGBA" };
 const PASSES = [[0, 0, 8, 8], [4, 0, 8, 8], [0, 4, 4, 8], [2, 0, 4, 4], [0, 2, 2, 4], [1, 0, 2, 2], [0, 1, 1, 2]];
 const MAX_PIXELS = 2 ** 26;
 const ORIENTATION = 0x0112; // the tag of EXIF
+const XMP = new TextEncoder().encode("XML:com.adobe.xmp\0");
+const MAX_TEXT = 2 ** 20; // bytes of a packed text, as for Pillow
 
 export function isPng(bytes) {
   return SIGNATURE.every((byte, i) => bytes[i] === byte);
@@ -17,11 +19,12 @@ export function isPng(bytes) {
 
 /**
  * The picture of a PNG: its mode (1, L, I;16, P, RGB, LA or RGBA), its samples row by row, those of 16 bits and colours
- * or alpha as their upper 8; its palette (RGB), the contents of tRNS, and the orientation of its EXIF data.
+ * or alpha as their upper 8; its palette (RGB), the contents of tRNS, and the orientation of its EXIF or XMP data. Grey
+ * and alpha of 16 bits are RGBA.
  */
 export async function decodePng(bytes, name) {
   const refuse = (reason) => new PageError(`${name} cannot be read as a picture: ${reason}`);
-  const { IHDR: [header] = [], PLTE: [palette = null] = [], tRNS: [transparency = null] = [], eXIf: [exif] = [], IDAT } = readChunks(bytes);
+  const { IHDR: [header] = [], PLTE: [palette = null] = [], tRNS: [transparency = null] = [], eXIf = [], iTXt = [], IDAT } = readChunks(bytes);
   if (!header || header.length < 13 || !IDAT) throw refuse("it ends too early");
   const view = new DataView(header.buffer, header.byteOffset);
   const [width, height, depth, type, interlaced] = [view.getUint32(0), view.getUint32(4), header[8], header[9], header[12]];
@@ -61,8 +64,11 @@ export async function decodePng(bytes, name) {
     }
     start += pass.rows * (line + 1);
   }
-  const mode = type !== 0 ? MODES[type] : depth === 1 ? "1" : isWide ? "I;16" : "L";
-  return { width, height, mode, channels, samples, palette, transparency, orientation: exif ? readOrientation(exif) : 1 };
+  const picture = { width, height, palette, transparency, orientation: readOrientation(eXIf.at(-1)) ?? (await readXmpOrientation(iTXt)) ?? 1 };
+  if (type === 4 && depth === 16) {
+    return { ...picture, mode: "RGBA", channels: 4, samples: Uint8Array.from({ length: 4 * width * height }, (_, i) => samples[2 * (i >> 2) + (i % 4 === 3)]) };
+  }
+  return { ...picture, mode: type !== 0 ? MODES[type] : depth === 1 ? "1" : isWide ? "I;16" : "L", channels, samples };
 }
 
 /** The contents of the chunks by their types, each a list. */
@@ -117,8 +123,9 @@ function nearest(left, above, corner) {
   return a <= b && a <= c ? left : b <= c ? above : corner;
 }
 
-/** The orientation in EXIF data, which is a directory of TIFF: 1 to 8, and 1 if there is none. */
+/** The orientation in EXIF data, which is a directory of TIFF; null if there is none. */
 function readOrientation(exif) {
+  if (!exif) return null;
   const view = new DataView(exif.buffer, exif.byteOffset, exif.length);
   const isLittle = exif[0] === 0x49;
   try {
@@ -130,5 +137,19 @@ function readOrientation(exif) {
   } catch {
     // A directory beyond the end of the data has no orientation, as for Pillow.
   }
-  return 1;
+  return null;
+}
+
+/** The orientation in XMP data, the text of an iTXt chunk; null if there is none. */
+async function readXmpOrientation(chunks) {
+  let orientation = null;
+  for (const chunk of chunks) {
+    if (!XMP.every((byte, i) => chunk[i] === byte)) continue;
+    let at = XMP.length + 2; // behind it are the language and the keyword in that language
+    for (let i = 0; i < 2; i++) at = chunk.indexOf(0, at) + 1 || chunk.length;
+    const isPacked = chunk[XMP.length];
+    const text = isPacked ? await inflate([chunk.subarray(at)], MAX_TEXT).catch(() => []) : chunk.subarray(at);
+    orientation = /tiff:Orientation(?:="|>)([0-9])/.exec(new TextDecoder().decode(Uint8Array.from(text)))?.[1] ?? null;
+  }
+  return orientation === null ? null : Number(orientation);
 }

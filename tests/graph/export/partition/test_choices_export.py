@@ -16,7 +16,7 @@ from guidegraph.graph.export.errors import ExportError
 from guidegraph.graph.export.workflow import export_workflow, plan_export
 from guidegraph_runtime.errors import BundleError
 from guidegraph_runtime.running.bundle import Bundle
-from guidegraph_runtime.running.plan import PlanRun
+from guidegraph_runtime.running.compute import Computation
 from guidegraph_runtime.running.values import Values
 from guidegraph_runtime.sessions.sessions import SessionSettings
 from tests.graph.export.partition.planning import graph_of
@@ -55,12 +55,11 @@ class Exported:
 
         tables = {name: item.numpy() for name, item in self.planner.examples.host.tables.items()}
         memory = Values(tables | {f"params.{name}": value for name, value in values.items()})
-        plan_run = PlanRun("here", run_part, self.planner.examples.host.files.__getitem__, memory)
+        computation = Computation("here", run_part, self.planner.examples.host.files.__getitem__, memory)
         with torch.no_grad():
-            for operation in plan_run.schedule(self.plan, [*self.outputs.values()]):
-                if operation.op != "part":
-                    self.ran.append(operation.node)
-                plan_run.run([operation])
+            for pause in computation.walk(self.plan, [*self.outputs.values()]):
+                if pause.kind == "done" and not pause.depth and pause.operation.op != "part":
+                    self.ran.append(pause.operation.node)
         return {name: memory.read(at) for name, at in self.outputs.items()}
 
 

@@ -22,7 +22,7 @@ from guidegraph.nodes.types import Condition
 from guidegraph_runtime.bundle.manifest_types import Operation, Part
 from guidegraph_runtime.bundle.manifest_types import Tensor as Described
 from guidegraph_runtime.errors import BundleError
-from guidegraph_runtime.running.plan import PlanRun
+from guidegraph_runtime.running.compute import Computation
 from guidegraph_runtime.running.values import Values
 from guidegraph_runtime.sessions.broadcasting import broadcast
 from tests.graph.export.partition.planning import graph_of
@@ -106,7 +106,7 @@ def test_the_runtime_refuses_a_field_that_the_graph_was_not_traced_with(clip: fl
     expected: Any = {"fields": {"s.clip": {"is": None, "why": "as told"}, "s.unknown": {"is": True}}}
     plan = [Operation("part", "step", {}, expected, ("out",))]
     memory = Values({"s.clip": clip})
-    run = PlanRun("bundle", lambda *_: {"out": np.ones(1)}, str.encode, memory)
+    run = Computation("bundle", lambda *_: {"out": np.ones(1)}, str.encode, memory)
     if not said:
         run.run(plan)
         assert "out" in memory

@@ -52,6 +52,15 @@ def fill_with_largest(x: Tensor) -> Tensor:
     return x + limits
 
 
+def assign_data(x: Tensor, limit: Tensor) -> Tensor:
+    """The samples times a number that another tensor is given by its ``.data``, and that is written through it."""
+    kept = torch.zeros_like(limit)
+    scale = torch.zeros_like(limit)
+    kept.data = scale
+    scale += limit
+    return x * kept
+
+
 def count_in_place(x: Tensor) -> Tensor:
     """The next sample, by numbers that are changed in place."""
     numbers = torch.arange(len(x))
@@ -132,6 +141,7 @@ MIXING: dict[str, tuple[Function, str]] = {
     "samples written one place on": (shift_samples, "aten.slice"),
     "a scale from a filled tensor": (lambda x: x / torch.zeros(1).fill_(x.amax()).clamp(min=178), "aten.amax"),
     "a part filled with the largest": (fill_with_largest, "aten.amax"),
+    "an assignment to .data": (lambda x: assign_data(x, x.amax()), "aten.amax"),
     "numbers changed in place": (count_in_place, "aten.index"),
     "a write through strides": (write_through_strides, "aten.flip"),
     "in place": (lambda x: x.clone().sub_(x.mean()), "aten.mean"),
@@ -167,6 +177,7 @@ INNOCENT: dict[str, Function] = {
     "rows by columns of numbers": lambda x: x.flatten(1)[torch.arange(len(x))[:, None], x.flatten(1).argsort(1)][
         ..., None, None
     ],
+    "an assignment to .data": lambda x: assign_data(x, x.amax((1, 2, 3), keepdim=True)),
     "a gradient of a sample": gradient_of(lambda x: F.group_norm(F.conv2d(F.silu(x), KERNEL, padding=1), 2) ** 2),
     "a gradient through attention": gradient_of(lambda x: attend(x) ** 2),
     "one sample after the other": lambda x: torch.stack([sample / sample.max() for sample in x]),

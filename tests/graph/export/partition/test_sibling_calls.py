@@ -56,12 +56,12 @@ outputs: {sum: sum}
 """
 
 
-def plan(folder: Path, settings: str) -> dict[str, Operation]:
+def plan(folder: Path, settings: str, text: str = TEXT) -> dict[str, Operation]:
     """The operations of the plan by node. settings: of the third call."""
     known = registry()
     nodes = {**known.nodes, **{get_spec(each).id: get_spec(each) for each in (count, add)}}
     file = folder / "workflow.yaml"
-    file.write_text(TEXT.replace("SETTINGS", settings))
+    file.write_text(text.replace("SETTINGS", settings))
     graph = build(file, Registry(nodes=nodes, types=known.types))
     values = {name: parameter.default for name, parameter in graph.params.items()}
     return {operation.node: operation for operation in plan_export(graph, values)[2]}
@@ -85,3 +85,21 @@ def test_calls_with_other_settings_are_no_siblings(tmp_path: Path) -> None:
 def test_a_recipe_without_the_port_takes_no_siblings(tmp_path: Path) -> None:
     operations = plan(tmp_path, "{fills: false}")
     assert operations["third.host"].inputs == {"texts": "params.other"}
+
+
+def test_a_constant_text_is_filled_up_in_the_run(tmp_path: Path) -> None:
+    text = TEXT.replace("{text: params.negative}", "{}, with: {text: b a b a}").replace(', negative: ""', "")
+    operations = plan(tmp_path, "{length: 6}", text)
+    first, second, third = (operations[f"{node}.host"] for node in ("first", "second", "third"))
+    assert (second.inputs, second.settings["texts"]) == ({"beside.0": "params.prompt"}, "b a b a")
+    assert (first.inputs, first.settings["beside"]) == ({"texts": "params.prompt"}, ["b a b a"])
+    assert not any("beside" in name for name in {**third.inputs, **third.settings}), "it has other settings"
+    third = plan(tmp_path, "{length: 5}", text)["third.host"]
+    assert third.inputs == {"texts": "params.other", "beside.0": "params.prompt"}
+    assert third.settings["beside.1"] == "b a b a"
+
+
+def test_a_constant_text_beside_no_other_is_computed_at_export(tmp_path: Path) -> None:
+    text = TEXT.replace("{text: params.negative}", "{}, with: {text: b a}").replace(', negative: ""', "")
+    operations = plan(tmp_path, "{length: 6}", text.replace("{text: params.prompt}", "{}, with: {text: a}"))
+    assert "second.host" not in operations

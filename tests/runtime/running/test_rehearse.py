@@ -9,13 +9,13 @@ import pytest
 
 from guidegraph_runtime.bundle.manifest_types import Operation, Part, Tensor
 from guidegraph_runtime.errors import BundleError
-from guidegraph_runtime.running.dry_run import UNKNOWN, DryRun
-from guidegraph_runtime.running.plan import refuse_part
+from guidegraph_runtime.running.compute import refuse_part
+from guidegraph_runtime.running.rehearse import UNKNOWN, Rehearsal
 from guidegraph_runtime.running.values import Values
 
 
-def rehearse(operation: Operation, **values: Any) -> DryRun:
-    run = DryRun("here", {}.__getitem__, lambda name: b"", Values(values), limit=10**6)
+def rehearse(operation: Operation, **values: Any) -> Rehearsal:
+    run = Rehearsal("here", {}.__getitem__, lambda name: b"", Values(values), limit=10**6)
     run.run([operation])
     return run
 
@@ -37,10 +37,10 @@ def test_an_axis_that_no_value_has_is_of_size_1_and_must_be_a_multiple_too() -> 
     part = Part("p.onnx", (Tensor("x", "float32", ("batch", 3, "height")),), (), {})
     operation = Operation("part", "p", {"x": "x"}, {"multiples": {"height": 4}}, ())
     for shape, size in (((1, 3, 6), 6), ((1, 3), 1), ((1,), 1)):
-        run = DryRun("here", refuse_part, lambda name: b"", Values(x=np.zeros(shape)), parts={"p": part})
+        run = Rehearsal("here", refuse_part, lambda name: b"", Values(x=np.zeros(shape)), parts={"p": part})
         with pytest.raises(BundleError, match=rf"'height': expected sides that are multiples of 4; found {size}:"):
             run.run([operation])
-    DryRun("here", refuse_part, lambda name: b"", Values(x=np.zeros((1, 3, 8))), parts={"p": part}).run([operation])
+    Rehearsal("here", refuse_part, lambda name: b"", Values(x=np.zeros((1, 3, 8))), parts={"p": part}).run([operation])
 
 
 def test_a_number_out_of_the_range_of_a_part_s_input_is_refused() -> None:
@@ -49,7 +49,7 @@ def test_a_number_out_of_the_range_of_a_part_s_input_is_refused() -> None:
 
     def prepare(label: object) -> None:
         values = Values({"params.label": label})
-        DryRun("here", refuse_part, lambda name: b"", values, parts={"p": part}).run([operation])
+        Rehearsal("here", refuse_part, lambda name: b"", values, parts={"p": part}).run([operation])
 
     prepare(np.array([0, 9]))
     message = r"p \(part\): 'label': expected numbers of at least 0 and at most 9; found 12"
@@ -62,7 +62,7 @@ def test_a_number_out_of_the_range_of_a_part_s_input_is_refused() -> None:
 def test_bounds_of_a_part_s_input_that_are_not_numbers_are_refused(bounds: Any) -> None:
     operation = Operation("part", "p", {"label": "label"}, {"ranges": {"label": bounds}}, ())
     with pytest.raises(BundleError, match="the bounds of 'label': expected numbers for low, above, high, below; found"):
-        DryRun("here", refuse_part, lambda name: b"", Values(label=np.zeros(1))).run([operation])
+        Rehearsal("here", refuse_part, lambda name: b"", Values(label=np.zeros(1))).run([operation])
 
 
 @pytest.mark.parametrize(
@@ -74,7 +74,7 @@ def test_bounds_of_a_part_s_input_that_are_not_numbers_are_refused(bounds: Any) 
     ],
 )
 def test_the_setting_that_is_wrong_is_named(operation: Operation, param: str) -> None:
-    run = DryRun("here", refuse_part, lambda name: b"", Values({"params.n": 10**6}), limit=10**6)
+    run = Rehearsal("here", refuse_part, lambda name: b"", Values({"params.n": 10**6}), limit=10**6)
     with pytest.raises(BundleError) as caught:
         run.run([operation])
     assert caught.value.param == param

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from guidegraph_runtime.files.empty_folders import list_missing_folders, remove_empty_folders
+from guidegraph_runtime.files.run_folders import list_missing_folders, remove_empty_folders
 
 
 def test_new_folders_are_removed_while_they_are_empty(tmp_path: Path) -> None:

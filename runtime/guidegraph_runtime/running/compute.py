@@ -1,4 +1,4 @@
-"""Run a bundle's plan: host operations, the graphs of its parts, and loops around them."""
+"""Compute a bundle's plan: its host operations, and the graphs of its parts."""
 
 from __future__ import annotations
 
@@ -6,24 +6,23 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any, NoReturn, Protocol
+from typing import Any, NoReturn, Protocol, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
 from guidegraph_runtime.bundle.manifest_types import Operation
-from guidegraph_runtime.declare.choice_words import CHOOSE
 from guidegraph_runtime.error_text import error_text
 from guidegraph_runtime.errors import BundleError, SettingError
 from guidegraph_runtime.limits import LimitExceeded, TripCount, current_limits, show_limit
 from guidegraph_runtime.machine.shortages import with_shortage
 from guidegraph_runtime.operations import OPERATIONS
-from guidegraph_runtime.running.choices import Choice, has_choices
-from guidegraph_runtime.running.iterations import Iterations
+from guidegraph_runtime.running.choices import Choice
 from guidegraph_runtime.running.loops import Loop
 from guidegraph_runtime.running.operation_order import schedule_operations
 from guidegraph_runtime.running.unread_values import Flags, find_unread, is_unread, zeros_like
 from guidegraph_runtime.running.values import Values, build_arguments
+from guidegraph_runtime.running.walk import Walk, walk
 from guidegraph_runtime.sessions.device_values import DeviceValue, to_host, to_placeholder
 
 Array = NDArray[Any]
@@ -51,73 +50,49 @@ class PartRunner(Protocol):
 
 
 @dataclass
-class Callbacks:
-    """Remembers the error that a callback of the caller raised, so that it reaches the caller unchanged.
-
-    Kept apart from the run, which callers of parts must not hold: values on a device are freed with the run.
-    """
-
-    error: Exception | None = None
-
-    @contextmanager
-    def watch(self) -> Iterator[None]:
-        """Remember an error of the block, which calls the caller's callback."""
-        try:
-            yield
-        except Exception as error:
-            self.error = error
-            raise
-
-
-@dataclass
-class PlanRun:
-    """One run of a plan.
+class Computation:
+    """Computes the operations of a plan in one run.
 
     Values that parts leave on a device are copied to the host when an operation reads them.
-    location: the bundle, for errors. run_part: runs a part. progress: called after each iteration of a loop with its
-    node, the number of iterations done, and their total. unread: for operations whose result may be unread, the flags
-    under which they are skipped. trips: counts the iterations of loops. started: the start of the run by the monotonic
-    clock. ready: values of operations outside loops that are computed already, by node. code: the error code of failing
-    operations. limit_code: the error code of exceeded limits. callbacks: watches the calls of the caller's callbacks.
+    location: the bundle, for errors. run_part: runs a part. unread: for operations whose result may be unread, the
+    flags under which they are skipped. trips: counts the iterations of loops. started: the start of the run by the
+    monotonic clock. ready: values of operations outside loops that are computed already, by node. code: the error code
+    of failing operations. limit_code: the error code of exceeded limits.
     """
 
     location: str
     run_part: PartRunner
     files: Callable[[str], bytes]
     values: Values = field(default_factory=Values)
-    progress: Progress | None = None
     unread: dict[str, Flags] = field(default_factory=dict)
     trips: TripCount = field(default_factory=TripCount)
     started: float = field(default_factory=time.monotonic)
     ready: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     code: str = "operation-failed"
     limit_code: str = "limit-reached"
-    callbacks: Callbacks = field(default_factory=Callbacks)
 
-    def run(self, plan: Iterable[Operation]) -> None:
-        """Run operations in order. Raises ``BundleError`` that names the operation that failed."""
-        for operation in plan:
-            self._check_seconds()
-            with self.naming(operation):
-                self._run_operation(operation)
+    def walk(self, plan: Iterable[Operation], targets: Sequence[str] | None = None) -> Walk:
+        """Walk a plan for the values ``targets``, by default for all. Raises ``BundleError``."""
+        return walk(plan, self, targets)
+
+    def run(self, plan: Iterable[Operation], targets: Sequence[str] | None = None) -> None:
+        """Walk a plan to its end."""
+        for _ in self.walk(plan, targets):
+            pass
 
     @contextmanager
     def naming(self, operation: Operation) -> Iterator[None]:
-        """Raise errors of the block, except those of a callback, as a ``BundleError`` that names an operation."""
+        """Raise errors of the block as a ``BundleError`` that names an operation."""
         try:
             yield
         except LimitExceeded as error:
-            if error is self.callbacks.error:
-                raise
             message = f"{operation.node} ({operation.op}): {error}"
             raise BundleError(self.location, self.limit_code, message, param=_find_param(operation, error)) from error
         except (ValueError, TypeError, OSError, KeyError, IndexError, ArithmeticError, MemoryError) as error:
-            if error is self.callbacks.error:
-                raise
             message = f"{operation.node} ({operation.op}): {with_shortage(error_text(error), error)}"
             raise BundleError(self.location, self.code, message, param=_find_param(operation, error)) from error
 
-    def _check_seconds(self) -> None:
+    def check_seconds(self) -> None:
         """Raise ``BundleError`` if the run has exceeded its limit of seconds."""
         seconds = current_limits().seconds
         if seconds is not None and time.monotonic() - self.started >= seconds:
@@ -138,31 +113,21 @@ class PlanRun:
         """Whether a value is known, so that it can select a branch."""
         return True
 
-    def _run_operation(self, operation: Operation) -> None:
-        if operation.op == CHOOSE:
-            self._choose(operation)
-        elif operation.op == "loop":
-            with self.trips.scope():
-                self._loop(operation)
-        elif operation.op == "part":
-            self._part(operation)
-        elif operation.node in self.ready:
-            self.values.update(self.ready[operation.node])
-        elif operation.op in OPERATIONS:
-            self._host(operation)
-        else:
-            raise ValueError("this runtime has no such operation: install the guidegraph-runtime of the export")
-        if missing := [name for name in operation.outputs if name not in self.values]:
-            raise ValueError(f"it did not return '{missing[0]}', which bundle.json declares; export again")
-
-    def _host(self, operation: Operation) -> None:
+    def host(self, operation: Operation) -> Mapping[str, Any]:
+        """The results of a host operation."""
+        if operation.node in self.ready:
+            return self.ready[operation.node]
         flags = self.unread.get(operation.node)
         if flags is not None and is_unread(flags, self.values):
-            self.values[operation.outputs[0]] = zeros_like(operation, self.values)
-            return
-        self.values.update(self._compute(operation, self._inputs(operation)))
+            return {operation.outputs[0]: zeros_like(operation, self.values)}
+        shapes = OPERATIONS[operation.op].shapes_read  # of these inputs, only the shape is read
+        inputs = {
+            port: (to_placeholder if port in shapes else to_host)(self.values.read(name))
+            for port, name in operation.inputs.items()
+        }
+        return self.compute(operation, inputs)
 
-    def _compute(self, operation: Operation, inputs: Mapping[str, Any]) -> Values:
+    def compute(self, operation: Operation, inputs: Mapping[str, Any]) -> Values:
         """Compute a host operation; return its results by the names of the values."""
         settings = {name: self._setting(value) for name, value in operation.settings.items()}
         # Fields of structured ports that are not tensors.
@@ -171,14 +136,6 @@ class PlanRun:
         for name, value in OPERATIONS[operation.op](**build_arguments({**inputs, **fields}), **settings).items():
             results.keep(operation.node if name == "out" else f"{operation.node}.{name}", value)
         return results
-
-    def _inputs(self, operation: Operation) -> dict[str, Any]:
-        """Copy an operation's inputs to the host; if it reads only a shape, use a placeholder instead."""
-        shapes = OPERATIONS[operation.op].shapes_read
-        return {
-            port: (to_placeholder if port in shapes else to_host)(self.values.read(name))
-            for port, name in operation.inputs.items()
-        }
 
     def _setting(self, value: Any) -> Any:
         """Replace references to the bundle's files in a literal by their bytes."""
@@ -190,13 +147,15 @@ class PlanRun:
             return self.files(value["file"])
         return {name: self._setting(item) for name, item in value.items()}
 
-    def _choose(self, operation: Operation) -> None:
+    def choose(self, operation: Operation) -> Mapping[str, Any]:
+        """The values of the branch that a choice takes."""
         choice = Choice.of(operation)
         branch = choice.select_branch(lambda name: to_host(self.values.read(name)))
-        self.values.update(choice.values(branch, self.values.read))
+        return choice.values(branch, self.values.read)
 
-    def _part(self, operation: Operation) -> None:
-        self.values.update(self.run_part(operation.node, self.read_part_inputs(operation)))
+    def part(self, operation: Operation) -> Mapping[str, Any]:
+        """The results of a part's graph."""
+        return self.run_part(operation.node, self.read_part_inputs(operation))
 
     def read_part_inputs(self, operation: Operation) -> dict[str, Any]:
         """The inputs of a part by name. Raises ``ValueError`` if a plain field differs from its value at export."""
@@ -211,29 +170,19 @@ class PlanRun:
         check_iterations(loop.over, items)
         return items
 
-    def enter_loop(self, operation: Operation) -> Iterations:
-        """Begin a loop: count its iterations, and set the carried values to their start."""
-        loop, values = Loop.of(operation), self.values
+    def enter_loop(self, loop: Loop, body: Sequence[Operation]) -> Sequence[Any]:
+        """The items of a loop's iterations, which are counted. Raises ``InputError`` for a negative number."""
         items = self.read_items(loop)
         self.trips.begin(items if isinstance(items, int) else len(items))
-        self.unread |= find_unread(loop, operation.body or ())
-        return Iterations(loop, values, items)
+        self.unread |= find_unread(loop, body)
+        return range(items) if isinstance(items, int) else cast(Sequence[Any], items)
 
-    def list_body(self, operation: Operation) -> Iterable[Operation]:
-        """The operations of one iteration of a loop, each to be run before the next is requested."""
-        loop, body = Loop.of(operation), operation.body or ()
-        return self.schedule(body, [*loop.next.values(), *loop.collect.values()]) if has_choices(body) else body
-
-    def _loop(self, operation: Operation) -> None:
-        iterations = self.enter_loop(operation)
-        for i in range(len(iterations)):
-            iterations.begin(i)
-            self.run(self.list_body(operation))
-            iterations.end()
-            if self.progress is not None:
-                with self.callbacks.watch():
-                    self.progress(operation.node, i + 1, len(iterations))
-        iterations.leave()
+    def leave_loop(self, loop: Loop, collected: Mapping[str, Sequence[Any]]) -> Mapping[str, Any]:
+        """Stack the values that a loop collected; without iterations, an empty array (0), as in the engine."""
+        return {
+            name: np.stack([*map(to_host, values)]) if values else np.empty(0, np.float32)
+            for name, values in collected.items()
+        }
 
 
 def refuse_part(part: str, inputs: Mapping[str, Any]) -> NoReturn:

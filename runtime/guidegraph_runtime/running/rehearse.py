@@ -1,4 +1,4 @@
-"""Dry run of a plan: find errors before the graphs are run.
+"""Rehearse a plan: find errors before the graphs are run.
 
 Host operations with known inputs are computed, since they are cheap. For parts and for operations that draw noise, only
 the shapes are computed. Values that depend on the graphs stay unknown until the run.
@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from inspect import signature
+from math import prod
 from typing import Any, NamedTuple, cast
 
 import numpy as np
@@ -29,9 +30,9 @@ from guidegraph_runtime.bundle.names import BATCH, MULTIPLES, RANGES
 from guidegraph_runtime.bundle.part_costs import estimate_cost
 from guidegraph_runtime.errors import SettingError
 from guidegraph_runtime.operations import OPERATIONS
-from guidegraph_runtime.running.choices import Choice, has_choices
+from guidegraph_runtime.running.choices import Choice
+from guidegraph_runtime.running.compute import PARAMS, Computation, InputError, check_guards
 from guidegraph_runtime.running.loops import Loop
-from guidegraph_runtime.running.plan import PARAMS, InputError, PlanRun, check_guards
 from guidegraph_runtime.running.single_file_shapes import evaluate_size
 from guidegraph_runtime.running.values import Values, build_arguments
 from guidegraph_runtime.sessions.broadcasting import axis_sizes, broadcast_shapes, check_broadcast
@@ -55,7 +56,7 @@ UNKNOWN = Unknown()
 
 @dataclass(frozen=True)
 class Demand:
-    """The resources of a run, as far as its dry run tells.
+    """The resources of a run, as far as a rehearsal finds them.
 
     steps: iterations of the loops outside others; loops whose length depends on a graph count as none. samples: the
     largest batch of a part in a loop. nbytes: of the run's values, without the tables of the bundle. call_bytes: of its
@@ -70,14 +71,14 @@ class Demand:
 
 
 @dataclass
-class DryRun(PlanRun):
-    """A dry run of a plan. Raises ``BundleError`` with the code ``refused`` or ``over-limit``.
+class Rehearsal(Computation):
+    """Finds the shapes of a plan's values, and computes only what is cheap.
 
-    parts: by name. limit: the most bytes of one operation's values, by default the machine's memory. sources: by value,
-    the input or node that determines its number of samples. repeated: values with one row for all samples, by name.
-    made: results of operations outside loops, by node. depth: the number of enclosing loops. steps: iterations of the
-    loops outside others. samples: the largest batch of a part in a loop.
-    repeats: how often the current operations are run. call_bytes, seconds: see ``Demand``.
+    It raises ``BundleError`` with the code ``refused`` or ``over-limit``. parts: by name. limit: the most bytes of one
+    operation's values, by default the machine's memory. sources: by value, the input or node that determines its number
+    of samples. repeated: values with one row for all samples, by name. made: results of operations outside loops, by
+    node. around: for each enclosing loop, the values that it carries at its start, and its iterations. steps, samples,
+    call_bytes, seconds: see ``Demand``.
     """
 
     parts: Mapping[str, Part] = field(default_factory=dict)
@@ -87,10 +88,9 @@ class DryRun(PlanRun):
     sources: dict[str, ValueSource] = field(default_factory=dict)
     repeated: dict[str, SampleCount] = field(default_factory=dict)
     made: dict[str, Mapping[str, Any]] = field(default_factory=dict)
-    depth: int = 0
+    around: list[tuple[Mapping[str, Any], int]] = field(default_factory=list)
     steps: int = 0
     samples: int = 1
-    repeats: int = 1
     call_bytes: int = 0
     seconds: float = 0.0
 
@@ -100,71 +100,63 @@ class DryRun(PlanRun):
         nbytes = sum(getattr(self.values[name], "nbytes", 0) for name in names)
         return Demand(self.steps, self.samples, nbytes, self.call_bytes, self.seconds)
 
-    def _host(self, operation: Operation) -> None:
-        OPERATIONS[operation.op].check_settings(operation.settings)  # it may not be called in a dry run
+    def host(self, operation: Operation) -> Mapping[str, Any]:
+        """The results of a host operation if they are cheap; otherwise their shape, if a rule gives it."""
+        OPERATIONS[operation.op].check_settings(operation.settings)  # it may not be called in a rehearsal
         inputs = {port: self.values.read(name) for port, name in operation.inputs.items()}
-        rule_arguments = self._read_rule_arguments(operation, inputs)
-        shape = self._shape(operation, rule_arguments)
+        declared, rule_arguments = OPERATIONS[operation.op], {}
+        shape: Shape | None = None
+        if declared.shape is not None:
+            ports, defaults = build_arguments(inputs), declared.signature.parameters
+            rule_arguments = {
+                name: ports[name] if name in ports else operation.settings.get(name, defaults[name].default)
+                for name in signature(declared.shape).parameters
+            }
+            if not any(_holds_unknown(value) for value in rule_arguments.values()):
+                found = declared.shape(**rule_arguments)
+                shape = None if found is None or None in found else cast(Shape, found)
         if shape is not None and (reason := find_memory_problem([ShapeOnly(shape)], self.limit)) is not None:
             raise SettingError(_find_largest(rule_arguments), reason)
         if all(map(self.is_known, inputs.values())) and operation.op not in _RANDOM_OPERATIONS:
-            results = self._compute(operation, inputs)
-            if not self.depth:
+            results = self.compute(operation, inputs)
+            if not self.around:
                 self.made[operation.node] = results
         elif shape is not None and operation.outputs == (operation.node,):
             results = Values({operation.node: ShapeOnly(shape)})
         else:
             results = Values(dict.fromkeys(operation.outputs, UNKNOWN))
         self._name_sources(operation, results)
-        self.values.update(results)
-
-    def _read_rule_arguments(self, operation: Operation, inputs: Mapping[str, Any]) -> dict[str, Any]:
-        """The values that the rule for the shape of an operation's result reads; {} without a rule."""
-        declared = OPERATIONS[operation.op]
-        if declared.shape is None:
-            return {}
-        ports, defaults = build_arguments(inputs), declared.signature.parameters
-        return {
-            name: ports[name] if name in ports else operation.settings.get(name, defaults[name].default)
-            for name in signature(declared.shape).parameters
-        }
-
-    def _shape(self, operation: Operation, rule_arguments: Mapping[str, Any]) -> Shape | None:
-        """The shape of an operation's result, or None if its rule needs unknown values."""
-        rule = OPERATIONS[operation.op].shape
-        if rule is None or any(_holds_unknown(value) for value in rule_arguments.values()):
-            return None
-        shape = rule(**rule_arguments)
-        return None if shape is None or None in shape else cast(Shape, shape)
+        return results
 
     def is_known(self, value: Any) -> bool:
         """Whether a value is known, and not only its shape."""
         return not isinstance(value, (Unknown, ShapeOnly))
 
-    def _choose(self, operation: Operation) -> None:
+    def choose(self, operation: Operation) -> Mapping[str, Any]:
+        """The values of the branch that a choice takes; unknown if its selector is."""
         when = Choice.of(operation).when
         if when is None or self.is_known(self.values.read(when)):
-            super()._choose(operation)
-        else:
-            self.values.update(dict.fromkeys(operation.outputs, UNKNOWN))
+            return super().choose(operation)
+        return dict.fromkeys(operation.outputs, UNKNOWN)
 
-    def _part(self, operation: Operation) -> None:
+    def part(self, operation: Operation) -> Mapping[str, Any]:
+        """The shapes of a part's results. Raises ``ValueError`` for inputs that its graph does not take."""
         check_guards(operation, Values({name: item for name, item in self.values.items() if self.is_known(item)}))
         inputs = {name: self.values.read(source) for name, source in operation.inputs.items()}
         self._check_ranges(operation, inputs)
         if operation.node not in self.parts or any(isinstance(item, Unknown) for item in inputs.values()):
-            self.values.update(dict.fromkeys(operation.outputs, UNKNOWN))
-            return
+            return dict.fromkeys(operation.outputs, UNKNOWN)
         part = self.parts[operation.node]
         shaped = {name: item if isinstance(item, ShapeOnly) else np.asarray(item) for name, item in inputs.items()}
         self._check_batch(operation, part, shaped)
         sizes = axis_sizes(part, shaped)
-        if self.depth:
+        if self.around:
             self.samples = max(self.samples, sizes.get(BATCH, 1))
         smallest = {dim: 1 for tensor in part.inputs for dim in tensor.dims if isinstance(dim, str)}
         check_multiples(operation.settings.get(MULTIPLES, {}), {**smallest, **sizes})
         cost = estimate_cost(part, sizes)
-        self.call_bytes, self.seconds = max(self.call_bytes, cost.nbytes), self.seconds + self.repeats * cost.seconds
+        self.call_bytes = max(self.call_bytes, cost.nbytes)
+        self.seconds += cost.seconds * prod(count for _, count in self.around)
         due = broadcast_shapes(part, shaped)
         for tensor, shape in zip(part.inputs, due, strict=True):
             check_broadcast(tensor, tuple(shaped[tensor.name].shape), shape)
@@ -178,7 +170,7 @@ class DryRun(PlanRun):
         if (reason := find_memory_problem([*map(ShapeOnly, due), *results], self.limit)) is not None:
             raise ValueError(reason)
         self._name_sources(operation, outputs)
-        self.values.update(outputs)
+        return outputs
 
     def _check_ranges(self, operation: Operation, inputs: Mapping[str, Any]) -> None:
         """Raise ``InputError`` for a known input of a part with a number out of its bounds."""
@@ -201,57 +193,39 @@ class DryRun(PlanRun):
         }
         many = [name for name, item in rows.items() if item.count != 1]
         # A carried value determines the samples; the others must match it.
-        many.sort(key=lambda name: operation.inputs[name] not in self._carried)
+        many.sort(key=lambda name: all(operation.inputs[name] not in starts for starts, _ in self.around))
         if many:
             _check_counts(rows[many[0]], [rows[name] for name in many])
             self.repeated |= {operation.inputs[name]: rows[many[0]] for name, item in rows.items() if item.count == 1}
 
-    def _loop(self, operation: Operation) -> None:
-        loop, values, body = Loop.of(operation), self.values, operation.body or ()
-        sequence = self.read_items(loop)
-        if self.is_known(sequence):
-            length = sequence if isinstance(sequence, int) else len(sequence)
-            self.trips.begin(length)
-            self.steps += 0 if self.depth else length
-        rows = range(sequence) if isinstance(sequence, int) else sequence
-        starts = {link: values.read(start) for link, start in loop.start.items()}
+    def enter_loop(self, loop: Loop, body: Sequence[Operation]) -> Sequence[Any]:
+        """The first item of a loop, whose iterations are counted, since all have the same shapes."""
+        items = self.read_items(loop)
+        count = 1
+        if self.is_known(items):
+            count = items if isinstance(items, int) else len(items)
+            self.trips.begin(count)
+            self.steps += 0 if self.around else count
+        starts = {link: self.values.read(start) for link, start in loop.start.items()}
         self.sources |= {link: self._source(start) for link, start in loop.start.items()}
-        values.update(starts)
-        is_known = self.is_known(rows)
-        if not is_known or len(rows):
-            values[loop.index] = 0
-            row = UNKNOWN if not is_known else rows[:1] if isinstance(rows, np.ndarray) and rows.ndim == 1 else rows[0]
-            values[loop.item] = row
-            outer, self._carried = self._carried, self._carried | starts.keys()
-            self.depth += 1
-            outer_repeats, self.repeats = self.repeats, self.repeats * (len(rows) if is_known else 1)
-            self.run(self.schedule(body, [*loop.next.values(), *loop.collect.values()]) if has_choices(body) else body)
-            self.depth -= 1
-            self.repeats = outer_repeats
-            self._carried = outer
-            for link, after in loop.next.items():
-                self._check_growth(link, starts[link], values.read(after))
-            values.update({link: values.read(after) for link, after in loop.next.items()})
-        values.update({name: values.read(link) for name, link in loop.result.items()})
-        values.update(dict.fromkeys(loop.collect, UNKNOWN))
+        self.around.append((starts, count))
+        if not self.is_known(items):
+            return [UNKNOWN]
+        return range(min(count, 1)) if isinstance(items, int) else cast(Sequence[Any], items[:1])
 
-    def _check_growth(self, link: str, start: Any, after: Any) -> None:
-        """Check that a carried value does not grow: a loop keeps its initial number of samples.
+    def leave_loop(self, loop: Loop, collected: Mapping[str, Sequence[Any]]) -> Mapping[str, Any]:
+        """Check that no carried value grew: a loop keeps its initial number of samples.
 
         A number for each sample, such as the row of a sampler's table, may start as one for all.
         """
-        if len(getattr(start, "shape", ())) == 1:
-            return
-        count_before, count_after = count_rows(start), count_rows(after)
-        if (
-            link in self.repeated
-            and count_before is not None
-            and count_after is not None
-            and count_after > count_before
-        ):
-            _check_counts(SampleCount(count_before, *self._source(link)), [self.repeated[link]])
-
-    _carried: frozenset[str] = frozenset()
+        starts, _ = self.around.pop()
+        for link, start in starts.items():
+            before, after = count_rows(start), count_rows(self.values.read(link))
+            if link not in self.repeated or len(getattr(start, "shape", ())) == 1 or before is None or after is None:
+                continue
+            if after > before:
+                _check_counts(SampleCount(before, *self._source(link)), [self.repeated[link]])
+        return dict.fromkeys(collected, UNKNOWN)
 
     def _source(self, name: str) -> ValueSource:
         if name.startswith(PARAMS):

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from guidegraph.plugins import import_watch
+from guidegraph.plugins import import_guard
 from guidegraph.plugins.manager import PluginManager
 from tests.commands.command import environment
 from tests.plugins.test_manager import GOOD, Installed, installed, status
@@ -19,7 +19,7 @@ __all__ = ["installed"]
 
 @pytest.fixture(autouse=True)
 def _patient(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(import_watch, "SLOW", 60.0)
+    monkeypatch.setattr(import_guard, "SLOW", 60.0)
 
 
 def notes_of(installed: Installed, code: str) -> list[str]:
@@ -34,13 +34,12 @@ def test_a_plugin_that_does_nothing_has_no_notes(installed: Installed) -> None:
 
 
 def test_printed_text_goes_to_stderr(installed: Installed, capsys: pytest.CaptureFixture[str]) -> None:
-    (note,) = notes_of(installed, "print('welcome')\nprint('to this plugin')")
-    assert note == "prints when it is imported: 'welcome'; leave it out"
+    assert notes_of(installed, "print('welcome')\nprint('to this plugin')") == []
     assert capsys.readouterr() == ("", "welcome\nto this plugin\n")
 
 
 def test_an_import_that_takes_long_is_noted(installed: Installed, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(import_watch, "SLOW", 0.01)
+    monkeypatch.setattr(import_guard, "SLOW", 0.01)
     (note,) = notes_of(installed, "import time\ntime.sleep(0.02)")
     assert note.startswith("takes 0.0 s to import, and commands wait for it")
 

@@ -1,3 +1,0 @@
-"""An alias of `guidegraph_runtime.running.single_file`. New code imports `inputs_of` from `guidegraph_runtime`."""
-
-from guidegraph_runtime.running.single_file import *  # noqa: F403
