@@ -24,16 +24,13 @@ def check_wiring(ops: Iterable[Op], values: Mapping[Source, Any], extents: Exten
 
     values: the known values of links. extents: the known shapes. Calls for which too little is known pass.
     """
-    if problems := find_wiring_problems(ops, values, extents):
+    known_shapes = extents or Extents()
+    problems: list[Problem] = []
+    for call in walk_calls({op.key: op for op in ops}):
+        if call.spec.check:
+            problems += _find_problems(call, values, known_shapes)
+    if problems:
         raise WorkflowError(problems)
-
-
-def find_wiring_problems(
-    ops: Iterable[Op], values: Mapping[Source, Any], extents: Extents | None = None
-) -> list[Problem]:
-    """The problems that ``check_wiring`` raises."""
-    calls = [call for call in walk_calls({op.key: op for op in ops}) if call.spec.check]
-    return [problem for call in calls for problem in _find_problems(call, values, extents or Extents())]
 
 
 def _list_checked_sources(ops: Iterable[Op]) -> set[Source]:
