@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from guidegraph.graph.cancellation import is_interrupt
-from guidegraph.graph.errors import Cancelled, Mark, NodeError
+from guidegraph.graph.errors import Cancelled, NodeError
 from guidegraph.graph.execution.join_calls import KeptJoins, Sizes, call_as_batch
-from guidegraph.graph.ir import Call, Op
+from guidegraph.graph.ir import Call
 from guidegraph.graph.planning.steps import Step
 from guidegraph.graph.trust.file_checks import check_paths
 from guidegraph.graph.trust.policy import refuse_shipped
@@ -81,7 +81,10 @@ def invoke_batch(
 def node_error(step: Step, error: BaseException) -> NodeError:
     """An error as a ``NodeError`` that names the step's place in the workflow."""
     op = step.ops[0]
-    return NodeError(f"nodes.{op.key}", op.node_id, _mark(op, error), error)
+    mark = op.mark
+    if isinstance(error, PortError) and isinstance(op, Call):
+        mark = op.marks.get(error.port, mark)
+    return NodeError(f"nodes.{op.key}", op.node_id, mark, error)
 
 
 class PortError(ValueError):
@@ -90,12 +93,6 @@ class PortError(ValueError):
     def __init__(self, port: str, message: str):
         self.port = port
         super().__init__(f"port '{port}': {message}")
-
-
-def _mark(op: Op, error: BaseException) -> Mark:
-    if isinstance(error, PortError) and isinstance(op, Call):
-        return op.marks.get(error.port, op.mark)
-    return op.mark
 
 
 def gather_arguments(step: Step, slots: list[Any]) -> tuple[list[Any], dict[str, Any]]:

@@ -103,8 +103,9 @@ def run(
 
 def run_plan(plan: Plan, attachments: Attachments) -> RunResult:
     """Run a compiled plan. Raises the same errors as ``run``."""
-    if "torch" not in sys.modules:
-        _import_torch()
+    if "torch" not in sys.modules:  # at the first run of the process, without the collector
+        with pause_for_import():
+            import torch
     import torch
 
     config = plan.config
@@ -140,12 +141,6 @@ def run_plan(plan: Plan, attachments: Attachments) -> RunResult:
             raise
     runner.record.finish_run("done", started)
     return runner.record.make_result()
-
-
-def _import_torch() -> None:
-    """Import torch at the first run of the process, without the collector."""
-    with pause_for_import():
-        import torch  # noqa: F401
 
 
 class _Runner:

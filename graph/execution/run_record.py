@@ -105,17 +105,13 @@ class Delivery:
         self._on_output = attachments.on_output
 
     def deliver(self, filled: Iterable[Slot], slots: Sequence[Any]) -> None:
-        """Hand out a copy of each output whose slot is among those that are filled."""
+        """Hand out a copy of each output whose slot is filled. Under a memory budget its weights are on the CPU."""
+        device = None if self._config.memory_budget is None else "cpu"
         for slot in filled:
             for name in self.waiting.pop(slot, ()):
-                value = self._copy(slots[slot])
+                value = copy_value(slots[slot], lambda module: copy_module(module, device))
                 self._record.outputs[name] = value
                 if self._on_output is not None:
                     self._on_output(name, value, self._outputs[name][1])
                 if self._record.observers:
                     self._record.emit(events.OutputReady(name))
-
-    def _copy(self, value: Any) -> Any:
-        """A copy of an output for the caller. Under a memory budget its weights are on the CPU."""
-        device = None if self._config.memory_budget is None else "cpu"
-        return copy_value(value, lambda module: copy_module(module, device))

@@ -124,8 +124,10 @@ class TopLevel:
         try:
             if self.is_direct and step.body is None:  # as run_step does, without the cost of another call
                 invoke(step, slots, None, self.keeper)
+            elif self.placement.residency is not None:
+                self.placement.run(step, slots, self._await)
             else:
-                self._compute(step, slots)
+                self._await(step, slots)
             seconds = time.perf_counter() - started
             if states:
                 _check_inputs(step, slots, states)
@@ -157,18 +159,15 @@ class TopLevel:
             with self.record.report_failure():
                 self.placement.finish(step, slots)
 
-    def _compute(self, step: Step, slots: list[Any]) -> None:
-        """Compute a step that may need a memory budget, a thread or an accelerator."""
-        if self.placement.residency is not None:
-            self.placement.run(step, slots, self._await)
-        else:
-            self._await(step, slots)
-
     def _await(self, step: Step, slots: list[Any]) -> None:
-        """Run a step, or wait for the thread that runs it."""
-        future = self.futures.get(id(step))
+        """Run a step, by its accelerator if it has one, or wait for the thread that runs it."""
+        future, faster = self.futures.get(id(step)), self.faster.get(id(step))
         if future is None:
-            self._run_step(step, slots)
+            if faster is None:
+                run_step(step, slots, self.context, self.plan, self.keeper)
+            else:
+                self._forget_state()
+                faster(slots)
             return
         try:
             future.result()
@@ -176,14 +175,6 @@ class TopLevel:
             raise
         except Exception as error:
             raise node_error(step, error) from error
-
-    def _run_step(self, step: Step, slots: list[Any]) -> None:
-        faster = self.faster.get(id(step))
-        if faster is None:
-            run_step(step, slots, self.context, self.plan, self.keeper)
-        else:
-            self._forget_state()
-            faster(slots)
 
     def _forget_state(self) -> None:
         """Forget the state of the process, since other code than nodes may change it now."""

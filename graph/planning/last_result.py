@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from functools import wraps
 from typing import Any
@@ -24,7 +24,7 @@ def cache_last_result(call: Call) -> Call:
         nonlocal last
         arguments = [*_flatten((*args, *by_name.values()))]
         kept = last
-        if kept is None or not _are_same(kept[0], arguments):
+        if kept is None or len(kept[0]) != len(arguments) or not all(map(operator.is_, kept[0], arguments)):
             kept = last = (arguments, function(*args, **by_name))
         return kept[1]
 
@@ -35,11 +35,6 @@ def cache_last_result(call: Call) -> Call:
 def keeps_last_result(call: Call) -> bool:
     """Whether a call is one that ``cache_last_result`` made."""
     return getattr(call.spec.function, "keeps_last_result", False)
-
-
-def _are_same(arguments: Sequence[Any], others: Sequence[Any]) -> bool:
-    """Whether both are the same objects."""
-    return len(arguments) == len(others) and all(map(operator.is_, arguments, others))
 
 
 def _flatten(values: Iterable[Any]) -> Iterator[Any]:

@@ -70,13 +70,9 @@ def optimise(
 def drop_unneeded(ops: Mapping[str, Op], roots: Sequence[Source], *, effects: bool) -> dict[str, Op]:
     """Drop the operations that no root needs, in loop bodies too."""
     needed = prune(ops, roots, effects=effects)
-    if not _has_loops(needed):
+    if not any(op.has_blocks for op in needed.values()):
         return needed
     return prune({key: _prune_body(op) for key, op in needed.items()}, roots, effects=effects)
-
-
-def _has_loops(ops: Mapping[str, Op]) -> bool:
-    return any(op.has_blocks for op in ops.values())
 
 
 def _size(ops: Mapping[str, Op]) -> int:

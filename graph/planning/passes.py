@@ -164,14 +164,15 @@ def _keep_branches(body: Ops, kept: dict[str, Op], loop: Loop) -> None:
     while True:
         read |= {s.op for op in kept.values() for s in op.sources() if isinstance(s, Output)}
         moved = [op for key, op in body.items() if key not in kept]
-        kept_too = [op for op in moved if (op.key in optional and op.key in read) or _reads(op, kept)]
+        kept_too = [
+            op
+            for op in moved
+            if (op.key in optional and op.key in read)
+            or any(isinstance(s, Output) and s.op in kept for s in op.sources())
+        ]
         if not kept_too:
             return
         kept.update((op.key, op) for op in kept_too)
-
-
-def _reads(op: Op, ops: Ops) -> bool:
-    return any(isinstance(s, Output) and s.op in ops for s in op.sources())
 
 
 def _reads_loop(source: Source, loop: Loop, kept: Ops) -> bool:
@@ -224,12 +225,9 @@ def call_trait(call: Call, name: str, function: Callable[..., Any], arguments: M
     except BaseException as error:
         if is_interrupt(error):
             raise
-        cause = RuntimeError(f"its '{name}' failed for {_format_values(arguments)}: {describe_error(error)}")
+        values = ", ".join(f"{name} = {value!r:.40}" for name, value in arguments.items()) or "any values"
+        cause = RuntimeError(f"its '{name}' failed for {values}: {describe_error(error)}")
         raise NodeError(f"nodes.{call.key}", call.spec.id, call.mark, cause) from error
-
-
-def _format_values(values: Mapping[str, Any]) -> str:
-    return ", ".join(f"{name} = {value!r:.40}" for name, value in values.items()) or "any values"
 
 
 def check_ports(call: Call, name: str, ports: Iterable[str]) -> None:

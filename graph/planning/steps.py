@@ -119,20 +119,15 @@ def call_step(call: Call, slots: Slots) -> Step:
     else:
         args = tuple([slots.each(sources) for sources in layout.leading])
         wired = tuple([(name, slots.each(sources)) for name, sources in layout.by_name])
-        reads = _flatten_slots([*args, *[slot for _, slot in wired]])
+        flat: list[Slot] = []
+        for slot in [*args, *[slot for _, slot in wired]]:
+            if isinstance(slot, tuple):
+                flat += slot
+            else:
+                flat.append(slot)
+        reads = tuple(flat)
     outs = slots.outputs(call.key, spec.output_positions)
     return Step(call, (call,), outs, reads, spec.function, args, wired, layout, layout.plain, spec.watch)
-
-
-def _flatten_slots(slots: Iterable[Slot | tuple[Slot, ...]]) -> tuple[Slot, ...]:
-    """The slots with those of lists of links one by one."""
-    flat: list[Slot] = []
-    for slot in slots:
-        if isinstance(slot, tuple):
-            flat += slot
-        else:
-            flat.append(slot)
-    return tuple(flat)
 
 
 def free_after_last_use(steps: list[Step], kept: set[Slot]) -> None:
@@ -326,7 +321,10 @@ def _step(op: Op | BatchCall, slots: Slots, passes: frozenset[str]) -> Step:
         members = tuple(call_step(call, slots) for call in op.calls)
         outs = tuple(slot for member in members for slot in member.outs)
         reads = tuple(slot for member in members for slot in member.reads)
-        joined = _list_joined(op.calls[0], len(members[0].args))
+        call = op.calls[0]
+        leading = list(call.spec.inputs)[: len(members[0].args)]  # these are passed by position
+        ports = [port for port in call.spec.batchable if port in call.inputs]
+        joined = tuple(leading.index(port) if port in leading else port for port in ports)
         return Step(op, op.calls, outs, reads, watch=members[0].watch, members=members, joined=joined)
     if isinstance(op, Call):
         return call_step(op, slots)
@@ -334,13 +332,6 @@ def _step(op: Op | BatchCall, slots: Slots, passes: frozenset[str]) -> Step:
     positions = {name: i for i, name in enumerate(op.outputs)}
     reads, outs = tuple(slot for _, slot in closure), slots.outputs(op.key, positions)
     return Step(op, (op,), outs, reads, body=plan_body(op, passes), closure=closure)
-
-
-def _list_joined(call: Call, positional: int) -> tuple[int | str, ...]:
-    """The batchable arguments of a call, by index if they are among the leading ones, which are passed by position."""
-    leading = list(call.spec.inputs)[:positional]
-    ports = [port for port in call.spec.batchable if port in call.inputs]
-    return tuple(leading.index(port) if port in leading else port for port in ports)
 
 
 def plan_body(loop: Loop, passes: frozenset[str]) -> BodyPlan:
