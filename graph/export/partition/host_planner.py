@@ -114,7 +114,11 @@ class HostPlanner:
             if stage.traced:
                 for op in stage.ops:
                     self.run.evaluate(op)
-                name = self._part_name(loop_key, groups[:number])
+                looped = any(isinstance(op, Loop) for earlier in groups[:number] for op in earlier.ops)
+                stem = f"{loop_key.replace('/', '.')}.step" if loop_key else "decode" if looped else "encode"
+                used_names = {part.name for part in self.parts}
+                names = (stem, *(f"{stem}{i}" for i in range(2, 1000)))
+                name = next(name for name in names if name not in used_names)
                 plan.append(self._plan_part(name, stage, list(dynamic_ops.values()), roots, in_loop=bool(loop_key)))
             elif isinstance(op := stage.ops[0], Loop):
                 plan.append(self._plan_loop(op))
@@ -192,12 +196,6 @@ class HostPlanner:
         links = {part_input.name: part_input.name for part_input in part.inputs}
         return Operation("part", name, links, settings, part.outputs)
 
-    def _part_name(self, loop_key: str, earlier: Sequence[Stage]) -> str:
-        looped = any(isinstance(op, Loop) for stage in earlier for op in stage.ops)
-        stem = f"{loop_key.replace('/', '.')}.step" if loop_key else "decode" if looped else "encode"
-        used_names = {part.name for part in self.parts}
-        return next(name for name in (stem, *(f"{stem}{i}" for i in range(2, 1000))) if name not in used_names)
-
     def _plan_loop(self, loop: Loop) -> Operation:
         examples = self.examples
         examples.items[loop.key] = loop.item
@@ -210,11 +208,18 @@ class HostPlanner:
         for name in loop.carry:
             carry_names = examples.value_names(Carry(loop.key, name))
             following = self._find_structure(loop.next[name])
-            _check_carry(loop, name, carry_names, starts[name], following)
+            before = starts[name]
+            if not [*carry_names] == [*before.names] == [*following.names] or before.fields != following.fields:
+                raise ExportError(
+                    f"carry '{name}' of nodes.{loop.key} starts as {before.describe()} and goes on as "
+                    f"{following.describe()}",
+                    "start it with a value of the same structure",
+                    place=str(loop.mark),
+                )
             examples.values[Output(loop.key, name)] = examples.value(loop.next[name])
             results = examples.value_names(Output(loop.key, name))
             for path, value_name in carry_names.items():
-                start[value_name], links["next"][value_name] = starts[name].names[path], following.names[path]
+                start[value_name], links["next"][value_name] = before.names[path], following.names[path]
                 links["result"][results[path]] = value_name
         for name, source in loop.collect.items():
             examples.values[Output(loop.key, name)] = stack([examples.value(source)])
@@ -283,13 +288,3 @@ def _check_results(stage: Stage, results: Sequence[ExampleValue]) -> None:
                 "do not collect or return it, or let its node return a tensor",
                 place=str(stage.ops[0].mark),
             )
-
-
-def _check_carry(loop: Loop, name: str, names: Mapping[str, str], start: Structure, following: Structure) -> None:
-    """Raise ``ExportError`` unless a carry keeps its structure. names: those of its tensors in the body."""
-    if not [*names] == [*start.names] == [*following.names] or start.fields != following.fields:
-        raise ExportError(
-            f"carry '{name}' of nodes.{loop.key} starts as {start.describe()} and goes on as {following.describe()}",
-            "start it with a value of the same structure",
-            place=str(loop.mark),
-        )

@@ -106,12 +106,16 @@ def path_of(keys: Sequence[Any]) -> str:
 
 def _leaf_axes(value: Any, kind: PortType | None, path: str, tensor: Any) -> Axes:
     """The axes that a type, or that of a list's element, declares; by default those of a sample, or a leading batch."""
+    alternatives = kind.alternatives if kind is not None else ()
     if type(value) in (list, tuple) and path:
         index, _, path = path.partition(".")
-        alternatives = kind.alternatives if kind is not None else ()
         element_kind = next((each.element for each in alternatives if isinstance(each, SequenceOf)), None)
         return _leaf_axes(value[int(index)], element_kind, path, tensor)
-    declared: Any = getattr(type(value), "leaf_axes", {}).get(path) if path else _read_declared_axes(kind)
+    if path:
+        declared: Any = getattr(type(value), "leaf_axes", {}).get(path)
+    else:
+        tensors = (each for each in alternatives if not isinstance(each, SequenceOf) and issubclass(each, Tensor))
+        declared = next((axes for each in tensors if (axes := getattr(each, "axes", None)) is not None), None)
     if declared is not None and len(declared) == tensor.ndim:
         return tuple(
             axis if isinstance(axis, str) and axis in DYNAMIC else size
@@ -121,13 +125,3 @@ def _leaf_axes(value: Any, kind: PortType | None, path: str, tensor: Any) -> Axe
     if tensor.ndim == 4:
         return ("B", sizes[1], "H", "W")
     return ("B", *sizes[1:]) if sizes else ()
-
-
-def _read_declared_axes(kind: PortType | None) -> Axes | None:
-    for alternative in kind.alternatives if kind is not None else ():
-        if isinstance(alternative, SequenceOf) or not issubclass(alternative, Tensor):
-            continue
-        axes: Axes | None = getattr(alternative, "axes", None)
-        if axes is not None:
-            return axes
-    return None

@@ -184,12 +184,11 @@ def batch_size(plan: PartPlan) -> int:
 
 def cut_batch(plan: PartPlan, samples: int = FEW_SAMPLES) -> PartPlan:
     """The plan with at most so many samples in its examples, with which it may not run."""
-    return replace(plan, inputs=tuple(replace(i, example=_cut(i, samples)) for i in plan.inputs))
-
-
-def _cut(part_input: PartInput, samples: int) -> Any:
-    example = part_input.example
-    for position, axis in enumerate(part_input.axes):
-        if axis == "B":
-            example = example.narrow(position, 0, min(samples, example.shape[position]))
-    return example.contiguous()
+    inputs = []
+    for part_input in plan.inputs:
+        example = part_input.example
+        for position, axis in enumerate(part_input.axes):
+            if axis == "B":
+                example = example.narrow(position, 0, min(samples, example.shape[position]))
+        inputs.append(replace(part_input, example=example.contiguous()))
+    return replace(plan, inputs=tuple(inputs))
