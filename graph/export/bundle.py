@@ -55,7 +55,8 @@ def write_bundle(
     with _replace_folder(out) as folder:
         parts = _save_graphs(exported.parts, folder)
         if exported.host.tables:
-            _save_tables(exported.host.tables, folder / TABLES)
+            tables = {name: t.detach().cpu().contiguous().clone() for name, t in exported.host.tables.items()}
+            (folder / TABLES).write_bytes(save(tables))
         for name, data in {**exported.host.files, **_weight_table(exported), **(more or {})}.items():
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
             (folder / name).write_bytes(data)
@@ -74,17 +75,12 @@ def write_bundle(
             reference=reference,
             preview=preview,
         )
-        (folder / MANIFEST).write_bytes(_write_manifest(manifest))
+        try:
+            (folder / MANIFEST).write_bytes(write_manifest(manifest))
+        except BundleError as error:
+            reason = f"a runtime would refuse the bundle: {error.path}: {error.message}"
+            raise ExportError(reason, "give the workflow other names or values there") from error
     return manifest
-
-
-def _write_manifest(manifest: Manifest) -> bytes:
-    """The bytes of a manifest. Raises ``ExportError`` for one that a runtime would refuse."""
-    try:
-        return write_manifest(manifest)
-    except BundleError as error:
-        reason = f"a runtime would refuse the bundle: {error.path}: {error.message}"
-        raise ExportError(reason, "give the workflow other names or values there") from error
 
 
 def _weight_table(exported: Exported) -> dict[str, bytes]:
@@ -112,10 +108,6 @@ def _describe_tensor(value: Any, shapes: Mapping[str, tuple[int | str, ...]]) ->
     return Tensor(str(value.name), str(value.dtype.numpy()), shapes[str(value.name)])
 
 
-def _save_tables(tables: Mapping[str, Any], path: Path) -> None:
-    path.write_bytes(save({name: tensor.detach().cpu().contiguous().clone() for name, tensor in tables.items()}))
-
-
 def _list_files(folder: Path) -> Iterator[tuple[str, File]]:
     for path in sorted(folder.rglob("*")):
         if path.is_file():
@@ -126,22 +118,20 @@ def _list_files(folder: Path) -> Iterator[tuple[str, File]]:
 
 @contextmanager
 def _replace_folder(out: Path) -> Iterator[Path]:
-    """Yield a new folder beside ``out`` that replaces it at the end, and is removed on an error."""
+    """Yield a new folder beside ``out`` that replaces it at the end, and is removed on an error.
+
+    Restores the bundle that a killed export was about to replace, and removes its other leftovers.
+    """
     check_bundle_path(out)
     out = out.resolve()  # if the path is a link, its target is replaced
-    _restore(out)
-    with atomic_folder(out, _backup_path(out)) as folder:
-        yield folder
-
-
-def _restore(out: Path) -> None:
-    """Restore the bundle that a killed export was about to replace, and remove its other leftovers."""
     remove_stale(out.parent)
     for replaced in list(stale_paths(out.parent, "old", _backup_path(out).name)):
         if not out.exists() and (replaced / MANIFEST).is_file():
             os.replace(replaced, out)
         else:
             shutil.rmtree(replaced, ignore_errors=True)
+    with atomic_folder(out, _backup_path(out)) as folder:
+        yield folder
 
 
 def _backup_path(out: Path) -> Path:

@@ -64,11 +64,34 @@ def make_inputs(
     Raises ``ExportError`` for a file that cannot be read.
     """
     stems = choose_stems(values)
-    needed, files = _find_needed(plan), _find_file_types(plan)
-    return {
-        name: _make_input(parameter, values[name], stems[name], host, name not in needed, files.get(name, "path"))
-        for name, parameter in parameters.items()
-    }
+    needed = _find_needed(plan)
+    readers: dict[str, set[str]] = {}  # the operations that read the file of each parameter that names one
+    for operation in walk_operations(plan):
+        for port, source in operation.inputs.items():
+            if source.startswith(PARAMS) and takes_file(operation.op, port):
+                readers.setdefault(source.removeprefix(PARAMS), set()).add(operation.op)
+    inputs = {}
+    for name, parameter in parameters.items():
+        value, stem, optional = values[name], stems[name], parameter.port.type.optional
+        type_and_many = input_type(parameter.port.type, value)
+        assert type_and_many is not None
+        kind, many = type_and_many
+        if kind == "path" and name in readers:
+            kind = choose_file_type(readers[name])
+        if isinstance(value, Path):
+            value = _keep_file(parameter, stem, value, host)
+        elif isinstance(value, (list, tuple)):
+            numbered = enumerate(value)
+            value = [_keep_file(parameter, f"{stem}-{i}", v, host) if isinstance(v, Path) else v for i, v in numbered]
+        inputs[name] = Input(
+            kind,
+            default=value,
+            help=parameter.help,
+            many=many,
+            required=value is None and not optional,
+            optional=value is not None and optional and name not in needed,
+        )
+    return inputs
 
 
 def _find_needed(plan: Iterable[Operation]) -> set[str]:
@@ -82,39 +105,6 @@ def _find_needed(plan: Iterable[Operation]) -> set[str]:
             if kind == "params" and dot and NoneType not in alternatives_of(hints.get(port)):
                 needed.add(name)
     return needed
-
-
-def _find_file_types(plan: Iterable[Operation]) -> dict[str, str]:
-    """The type of each parameter that names a file, by the operations that read the file."""
-    readers: dict[str, set[str]] = {}
-    for operation in walk_operations(plan):
-        for port, source in operation.inputs.items():
-            if source.startswith(PARAMS) and takes_file(operation.op, port):
-                readers.setdefault(source.removeprefix(PARAMS), set()).add(operation.op)
-    return {name: choose_file_type(operations) for name, operations in readers.items()}
-
-
-def _make_input(parameter: Parameter, value: Any, stem: str, host: HostPlan, takes_null: bool, file_type: str) -> Input:
-    """An input. stem: of the names of its files. takes_null: whether everything that reads it takes null.
-
-    file_type: the type of the input if it names a file.
-    """
-    optional = parameter.port.type.optional
-    type_and_many = input_type(parameter.port.type, value)
-    assert type_and_many is not None
-    if isinstance(value, Path):
-        value = _keep_file(parameter, stem, value, host)
-    elif isinstance(value, (list, tuple)):
-        numbered = enumerate(value)
-        value = [_keep_file(parameter, f"{stem}-{i}", v, host) if isinstance(v, Path) else v for i, v in numbered]
-    return Input(
-        file_type if type_and_many[0] == "path" else type_and_many[0],
-        default=value,
-        help=parameter.help,
-        many=type_and_many[1],
-        required=value is None and not optional,
-        optional=value is not None and optional and takes_null,
-    )
 
 
 def _keep_file(parameter: Parameter, stem: str, path: Path, host: HostPlan) -> str:

@@ -18,7 +18,7 @@ from guidegraph.graph.export.partition.example_run import ExampleRun
 from guidegraph.graph.export.partition.example_values import ExampleValues
 from guidegraph.graph.export.partition.leaves import plain_fields, tensor_leaves
 from guidegraph.graph.export.partition.precision import EVERY_STEP
-from guidegraph.graph.export.partition.subgraph import ExampleValue, PartInput, PartPlan, is_number, plan_part
+from guidegraph.graph.export.partition.subgraph import ExampleValue, PartPlan, is_number, plan_part
 from guidegraph.graph.export.trace_parts import OnPart, trace_parts
 from guidegraph.graph.export.workflow import Exported
 from guidegraph.graph.ir import Call, Graph, Loop, Op, walk
@@ -38,7 +38,14 @@ def find_calls(graph: Graph, name: str) -> list[Call]:
 
     Of the calls of one node on one model, only the first is returned: they differ only in the bundle's inputs.
     """
-    calls = [op for op in walk(graph.ops) if isinstance(op, Call) and _is_traceable(op)]
+    calls = [
+        op
+        for op in walk(graph.ops)
+        if isinstance(op, Call)
+        and op.spec.pure
+        and not (op.spec.host or runs_on_host(op))
+        and {kind for port in op.outputs.values() for kind in port_kinds(port)} <= {"tensor", "structured"}
+    ]
     matches = [call for call in calls if call.key == name] or [
         call for call in calls if re.split(r"[./]", call.key)[-1] == name
     ]
@@ -50,11 +57,6 @@ def find_calls(graph: Graph, name: str) -> list[Call]:
         if name in call.inputs and port is not None and port_kinds(port.type) == {"model"}:
             first.setdefault((call.spec.id, call.inputs[name]), call)
     return list(first.values())
-
-
-def _is_traceable(call: Call) -> bool:
-    made = {kind for port in call.outputs.values() for kind in port_kinds(port)}
-    return call.spec.pure and not (call.spec.host or runs_on_host(call)) and made <= {"tensor", "structured"}
 
 
 def export_call(
@@ -91,7 +93,12 @@ def export_call(
     inputs = {
         port.name: Input("float", default=numbers[port.name])
         if port.name in numbers
-        else Input("tensor", required=True, dtype=_dtype_name(port), dims=traced.traced.inputs[port.name])
+        else Input(
+            "tensor",
+            required=True,
+            dtype=str(port.example.dtype).removeprefix("torch."),
+            dims=traced.traced.inputs[port.name],
+        )
         for port in traced.plan.inputs
     }
     links = {port: f"params.{port}" for port in inputs}
@@ -108,9 +115,14 @@ def _run_up_to(graph: Graph, values: Mapping[str, Any], call: Call, policy: Poli
     parameters: dict[Source, Any] = {Param(name): value for name, value in values.items()}
     examples = ExampleValues(parameters)
     run = ExampleRun(compile_plan(graph, values, RunConfig(policy=policy)), examples)
-    loops = _loops_around(graph.ops, call.key)
-    needed = _find_needed(graph.ops, [*call.sources(), *(loop.over for loop in loops)])
+    loops: list[Loop] = []  # around the call, outermost first
     block: Mapping[str, Op] = graph.ops
+    while call.key not in block:
+        inner = (op for op in block.values() if isinstance(op, Loop))
+        loops.append(next(loop for loop in inner if call.key in {op.key for op in walk(loop.body)}))
+        block = loops[-1].body
+    needed = _find_needed(graph.ops, [*call.sources(), *(loop.over for loop in loops)])
+    block = graph.ops
     for loop in (*loops, None):
         for op in block.values():
             if op.key in needed:
@@ -125,19 +137,6 @@ def _run_up_to(graph: Graph, values: Mapping[str, Any], call: Call, policy: Poli
         examples.enter_iteration(loop, items, 0)
         block = loop.body
     return run
-
-
-def _loops_around(ops: Mapping[str, Op], key: str) -> list[Loop]:
-    """The loops around a call, outermost first."""
-    loops: list[Loop] = []
-    block = ops
-    while key not in block:
-        inner = next(
-            op for op in block.values() if isinstance(op, Loop) and key in {inner_op.key for inner_op in walk(op.body)}
-        )
-        loops.append(inner)
-        block = inner.body
-    return loops
 
 
 def _find_needed(ops: Mapping[str, Op], sources: Iterable[Source]) -> set[str]:
@@ -219,7 +218,3 @@ def _describe_call(call: Call, examples: ExampleValues) -> dict[str, Any]:
     }
     models = (examples.values[source] for source in call.sources() if source in examples.values)
     return {CALL: call.spec.id, FIELDS: fixed, MASKS: any(getattr(model, MASKS, False) is True for model in models)}
-
-
-def _dtype_name(part_input: PartInput) -> str:
-    return str(part_input.example.dtype).removeprefix("torch.")

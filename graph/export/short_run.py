@@ -38,18 +38,16 @@ def _has_unlike_steps(op: Op) -> bool:
     """Whether some call in a loop's body needs other ports at some steps, or its code reads the number of the step."""
     if not isinstance(op, Loop):
         return False
-    calls = [call for call in op.body.values() if isinstance(call, Call)]
-    read_number = any(isinstance(source, Index) for call in calls if not call.spec.runtime for source in call.sources())
-    return read_number or any(_needs_depend_on_step(call, op) for call in calls)
-
-
-def _needs_depend_on_step(call: Call, loop: Loop) -> bool:
-    if call.spec.needs is None:
-        return False
-    arguments = [call.argument(name) for name in call.spec.needs_arguments]
-    roots = [source for sources in arguments if sources is not None for source in list_sources(sources)]
-    sources = [*roots, *(s for op in find_dependencies(loop.body, roots).values() for s in op.sources())]
-    return any(isinstance(source, (Item, Index)) for source in sources)
+    for call in (call for call in op.body.values() if isinstance(call, Call)):
+        if not call.spec.runtime and any(isinstance(source, Index) for source in call.sources()):
+            return True
+        if call.spec.needs is not None:
+            arguments = [call.argument(name) for name in call.spec.needs_arguments]
+            roots = [source for sources in arguments if sources is not None for source in list_sources(sources)]
+            sources = [*roots, *(s for inner in find_dependencies(op.body, roots).values() for s in inner.sources())]
+            if any(isinstance(source, (Item, Index)) for source in sources):
+                return True
+    return False
 
 
 def _find_counts(exported: Exported, source: Source) -> dict[str, Any]:

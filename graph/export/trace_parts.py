@@ -79,23 +79,22 @@ def trace_parts(
                 parts[plan.name] = _trace_with_fallback(plan, precision.get(plan.name, default))
         except ExportError as error:
             if keys_between := [key for key in plan.keys if key in midway]:
-                raise _explain_host_work(keys_between, error) from error
+                # These nodes would run on the host in a bundle.
+                names_between = ", ".join(f"nodes.{key}" for key in keys_between)
+                reason = f"one graph has to hold {names_between} too, which is the host's work in a bundle: "
+                remedy = "leave out what it gives (--only), or export a bundle: leave out --single-file"
+                raise ExportError(reason + error.reason, remedy, place=error.place, operator=error.operator) from error
             raise
         if on_part is not None:
             on_part(parts[plan.name], time.perf_counter() - started)
     return tuple(parts[plan.name] for plan in plans)
 
 
-def _explain_host_work(keys: Sequence[str], error: ExportError) -> ExportError:
-    """Extend the error of a part with nodes that would run on the host in a bundle."""
-    names = ", ".join(f"nodes.{key}" for key in keys)
-    reason = f"one graph has to hold {names} too, which is the host's work in a bundle: {error.reason}"
-    remedy = "leave out what it gives (--only), or export a bundle: leave out --single-file"
-    return ExportError(reason, remedy, place=error.place, operator=error.operator)
-
-
 def _trace_with_fallback(part: PartPlan, precision: str) -> ExportedPart:
-    """Trace a part with separate batch axes of inputs if possible, else with one batch axis for all."""
+    """Trace a part with separate batch axes of inputs if possible, else with one batch axis for all.
+
+    An error names the node that failed while it was traced, or else the part's nodes.
+    """
     with_own_batches = part if part.in_loop else separate_batches(part)
     try:
         try:
@@ -105,7 +104,14 @@ def _trace_with_fallback(part: PartPlan, precision: str) -> ExportedPart:
                 raise
             return _trace_free_sizes(part, precision)
     except ExportError as error:
-        raise _name_failed_node(part, error) from error
+        cause = next((link for link in list_causes(error) if isinstance(link, NodeError)), None)
+        if cause is None:
+            subject, place = f"part '{part.name}' (nodes.{', nodes.'.join(part.keys)})", error.place
+        else:
+            subject = f"{cause.path} ({cause.node_id})"
+            place = error.place or user_frame_of_traceback(cause.cause.__traceback__)
+        reason = f"{subject}: {error.reason}"
+        raise ExportError(reason, error.remedy, place=place, operator=error.operator) from error
 
 
 def _trace_free_sizes(part: PartPlan, precision: str) -> ExportedPart:
@@ -129,10 +135,7 @@ def _trace_free_sizes(part: PartPlan, precision: str) -> ExportedPart:
 
 
 def _trace_graph(part: PartPlan, axes: list[dict[int, Axis]], precision: str) -> TracedPart:
-    examples, names = (
-        [part_input.example for part_input in part.inputs],
-        [part_input.name for part_input in part.inputs],
-    )
+    examples, names = [each.example for each in part.inputs], [each.name for each in part.inputs]
     dtype = getattr(torch, PRECISIONS[precision])
     function = part.function
     if dtype != torch.float32:
@@ -140,16 +143,3 @@ def _trace_graph(part: PartPlan, axes: list[dict[int, Axis]], precision: str) ->
         function = part.cast(dtype)
     traced = trace_part(function, examples, names, axes, list(part.outputs))
     return quantise_weights(traced) if precision == "int8" else traced
-
-
-def _name_failed_node(part: PartPlan, error: ExportError) -> ExportError:
-    """Extend an error with the node that failed while it was traced, or else with the part's nodes."""
-    cause = next((link for link in list_causes(error) if isinstance(link, NodeError)), None)
-    if cause is None:
-        subject, location = f"part '{part.name}' (nodes.{', nodes.'.join(part.keys)})", error.place
-    else:
-        subject, location = (
-            f"{cause.path} ({cause.node_id})",
-            error.place or user_frame_of_traceback(cause.cause.__traceback__),
-        )
-    return ExportError(f"{subject}: {error.reason}", error.remedy, place=location, operator=error.operator)

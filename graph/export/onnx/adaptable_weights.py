@@ -66,13 +66,18 @@ def find_adaptable_weights(part: TracedPart, models: Sequence[Any], dtype: Any) 
     parameters = _list_parameters(models)
     if not parameters:
         return ()
-    names_by_content = _names_by_content(part)
+    names_by_content: dict[tuple[tuple[int, ...], bytes], list[str]] = {}
+    for name, value in part.model.graph.initializers.items():
+        stored = value.const_value
+        if stored is not None and stored.nbytes >= LEAST_BYTES:
+            content = tuple(stored.shape.numpy()), _digest(stored.tobytes())
+            names_by_content.setdefault(content, []).append(str(name))
     users: dict[str, list[list[AdaptableWeight]]] = {}
     for tensor, layers in parameters:
         for stored_as, transposed in _list_stored_forms(tensor):
             weight = stored_as.detach().to(dtype).contiguous().cpu()
             shape, stored_dtype = tuple(weight.shape), str(weight.dtype).removeprefix("torch.")
-            for name in names_by_content.get((shape, _digest(_tensor_bytes(weight))), ()):
+            for name in names_by_content.get((shape, _digest(weight.view(torch.uint8).numpy().data)), ()):
                 users.setdefault(name, []).append(
                     [
                         AdaptableWeight(name, stored_dtype, shape, transposed, aliases, *rows)
@@ -96,8 +101,14 @@ def _list_parameters(models: Sequence[Any]) -> list[tuple[Tensor, dict[Rows, tup
     owners: dict[str, set[str]] = {}
     for number, model in enumerate(models):
         weights = dict(model.named_parameters()) if hasattr(model, ADAPTABLE_METHOD) else {}
-        for alias, location in (getattr(model, ADAPTABLE_METHOD)() if weights else {}).items():
-            name, rows = _read_location(location)
+        locations: Mapping[str, str | WeightRows] = getattr(model, ADAPTABLE_METHOD)() if weights else {}
+        for alias, location in locations.items():
+            rows: Rows = (None, False)
+            if isinstance(location, str):
+                name = location
+            else:
+                span = None if location.count is None else (location.start, location.count)
+                name, rows = location.layer, (span, location.swapped)
             key = f"{number}.{name}"
             parameters[key] = weights[name]
             layers.setdefault(key, {}).setdefault(rows, []).append(alias)
@@ -112,14 +123,6 @@ def _list_parameters(models: Sequence[Any]) -> list[tuple[Tensor, dict[Rows, tup
     ]
 
 
-def _read_location(location: str | WeightRows) -> tuple[str, Rows]:
-    """The name of a parameter, and its rows."""
-    if isinstance(location, str):
-        return location, (None, False)
-    rows = None if location.count is None else (location.start, location.count)
-    return location.layer, (rows, location.swapped)
-
-
 def _list_stored_forms(weight: Tensor) -> Iterator[tuple[Tensor, bool]]:
     """The forms in which a graph may store a weight, each with whether it is (in, out): unchanged, or as a matrix."""
     yield weight, False
@@ -130,23 +133,8 @@ def _list_stored_forms(weight: Tensor) -> Iterator[tuple[Tensor, bool]]:
         yield matrix.t(), True
 
 
-def _names_by_content(part: TracedPart) -> dict[tuple[tuple[int, ...], bytes], list[str]]:
-    names: dict[tuple[tuple[int, ...], bytes], list[str]] = {}
-    for name, value in part.model.graph.initializers.items():
-        tensor = value.const_value
-        if tensor is None or tensor.nbytes < LEAST_BYTES:
-            continue
-        shape = tuple(tensor.shape.numpy())
-        names.setdefault((shape, _digest(tensor.tobytes())), []).append(str(name))
-    return names
-
-
 def _digest(data: Any) -> bytes:
     return hashlib.blake2b(data, digest_size=16).digest()
-
-
-def _tensor_bytes(tensor: Tensor) -> Any:
-    return tensor.view(torch.uint8).numpy().data
 
 
 def make_weight_table(

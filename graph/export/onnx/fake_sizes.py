@@ -82,30 +82,25 @@ def _make_key(func: OpOverload, args: Sequence[Any], kwargs: Mapping[str, Any] |
 
 
 def _describe(value: Any) -> Hashable:
-    """Everything about an argument that the sizes of a result depend on. Raises ``TypeError`` for other arguments."""
+    """Everything about an argument that the sizes of a result depend on.
+
+    Raises ``TypeError`` for other arguments, and for a tensor with a known value or of an unknown class.
+    """
     if isinstance(value, (list, tuple)):
         return tuple(map(_describe, value))
     if isinstance(value, Tensor):
-        return _describe_tensor(value)
+        if isinstance(value, FakeTensor):
+            if value.constant is not None:
+                raise TypeError("no key for a known value")
+        elif type(value) not in (Tensor, torch.nn.Parameter):
+            raise TypeError(f"no key for {type(value).__name__}")
+        return _layout(value)
     if isinstance(value, torch.SymInt):
         expression: Hashable = value.node._expr
         return expression
     if isinstance(value, ATTRIBUTES):
         return type(value), value
     raise TypeError(f"no key for {type(value).__name__}")
-
-
-def _describe_tensor(tensor: Tensor) -> Hashable:
-    """The sizes, strides, offset, dtype and device of a tensor.
-
-    Raises ``TypeError`` for a tensor with a known value or of an unknown class.
-    """
-    if isinstance(tensor, FakeTensor):
-        if tensor.constant is not None:
-            raise TypeError("no key for a known value")
-    elif type(tensor) not in (Tensor, torch.nn.Parameter):
-        raise TypeError(f"no key for {type(tensor).__name__}")
-    return _layout(tensor)
 
 
 def _layout(tensor: Tensor) -> tuple[Any, ...]:

@@ -137,24 +137,24 @@ def trace_forward(
     fake = ShortFakes(shape_env=env, allow_non_fake_inputs=True)
     symbols = {axis.name: _make_symbol(env, axis, sizes[axis.name]) for dynamic in axes for axis in dynamic.values()}
     with ExitStack() as stack:
-        for context in (torch.no_grad(), enable_python_dispatcher(), fake, preserve_node_meta(), _skip_formats()):
+        # Nodes get no "tensor_meta", for which torch compares all strides with those of three formats.
+        formats = mock.patch.object(proxy_tensor, "_extract_tensor_metadata", _skip_metadata, create=True)
+        for context in (torch.no_grad(), enable_python_dispatcher(), fake, preserve_node_meta(), formats):
             stack.enter_context(context)
         if below_autograd:
             stack.enter_context(sdpa_kernel(SDPBackend.MATH))
             stack.enter_context(ShortGradients())
-        fakes = [
-            torch.empty(_symbolic_shape(tensor, dynamic, symbols), dtype=tensor.dtype, device=tensor.device)
-            for tensor, dynamic in zip(inputs, axes, strict=True)
-        ]
+        fakes = []
+        for tensor, dynamic in zip(inputs, axes, strict=True):
+            shape = [
+                dynamic[i].multiple_of * symbols[dynamic[i].name] if i in dynamic else int(size)
+                for i, size in enumerate(tensor.shape)
+            ]
+            fakes.append(torch.empty(shape, dtype=tensor.dtype, device=tensor.device))
         table = decomposition_table() if table is None else table
         graph = make_fx(function, decomposition_table=dict(table), pre_dispatch=not below_autograd)(*fakes)
     _check_sizes(env, symbols)
     return simplify(graph)
-
-
-def _skip_formats() -> Any:
-    """Context manager: nodes get no "tensor_meta", for which torch compares all strides with those of three formats."""
-    return mock.patch.object(proxy_tensor, "_extract_tensor_metadata", _skip_metadata, create=True)
 
 
 def _skip_metadata(tensor: Tensor) -> None:
@@ -209,13 +209,6 @@ def _make_symbol(env: ShapeEnv, axis: Axis, size: int) -> Any:
         units, source, DimDynamic.DYNAMIC, StrictMinMaxConstraint(vr=bounds, warn_only=False)
     )
     return env.create_symintnode(expression, hint=units, source=source)
-
-
-def _symbolic_shape(tensor: Tensor, dynamic: Mapping[int, Axis], symbols: Mapping[str, Any]) -> list[Any]:
-    return [
-        dynamic[i].multiple_of * symbols[dynamic[i].name] if i in dynamic else int(size)
-        for i, size in enumerate(tensor.shape)
-    ]
 
 
 class _RecordingShapeEnv(ShapeEnv):

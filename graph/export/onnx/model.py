@@ -86,15 +86,12 @@ def to_onnx(program: ExportedProgram) -> onnx_ir.Model:
 
 
 def finish(model: onnx_ir.Model, names: Sequence[str], output_names: Sequence[str]) -> onnx_ir.Model:
-    """The model, optimised in place, with these names of its inputs and outputs."""
+    """The model, optimised in place, with these names of its inputs and outputs.
+
+    Other values with one of the names get a new name.
+    """
     with silence_torch():
         optimise(model)
-    _rename_values(model, names, output_names)
-    return model
-
-
-def _rename_values(model: onnx_ir.Model, names: Sequence[str], output_names: Sequence[str]) -> None:
-    """Rename the inputs and outputs; other values with one of the names get a new name."""
     graph = model.graph
     names_by_id = {id(value): name for value, name in zip(graph.inputs, names, strict=True)}
     names_by_id |= {id(value): name for value, name in zip(graph.outputs, output_names, strict=True)}
@@ -107,6 +104,7 @@ def _rename_values(model: onnx_ir.Model, names: Sequence[str], output_names: Seq
             taken.add(value.name)
     for value in (*graph.inputs, *graph.outputs):
         value.name = names_by_id[id(value)]
+    return model
 
 
 def tidy(model: onnx_ir.Model, axes: Sequence[Mapping[int, Axis]], gradient: bool) -> TracedPart:
@@ -161,14 +159,10 @@ class _Renamer:
                 expression = sympy.sympify(text).subs(self.symbols)
             except (sympy.SympifyError, TypeError, AttributeError):
                 expression = None
-            self.names_by_symbol[text] = None if expression is None else str(_simplify(expression)).replace(" ", "")
+            if expression is not None and not all(factor.is_Atom for factor in sympy.Mul.make_args(expression)):
+                expression = sympy.simplify(expression)  # products of numbers and symbols are simple already
+            self.names_by_symbol[text] = None if expression is None else str(expression).replace(" ", "")
         return self.names_by_symbol[text]
-
-
-def _simplify(expression: sympy.Expr) -> sympy.Expr:
-    """The simplest form of a size. Products of numbers and symbols have it already."""
-    factors = sympy.Mul.make_args(expression)
-    return expression if all(factor.is_Atom for factor in factors) else sympy.simplify(expression)
 
 
 def _shape(value: onnx_ir.Value) -> tuple[int | str, ...]:

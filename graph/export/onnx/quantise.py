@@ -6,11 +6,9 @@ The weights of convolutions are not quantised: rounding them costs more picture 
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
 import onnx_ir
-from numpy.typing import NDArray
 
 from guidegraph.graph.export.onnx.constants import add_constant
 from guidegraph.graph.export.onnx.model import TracedPart
@@ -40,23 +38,18 @@ def quantise_weights(part: TracedPart) -> TracedPart:
         axis = 0 if node.op_type == "Gemm" and "transB" in node.attributes and node.attributes["transB"].value else 1
         key = (id(weight), axis)
         if key not in dequantised_weights:
-            dequantised_weights[key] = _add_dequantised(graph, weight, array, axis)
+            scale = np.abs(array).max(axis=1 - axis).astype(np.float32) / 127
+            scale[scale == 0] = 1.0
+            rounded = np.clip(np.rint(array / np.expand_dims(scale, 1 - axis)), -127, 127).astype(np.int8)
+            parts = (("int8", rounded), ("scale", scale))
+            values = [add_constant(graph, f"{weight.name}_{suffix}_{axis}", data) for suffix, data in parts]
+            name = f"{weight.name}_dequantise_{axis}"
+            dequantise = onnx_ir.node("DequantizeLinear", values, {"axis": axis}, name=name)
+            out = dequantised_weights[key] = dequantise.outputs[0]
+            out.name, out.shape, out.type = f"{weight.name}_float_{axis}", weight.shape, weight.type
+            graph.insert_before(graph[0], dequantise)
         node.replace_input_with(1, dequantised_weights[key])
     for name, value in list(graph.initializers.items()):
         if not value.uses() and not value.is_graph_output():
             graph.initializers.pop(name)
     return replace(part, model=model)
-
-
-def _add_dequantised(graph: onnx_ir.Graph, weight: onnx_ir.Value, array: NDArray[Any], axis: int) -> onnx_ir.Value:
-    scale = np.abs(array).max(axis=1 - axis).astype(np.float32) / 127
-    scale[scale == 0] = 1.0
-    rounded = np.clip(np.rint(array / np.expand_dims(scale, 1 - axis)), -127, 127).astype(np.int8)
-    values = []
-    for suffix, data in (("int8", rounded), ("scale", scale)):
-        values.append(add_constant(graph, f"{weight.name}_{suffix}_{axis}", data))
-    node = onnx_ir.node("DequantizeLinear", values, {"axis": axis}, name=f"{weight.name}_dequantise_{axis}")
-    out = node.outputs[0]
-    out.name, out.shape, out.type = f"{weight.name}_float_{axis}", weight.shape, weight.type
-    graph.insert_before(graph[0], node)
-    return out

@@ -6,7 +6,6 @@ import operator as python_operator
 from typing import Any, cast
 
 import torch
-from torch import Tensor
 from torch.fx import GraphModule, Node
 
 from guidegraph.graph.export.onnx.program import is_functional
@@ -52,7 +51,7 @@ def _multiply_sizes(graph: GraphModule, numel: Node) -> None:
             if not isinstance(product, Node) and not isinstance(factor, Node):
                 product *= factor
                 continue
-            value = _value_of(product) * size
+            value = (product.meta["val"] if isinstance(product, Node) else product) * size
             product = graph.graph.call_function(python_operator.mul, (product, factor))
             product.meta["val"] = value
     numel.replace_all_uses_with(product)
@@ -72,9 +71,14 @@ def _join_repeats(graph: GraphModule, view: Node) -> None:
     tall: Any = wide.args[0] if _is_unsqueezed(wide, 5) else None
     if tall is None or not _is_unsqueezed(tall, 3):
         return
-    pixels, shape = tall.args[0].meta["val"], list(cast("Any", view.args[1]))
+    pixels, repeated, shape = tall.args[0].meta["val"], view.meta["val"], list(cast("Any", view.args[1]))
     factors = [expand.meta["val"].shape[axis] for axis in (3, 5)]
-    if pixels.dtype not in (torch.float16, torch.float32) or not _repeats(pixels, factors, view.meta["val"]):
+    if pixels.dtype not in (torch.float16, torch.float32) or repeated.ndim != pixels.ndim:
+        return
+    if not all(isinstance(factor, int) for factor in factors):
+        return
+    sizes = (size * factor for size, factor in zip(pixels.shape, (1, 1, *factors), strict=True))
+    if not all(statically_known_true(a == b) for a, b in zip(sizes, repeated.shape, strict=True)):
         return
     arguments = (tall.args[0], shape[2:], *map(float, factors))
     with graph.graph.inserting_before(view):
@@ -83,20 +87,8 @@ def _join_repeats(graph: GraphModule, view: Node) -> None:
     view.replace_all_uses_with(resized)
 
 
-def _repeats(pixels: Tensor, factors: list[Any], repeated: Tensor) -> bool:
-    """Whether ``repeated`` has the sizes of ``pixels``, the last two of them times these factors."""
-    if not all(isinstance(factor, int) for factor in factors) or repeated.ndim != pixels.ndim:
-        return False
-    sizes = (size * factor for size, factor in zip(pixels.shape, (1, 1, *factors), strict=True))
-    return all(statically_known_true(size == other) for size, other in zip(sizes, repeated.shape, strict=True))
-
-
 def _is_unsqueezed(node: Any, axis: int) -> bool:
     return node.target is torch.ops.aten.unsqueeze.default and node.args[1] == axis
-
-
-def _value_of(size: Any) -> Any:
-    return size.meta["val"] if isinstance(size, Node) else size
 
 
 def _merge_equal_calls(graph: GraphModule) -> None:
@@ -111,7 +103,11 @@ def _merge_equal_calls(graph: GraphModule) -> None:
     for node in graph.graph.nodes:
         if node.op == "get_attr":
             key: Any = node.target
-        elif node.op == "call_function" and output not in node.users and not _draws(node):
+        elif (
+            node.op == "call_function"
+            and output not in node.users
+            and torch.Tag.nondeterministic_seeded not in getattr(node.target, "tags", ())
+        ):
             key = (node.target, _freeze(node.args), _freeze(node.kwargs))
         else:
             continue
@@ -126,7 +122,3 @@ def _freeze(value: Any) -> Any:
     if isinstance(value, dict):
         return tuple((name, _freeze(item)) for name, item in value.items())
     return type(value), repr(value) if isinstance(value, (float, complex, slice)) else value
-
-
-def _draws(node: Node) -> bool:
-    return torch.Tag.nondeterministic_seeded in getattr(node.target, "tags", ())

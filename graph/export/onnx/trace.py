@@ -81,7 +81,10 @@ def trace_part(
         if index not in dynamic
     ]
     sizes = choose_trace_sizes(axes, sizes_found, fixed)
-    examples = [_example(tensor, dynamic, sizes) for tensor, dynamic in zip(inputs, axes, strict=True)]
+    examples = []
+    for tensor, dynamic in zip(inputs, axes, strict=True):
+        shape = [sizes[dynamic[i].name] if i in dynamic else int(size) for i, size in enumerate(tensor.shape)]
+        examples.append(torch.zeros(shape, dtype=tensor.dtype, device=tensor.device))
 
     with _tracing, silence_torch():
         arguments = (_Flat(function).forward, examples, axes, sizes, seen.gradient or seen.transforms)
@@ -115,28 +118,19 @@ def _run_once(function: Function, inputs: Sequence[Tensor], output_names: Sequen
     return seen
 
 
-def _example(tensor: Tensor, dynamic: Mapping[int, Axis], sizes: Mapping[str, int]) -> Tensor:
-    shape = [sizes[dynamic[i].name] if i in dynamic else int(size) for i, size in enumerate(tensor.shape)]
-    return torch.zeros(shape, dtype=tensor.dtype, device=tensor.device)
-
-
-def _dims(axes: Sequence[Mapping[int, Axis]]) -> list[dict[int, Any]]:
-    """torch's description of the axes; a multiple is derived from a dimension that counts its units."""
-    dims: dict[str, Any] = {}
-    for axis in (axis for dynamic in axes for axis in dynamic.values()):
-        if axis.name not in dims:
-            low, high = axis.units
-            if axis.multiple_of == 1:
-                dims[axis.name] = Dim(axis.name, min=low, max=high)
-            else:
-                dims[axis.name] = axis.multiple_of * Dim(f"{axis.name}_units", min=low, max=high)
-    return [{index: dims[axis.name] for index, axis in dynamic.items()} for dynamic in axes]
-
-
 def _export(graph: GraphModule, examples: Sequence[Tensor], axes: Sequence[Mapping[int, Axis]]) -> ExportedProgram:
     """A graph with operators that change their arguments, traced by torch, which replaces these."""
-    shapes = {"inputs": tuple(_dims(axes))}
-    return torch.export.export(_Flat(graph), tuple(examples), dynamic_shapes=shapes, strict=False)
+    dims: dict[str, Any] = {}
+    for axis in (axis for dynamic in axes for axis in dynamic.values()):
+        low, high = axis.units
+        if axis.name in dims:
+            continue
+        if axis.multiple_of == 1:
+            dims[axis.name] = Dim(axis.name, min=low, max=high)
+        else:  # derived from a dimension that counts the units
+            dims[axis.name] = axis.multiple_of * Dim(f"{axis.name}_units", min=low, max=high)
+    shapes = tuple({index: dims[axis.name] for index, axis in dynamic.items()} for dynamic in axes)
+    return torch.export.export(_Flat(graph), tuple(examples), dynamic_shapes={"inputs": shapes}, strict=False)
 
 
 def _as_export_error(call: Callable[..., Any], *args: Any) -> Any:

@@ -7,8 +7,6 @@ convolutional layer?").
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import numpy as np
 import onnx_ir
 
@@ -23,9 +21,11 @@ def join_upsampling(model: onnx_ir.Model) -> None:
 
     The new kernel is computed from the same weight, which keeps its name and values; onnxruntime does that once.
     """
-    for resize in list(model.graph):
-        if _doubles(resize):
-            for conv in list(_list_convolutions(resize.outputs[0])):
+    for resize in filter(_doubles, list(model.graph)):
+        maps = resize.outputs[0]
+        users = [use.node for use in maps.uses()]
+        if not maps.is_graph_output() and all(user.graph is resize.graph and _fits(user, maps) for user in users):
+            for conv in users:
                 _join(model.graph, resize, conv)
 
 
@@ -44,16 +44,8 @@ def _doubles(node: onnx_ir.Node) -> bool:
     )
 
 
-def _list_convolutions(maps: onnx_ir.Value) -> Iterator[onnx_ir.Node]:
-    """The readers of maps, if all are convolutions of 3 × 3 that keep their size, with a constant weight."""
-    users = [use.node for use in maps.uses()]
-    resize = maps.producer()
-    same_graph = resize is not None and all(user.graph is resize.graph for user in users)
-    if same_graph and not maps.is_graph_output() and all(_fits(user, maps) for user in users):
-        yield from users
-
-
 def _fits(conv: onnx_ir.Node, maps: onnx_ir.Value) -> bool:
+    """Whether a node is a convolution of these maps by 3 × 3 that keeps their size, with a constant weight."""
     weight = conv.inputs[1] if conv.op_type == "Conv" else None
     if weight is None or weight.const_value is None or list(weight.const_value.shape)[2:] != [3, 3]:
         return False

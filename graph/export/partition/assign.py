@@ -99,10 +99,11 @@ def _find_parameters_read(
         names: frozenset[str] = frozenset()
         if isinstance(op, Loop):
             names = frozenset({_LOOP})
-        elif op.key not in fixed and (
-            op.key in in_run or (op.spec.runtime and not _reads_files(op) and not isinstance(op, Choice))
-        ):
-            names = frozenset({op.key})
+        elif op.key not in fixed:
+            ports = (*op.spec.inputs.values(), *op.spec.settings.values())
+            reads_files = any(Path in port.type.alternatives for port in ports)
+            if op.key in in_run or (op.spec.runtime and not reads_files and not isinstance(op, Choice)):
+                names = frozenset({op.key})
         for source in op.sources():
             names |= reads(source)
         parameters_by_key[op.key] = names or None
@@ -191,10 +192,6 @@ def _fix_choice_parameters(
     return reasons
 
 
-def _reads_files(call: Call) -> bool:
-    return any(Path in port.type.alternatives for port in (*call.spec.inputs.values(), *call.spec.settings.values()))
-
-
 def runs_on_host(call: Call) -> bool:
     """Whether the runtime does a call, or the first part of it."""
     return call.spec.runtime or call.spec.split is not None
@@ -210,30 +207,20 @@ def find_host_calls(ops: Mapping[str, Op], numbers: Collection[str]) -> set[str]
     host: set[str] = set()
     traced: set[str] = set()
     for op in walk(ops):
-        looped = op.key not in ops
-        if (
-            isinstance(op, Call)
-            and runs_on_host(op)
-            and not (looped and _may_be_traced(op, numbers) and _reads_graph(op, traced))
-        ):
-            host.add(op.key)
-        else:
+        if not isinstance(op, Call) or not runs_on_host(op):
             traced.add(op.key)
+            continue
+        looped = op.key not in ops
+        fits = all(name in numbers and _takes_numbers(port) for name, port in op.parameters())
+        may_be_traced = fits and op.spec.split is None and not op.spec.host and op.spec.pure
+        sources = [source for port_sources in op.inputs.values() for source in list_sources(port_sources)]
+        reads_graph = any(isinstance(s, Carry) or (isinstance(s, Output) and s.op in traced) for s in sources)
+        (traced if looped and may_be_traced and reads_graph else host).add(op.key)
     return host
 
 
 def _takes_numbers(port: Port) -> bool:
     return float in port.type.alternatives or port.type.is_any
-
-
-def _may_be_traced(call: Call, numbers: Collection[str]) -> bool:
-    fit = all(name in numbers and _takes_numbers(port) for name, port in call.parameters())
-    return fit and call.spec.split is None and not call.spec.host and call.spec.pure
-
-
-def _reads_graph(call: Call, traced: set[str]) -> bool:
-    sources = (source for port_sources in call.inputs.values() for source in list_sources(port_sources))
-    return any(isinstance(s, Carry) or (isinstance(s, Output) and s.op in traced) for s in sources)
 
 
 def _find_prelude(ops: Mapping[str, Op], dynamic: set[str], hosted: set[str]) -> set[str]:
@@ -253,17 +240,9 @@ def _find_prelude(ops: Mapping[str, Op], dynamic: set[str], hosted: set[str]) ->
             continue
         shapes = shapes_read_by(op.spec.id) if isinstance(op, Call) else ()
         unread = {*shapes, "index"} if shapes else set()
-        needed = [s for name, s in _sources_by_port(op) if name not in unread]
+        needed = list(op.sources()) if isinstance(op, Loop) else [s for name, s in op.links() if name not in unread]
         if op.key in hosted and not any(map(reads, needed)):
             prelude.add(op.key)
         if op.key not in prelude or any(map(reads, op.sources())):
             after_graph.add(op.key)
     return prelude
-
-
-def _sources_by_port(op: Op) -> Iterator[tuple[str, Source]]:
-    """The sources of an operation, each with its port or setting; "" for those of a loop."""
-    if isinstance(op, Loop):
-        yield from (("", source) for source in op.sources())
-        return
-    yield from op.links()

@@ -71,25 +71,24 @@ class ExampleValues:
     def value_names(self, source: Source) -> dict[str, str]:
         """The names of a value's tensors in the run by path; ``{"": name}`` if it has none.
 
-        Tensors that are the same in every run become tables.
+        Tensors and numbers that are the same in every run become tables. Raises ``ExportError`` for such a value that
+        is neither.
         """
-        leaves = tensor_leaves(self.value(source))
-        base = f"constant.{len(self.host.tables)}" if isinstance(source, Literal) else self.name(source)
-        if not self.is_dynamic(source):
-            leaves = leaves or [self._number(source, base)]
-            self.host.tables |= {leaf.full_name(base): leaf.tensor for leaf in leaves}
-        return {leaf.path: leaf.full_name(base) for leaf in leaves} or {"": base}
-
-    def _number(self, source: Source, base: str) -> Leaf:
-        """A constant number as a leaf for a table. Raises ``ExportError`` for values that are not numbers."""
         import torch
 
         value = self.value(source)
-        if not is_number(value):
-            reason = f"'{base}' is {value!r:.60}, the same in every run, and a bundle keeps tensors and numbers"
-            raise ExportError(reason, "give it as a tensor, or leave it a parameter")
-        integer_dtype = torch.uint64 if value >= 2**63 else torch.int64  # the largest seeds
-        return Leaf("", torch.tensor(value, dtype=torch.float64 if isinstance(value, float) else integer_dtype), ())
+        leaves = tensor_leaves(value)
+        base = f"constant.{len(self.host.tables)}" if isinstance(source, Literal) else self.name(source)
+        if not self.is_dynamic(source):
+            if not leaves and not is_number(value):
+                reason = f"'{base}' is {value!r:.60}, the same in every run, and a bundle keeps tensors and numbers"
+                raise ExportError(reason, "give it as a tensor, or leave it a parameter")
+            if not leaves:
+                integer_dtype = torch.uint64 if value >= 2**63 else torch.int64  # the largest seeds
+                dtype = torch.float64 if isinstance(value, float) else integer_dtype
+                leaves = [Leaf("", torch.tensor(value, dtype=dtype), ())]
+            self.host.tables |= {leaf.full_name(base): leaf.tensor for leaf in leaves}
+        return {leaf.path: leaf.full_name(base) for leaf in leaves} or {"": base}
 
     def field_names(self, source: Source) -> dict[str, str]:
         """The names in the run of a value's non-tensor fields, by path."""

@@ -12,7 +12,7 @@ import torch
 
 from guidegraph.graph.export.onnx.axes import Axis
 from guidegraph.graph.export.onnx.fake_sizes import ShortFakes
-from guidegraph.graph.export.partition.subgraph import PartInput, PartPlan, batch_size, cut_batch, name_axes
+from guidegraph.graph.export.partition.subgraph import PartPlan, batch_size, cut_batch, name_axes
 from guidegraph.graph.export.partition.traced_run import record_separate_calls
 
 MULTIPLES = (1, 2, 4, 8, 16, 32, 64, 128)
@@ -25,13 +25,23 @@ def find_free_axes(part: PartPlan) -> tuple[PartPlan, list[dict[int, Axis]]]:
     A free axis has sizes that are multiples of the smallest power of two by which it can grow. An axis that allows only
     the example's size is fixed.
     """
-    part = replace(part, inputs=tuple(_with_batch(part_input, batch_size(part)) for part_input in part.inputs))
+    batch, inputs = batch_size(part), []
+    for part_input in part.inputs:
+        example = part_input.example
+        if "B" in part_input.axes:
+            sizes = [batch if axis == "B" else size for axis, size in zip(part_input.axes, example.shape, strict=True)]
+            example = example.expand(sizes).contiguous()
+        inputs.append(replace(part_input, example=example))
+    part = replace(part, inputs=tuple(inputs))
     names = name_axes(part)
     small = _with_small_batch(part)
     axes: dict[str, Axis | None] = {}
-    for name in dict.fromkeys(name for input_names in names for name in input_names.values()):
+    sizes_by_name: dict[str, int] = {}
+    for part_input, input_names in zip(part.inputs, names, strict=True):
+        for position, name in input_names.items():
+            sizes_by_name.setdefault(name, int(part_input.example.shape[position]))
+    for name, size in sizes_by_name.items():
         multiple = _multiple(small, names, name)
-        size = _size(part, names, name)
         axes[name] = None if multiple is None or size % multiple else Axis(name, multiple, MAX_SIZE, multiple)
     free = [
         {position: axis for position, name in input_names.items() if (axis := axes[name]) is not None}
@@ -58,16 +68,11 @@ def separate_batches(part: PartPlan) -> PartPlan:
         single_shapes = _output_shapes(part, giver, fakes)
         if single_shapes is not None and single_shapes != batch_shapes:
             own_batch.add(giver)
-    return replace(
-        part,
-        inputs=tuple(
-            _with_own_batch(part_input) if part_input.giver in own_batch else part_input for part_input in part.inputs
-        ),
-    )
-
-
-def _with_own_batch(part_input: PartInput) -> PartInput:
-    return replace(part_input, axes=tuple("A" if axis == "B" else axis for axis in part_input.axes))
+    separate = [
+        replace(each, axes=tuple("A" if axis == "B" and each.giver in own_batch else axis for axis in each.axes))
+        for each in part.inputs
+    ]
+    return replace(part, inputs=tuple(separate))
 
 
 def _output_shapes(part: PartPlan, single: str | None, fakes: ShortFakes) -> list[tuple[int, ...]] | None:
@@ -99,15 +104,6 @@ def silence_logger(name: str) -> Iterator[None]:
         logger.setLevel(level)
 
 
-def _with_batch(part_input: PartInput, batch: int) -> PartInput:
-    if "B" not in part_input.axes:
-        return part_input
-    sizes = [
-        batch if axis == "B" else size for axis, size in zip(part_input.axes, part_input.example.shape, strict=True)
-    ]
-    return replace(part_input, example=part_input.example.expand(sizes).contiguous())
-
-
 def _with_small_batch(part: PartPlan) -> PartPlan:
     """The part with examples of two samples, which run faster, if it runs with them."""
     small = cut_batch(part)
@@ -122,15 +118,6 @@ def _with_small_batch(part: PartPlan) -> PartPlan:
 
 def _examples(part: PartPlan) -> list[Any]:
     return [part_input.example for part_input in part.inputs]
-
-
-def _size(part: PartPlan, names: Sequence[Mapping[int, str]], name: str) -> int:
-    return next(
-        int(part_input.example.shape[position])
-        for part_input, input_names in zip(part.inputs, names, strict=True)
-        for position, symbol in input_names.items()
-        if symbol == name
-    )
 
 
 def _multiple(part: PartPlan, names: Sequence[Mapping[int, str]], name: str) -> int | None:

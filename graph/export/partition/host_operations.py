@@ -45,8 +45,10 @@ def make_host_operation(call: Call, examples: ExampleValues) -> Operation:
                 continue
             names = _all_names(source, examples)
             links |= {f"{port}.{path}" if path else port: value_name for path, value_name in names.items()}
-            if not is_list:
-                settings |= _constant_fields(call, name, source, examples)
+            if not is_list and not examples.is_dynamic(source):
+                for path, value in plain_fields(examples.value(source)).items():
+                    if value is not None:
+                        settings[f"{name}.{path}"] = _to_json(call, name, value, examples)
     outputs = [
         value_name for name in call.outputs for value_name in _all_names(Output(call.key, name), examples).values()
     ]
@@ -55,16 +57,6 @@ def make_host_operation(call: Call, examples: ExampleValues) -> Operation:
 
 def _all_names(source: Source, examples: ExampleValues) -> dict[str, str]:
     return examples.value_names(source) | examples.field_names(source)
-
-
-def _constant_fields(call: Call, name: str, source: Source, examples: ExampleValues) -> dict[str, Any]:
-    """The constant non-tensor fields of a structured value, by ``port.field``."""
-    if examples.is_dynamic(source):
-        return {}
-    fields = plain_fields(examples.value(source))
-    return {
-        f"{name}.{path}": _to_json(call, name, value, examples) for path, value in fields.items() if value is not None
-    }
 
 
 def _to_json(call: Call, name: str, value: Any, examples: ExampleValues) -> Any:

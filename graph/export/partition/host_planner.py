@@ -61,20 +61,14 @@ def group_stages(ops: Mapping[str, Op], traced: Callable[[Call], bool], roots: I
     for level in range(max(depth.values(), default=-1) + 1):
         level_ops = [op for key, op in ops.items() if depth[key] == level]
         groups += [Stage((op,), False) for op in level_ops if not is_traced[op.key]]
-        groups += _parts([op for op in level_ops if is_traced[op.key]], conditions)
+        parts: dict[frozenset[tuple[str, str]], list[Op]] = {}
+        for op in level_ops:
+            if is_traced[op.key]:
+                parts.setdefault(conditions[op.key], []).append(op)
+        # By decreasing number of branches, since a part that others read has at least all of theirs.
+        order = sorted(parts, key=lambda branches: -len(branches) if branches else float("-inf"))
+        groups += [Stage(tuple(parts[branches]), True) for branches in order]
     return groups
-
-
-def _parts(ops: Sequence[Op], conditions: Mapping[str, frozenset[tuple[str, str]]]) -> list[Stage]:
-    """Traced operations of one depth, grouped by the branches that need them.
-
-    The parts are ordered by decreasing number of branches, since a part that others read has at least all of theirs.
-    """
-    groups: dict[frozenset[tuple[str, str]], list[Op]] = {}
-    for op in ops:
-        groups.setdefault(conditions[op.key], []).append(op)
-    order = sorted(groups, key=lambda branches: -len(branches) if branches else float("-inf"))
-    return [Stage(tuple(groups[branches]), True) for branches in order]
 
 
 @dataclass(frozen=True)
@@ -120,50 +114,52 @@ class HostPlanner:
             if stage.traced:
                 for op in stage.ops:
                     self.run.evaluate(op)
-                name = self._part_name(loop_key, groups[:number])
+                looped = any(isinstance(op, Loop) for earlier in groups[:number] for op in earlier.ops)
+                stem = f"{loop_key.replace('/', '.')}.step" if loop_key else "decode" if looped else "encode"
+                used_names = {part.name for part in self.parts}
+                names = (stem, *(f"{stem}{i}" for i in range(2, 1000)))
+                name = next(name for name in names if name not in used_names)
                 plan.append(self._plan_part(name, stage, list(dynamic_ops.values()), roots, in_loop=bool(loop_key)))
+            elif isinstance(op := stage.ops[0], Loop):
+                plan.append(self._plan_loop(op))
             else:
-                plan.append(self._plan_host_operation(stage.ops[0]))
+                self.run.evaluate(op)
+                if isinstance(op, Choice):
+                    plan.append(make_choice_operation(op, self.examples))
+                else:
+                    self.examples.name_fields(op)
+                    plan.append(make_host_operation(op, self.examples))
         return tuple(plan)
 
-    def _plan_host_operation(self, op: Op) -> Operation:
-        if isinstance(op, Loop):
-            return self._plan_loop(op)
-        self.run.evaluate(op)
-        if isinstance(op, Choice):
-            return make_choice_operation(op, self.examples)
-        self.examples.name_fields(op)
-        return make_host_operation(op, self.examples)
-
     def _split(self, ops: Mapping[str, Op]) -> dict[str, Op]:
-        """The operations for the run, with those that run partly on the host as a host operation and a traced one."""
+        """The operations for the run, with those that run partly on the host as a host operation and a traced one.
+
+        Raises ``LeftForRun`` for a constant call that fills up its result to the size of one of these.
+        """
+        examples = self.examples
         split_ops: dict[str, Op] = {}
         hosted: list[tuple[Call, ExportRecipe]] = []
         for key, op in ops.items():
-            if key not in self.examples.dynamic:
+            if key not in examples.dynamic:
                 continue
             if isinstance(op, Call) and op.spec.split is not None:
-                first, second, recipe = split_call(op, self.examples)
-                self.examples.dynamic.add(first.key)
+                first, second, recipe = split_call(op, examples)
+                examples.dynamic.add(first.key)
                 self.hosted = (self.hosted - {key}) | {first.key}
                 split_ops[first.key] = first
                 hosted.append((first, recipe))
                 op = second
             split_ops[key] = op
-        self._check_constants(ops, [recipe for _, recipe in hosted if recipe.beside])
-        split_ops.update({call.key: call for call in link_siblings(hosted, self.examples)})
-        return split_ops
-
-    def _check_constants(self, ops: Mapping[str, Op], recipes: Sequence[ExportRecipe]) -> None:
-        """Raise ``LeftForRun`` for a constant call that fills up its result to the size of one with such a recipe."""
-        examples = self.examples
+        recipes = [recipe for _, recipe in hosted if recipe.beside]
         for key, op in ops.items():
             if not isinstance(op, Call) or op.spec.split is None or key in examples.dynamic | self.in_run:
                 continue
             if recipes and all(Output(key, name) in examples.values for name in op.outputs):
-                recipe = find_recipe(op, examples)
-                if recipe is not None and any(are_siblings(recipe, other) for other in recipes):
+                own = find_recipe(op, examples)
+                if own is not None and any(are_siblings(own, other) for other in recipes):
                     raise LeftForRun(key, str(op.mark))
+        split_ops.update({call.key: call for call in link_siblings(hosted, examples)})
+        return split_ops
 
     def _plan_part(
         self, name: str, stage: Stage, ops: Sequence[Op], required: Sequence[Source], *, in_loop: bool
@@ -200,12 +196,6 @@ class HostPlanner:
         links = {part_input.name: part_input.name for part_input in part.inputs}
         return Operation("part", name, links, settings, part.outputs)
 
-    def _part_name(self, loop_key: str, earlier: Sequence[Stage]) -> str:
-        looped = any(isinstance(op, Loop) for stage in earlier for op in stage.ops)
-        stem = f"{loop_key.replace('/', '.')}.step" if loop_key else "decode" if looped else "encode"
-        used_names = {part.name for part in self.parts}
-        return next(name for name in (stem, *(f"{stem}{i}" for i in range(2, 1000))) if name not in used_names)
-
     def _plan_loop(self, loop: Loop) -> Operation:
         examples = self.examples
         examples.items[loop.key] = loop.item
@@ -218,11 +208,18 @@ class HostPlanner:
         for name in loop.carry:
             carry_names = examples.value_names(Carry(loop.key, name))
             following = self._find_structure(loop.next[name])
-            _check_carry(loop, name, carry_names, starts[name], following)
+            before = starts[name]
+            if not [*carry_names] == [*before.names] == [*following.names] or before.fields != following.fields:
+                raise ExportError(
+                    f"carry '{name}' of nodes.{loop.key} starts as {before.describe()} and goes on as "
+                    f"{following.describe()}",
+                    "start it with a value of the same structure",
+                    place=str(loop.mark),
+                )
             examples.values[Output(loop.key, name)] = examples.value(loop.next[name])
             results = examples.value_names(Output(loop.key, name))
             for path, value_name in carry_names.items():
-                start[value_name], links["next"][value_name] = starts[name].names[path], following.names[path]
+                start[value_name], links["next"][value_name] = before.names[path], following.names[path]
                 links["result"][results[path]] = value_name
         for name, source in loop.collect.items():
             examples.values[Output(loop.key, name)] = stack([examples.value(source)])
@@ -291,13 +288,3 @@ def _check_results(stage: Stage, results: Sequence[ExampleValue]) -> None:
                 "do not collect or return it, or let its node return a tensor",
                 place=str(stage.ops[0].mark),
             )
-
-
-def _check_carry(loop: Loop, name: str, names: Mapping[str, str], start: Structure, following: Structure) -> None:
-    """Raise ``ExportError`` unless a carry keeps its structure. names: those of its tensors in the body."""
-    if not [*names] == [*start.names] == [*following.names] or start.fields != following.fields:
-        raise ExportError(
-            f"carry '{name}' of nodes.{loop.key} starts as {start.describe()} and goes on as {following.describe()}",
-            "start it with a value of the same structure",
-            place=str(loop.mark),
-        )

@@ -100,22 +100,22 @@ def _none_fields(value: Any, base: str) -> Iterator[str]:
 
 def path_of(keys: Sequence[Any]) -> str:
     """The dotted path of a leaf in a pytree."""
-    return ".".join(_key_text(key) for key in keys)
-
-
-def _key_text(key: Any) -> str:
-    for name in ("name", "key", "idx"):
-        if hasattr(key, name):
-            return str(getattr(key, name))
-    return str(key)
+    attributes = ("name", "key", "idx")
+    return ".".join(str(next((getattr(key, a) for a in attributes if hasattr(key, a)), key)) for key in keys)
 
 
 def _leaf_axes(value: Any, kind: PortType | None, path: str, tensor: Any) -> Axes:
     """The axes that a type, or that of a list's element, declares; by default those of a sample, or a leading batch."""
+    alternatives = kind.alternatives if kind is not None else ()
     if type(value) in (list, tuple) and path:
         index, _, path = path.partition(".")
-        return _leaf_axes(value[int(index)], _element_kind(kind), path, tensor)
-    declared: Any = getattr(type(value), "leaf_axes", {}).get(path) if path else _read_declared_axes(kind)
+        element_kind = next((each.element for each in alternatives if isinstance(each, SequenceOf)), None)
+        return _leaf_axes(value[int(index)], element_kind, path, tensor)
+    if path:
+        declared: Any = getattr(type(value), "leaf_axes", {}).get(path)
+    else:
+        tensors = (each for each in alternatives if not isinstance(each, SequenceOf) and issubclass(each, Tensor))
+        declared = next((axes for each in tensors if (axes := getattr(each, "axes", None)) is not None), None)
     if declared is not None and len(declared) == tensor.ndim:
         return tuple(
             axis if isinstance(axis, str) and axis in DYNAMIC else size
@@ -125,19 +125,3 @@ def _leaf_axes(value: Any, kind: PortType | None, path: str, tensor: Any) -> Axe
     if tensor.ndim == 4:
         return ("B", sizes[1], "H", "W")
     return ("B", *sizes[1:]) if sizes else ()
-
-
-def _element_kind(kind: PortType | None) -> PortType | None:
-    """The type of the elements of a list."""
-    alternatives = kind.alternatives if kind is not None else ()
-    return next((each.element for each in alternatives if isinstance(each, SequenceOf)), None)
-
-
-def _read_declared_axes(kind: PortType | None) -> Axes | None:
-    for alternative in kind.alternatives if kind is not None else ():
-        if isinstance(alternative, SequenceOf) or not issubclass(alternative, Tensor):
-            continue
-        axes: Axes | None = getattr(alternative, "axes", None)
-        if axes is not None:
-            return axes
-    return None

@@ -537,12 +537,9 @@ PICKS = frozenset(("slice", "select", "split", "split_with_sizes", "unbind"))
 """Operators that leave out samples."""
 
 
-def _table(rules: Mapping[str, Rule]) -> dict[str, Rule]:
-    return {name: rule for names, rule in rules.items() for name in names.split()}
-
-
-RULES: dict[str, Rule] = _table(
-    {
+RULES: dict[str, Rule] = {
+    name: rule
+    for names, rule in {
         "copy where masked_fill lerp native_dropout native_dropout_backward bernoulli addcmul addcdiv sigmoid_backward "
         "tanh_backward silu_backward gelu_backward threshold_backward elu_backward leaky_relu_backward clamp "
         "softplus_backward hardtanh_backward hardsigmoid_backward hardswish_backward logit_backward mish_backward "
@@ -600,6 +597,7 @@ RULES: dict[str, Rule] = _table(
         "_cdist_forward _euclidean_dist": _distances,
         "view_as_real view_as_complex": _complex_view,
         "bucketize searchsorted": _search,
-    }
-)
+    }.items()
+    for name in names.split()
+}
 """By an operator's name without its trailing underscore: the bits of its results, or None for a case without a rule."""

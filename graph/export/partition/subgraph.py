@@ -90,7 +90,12 @@ def plan_part(
     outputs = [leaf.full_name(result.name) for result in results for leaf in tensor_leaves(result.value, result.kind)]
 
     def function_of(bound_values: Mapping[Any, Any]) -> Callable[..., tuple[Any, ...]]:
-        calls = {op.key: _with_function(op, bound_values[op.key]) if isinstance(op, Call) else op for op in ops}
+        calls = {  # without checks of their links, which the example run has checked
+            op.key: replace(op, checks=(), spec=replace(op.spec, function=bound_values[op.key]))
+            if isinstance(op, Call)
+            else op
+            for op in ops
+        }
         block = flatten_block(calls, sources, frozenset({"batch"}))
         constant_values = {source: bound_values[source] for source in constants}
 
@@ -119,11 +124,6 @@ def _check_exportable(ops: Sequence[Op], constants: Mapping[Source, Any]) -> Non
             if isinstance(source, Output) and (reason := getattr(constants.get(source), "not_exportable", "")):
                 why, _, remedy = reason.partition("; ")
                 raise ExportError(f"nodes.{source.op} gives a model that {why}", remedy, place=str(op.mark))
-
-
-def _with_function(call: Call, function: Callable[..., Any]) -> Call:
-    """The call with another function, without checks of its links, which the example run has checked."""
-    return replace(call, checks=(), spec=replace(call.spec, function=function))
 
 
 def is_number(value: object) -> bool:
@@ -184,12 +184,11 @@ def batch_size(plan: PartPlan) -> int:
 
 def cut_batch(plan: PartPlan, samples: int = FEW_SAMPLES) -> PartPlan:
     """The plan with at most so many samples in its examples, with which it may not run."""
-    return replace(plan, inputs=tuple(replace(i, example=_cut(i, samples)) for i in plan.inputs))
-
-
-def _cut(part_input: PartInput, samples: int) -> Any:
-    example = part_input.example
-    for position, axis in enumerate(part_input.axes):
-        if axis == "B":
-            example = example.narrow(position, 0, min(samples, example.shape[position]))
-    return example.contiguous()
+    inputs = []
+    for part_input in plan.inputs:
+        example = part_input.example
+        for position, axis in enumerate(part_input.axes):
+            if axis == "B":
+                example = example.narrow(position, 0, min(samples, example.shape[position]))
+        inputs.append(replace(part_input, example=example.contiguous()))
+    return replace(plan, inputs=tuple(inputs))

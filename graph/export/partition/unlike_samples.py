@@ -59,31 +59,26 @@ def make_joinable(
             return JoinablePart(part, marked, joins)
     part = build(examples)
     joins = _find_joins(part, examples, results)
-    return JoinablePart(_share_rows(part, examples) if "why" in joins else part, examples, joins)
-
-
-def _share_rows(part: PartPlan, examples: Sequence[ExampleValue]) -> PartPlan:
-    """The part with one row of each table for all samples."""
-    names = {f"{value.name}.{path}" for value in examples for path in getattr(type(value.value), INDICES, {})}
-    return replace(
-        part,
-        inputs=tuple(
+    if "why" in joins:  # one row of each table for all samples
+        names = {f"{value.name}.{path}" for value in examples for path in getattr(type(value.value), INDICES, {})}
+        inputs = [
             replace(item, example=item.example[:1], axes=(1,)) if item.name in names else item for item in part.inputs
-        ),
-    )
+        ]
+        part = replace(part, inputs=tuple(inputs))
+    return JoinablePart(part, examples, joins)
 
 
 def _takes_tensor(ops: Sequence[Op], source: Source) -> bool:
     """Whether all calls that read a number take a tensor (B) too. One that is joined with its siblings does not."""
     reads = [(op, name) for op in ops if isinstance(op, Call) for name, read in op.links() if read == source]
     return bool(reads) and all(
-        not op.spec.batchable and name in op.spec.settings and _allows_tensor(op, name) for op, name in reads
+        not op.spec.batchable
+        and name in op.spec.settings
+        and any(
+            not isinstance(kind, SequenceOf) and kind is Tensor for kind in op.spec.settings[name].type.alternatives
+        )
+        for op, name in reads
     )
-
-
-def _allows_tensor(call: Call, name: str) -> bool:
-    alternatives = call.spec.settings[name].type.alternatives
-    return any(not isinstance(kind, SequenceOf) and kind is Tensor for kind in alternatives)
 
 
 def _find_joins(part: PartPlan, examples: Sequence[ExampleValue], results: Sequence[ExampleValue]) -> dict[str, Any]:

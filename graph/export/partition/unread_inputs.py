@@ -7,7 +7,7 @@ arguments, and the result is kept if a single flag decides.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -38,20 +38,17 @@ def find_unread_inputs(
     run_names: the names in the run of the plain fields that it has, by their names in the part.
     """
     calls = [op for op in ops if isinstance(op, Call)]
-    readers = [(source, call, port) for call in calls for port, source in _single_inputs(call)]
     counts = [source for call in calls for source in call.sources()]
     unread: dict[str, dict[str, Any]] = {}
     names = {example.source: example.name for example in examples}
-    for source, call, port in readers:
-        if source in names and counts.count(source) == 1 and call.spec.needs is not None:
+    for call in (call for call in calls if call.spec.needs is not None):
+        for port, source in call.inputs.items():
+            if isinstance(source, Many) or source not in names or counts.count(source) != 1:
+                continue
             flag = _find_deciding_flag(call, port, examples, run_names)
             if flag is not None:
                 unread[names[source]] = {"field": flag[0].name, "is": flag[1]}
     return unread
-
-
-def _single_inputs(call: Call) -> Iterator[tuple[str, Source]]:
-    yield from ((port, source) for port, source in call.inputs.items() if not isinstance(source, Many))
 
 
 def _find_deciding_flag(

@@ -45,7 +45,13 @@ def compose_graph(
     outputs: list[onnx_ir.Value] = []
     output_names: dict[str, str] = {}
     for name, source in exported.outputs.items():
-        values = _add_output(name, source, inputs, name in with_pixels)
+        value = main.values.get(source)
+        if value is None or source in inputs.values:
+            raise unmade_output_error(name, source)
+        result = main.add("Identity", value)
+        result.name = f"{name}.result" if name in inputs.values else name
+        result.shape = value.shape
+        values = [result, _add_pixels(value, f"{result.name}.{PIXELS}", main)] if name in with_pixels else [result]
         outputs += values
         output_names |= {str(value.name): name for value in values}
     graph = main.graph([*inputs.values.values()], outputs, exported.graph.name or "workflow", OPSET)
@@ -141,18 +147,6 @@ def unmade_output_error(name: str, source: str) -> ExportError:
         f"output '{name}' ('{source}') is there before the graph runs, which gives only what it computes",
         "leave it out of the exported outputs (--only), or " + BUNDLE_REMEDY,
     )
-
-
-def _add_output(name: str, source: str, inputs: GraphInputs, has_pixels: bool) -> list[onnx_ir.Value]:
-    """The graph's outputs for an output of the workflow: the value, and its pixels if it has some."""
-    main = inputs.main
-    value = main.values.get(source)
-    if value is None or source in inputs.values:
-        raise unmade_output_error(name, source)
-    result = main.add("Identity", value)
-    result.name = f"{name}.result" if name in inputs.values else name
-    result.shape = value.shape
-    return [result, _add_pixels(value, f"{result.name}.{PIXELS}", main)] if has_pixels else [result]
 
 
 def _add_pixels(value: onnx_ir.Value, name: str, main: GraphBuilder) -> onnx_ir.Value:

@@ -69,8 +69,12 @@ class PartComposer:
         assert tensor.shape is not None
         assert value.shape is not None
         value = target.cast(value, tensor.dtype)
+        # Nothing is repeated along an axis that only one input has, or that is the axis of a table's rows.
+        shapes = part.inputs.values()
         if len(value.shape or ()) == len(dims) and all(
-            size == dim if isinstance(dim, int) else self._is_unshared(operation, dim)
+            size == dim
+            if isinstance(dim, int)
+            else sum(dim in shape for shape in shapes) == 1 or dim.partition("_")[0] == DYNAMIC["R"]
             for dim, size in zip(dims, value.shape or (), strict=True)
         ):
             return value
@@ -79,11 +83,6 @@ class PartComposer:
         expanded.shape = onnx_ir.Shape(list(tensor.shape))
         prefix_axes(expanded, operation.node)
         return expanded
-
-    def _is_unshared(self, operation: Operation, axis: str) -> bool:
-        """Whether nothing is repeated along an axis: only one input has it, or it is the axis of a table's rows."""
-        shapes = self.parts[operation.node].inputs
-        return sum(axis in dims for dims in shapes.values()) == 1 or axis.partition("_")[0] == DYNAMIC["R"]
 
     def _size(self, operation: Operation, axis: str, block: GraphBuilder) -> onnx_ir.Value:
         """The size of a part's axis: the largest among its inputs, since axes of size 1 are repeated.

@@ -20,7 +20,7 @@ from guidegraph.graph.export.single_file.drawn_shapes import DrawnShapes
 from guidegraph.graph.export.single_file.host_prelude import HostPrelude, check_indices, count_iterations, plan_prelude
 from guidegraph.graph.export.single_file.input_constraints import find_input_multiples, find_starting_values
 from guidegraph.graph.export.workflow import Exported
-from guidegraph_runtime.bundle.manifest import File, Manifest, Operation, Output, Requires, Tensor, write_manifest
+from guidegraph_runtime.bundle.manifest import File, Manifest, Output, Requires, Tensor, write_manifest
 from guidegraph_runtime.bundle.manifest_types import has_pixels, walk_operations
 from guidegraph_runtime.bundle.names import TABLES
 from guidegraph_runtime.files.atomic_write import atomic_files
@@ -46,7 +46,11 @@ def describe_input(name: str, draw: DrawRecipe | None, recipe: Manifest) -> str:
     operation = next((candidate for candidate in recipe.plan if name in candidate.outputs), None)
     if operation is None:
         return f"the value '{name}'"
-    text = f"{_look_up_meaning(name, operation)}; node '{operation.node}' ({operation.op})"
+    field_name = name.removeprefix(operation.node).rpartition(".")[2]
+    output_help = OPERATIONS[operation.op].output_help if operation.op in OPERATIONS else ""
+    meaning = output_help if isinstance(output_help, str) else output_help.get(field_name, "")
+    meaning = meaning or (f"'{field_name}' of it" if field_name else "what it gives")
+    text = f"{meaning}; node '{operation.node}' ({operation.op})"
     if draw is not None and draw.over is not None:
         entries = f"entry of {draw.over}" if isinstance(draw.over, str) else f"of {draw.over} iterations"
         text += ", another for each " + entries
@@ -54,13 +58,6 @@ def describe_input(name: str, draw: DrawRecipe | None, recipe: Manifest) -> str:
         str(value["file"]) for value in operation.settings.values() if isinstance(value, dict) and [*value] == ["file"]
     ]
     return text + (f", with the file {', '.join(files)}" if files else "")
-
-
-def _look_up_meaning(name: str, operation: Operation) -> str:
-    field_name = name.removeprefix(operation.node).rpartition(".")[2]
-    help = OPERATIONS[operation.op].output_help if operation.op in OPERATIONS else ""
-    text = help if isinstance(help, str) else help.get(field_name, "")
-    return text or (f"'{field_name}' of it" if field_name else "what it gives")
 
 
 ALIGNMENT = 64
@@ -152,7 +149,14 @@ def write_single(exported: Exported, out: Path, *, kinds: Mapping[str, str], ver
     plan = _plan_single(exported, kinds, versions)
     with_pixels = {name for name, kind in kinds.items() if has_pixels(kind)}
     single = compose_graph(exported, plan.prelude, plan.host_examples, with_pixels)
-    drawn = _describe_drawn_inputs(exported, plan.prelude, plan.host_examples, single)
+    parts = {part.plan.name: part.traced for part in exported.parts}
+    shapes = DrawnShapes(exported.plan, parts, plan.prelude, plan.host_examples)
+    input_names = {value.name for value in single.inputs}
+    drawn = {}
+    for name, draw in plan.prelude.drawn_inputs.items():
+        over = None if draw.loop is None else count_iterations(draw.loop, exported.host.tables) or draw.loop.over
+        if name in input_names:
+            drawn[name] = DrawRecipe(draw.operation.node, over, shapes.shape_of(draw))
     described = Description(
         str(out),
         {item.name: item for item in single.inputs},
@@ -160,7 +164,7 @@ def write_single(exported: Exported, out: Path, *, kinds: Mapping[str, str], ver
         plan.fields,
         plan.recipe,
         plan.files,
-        samples=find_starting_values(exported.plan) & {item.name for item in single.inputs},
+        samples=find_starting_values(exported.plan) & input_names,
         multiples=find_input_multiples(exported.plan, single.inputs),
     )
     examples = inputs_with(described, {})
@@ -176,19 +180,6 @@ def check_single_path(out: Path) -> None:
         is_earlier_export = False
     if occupied := [path for path in (description_path, data) if path.exists() and not is_earlier_export]:
         raise ExportError(f"'{occupied[0]}' is there and of no single file", "choose another name, or remove it")
-
-
-def _describe_drawn_inputs(
-    exported: Exported, before: HostPrelude, host_values: Mapping[str, Any], single: SingleGraph
-) -> dict[str, DrawRecipe]:
-    shapes = DrawnShapes(exported.plan, {part.plan.name: part.traced for part in exported.parts}, before, host_values)
-    input_names = {value.name for value in single.inputs}
-    recipes = {}
-    for name, draw in before.drawn_inputs.items():
-        over = None if draw.loop is None else count_iterations(draw.loop, exported.host.tables) or draw.loop.over
-        if name in input_names:
-            recipes[name] = DrawRecipe(draw.operation.node, over, shapes.shape_of(draw))
-    return recipes
 
 
 def _write(
