@@ -149,9 +149,9 @@ class _DiagramBuilder:
             for name, kind in op.outputs.items():
                 used, link = Output(op.key, name) in self.used, self._make_link(Output(op.key, name))
                 box.outs[name] = Dot("" if single else name, kind, used=used, link=link, block=block_of(op.key))
-            for name, given in op.arguments():
-                if all(isinstance(source, Literal) for source in list_sources(given)):
-                    box.notes.append(f"{name} = {_format_value(given)}")
+            for name, sources in op.arguments():
+                if all(isinstance(source, Literal) for source in list_sources(sources)):
+                    box.notes.append(f"{name} = {_format_value(sources)}")
             return box
         over = self._make_label(op.over)
         box = Box(local_name(op.key), f"for each {op.item} of {over}", f"loop over {over}")

@@ -243,9 +243,9 @@ def _describe_op(op: ParsedOp) -> Row:
             "item": op.item.text if op.item else "",
             "trains": [*op.updated],
             "groups": {
-                group: {name: link.text for name, (_, link) in named.items() if link is not None}
-                for group, named in groups.items()
-                if named
+                group: {name: link.text for name, (_, link) in links.items() if link is not None}
+                for group, links in groups.items()
+                if links
             },
         }
     if isinstance(op, ParsedChoice):
