@@ -262,7 +262,10 @@ class Workflow:
         all parameters from ``params``.
         """
         _check_only(only)
-        _check_callbacks(cancel, on_output, on_preview)
+        _check_type("cancel", cancel, (CancelToken, NoneType), "a CancelToken")
+        for name, callback in (("on_output", on_output), ("on_preview", on_preview)):
+            if callback is not None:
+                _check_callable(name, callback)
         config = replace(self.config, only=only, stop_at="" if stop_at is None else str(stop_at))
         arguments = self._read_params(params)
         with enforce_limits(config.limits):
@@ -297,14 +300,6 @@ def _check_device(device: str) -> None:
         torch.device(device)
     except RuntimeError:
         raise ValueError(f"there is no device '{device}'; devices: cpu, cuda, cuda:i") from None
-
-
-def _check_callbacks(cancel: object, *callbacks: object) -> None:
-    """Raise ``TypeError`` for a cancel token that is none, and for a callback that cannot be called."""
-    _check_type("cancel", cancel, (CancelToken, NoneType), "a CancelToken")
-    for name, callback in zip(("on_output", "on_preview"), callbacks, strict=True):
-        if callback is not None:
-            _check_callable(name, callback)
 
 
 def _check_callable(name: str, value: object) -> None:

@@ -9,10 +9,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from itertools import pairwise
-from typing import TYPE_CHECKING, NoReturn
-
-if TYPE_CHECKING:
-    import typer
+from typing import NoReturn
 
 DEBUG = "GUIDEGRAPH_DEBUG"
 
@@ -44,12 +41,15 @@ def _exit_if_interrupted() -> Iterator[None]:
 
 
 def _main(args: list[str], *, reserve: bool = False) -> NoReturn:
-    """Run one command. reserve: keep stdout for the JSON of a built-in command, in a process that is the command's."""
+    """Run a built-in command or one of a plugin.
+
+    reserve: keep stdout for the JSON of a built-in command, in a process that is the command's.
+    """
     from guidegraph.graph.memory.pause_collector import pause_for_import
 
     with _exit_if_interrupted(), pause_for_import():
         from guidegraph.commands.app import app
-        from guidegraph.commands.shared.errors import exit_on_error, flush_output
+        from guidegraph.commands.shared.errors import check_names, exit_on_error, flush_output
         from guidegraph.commands.shared.printing import print_warning
     from guidegraph_runtime.machine.termination import end_on_sigterm
 
@@ -60,35 +60,25 @@ def _main(args: list[str], *, reserve: bool = False) -> NoReturn:
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     try:
         with end_on_sigterm(), exit_on_error(tracebacks):
-            _start(args, app, reserve)
+            # The command's name is found without parsing: plugins add commands only if it is not built in.
+            values = {i + 1 for i, argument in enumerate(args) if argument == "--plugin"}
+            command = next((a for i, a in enumerate(args) if not a.startswith("-") and i not in values), "")
+            check_names(command, args)
+            own = {built_in.callback.__name__ for built_in in app.registered_commands if built_in.callback}
+            if command.replace("-", "_") not in own and args[:1] != ["--version"]:
+                from guidegraph.commands.shared.plugins import add_plugin_commands
+                from guidegraph.plugins.selection import PluginSelection
+
+                add_plugin_commands(PluginSelection(_plugin_modules(args), "--no-plugins" not in args), app)
+            elif reserve and ("--json" in args or command == "schema"):
+                from guidegraph.commands.shared.printing import reserve_stdout
+
+                reserve_stdout()
+            app(args, prog_name="guidegraph")
         code = 0
     except SystemExit as ended:
         code = ended.code if isinstance(ended.code, int) else 0 if ended.code is None else 1
     raise SystemExit(flush_output(code))
-
-
-def _start(args: Sequence[str], app: typer.Typer, reserve: bool) -> None:
-    """Run a built-in command or one of a plugin."""
-    from guidegraph.commands.shared.errors import check_names
-
-    check_names(_command(args), args)
-    own = {command.callback.__name__ for command in app.registered_commands if command.callback}
-    if _command(args).replace("-", "_") not in own and args[:1] != ["--version"]:
-        from guidegraph.commands.shared.plugins import add_plugin_commands
-        from guidegraph.plugins.selection import PluginSelection
-
-        add_plugin_commands(PluginSelection(_plugin_modules(args), "--no-plugins" not in args), app)
-    elif reserve and ("--json" in args or _command(args) == "schema"):
-        from guidegraph.commands.shared.printing import reserve_stdout
-
-        reserve_stdout()
-    app(args, prog_name="guidegraph")
-
-
-def _command(args: Sequence[str]) -> str:
-    """The command's name, found without parsing. Plugins add commands only if it is not built in."""
-    values = {i + 1 for i, argument in enumerate(args) if argument == "--plugin"}
-    return next((a for i, a in enumerate(args) if not a.startswith("-") and i not in values), "")
 
 
 def _plugin_modules(args: Sequence[str]) -> tuple[str, ...]:

@@ -21,7 +21,11 @@ OURS = "guidegraph.nodes."
 def render_nodes(specs: Sequence[NodeSpec]) -> str:
     """The whole page. ``specs`` are sorted by id."""
     groups = [(name, list(group)) for name, group in groupby(specs, key=lambda spec: spec.id.partition(".")[0])]
-    index = [f"- [{name}](#{name}): {', '.join(_link(spec.id) for spec in group)}" for name, group in groups]
+    index = []
+    for name, group in groups:
+        # The anchor of a node's heading is its id without dots.
+        links = [f"[{spec.id.partition('.')[2]}](#{spec.id.replace('.', '')})" for spec in group]
+        index.append(f"- [{name}](#{name}): {', '.join(links)}")
     parts = [HEAD, "\n".join(index)]
     for name, group in groups:
         parts.append("\n\n".join(filter(None, (f"## {name}", _describe_component(name, group)))))
@@ -37,15 +41,11 @@ def render_node(row: NodeRow) -> str:
         for port in row[f"{kind}s"]:
             about = "; ".join(filter(None, (port.get("limits"), port.get("doc"))))
             cells = (kind, port["name"], f"`{port['type']}`", format_default(port), about)
-            lines.append("|" + "".join(f" {_cell(text)} |" if text else " |" for text in cells))
+            escaped = (text.replace("|", "\\|") for text in cells)
+            lines.append("|" + "".join(f" {text} |" if text else " |" for text in escaped))
     if traits := _format_traits(row):
         lines += ["", traits]
     return "\n".join(lines)
-
-
-def _link(id: str) -> str:
-    """A link to a node's heading: its anchor is the id without dots."""
-    return f"[{id.partition('.')[2]}](#{id.replace('.', '')})"
 
 
 def _describe_component(namespace: str, specs: Iterable[NodeSpec]) -> str:
@@ -71,7 +71,3 @@ def _format_traits(row: dict[str, Any]) -> str:
     if row["version"] != "1":
         traits.append(f"version {row['version']}")
     return f"*{'; '.join(traits)}*" if traits else ""
-
-
-def _cell(text: str) -> str:
-    return text.replace("|", "\\|")

@@ -21,7 +21,9 @@ def why_unfit(name: str, taken: Mapping[str, str]) -> str:
     reason = _name_problem(name, taken)
     if not reason:
         return ""
-    valid = _to_valid_name(name)
+    plain = re.sub(r"[^a-z0-9]+", "_", re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", name).lower()).strip("_")
+    plain = plain.removeprefix(f"{OWN_DISTRIBUTION}_").strip("_")[:60].strip("_")
+    valid = plain if NAME.fullmatch(plain) else f"guide_{plain}".strip("_")
     candidates = (valid, f"my_{valid}", f"{valid}_guidance", *(f"{valid}_{i}" for i in range(2, 100)))
     suggestion = next(candidate for candidate in candidates if not _name_problem(candidate, taken))
     return f"{reason}; what about '{suggestion}'?"
@@ -39,13 +41,6 @@ def _name_problem(name: str, taken: Mapping[str, str]) -> str:
     if find_spec(f"{OWN_DISTRIBUTION}_{name}") is not None:
         return f"there is a package {OWN_DISTRIBUTION}_{name} already"
     return ""
-
-
-def _to_valid_name(name: str) -> str:
-    """The valid name nearest to ``name``."""
-    plain = re.sub(r"[^a-z0-9]+", "_", re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", name).lower()).strip("_")
-    plain = plain.removeprefix(f"{OWN_DISTRIBUTION}_").strip("_")[:60].strip("_")
-    return plain if NAME.fullmatch(plain) else f"guide_{plain}".strip("_")
 
 
 def folder_problem(folder: Path) -> str:

@@ -58,18 +58,14 @@ def report(
     results, notes = collect(folder)
     _check_columns(dict.fromkeys(names, "--by") | ({x: "--x"} if x else {}), results)
     registry = require_all_plugins(selection).registry
-    command = _command_line(folder, output, x, names, selection.modules)
+    # The page shows the command that makes it again.
+    words = ["guidegraph", "report", str(folder), *(["-o", str(output)] if output is not None else [])]
+    words += [*(["--x", x] if x else []), *(word for name in names for word in ("--by", name))]
+    command = shlex.join([*words, *(word for name in selection.modules for word in ("--plugin", name))])
     text = render_page(results, notes, folder.resolve().name, command, registry, CurveChoice(x, tuple(names)))
     text = text.encode("utf-8", "replace").decode()  # a file's name may hold a byte that is not UTF-8
     write_output(target, text)
     print_text(f"wrote {target} ({show_size(len(text.encode()))})")
-
-
-def _command_line(folder: Path, output: Path | None, x: str | None, by: Sequence[str], modules: Sequence[str]) -> str:
-    """The shell command that recreates the page."""
-    words = ["guidegraph", "report", str(folder), *(["-o", str(output)] if output is not None else [])]
-    words += [*(["--x", x] if x else []), *(word for name in by for word in ("--by", name))]
-    return shlex.join([*words, *(word for name in modules for word in ("--plugin", name))])
 
 
 def _check_columns(names: Mapping[str, str], results: Sequence[RunFolder | SweepFolder]) -> None:

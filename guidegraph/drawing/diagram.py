@@ -14,7 +14,7 @@ from guidegraph.drawing.layout import Key, Wire
 from guidegraph.graph.ir import Call, Choice, Graph, Loop, Op, walk
 from guidegraph.graph.resolution.loop_types import item_type
 from guidegraph.graph.sources import Carry, Index, Item, Literal, Output, Param, Source, Sources, list_sources
-from guidegraph.graph.training.fit import Fit, OptimisedModel
+from guidegraph.graph.training.fit import Fit
 from guidegraph.graph.types import ANY, PortType, namedtuple_fields
 from guidegraph_runtime.declare.choice_words import CHOOSE, OF, OTHERWISE, WHEN
 
@@ -81,14 +81,10 @@ class _DiagramBuilder:
         self.graph = graph
         self.live = live
         self.ops: dict[str, Op] = {op.key: op for op in walk(graph.ops, previews=False)}
-        self.used = {s for s in self._list_sources() if isinstance(s, Output)}
-
-    def _list_sources(self) -> Iterator[Source]:
+        sources: list[Source] = [output.source for output in graph.outputs.values()]
         for op in self.ops.values():
-            yield from op.sources()
-            if isinstance(op, Loop):
-                yield from op.roots()
-        yield from (o.source for o in self.graph.outputs.values())
+            sources += [*op.sources(), *(op.roots() if isinstance(op, Loop) else ())]
+        self.used = {source for source in sources if isinstance(source, Output)}
 
     def build(self) -> Panel:
         top = Panel()
@@ -106,8 +102,9 @@ class _DiagramBuilder:
                     pending.append((box.panel, op.body, op))
                 for name, port, source in self._list_inputs(op):
                     self._add_wire(panel, ops, loop, source, (key, name), name, box.ins, port)
-                if self.live and isinstance(op, Call):
-                    box.ins |= {dot.label: dot for dot in _list_free_ports(op)}
+                if self.live and isinstance(op, Call) and not isinstance(op, Choice) and "/" not in op.key:
+                    free = {name: port.type for name, port in op.spec.inputs.items() if name not in op.inputs}
+                    box.ins |= {n: Dot(n, kind, path=f"nodes.{op.key}.in.{n}", free=True) for n, kind in free.items()}
             exits = self._list_loop_outputs(loop) if loop else self._list_graph_outputs()
             for name, (port, fed) in exits.items():
                 panel.rights[name] = port
@@ -139,7 +136,10 @@ class _DiagramBuilder:
         if isinstance(source, Output) and source.op in ops:
             origin = (source.op, source.name)
         else:
-            origin = ((LEFT, self._find_input_name(source, loop)), "")
+            label = self._make_label(source)
+            if loop is not None and isinstance(source, (Carry, Item, Index)) and source.loop == loop.key:
+                label = {Carry: f"carry.{getattr(source, 'name', '')}", Item: "over", Index: "index"}[type(source)]
+            origin = ((LEFT, label), "")
         panel.wires[Wire(origin[0], origin[1], target[0], target[1])] = self._find_type(source)
 
     def _make_box(self, op: Op) -> Box:
@@ -149,12 +149,17 @@ class _DiagramBuilder:
             for name, kind in op.outputs.items():
                 used, link = Output(op.key, name) in self.used, self._make_link(Output(op.key, name))
                 box.outs[name] = Dot("" if single else name, kind, used=used, link=link, block=block_of(op.key))
-            box.notes = [f"{name} = {_format_value(s)}" for name, s in op.arguments() if _is_literal(s)]
+            for name, sources in op.arguments():
+                if all(isinstance(source, Literal) for source in list_sources(sources)):
+                    box.notes.append(f"{name} = {_format_value(sources)}")
             return box
         over = self._make_label(op.over)
         box = Box(local_name(op.key), f"for each {op.item} of {over}", f"loop over {over}")
         if isinstance(op, Fit):
-            box.notes = [f"trains {m.model}: {m.optimizer}, lr {_format_rate(m)}" for m in op.training.models]
+            for model in op.training.models:
+                source = model.linked.get("lr", Literal(model.lr))
+                rate = f"params.{source.name}" if isinstance(source, Param) else _format_value(source)
+                box.notes.append(f"trains {model.model}: {model.optimizer}, lr {rate}")
         for name, kind in op.outputs.items():
             used, link = Output(op.key, name) in self.used, self._make_link(Output(op.key, name))
             box.outs[name] = Dot(name, kind, used=used, link=link, block=block_of(op.key))
@@ -169,7 +174,10 @@ class _DiagramBuilder:
         for name, source in op.links():
             declared = op.spec.port(name)
             if not isinstance(source, Literal):
-                path = self._make_path(op, _find_group(op, name), name)
+                group = "in"
+                if isinstance(op, Choice):
+                    group = CHOOSE if name in (WHEN, OTHERWISE) else f"{CHOOSE}.{OF}"
+                path = self._make_path(op, group, name)
                 yield name, Dot(name, declared.type if declared else ANY, path=path), source
 
     def _list_loop_inputs(self, loop: Loop) -> dict[str, tuple[Dot, Source | None]]:
@@ -197,11 +205,6 @@ class _DiagramBuilder:
                 continue
             ports[self._make_label(source)] = (Dot(self._make_label(source), self._find_type(source)), source)
         return ports
-
-    def _find_input_name(self, source: Source, loop: Loop | None) -> str:
-        if loop is not None and isinstance(source, (Carry, Item, Index)) and source.loop == loop.key:
-            return {Carry: f"carry.{getattr(source, 'name', '')}", Item: "over", Index: "index"}[type(source)]
-        return self._make_label(source)
 
     def _list_loop_outputs(self, loop: Loop) -> dict[str, tuple[Dot, Source | None]]:
         """The ports on a loop's right edge, each with its source in the body."""
@@ -282,30 +285,6 @@ class _DiagramBuilder:
 def block_of(key: str) -> str:
     """The path of the block that holds an operation; empty for one of a sub-workflow."""
     return "" if "/" in key else f"nodes.{key}".rpartition(".")[0]
-
-
-def _find_group(op: Op, port: str) -> str:
-    """The part of a node's text that holds the link of a port."""
-    if not isinstance(op, Choice):
-        return "in"
-    return CHOOSE if port in (WHEN, OTHERWISE) else f"{CHOOSE}.{OF}"
-
-
-def _list_free_ports(op: Call) -> Iterator[Dot]:
-    """The input ports of a call, without its settings, to which nothing is linked."""
-    if "/" not in op.key and not isinstance(op, Choice):
-        for name, port in op.spec.inputs.items():
-            if name not in op.inputs:
-                yield Dot(name, port.type, path=f"nodes.{op.key}.in.{name}", free=True)
-
-
-def _is_literal(sources: Sources) -> bool:
-    return all(isinstance(source, Literal) for source in list_sources(sources))
-
-
-def _format_rate(model: OptimisedModel) -> str:
-    source = model.linked.get("lr", Literal(model.lr))
-    return f"params.{source.name}" if isinstance(source, Param) else _format_value(source)
 
 
 def _format_value(sources: Sources | Any, limit: int = 30) -> str:

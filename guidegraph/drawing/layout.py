@@ -84,13 +84,13 @@ def lay_out(
         slack = lefts[layer[key]][1] - sizes[key].width
         shift = 0 if key in first else slack if key in last else slack / 2
         corners[key] = (x + shift, y)
-    ways = {w: [p for k in c for p in _column_ends(lefts[k[2]], tops[k] - lowest)] for w, c in chains.items()}
+    ways: dict[Wire, list[tuple[float, float]]] = {wire: [] for wire in chains}
+    for wire, chain in chains.items():
+        for point in chain:
+            (left, across), y = lefts[point[2]], tops[point] - lowest
+            ways[wire] += [(left, y), (left + across, y)]
     height = max(tops[k] - lowest + all_sizes[k].height for k in tops)
     return Layout(width, height, corners, ways)
-
-
-def _column_ends(column: tuple[float, float], y: float) -> list[tuple[float, float]]:
-    return [(column[0], y), (column[0] + column[1], y)]
 
 
 def _assign_layers(sizes: Mapping[Key, Size], wires: Iterable[Wire], first: set[Key], last: set[Key]) -> dict[Key, int]:
@@ -166,19 +166,18 @@ def _order_rows(rows: list[list[Key]], edges: Sequence[_Edge], sizes: Mapping[Ke
             fixed = {key: n for n, key in enumerate(rows[i - 1] if forward else rows[i + 1])}
             barycentres = {key: float(n) for n, key in enumerate(rows[i])}
             for key in rows[i]:
-                incident = before[key] if forward else after[key]
-                ends = [_end_position(e, forward, fixed, sizes) for e in incident]
+                ends = (
+                    [(edge.source, edge.source_height) for edge in before[key]]
+                    if forward
+                    else [(edge.target, edge.target_height) for edge in after[key]]
+                )
                 if ends:
-                    barycentres[key] = sum(ends) / len(ends)
+                    places = [fixed[end] + height / (sizes[end].height + 1) for end, height in ends]
+                    barycentres[key] = sum(places) / len(places)
             rows[i].sort(key=barycentres.__getitem__)
         if (crossings := _count_crossings(rows, edges)) < fewest:
             best, fewest = rows, crossings
     return best
-
-
-def _end_position(edge: _Edge, forward: bool, fixed: Mapping[Key, int], sizes: Mapping[Key, Size]) -> float:
-    key, height = (edge.source, edge.source_height) if forward else (edge.target, edge.target_height)
-    return fixed[key] + height / (sizes[key].height + 1)
 
 
 def _count_crossings(rows: list[list[Key]], edges: Sequence[_Edge]) -> int:

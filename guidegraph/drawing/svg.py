@@ -183,21 +183,11 @@ def _draw_wire(measured: _MeasuredPanel, panel: Panel, wire: Wire, palette: Pale
             path.append(f"C{ax + bend:.1f} {ay:.1f} {bx - bend:.1f} {by:.1f} {bx:.1f} {by:.1f}")
     kind = panel.wires[wire]
     tip = f"{_end_name(wire.source, wire.out)} → {_end_name(wire.target, wire.into)}: {kind}"
-    dot = _find_target_dot(panel, wire)
-    link = _list_attributes(replace(dot, link=_find_source_dot(panel, wire).link)) if dot.path else ""
+    start, end = wire.source, wire.target
+    origin = panel.lefts[start[1]] if isinstance(start, tuple) else panel.boxes[str(start)].outs[wire.out]
+    dot = panel.rights[end[1]] if isinstance(end, tuple) else panel.boxes[str(end)].ins[wire.into]
+    link = _list_attributes(replace(dot, link=origin.link)) if dot.path else ""
     return f'<path class="wire {palette.stroke(kind)}" d="{"".join(path)}"{link}><title>{escape(tip)}</title></path>'
-
-
-def _find_source_dot(panel: Panel, wire: Wire) -> Dot:
-    if isinstance(wire.source, tuple):
-        return panel.lefts[wire.source[1]]
-    return panel.boxes[str(wire.source)].outs[wire.out]
-
-
-def _find_target_dot(panel: Panel, wire: Wire) -> Dot:
-    if isinstance(wire.target, tuple):
-        return panel.rights[wire.target[1]]
-    return panel.boxes[str(wire.target)].ins[wire.into]
 
 
 def _list_attributes(dot: Dot) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 
 from guidegraph.graph.errors import GuidegraphError, suggest
@@ -93,7 +93,10 @@ def make_draft(wiring: Wiring, use: str, place: Place) -> Row:
     """
     spec = _find_spec(wiring, use)
     through = next((port.name for port in _find_ports(spec, wiring.resolve(place.link, place.block))), "")
-    neighbours = [*_list_neighbours(wiring, place)]
+    ops = [op for block in iterate_outwards(place.block) for op in wiring.blocks[block].values()]
+    near = {place.link.partition(".")[0], place.target.owner.rpartition(".")[2] if place.target else ""}
+    # The source of the link and the target's node come first, then the nodes of the block and of those around it.
+    neighbours = sorted((op for op in ops if isinstance(op, ParsedNode)), key=lambda node: node.name not in near)
     description = describe_node(spec)
     docs = {row["name"]: row for row in (*description["ports"], *description["settings"])}
     ports = []
@@ -104,7 +107,7 @@ def make_draft(wiring: Wiring, use: str, place: Place) -> Row:
         ports.append(row | ({"field": describe_field(port)} if takes_literal(port.type) else {}))
     return {
         "use": spec.id,
-        "name": find_free_name(spec.id.rpartition(".")[2], _list_names(wiring)),
+        "name": find_free_name(spec.id.rpartition(".")[2], {name for ops in wiring.blocks.values() for name in ops}),
         "summary": spec.summary,
         "block": place.block,
         "path": place.target.path if place.target else "",
@@ -177,15 +180,3 @@ def _guess_link(port: Port, options: Collection[str], neighbours: Iterable[Parse
                 return link.text
     namesakes = [link for link in options if link.rpartition(".")[2] == port.name]
     return next(iter(namesakes), next(iter(options)) if len(options) == 1 else "")
-
-
-def _list_neighbours(wiring: Wiring, place: Place) -> Iterator[ParsedNode]:
-    """The nodes of a block: the source of the link and the target's first, then those of the blocks around it."""
-    ops = [op for block in iterate_outwards(place.block) for op in wiring.blocks[block].values()]
-    near = {place.link.partition(".")[0], place.target.owner.rpartition(".")[2] if place.target else ""}
-    yield from (op for op in ops if isinstance(op, ParsedNode) and op.name in near)
-    yield from (op for op in ops if isinstance(op, ParsedNode) and op.name not in near)
-
-
-def _list_names(wiring: Wiring) -> set[str]:
-    return {name for ops in wiring.blocks.values() for name in ops}

@@ -53,7 +53,8 @@ class WorkflowFolder:
             if len(names) == MAX_FILES:
                 break
             name = path.relative_to(self.root).as_posix()
-            if _is_utf8(name) and self._is_inside(path) and _is_workflow(path):
+            is_utf8 = name.encode(errors="ignore").decode() == name
+            if is_utf8 and self._is_inside(path) and _is_workflow(path):
                 names.append(name)
         return sorted(names, key=lambda name: (name.count("/"), name))
 
@@ -85,14 +86,6 @@ def _iterate_files(root: Path) -> Iterator[Path]:
         depth = len(Path(folder).relative_to(root).parts)
         subfolders[:] = sorted(name for name in subfolders if not name.startswith(".")) if depth < MAX_DEPTH else []
         yield from (Path(folder, name) for name in sorted(files) if Path(name).suffix.lower() in WORKFLOW_SUFFIXES)
-
-
-def _is_utf8(name: str) -> bool:
-    try:
-        name.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
 
 
 def _is_workflow(path: Path) -> bool:

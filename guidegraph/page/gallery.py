@@ -46,6 +46,12 @@ def describe_run(folder: Path, record: dict[str, Any]) -> dict[str, Any]:
     """A run's record for the page. folder: of the run."""
     workflow, outputs = as_dict(record.get("workflow")), as_dict(record.get("outputs"))
     names = [str(name) for output in outputs.values() for name in as_list(as_dict(output).get("files"))]
+
+    def read_int(digits: str) -> int | str:
+        return int(digits) if len(digits) < 20 and abs(int(digits)) < EXACT else digits
+
+    # Numbers that JavaScript cannot hold, such as NaN and 2**53 + 1, become texts.
+    params = json.loads(json.dumps(as_dict(record.get("parameters"))), parse_constant=str, parse_int=read_int)
     return {
         "folder": folder.name,
         "name": str(workflow.get("name", "")),
@@ -54,20 +60,10 @@ def describe_run(folder: Path, record: dict[str, Any]) -> dict[str, Any]:
         "error": str(record.get("error") or ""),
         "started": str(record.get("started", "")),
         "seconds": _read_seconds(record.get("seconds")),
-        "params": _read_params(as_dict(record.get("parameters"))),
+        "params": params,
         "stopped": bool(as_dict(record.get("stopped"))),
         "pictures": [name for name in names if name.endswith(".png")][:MAX_PICTURES],
     }
-
-
-def _read_params(params: dict[str, Any]) -> dict[str, Any]:
-    """Parameters as JSON for a page: numbers that JavaScript cannot hold, such as NaN and 2**53 + 1, as texts."""
-
-    def read_int(digits: str) -> int | str:
-        return int(digits) if len(digits) < 20 and abs(int(digits)) < EXACT else digits
-
-    values: dict[str, Any] = json.loads(json.dumps(params), parse_constant=str, parse_int=read_int)
-    return values
 
 
 def _read_seconds(value: Any) -> float | None:

@@ -38,20 +38,18 @@ def make_sweep(session: Session, texts: Mapping[str, str], axes: Mapping[str, st
     problems: list[Problem] = []
     if not 1 <= len(axes) <= MAX_AXES:
         problems.append(_problem(f"a grid has one or two parameters; found {len(axes)}"))
-    parsed = [_parse_axis(name, values, problems) for name, values in axes.items()]
+    axis_texts: list[AxisTexts] = []
+    for name, values in axes.items():
+        is_range = name == SEED and ":" in values
+        axis = parse_seeds(values, problems) if is_range else parse_grid(f"{name}={values}", problems)
+        axis_texts += [axis] if axis is not None else []
     settings = {name: text for name, text in texts.items() if name not in axes}
-    axis_texts = [axis for axis in parsed if axis is not None]
     count = math.prod(len(axis.rows) for axis in axis_texts)
     if count > MAX_CELLS:
         message = f"the grid has {count} cells, and the page makes at most {MAX_CELLS}: 'guidegraph sweep' makes more"
         raise WorkflowError([*problems, _problem(message)])
     grid = make_grid(session.graph, settings, axis_texts, problems)
     return Sweep(session, grid, settings, PluginSelection(), None)
-
-
-def _parse_axis(name: str, values: str, problems: list[Problem]) -> AxisTexts | None:
-    is_range = name == SEED and ":" in values
-    return parse_seeds(values, problems) if is_range else parse_grid(f"{name}={values}", problems)
 
 
 def _problem(message: str) -> Problem:
@@ -88,7 +86,10 @@ def read_grid(runs: Path, folder: str) -> dict[str, Any] | None:
         with suppress(ValueError, TypeError, RecursionError):  # of a record that another program wrote
             if (point := _find_point(axes, as_dict(record.get("parameters")))) is not None:
                 cells.append({**describe_run(path, record), "folder": f"{folder}/{CELLS}/{path.name}", "point": point})
-    labels = [{"name": name, "values": [_format(value) for value in row]} for name, row in axes.items()]
+    labels = [
+        {"name": name, "values": [value if isinstance(value, str) else json.dumps(value) for value in row]}
+        for name, row in axes.items()
+    ]
     workflow = as_dict(description.get("workflow"))
     return {"folder": folder, "axes": labels, "cells": cells, "file": str(workflow.get("file", ""))}
 
@@ -129,7 +130,3 @@ def _find_point(axes: Mapping[str, list[Any]], params: Mapping[str, Any]) -> lis
             return None
         point.append(indices[0])
     return point
-
-
-def _format(value: Any) -> str:
-    return value if isinstance(value, str) else json.dumps(value)

@@ -39,7 +39,9 @@ class JobProgress:
             case events.NodeFinished():
                 self._update(event.path, state="done", seconds=event.seconds, origin=event.origin)
             case events.NodeTotals():
-                state = "failed" if self._has_failed(event.path) else "done"
+                # The totals of a failed node's earlier calls in a loop come after its failure.
+                has_failed = self._nodes.get(event.path, {}).get("state") == "failed"
+                state = "failed" if has_failed else "done"
                 self._update(event.path, state=state, seconds=event.seconds, calls=event.calls)
             case events.NodeFailed():
                 self._update(event.path, state="failed", error=event.error)
@@ -49,10 +51,6 @@ class JobProgress:
             case events.OutputReady():
                 with self._lock:
                     self.version += 1
-
-    def _has_failed(self, path: str) -> bool:
-        """Whether a node of a loop has failed: the totals of its earlier calls come after that."""
-        return self._nodes.get(path, {}).get("state") == "failed"
 
     def _update(self, path: str, **fields: Any) -> None:
         with self._lock:

@@ -191,20 +191,16 @@ class JobQueue:
             del self.jobs[number]
         self._report_change()
 
-    def _take(self) -> Job | None:
-        """Wait for a queued job, whose status is then ``running``; ``None`` after ``stop``."""
-        with self._changed:
-            self._changed.wait_for(lambda: self._is_stopping or self._list_queued())
-            if self._is_stopping:
-                return None
-            job = self._list_queued()[0]
-            job.started, job.status = time.perf_counter(), "running"
-            self._running = job
-            self._report_change()
-            return job
-
     def _work(self) -> None:
-        while (job := self._take()) is not None:
+        while True:
+            with self._changed:
+                self._changed.wait_for(lambda: self._is_stopping or self._list_queued())
+                if self._is_stopping:
+                    return
+                job = self._list_queued()[0]
+                job.started, job.status = time.perf_counter(), "running"
+                self._running = job
+                self._report_change()
             status: Status = "failed"
             try:
                 status = self._run(job)

@@ -32,9 +32,6 @@ class JobNews:
         if state == self._state or (state[0] == self._state[0] and now - self._told_at < PROGRESS_PERIOD):
             return ""
         self._state, self._told_at = state, now
-        return json.dumps(self._describe_changes())
-
-    def _describe_changes(self) -> list[dict[str, Any]]:
         jobs = self._jobs.list_jobs()
         numbers = {job.number for job in jobs}
         self._rows = {number: row for number, row in self._rows.items() if number in numbers}
@@ -51,4 +48,4 @@ class JobNews:
             if row != known_row:
                 changed.append(row)
             self._rows[job.number] = {**row, "nodes": {}}
-        return changed
+        return json.dumps(changed)

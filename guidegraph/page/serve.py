@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import socket
 import webbrowser
 from collections.abc import Callable
 from contextlib import suppress
@@ -41,7 +40,11 @@ def serve(
     print_note: Callable[[str], object],
 ) -> None:
     """Serve the page, and return when it is ended by Ctrl-C. port: 0 for any. Raises ``GuidegraphError``."""
-    with _bind(port) as listener:
+    try:
+        opened = open_listener(LOOPBACK, port)
+    except OSError as error:
+        raise GuidegraphError(f"port-busy: port {port} of {LOOPBACK} cannot be used: {error.strerror}") from error
+    with opened as listener:
         access = Access(listener.getsockname()[1])
         jobs = JobQueue(manager, config, RunCache(measure_cache_limit(config.device)))
         edits = PageEdits(folder, manager.registry, config.policy)
@@ -80,10 +83,3 @@ def measure_cache_limit(device: str) -> int:
     else:
         free = available_memory()
     return CACHE_BYTES if free is None else int(free * CACHE_SHARE)
-
-
-def _bind(port: int) -> socket.socket:
-    try:
-        return open_listener(LOOPBACK, port)
-    except OSError as error:
-        raise GuidegraphError(f"port-busy: port {port} of {LOOPBACK} cannot be used: {error.strerror}") from error

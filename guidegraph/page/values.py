@@ -22,7 +22,12 @@ def describe_value(value: Any) -> list[str]:
     if is_tensor(value):
         return [_describe_tensor(value)]
     if value is None or isinstance(value, (bool, int, float, str, Path)):
-        return [_shorten(_write_plain(value))]
+        try:
+            text = str(value)
+        except ValueError:  # Python writes no integer of more than 4,300 digits
+            assert isinstance(value, int)
+            text = f"an integer of {value.bit_length()} bits"
+        return [_shorten(text)]
     parts = [(name, part) for name, part in _iterate_parts(value) if is_tensor(part)]
     lines = [
         f"{name}: {_describe_tensor(part)}" if name else _describe_tensor(part) for name, part in parts[:MAX_PARTS]
@@ -77,14 +82,6 @@ def _describe_tensor(tensor: Any) -> str:
     if wrong := numbers.numel() - finite.numel():
         parts.append(f"{wrong} not finite")
     return ", ".join(parts)
-
-
-def _write_plain(value: object) -> str:
-    try:
-        return str(value)
-    except ValueError:  # Python writes no integer of more than 4,300 digits
-        assert isinstance(value, int)
-        return f"an integer of {value.bit_length()} bits"
 
 
 def _shorten(text: str) -> str:

@@ -13,8 +13,6 @@ from guidegraph.graph.errors import Mark, Problem, WorkflowError
 from guidegraph.graph.ir import Call, Graph, walk
 from guidegraph.graph.language.parse import parse
 from guidegraph.graph.language.syntax import (
-    Links,
-    NamedLinks,
     ParsedChoice,
     ParsedLoop,
     ParsedNode,
@@ -116,11 +114,16 @@ class Views:
             except WorkflowError as error:
                 problems = error.problems
             self.drawings[name] = draw_svg(graph, SCOPE, live=True)
+        # The note on a picture's workflow has the form of a problem.
+        row = {"file": "", "here": False, "line": 0, "column": 0, "code": "stranger", "message": NOTE, "path": ""}
         return {
             "name": name,
             "text": text,
             "problems": [self._describe_problem(problem, path) for problem in problems],
-            "notes": [*_list_notes(source), *(self._describe_problem(problem, path) for problem in notes)],
+            "notes": [
+                *([row] if source.recipe is not None else []),
+                *(self._describe_problem(problem, path) for problem in notes),
+            ],
             "svg": self.drawings.get(name, ""),
             "drawn": graph is not None,
             "readonly": source.readonly,
@@ -184,13 +187,6 @@ class Views:
         return {id: self._types[id] for id in sorted(ids & {*nodes})}
 
 
-def _list_notes(source: WorkflowSource) -> list[Row]:
-    """The note on a picture's workflow, in the form of a problem."""
-    if source.recipe is None:
-        return []
-    return [{"file": "", "here": False, "line": 0, "column": 0, "code": "stranger", "message": NOTE, "path": ""}]
-
-
 def _describe_parameters(graph: Graph | None, workflow: ParsedWorkflow | None, source: WorkflowSource) -> list[Row]:
     if graph is None or workflow is None:
         return []
@@ -229,15 +225,16 @@ def _describe_nodes(workflow: ParsedWorkflow | None, text: str) -> dict[str, Row
 
 def _describe_op(op: ParsedOp) -> Row:
     if isinstance(op, ParsedNode):
-        links = {
-            name: {"link": _format_links(link), "line": mark.line} for name, (mark, link) in op.inputs.items() if link
-        }
-        literals = {
-            name: {"literal": format_tree(tree), "line": mark.line}
-            for name, (mark, tree) in op.literals.items()
-            if tree
-        }
-        return {"kind": "node", "use": op.use.text, "arguments": {**links, **literals}}
+        arguments: Row = {}
+        for name, (mark, links) in op.inputs.items():
+            if links:
+                texts = [link.text for link in list_links(links)]
+                text = f"[{', '.join(texts)}]" if isinstance(links, YamlSequence) else texts[0]
+                arguments[name] = {"link": text, "line": mark.line}
+        for name, (mark, tree) in op.literals.items():
+            if tree:
+                arguments[name] = {"literal": format_tree(tree), "line": mark.line}
+        return {"kind": "node", "use": op.use.text, "arguments": arguments}
     if isinstance(op, ParsedLoop):
         groups = {"carry": op.carry, "next": op.next, "collect": op.collect}
         return {
@@ -245,7 +242,11 @@ def _describe_op(op: ParsedOp) -> Row:
             "over": op.over.text if op.over else "",
             "item": op.item.text if op.item else "",
             "trains": [*op.updated],
-            "groups": {name: _format_named_links(links) for name, links in groups.items() if links},
+            "groups": {
+                group: {name: link.text for name, (_, link) in links.items() if link is not None}
+                for group, links in groups.items()
+                if links
+            },
         }
     if isinstance(op, ParsedChoice):
         branches = {name: link.text for name, (_, link) in op.branches.items() if link is not None}
@@ -253,15 +254,6 @@ def _describe_op(op: ParsedOp) -> Row:
             branches["otherwise"] = op.otherwise.text
         return {"kind": "choice", "when": op.when.text if op.when else "", "groups": {"branches": branches}}
     return {"kind": "broken"}
-
-
-def _format_links(links: Links) -> str:
-    texts = [link.text for link in list_links(links)]
-    return f"[{', '.join(texts)}]" if isinstance(links, YamlSequence) else texts[0]
-
-
-def _format_named_links(links: NamedLinks) -> dict[str, str]:
-    return {name: link.text for name, (_, link) in links.items() if link is not None}
 
 
 def _find_last_line(lines: list[str], first: int, column: int) -> int:

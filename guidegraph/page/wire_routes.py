@@ -14,7 +14,6 @@ from starlette.routing import Route
 
 from guidegraph.edit import parse_value
 from guidegraph.graph.language.bind_parameters import parse_list_or_text
-from guidegraph.graph.port import Port
 from guidegraph.graph.resolution.ports import accepts
 from guidegraph.page.answers import AsciiJson, error_response, is_texts, read_json
 from guidegraph.page.drafts import (
@@ -93,7 +92,9 @@ class WireRoutes:
             await run_in_threadpool(self.edits.disconnect, name, path, old)
         else:
             wiring = await run_in_threadpool(self.views.read_wiring, name)
-            as_list = _takes_list(wiring, path, link)
+            target = wiring.targets.get(path)
+            typed = wiring.resolve(link, target.block) if target else None
+            as_list = target is not None and typed is not None and target.takes_in_list(typed)
             await run_in_threadpool(lambda: self.edits.connect(name, path, link, old=old, as_list=as_list))
         return AsciiJson({"undo": self.edits.count(name)})
 
@@ -131,7 +132,10 @@ def _read_node(
     links: dict[str, str | list[str]] = {}
     for name, link in inputs.items():
         port = spec.port(name) if spec else None
-        links[name] = [link] if port is not None and _is_element(wiring, place, link, port) else link
+        typed = wiring.resolve(link, place.block) if port is not None and port.type.sequence is not None else None
+        # A port that takes a list of sources like this one, and not the source itself, gets a list of one link.
+        is_element = port is not None and typed is not None and not accepts(port.type, typed)
+        links[name] = [link] if is_element else link
     output = format_output(spec, texts["label"], texts["output"]) if spec else texts["label"]
     nearest = texts["old"] or next(iter(inputs.values()), "")
     return NewNode(
@@ -146,20 +150,6 @@ def _read_node(
         texts["old"],
         spec is not None and place.target is not None and feeds_list(spec, texts["output"], place.target),
     )
-
-
-def _is_element(wiring: Wiring, place: Place, link: str, port: Port) -> bool:
-    """Whether a port takes a list of sources like this one, and not the source itself."""
-    typed = wiring.resolve(link, place.block)
-    sequence = port.type.sequence
-    return typed is not None and sequence is not None and not accepts(port.type, typed)
-
-
-def _takes_list(wiring: Wiring, path: str, link: str) -> bool:
-    """Whether a link is to be one of a list at a place."""
-    target = wiring.targets.get(path)
-    typed = wiring.resolve(link, target.block) if target else None
-    return target is not None and typed is not None and target.takes_in_list(typed)
 
 
 def _describe_target(target: Target) -> dict[str, Any]:

@@ -9,7 +9,6 @@ from typing import TypeAlias
 
 from guidegraph.graph.errors import Mark
 from guidegraph.graph.language.syntax import (
-    Links,
     NamedLinks,
     ParsedChoice,
     ParsedLoop,
@@ -73,7 +72,9 @@ class Wiring:
     @cached_property
     def scopes(self) -> dict[str, Scope]:
         """The scope of each block of this file, by its path."""
-        return {_block_path(prefix): scope for prefix, scope in self.types.scopes.items() if "/" not in prefix}
+        return {
+            f"nodes.{prefix}".rstrip("."): scope for prefix, scope in self.types.scopes.items() if "/" not in prefix
+        }
 
     @cached_property
     def blocks(self) -> dict[str, dict[str, ParsedOp]]:
@@ -89,7 +90,17 @@ class Wiring:
     @cached_property
     def targets(self) -> dict[str, Target]:
         """All places that take a link, by path."""
-        targets = [target for ops in self.blocks.values() for op in ops.values() for target in self._list_in_op(op)]
+        targets: list[Target] = []
+        for op in (op for ops in self.blocks.values() for op in ops.values()):
+            block = op.path.rpartition(".")[0]
+            if isinstance(op, ParsedNode):
+                targets += self._list_ports(op, block)
+            elif isinstance(op, ParsedLoop):
+                targets += self._list_in_loop(op, block)
+            elif isinstance(op, ParsedChoice):
+                branches: NamedLinks = {name: (key.mark, link) for name, (key, link) in op.branches.items()}
+                rule = self._same_type(branches)
+                targets += _list_by_name(f"{op.path}.choose.of", op.path, block, branches, rule)
         targets += _list_by_name("outputs", "", "nodes", self.workflow.outputs, lambda name: lambda typed: True)
         return {target.path: target for target in targets}
 
@@ -124,7 +135,7 @@ class Wiring:
         return [
             target
             for target in self.targets.values()
-            if _is_inside(target.block, block)
+            if f"{target.block}.".startswith(f"{block.rstrip('.')}.")
             and target.takes(typed)
             and not (home and _find_owner(target, home) in required)
         ]
@@ -173,16 +184,6 @@ class Wiring:
         name = link.partition(".")[0]
         return next((outer for outer in iterate_outwards(block) if name in self.blocks[outer]), None)
 
-    def _list_in_op(self, op: ParsedOp) -> Iterator[Target]:
-        block = op.path.rpartition(".")[0]
-        if isinstance(op, ParsedNode):
-            yield from self._list_ports(op, block)
-        elif isinstance(op, ParsedLoop):
-            yield from self._list_in_loop(op, block)
-        elif isinstance(op, ParsedChoice):
-            branches: NamedLinks = {name: (key.mark, link) for name, (key, link) in op.branches.items()}
-            yield from _list_by_name(f"{op.path}.choose.of", op.path, block, branches, self._same_type(branches))
-
     def _list_ports(self, node: ParsedNode, block: str) -> Iterator[Target]:
         spec = self.registry.nodes.get(node.use.text)
         if spec is None:  # a workflow that is used as a node
@@ -197,7 +198,8 @@ class Wiring:
             rules = (partial(accepts, port.type), partial(accepts, element) if element else _takes_nothing)
             path = f"{node.path}.in.{name}"
             has_list = isinstance(links, YamlSequence)
-            yield Target(path, node.path, block, name, port.type, _list_texts(links), *rules, port.required, has_list)
+            texts = tuple(link.text for link in list_links(links))
+            yield Target(path, node.path, block, name, port.type, texts, *rules, port.required, has_list)
 
     def _list_in_loop(self, loop: ParsedLoop, block: str) -> Iterator[Target]:
         body = f"{loop.path}.body"
@@ -250,15 +252,3 @@ def _list_by_name(
     for name, (_, link) in links.items():
         if link is not None:
             yield Target(f"{path}.{name}", owner, block, name, None, (link.text,), make_rule(name), _takes_nothing)
-
-
-def _list_texts(links: Links | None) -> tuple[str, ...]:
-    return tuple(link.text for link in list_links(links))
-
-
-def _block_path(prefix: str) -> str:
-    return f"nodes.{prefix}".rstrip(".")
-
-
-def _is_inside(path: str, block: str) -> bool:
-    return f"{path}.".startswith(f"{block.rstrip('.')}.")

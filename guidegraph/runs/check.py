@@ -27,17 +27,12 @@ def check_workflow(graph: Graph, registry: Registry, policy: Policy) -> CheckedW
 
     defaults = {name: parameter.default for name, parameter in graph.params.items() if not parameter.required}
     effects = list_effects(graph.ops, defaults)
-    forbidden = _find_unwritable(graph, registry) + find_effect_problems(effects, policy)
-    if forbidden := forbidden + find_trip_problems(graph.ops, defaults):
+    # The outputs of a workflow whose required parameters cannot be set are not checked: no run would write them.
+    can_run = all(takes_literal(p.port.type) for p in graph.params.values() if p.required)
+    forbidden = output_problems(graph, registry, None) if can_run else []
+    if forbidden := [*forbidden, *find_effect_problems(effects, policy), *find_trip_problems(graph.ops, defaults)]:
         raise WorkflowError(forbidden)
     problems = list_admission_problems(graph, defaults)
     if refused := [problem for problem in problems if problem.code not in MACHINE_CODES]:
         raise WorkflowError(refused)
     return CheckedWorkflow(effects, problems)
-
-
-def _find_unwritable(graph: Graph, registry: Registry) -> list[Problem]:
-    """The outputs that ``run`` could not write. A workflow whose required parameters cannot be set is not checked."""
-    if any(p.required and not takes_literal(p.port.type) for p in graph.params.values()):
-        return []
-    return output_problems(graph, registry, None)

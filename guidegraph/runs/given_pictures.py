@@ -55,23 +55,23 @@ def _as_path(value: Any) -> Any:
     is_pillow = any(kind.__module__ == "PIL.Image" for kind in type(value).__mro__)
     if not is_pillow and not is_tensor(value) and not hasattr(value, "__array_interface__"):
         return value
+    if is_pillow:
+        from PIL import ImageOps
+
+        if value.mode in ("F", "I", "HSV"):
+            raise ValueError(f"expected {FORMS}; found a picture of Pillow's in mode {value.mode}")
+        turned = ImageOps.exif_transpose(value)
+        has_png_mode = turned.mode not in ("CMYK", "YCbCr", "LAB")
+        picture = turned if has_png_mode else turned.convert("RGB")
+    else:
+        picture = _as_picture(value)
     stream = BytesIO()
-    (_orient(value) if is_pillow else _as_picture(value)).save(stream, "PNG")
+    picture.save(stream, "PNG")
     data = stream.getvalue()
     path = _folder(os.getpid()) / f"{hashlib.sha256(data).hexdigest()}.png"
     if not path.exists():
         write_bytes(path, data)
     return path
-
-
-def _orient(picture: Any) -> Any:
-    """A picture of Pillow's in a mode that a PNG has, turned as its EXIF data says."""
-    from PIL import ImageOps
-
-    if picture.mode in ("F", "I", "HSV"):
-        raise ValueError(f"expected {FORMS}; found a picture of Pillow's in mode {picture.mode}")
-    turned = ImageOps.exif_transpose(picture)
-    return turned.convert("RGB") if turned.mode in ("CMYK", "YCbCr", "LAB") else turned
 
 
 def _as_picture(value: Any) -> Any:

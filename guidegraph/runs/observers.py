@@ -120,7 +120,8 @@ class Bars(AbstractContextManager["Bars"]):
                 self._advance(path, done, total, _numbers(values))
             case events.NodeFinished(path) if self._nodes is not None:
                 self._progress.update(self._nodes, advance=1)
-                self._drop(path)
+                for inner in [p for p in self._loops if p == path or p.startswith(f"{path}.")]:
+                    self._progress.remove_task(self._loops.pop(inner))
             case _:
                 pass
 
@@ -129,11 +130,6 @@ class Bars(AbstractContextManager["Bars"]):
             name = "  " * (1 + path.count(".body.")) + path.rpartition(".")[2]
             self._loops[path] = self._progress.add_task(visible_line(name), total=total, note=visible_line(note))
         self._progress.update(self._loops[path], completed=done, total=total, note=visible_line(note))
-
-    def _drop(self, path: str) -> None:
-        """Remove the bars of a finished loop and of the loops inside it."""
-        for inner in [p for p in self._loops if p == path or p.startswith(f"{path}.")]:
-            self._progress.remove_task(self._loops.pop(inner))
 
 
 def training_line(event: events.TrainingStarted) -> str:

@@ -85,7 +85,12 @@ class OutputWriter:
             raise UnwritableOutput("contains itself") from None
         if not tensors:
             write_text(self._folder / f"{name}.json", json.dumps(tree, indent=2, ensure_ascii=True) + "\n")
-            return [f"{name}.json", *self._write_table(name, value)]
+            if not isinstance(value, Table):
+                return [f"{name}.json"]
+            if name in self._graph.outputs:
+                self.tables[name] = value.markdown(ROWS_SHOWN)
+            write_text(self._folder / f"{name}.md", value.markdown() + "\n")
+            return [f"{name}.json", f"{name}.md"]
         from safetensors.torch import save_file
 
         metadata = {"format": "pt"} if set(tensors) == {name} else {"format": "pt", "guidegraph": json.dumps(tree)}
@@ -95,14 +100,6 @@ class OutputWriter:
             except (ValueError, KeyError) as error:
                 raise UnwritableOutput(f"cannot be written as safetensors: {error}") from error
         return [f"{name}.safetensors"]
-
-    def _write_table(self, name: str, value: Any) -> list[str]:
-        if not isinstance(value, Table):
-            return []
-        if name in self._graph.outputs:
-            self.tables[name] = value.markdown(ROWS_SHOWN)
-        write_text(self._folder / f"{name}.md", value.markdown() + "\n")
-        return [f"{name}.md"]
 
     def _write_pictures(self, name: str, value: Any) -> list[str]:
         from guidegraph_runtime.pictures.png import write_png
@@ -222,7 +219,7 @@ def _to_mapping(value: Any) -> dict[str, Any] | None:
 
 
 def output_problems(graph: Graph, registry: Registry, only: Collection[str] | None) -> list[Problem]:
-    """A problem for each output whose type cannot be written."""
+    """A problem for each output, and each output of a preview, whose type cannot be written."""
     problems = []
     for name, output in graph.outputs.items():
         if only is not None and name not in only:
@@ -234,12 +231,6 @@ def output_problems(graph: Graph, registry: Registry, only: Collection[str] | No
         elif not _has_format(output.type):
             message = f"output '{name}' is of type {output.type}, for which there is no file format"
             problems.append(Problem(output.mark, "output-type", message + saving_hint(output.type, registry), path))
-    return [*problems, *_preview_problems(graph, registry)]
-
-
-def _preview_problems(graph: Graph, registry: Registry) -> list[Problem]:
-    """A problem for each preview output whose type cannot be written."""
-    problems = []
     for op in walk(graph.ops):
         preview = op.preview if isinstance(op, Fit) else None
         for name, output in preview.outputs.items() if preview else ():

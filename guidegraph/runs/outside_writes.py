@@ -37,13 +37,13 @@ def record_outside_writes(allowed: Sequence[Path], listed: list[str]) -> Iterato
         _recorded.reset(token)
         caches = Path(os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache"))  # there may be no home
         ignored = [*map(os.path.realpath, (*allowed, caches)), "/dev", "/proc"]
-        listed += [path for path in written if os.path.lexists(path) and not _is_ignored(path, ignored)][:MOST]
-
-
-def _is_ignored(path: str, folders: Sequence[str]) -> bool:
-    real = Path(os.path.realpath(path))
-    compiled = any(part == "__pycache__" or part.startswith("torchinductor_") for part in real.parts)
-    return compiled or any(real.is_relative_to(folder) for folder in folders)
+        kept = []
+        for path in filter(os.path.lexists, written):
+            real = Path(os.path.realpath(path))
+            is_compiled = any(part == "__pycache__" or part.startswith("torchinductor_") for part in real.parts)
+            if not is_compiled and not any(real.is_relative_to(folder) for folder in ignored):
+                kept.append(path)
+        listed += kept[:MOST]
 
 
 @cache

@@ -12,7 +12,7 @@ from guidegraph.graph.events import Observer
 from guidegraph.graph.ir import Graph
 from guidegraph.graph.registry import Registry
 from guidegraph.graph.run_config import RunConfig
-from guidegraph.graph.stopping.loop_state import LoopState, LoopStopped, StopToken
+from guidegraph.graph.stopping.loop_state import LoopStopped, StopToken
 from guidegraph.runs.outputs import OutputWriter
 from guidegraph.runs.outside_writes import record_outside_writes
 from guidegraph.runs.recipe import Recipe, find_seeds, recipe_params
@@ -91,12 +91,9 @@ class RecordedRun:
             try:
                 run(self.graph, self.values, self.config, attachments)
             except LoopStopped as error:
-                self.stopped = self._save(error.state)
+                stopped = make_stopped_run(self.graph, self.values, self.config, error.state, self.earlier)
+                file = self.folder / stopped.name_file()
+                stopped.save(file)
+                self.stopped = replace(stopped, file=str(file))
                 self._record.stopped = self.stopped.describe()
                 raise
-
-    def _save(self, state: LoopState) -> StoppedRun:
-        stopped = make_stopped_run(self.graph, self.values, self.config, state, self.earlier)
-        file = self.folder / stopped.name_file()
-        stopped.save(file)
-        return replace(stopped, file=str(file))

@@ -154,22 +154,23 @@ def digest_texts(graph: Graph) -> str:
 
 
 def check_stopped_run(stopped: StoppedRun, graph: Graph, values: Mapping[str, Any], config: RunConfig) -> None:
-    """Raise ``WorkflowError`` that names each change which the state cannot take. values: of the run that goes on."""
+    """Check that a stopped run can be resumed. values: the parameters of the resumed run.
+
+    Raises ``WorkflowError`` that lists each change that the state cannot take, or for a ``--stop-at`` that is not one
+    of the iterations left.
+    """
     if config.dtype != stopped.dtype:
         message = f"the state is of a run in {stopped.dtype}; this run is in {config.dtype}"
         raise WorkflowError([Problem(Mark(RESUME, 1, 1), REFUSED, message)])
     changed = find_changed(stopped.params, portable_params(values))
     check_resume(graph, values, config.only, stopped.state, stopped.origin, changed)
     if config.stop_at:
-        _check_next_stop(stopped.state, *find_stop(graph, values, config))
-
-
-def _check_next_stop(state: LoopState, loop: str, iterations: int) -> None:
-    """Raise ``WorkflowError`` if the loop of a state can no longer be stopped after so many iterations."""
-    if loop == state.loop and not state.done < iterations <= state.total:
-        expected = f"from {state.done + 1} to {state.total}" if state.done < state.total else "none, all are done"
-        message = f"the run goes on after {state.done} of {state.total} iterations of nodes.{loop}: expected {expected}"
-        raise WorkflowError([Problem(Mark(STOP, 1, 1), "bad-stop", f"{message}; found {iterations}")])
+        state, (loop, iterations) = stopped.state, find_stop(graph, values, config)
+        if loop == state.loop and not state.done < iterations <= state.total:
+            expected = f"from {state.done + 1} to {state.total}" if state.done < state.total else "none, all are done"
+            begun = f"the run goes on after {state.done} of {state.total} iterations of nodes.{loop}"
+            message = f"{begun}: expected {expected}; found {iterations}"
+            raise WorkflowError([Problem(Mark(STOP, 1, 1), "bad-stop", message)])
 
 
 def check_repeatable(recipe: Recipe | None, stopped: StoppedRun | None, picture: Path) -> None:
@@ -202,15 +203,11 @@ def list_param_problems(
         if parameter is None or name in user_params or not parameter.port.type.is_path:
             continue
         default = {} if parameter.required else portable_params({name: parameter.default})
-        for path in _list_paths(value):
+        for path in [str(path) for path in (value if isinstance(value, list) else [value]) if path is not None]:
             if value != default.get(name, ...) and not _is_allowed(path, policy):
                 message = f"the file names '{path}'; to allow it: --set {name}={path}, or --allow-read {path}"
                 problems.append(Problem(Mark(RESUME, 1, 1), "forbidden-read", message, f"params.{name}"))
     return problems
-
-
-def _list_paths(value: Any) -> list[str]:
-    return [str(path) for path in (value if isinstance(value, list) else [value]) if path is not None]
 
 
 def _is_allowed(path: str, policy: Policy) -> bool:

@@ -41,7 +41,11 @@ def parse_grid(text: str, problems: list[Problem]) -> AxisTexts | None:
         message = f"'{text}' is not NAME=VALUE,VALUE,…; a value with a comma in it stands in quotes or brackets"
         problems.append(Problem(Mark("--grid", 1, 1), "bad-grid", message))
         return None
-    return _single_axis("--grid", name.strip(), [_unquote(part) for part in parts])
+    texts = []
+    for part in parts:
+        is_quoted = len(part) > 1 and part[0] in "'\"" and part.find(part[0], 1) == len(part) - 1
+        texts.append(part[1:-1] if is_quoted else part)
+    return _single_axis("--grid", name.strip(), texts)
 
 
 def parse_seeds(text: str, problems: list[Problem]) -> AxisTexts | None:
@@ -118,11 +122,6 @@ def split_values(text: str) -> list[str]:
         open_ = quote or next(k for k, v in _CLOSING.items() if v == closing[-1])
         raise ValueError(f'{open_} is not closed; a value that begins with it stands in other quotes: "\'tis"')
     return [part.strip() for part in parts]
-
-
-def _unquote(text: str) -> str:
-    quoted = len(text) > 1 and text[0] in "'\"" and text.find(text[0], 1) == len(text) - 1
-    return text[1:-1] if quoted else text
 
 
 def _single_axis(option: str, name: str, texts: Sequence[str]) -> AxisTexts:

@@ -66,7 +66,9 @@ def connect_ray(cluster: Cluster) -> Iterator[None]:
             os.environ.setdefault("RAY_worker_niceness", "0")  # the default, 15, starves them on a busy machine
             ray.init(address=LOCAL, num_cpus=local_workers(cluster), include_dashboard=False, **quiet)
         else:
-            _check_reachable(cluster.address)
+            host, _, port = cluster.address.rpartition("://")[2].rpartition(":")
+            if host and port.isdigit():  # Ray itself would retry for minutes if nothing listens there
+                socket.create_connection((host.strip("[]"), int(port)), timeout=_CONNECT_TIMEOUT).close()
             ray.init(address=cluster.address, **quiet)
     except (ConnectionError, RuntimeError, ValueError, OSError) as error:
         message = f"no Ray answers at '{cluster.address}': {error}"
@@ -78,13 +80,6 @@ def connect_ray(cluster: Cluster) -> Iterator[None]:
             yield
         finally:
             ray.shutdown()
-
-
-def _check_reachable(address: str) -> None:
-    """Raise ``OSError`` if nothing listens at ``[ray://]HOST:PORT``. Ray itself would retry for minutes."""
-    host, _, port = address.rpartition("://")[2].rpartition(":")
-    if host and port.isdigit():
-        socket.create_connection((host.strip("[]"), int(port)), timeout=_CONNECT_TIMEOUT).close()
 
 
 def run_on_ray(
@@ -106,7 +101,10 @@ def run_on_ray(
     waiting = iter(cells)
     try:
         while True:
-            for _ in range(_window(cluster) - len(running)):
+            window = cluster.workers
+            if window is None or cluster.address == LOCAL:
+                window = 2 * max(1, int(_resource("CPU")))  # twice as many as can run: no worker waits for the next
+            for _ in range(window - len(running)):
                 if (cell := next(waiting, None)) is None:
                     break
                 running[task.remote(order_reference, cell.key, portable_params(cell.values))] = cell
@@ -120,13 +118,6 @@ def run_on_ray(
     finally:
         for reference in running:
             ray.cancel(reference, force=True)
-
-
-def _window(cluster: Cluster) -> int:
-    """The number of cells in flight: twice as many as can run, so that no worker waits for the next."""
-    if cluster.workers is not None and cluster.address != LOCAL:
-        return cluster.workers
-    return 2 * max(1, int(_resource("CPU")))
 
 
 def _resource(name: str) -> float:

@@ -80,21 +80,18 @@ class _Process:
         if forbidden := self.session.list_forbidden(values):
             raise WorkflowError(forbidden)
         if cell_key(graph, values, config) != key:
-            return CellResult(Outcome("failed", 0.0, self._describe_difference()), {})
+            own, sent = collect_versions(self.manager.registry, config.accelerate), self.order.versions
+            names = [n for n in sorted({*own, *sent}) if own.get(n) != sent.get(n) and n not in ("platform", "machine")]
+            differences = [f"{n} {own.get(n, 'missing')} in place of {sent.get(n, 'missing')}" for n in names]
+            unknown = "a file that the workflow reads, or the code of a node, differs or is not there"
+            reason = ", ".join(differences) or unknown
+            message = f"this worker's machine is not like the one that the sweep was started on: {reason}"
+            return CellResult(Outcome("failed", 0.0, message), {})
         with tempfile.TemporaryDirectory(prefix="guidegraph-") as name:
             folder = Path(name)
             outcome = self.worker.run(Cell(key, {}, values), CancelToken(), folder)
             files = {p.relative_to(folder).as_posix(): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
         return CellResult(outcome, files)
-
-    def _describe_difference(self) -> str:
-        """Why a cell's key differs from the one on the machine that started the sweep."""
-        own, sent = collect_versions(self.manager.registry, self.order.config.accelerate), self.order.versions
-        names = [n for n in sorted({*own, *sent}) if own.get(n) != sent.get(n) and n not in ("platform", "machine")]
-        differences = [f"{n} {own.get(n, 'missing')} in place of {sent.get(n, 'missing')}" for n in names]
-        unknown = "a file that the workflow reads, or the code of a node, differs or is not there"
-        reason = ", ".join(differences) or unknown
-        return f"this worker's machine is not like the one that the sweep was started on: {reason}"
 
 
 _process: _Process | None = None

@@ -33,13 +33,21 @@ def describe_sweep(
 
     cells: the number of distinct cells. execution: the fields on how it is run, such as plugins, Ray and workers.
     """
-    axes = {option: [a for a in grid.axes if a.option == option] for option in ("--grid", "--seeds", "--from")}
+    try:
+        with open("/proc/cpuinfo", encoding="utf-8") as file:
+            processor = next((line.partition(":")[2].strip() for line in file if line.startswith("model name")), "")
+    except OSError:
+        processor = platform.processor()
+    table = next((axis for axis in grid.axes if axis.option == "--from"), None)
+    axes = {option: [a for a in grid.axes if a.option == option] for option in ("--grid", "--seeds")}
     return {
         "format": FORMAT,
         "workflow": describe_workflow(graph),
         "grid": {axis.names[0]: _values(axis) for axis in axes["--grid"]},
         "seeds": next((_values(axis) for axis in axes["--seeds"]), None),
-        "from": next((_table(axis) for axis in axes["--from"]), None),
+        "from": None
+        if table is None
+        else {"columns": [*table.names], "rows": [[*map(portable_value, row)] for row in table.rows]},
         "order": list(grid.names),
         "cells": cells,
         "set": {name: portable_value(grid.base[name]) for name in settings if name in grid.base},
@@ -47,25 +55,13 @@ def describe_sweep(
         **config.to_json(),
         **execution,
         "started": datetime.now().astimezone().isoformat(timespec="seconds"),
-        "machine": {"system": platform.platform(), "processor": _processor(), "cpus": os.cpu_count()},
+        "machine": {"system": platform.platform(), "processor": processor, "cpus": os.cpu_count()},
         "versions": collect_versions(registry, config.accelerate),
     }
 
 
 def _values(axis: Axis) -> list[Any]:
     return [portable_value(value) for (value,) in axis.rows]
-
-
-def _table(axis: Axis) -> dict[str, Any]:
-    return {"columns": list(axis.names), "rows": [[portable_value(value) for value in row] for row in axis.rows]}
-
-
-def _processor() -> str:
-    try:
-        with open("/proc/cpuinfo", encoding="utf-8") as file:
-            return next((line.partition(":")[2].strip() for line in file if line.startswith("model name")), "")
-    except OSError:
-        return platform.processor()
 
 
 def check_same_workflow(store: Store, graph: Graph) -> None:

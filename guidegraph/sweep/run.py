@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import AbstractContextManager, nullcontext, suppress
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -121,7 +121,7 @@ def run_sweep(
         unique = {cell.key: cell for cell in reversed(cells)}
         outcomes = {key: stored.outcome if (stored := store.read_cell(key)) else None for key in unique}
         missing = {c.key: c for c in cells if (o := outcomes[c.key]) is None or o.status != "done"}
-        with _connect_cluster(sweep, len(missing)):
+        with connect_ray(sweep.cluster) if sweep.cluster is not None and missing else nullcontext():
             store.write_description(_describe(sweep, len(unique), manager))
             started(len(unique), len(missing))
             remaining = len(missing)
@@ -146,10 +146,6 @@ def write_results(store: Store, grid: Grid, cells: list[Cell]) -> None:
     rows = read_rows(store, cells)
     write_tables(store.folder, grid.names, [row for row in rows if row is not None])
     write_sheet(store.folder, grid, cells, rows)
-
-
-def _connect_cluster(sweep: Sweep, missing: int) -> AbstractContextManager[None]:
-    return connect_ray(sweep.cluster) if sweep.cluster is not None and missing else nullcontext()
 
 
 def _describe(sweep: Sweep, cells: int, manager: PluginManager) -> dict[str, Any]:

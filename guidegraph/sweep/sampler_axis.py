@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from guidegraph.graph.errors import Problem, WorkflowError
 from guidegraph.graph.ir import Graph
 from guidegraph.graph.language.edit.document import Document, find_value
@@ -30,7 +28,12 @@ def add_sampler_parameter(graph: Graph, registry: Registry, *, stranger: bool = 
     """
     file = str(graph.file)
     document = Document.parse(graph.sources[file], file)
-    samplers = [(path, name) for _, path in list_nodes(document) if (name := _read_sampler(document, path))]
+    samplers: list[tuple[str, str]] = []
+    for _, path in list_nodes(document):
+        use = find_value(locate_value(document, path).tree, "use")
+        text = use.text if isinstance(use, Scalar) else ""
+        if text.startswith(PREFIX) and text.removeprefix(PREFIX) in SAMPLERS:
+            samplers.append((path, text.removeprefix(PREFIX)))
     if len(samplers) != 1:
         listed = ", ".join(path for path, _ in samplers)
         reason = f"{len(samplers)} nodes of its file make one ({listed})" if listed else "no node of its file makes one"
@@ -39,7 +42,8 @@ def add_sampler_parameter(graph: Graph, registry: Registry, *, stranger: bool = 
     spec = registry.nodes[NAMED]
     written: set[str] = set()
     for part in ("in", "with"):
-        for name in _list_names(find_value(locate_value(document, path).tree, part)):
+        tree = find_value(locate_value(document, path).tree, part)
+        for name in [name.text for name, _ in tree.items] if isinstance(tree, YamlMapping) else []:
             written.add(name)
             if spec.port(name) is None:
                 message = f"'{name}' of {PREFIX}{sampler} is not a setting of every sampler: leave it out, or {ADVICE}"
@@ -58,17 +62,6 @@ def add_sampler_parameter(graph: Graph, registry: Registry, *, stranger: bool = 
     document = set_value(document, f"{path}.use", NAMED)
     document = set_value(document, f"{path}.in.{SAMPLER}", f"params.{SAMPLER}")
     return build(graph.file, registry, {**graph.sources, file: document.text}, stranger=stranger)
-
-
-def _read_sampler(document: Document, path: str) -> str:
-    """The name of the sampler that a node makes; "" for any other node."""
-    use = find_value(locate_value(document, path).tree, "use")
-    name = use.text.removeprefix(PREFIX) if isinstance(use, Scalar) and use.text.startswith(PREFIX) else ""
-    return name if name in SAMPLERS else ""
-
-
-def _list_names(tree: Any) -> list[str]:
-    return [name.text for name, _ in tree.items] if isinstance(tree, YamlMapping) else []
 
 
 def _refuse(document: Document, message: str, path: str) -> WorkflowError:

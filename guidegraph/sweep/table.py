@@ -141,14 +141,12 @@ def _columns(records: Sequence[Mapping[str, CellValue]]) -> list[str]:
 
 def as_csv(records: Sequence[Mapping[str, CellValue]], columns: Sequence[str]) -> str:
     """Records as CSV with a header line; a missing value is an empty field."""
-    return "".join(map(_line, [columns, *([_field(record.get(name)) for name in columns] for record in records)]))
-
-
-def _line(fields: Sequence[Any]) -> str:
-    """A CSV line that ends in a newline only, but still quotes a field with a carriage return."""
-    text = io.StringIO()
-    csv.writer(text).writerow(fields)
-    return text.getvalue().removesuffix("\r\n") + "\n"
+    lines = []
+    for fields in (columns, *([_field(record.get(name)) for name in columns] for record in records)):
+        text = io.StringIO()
+        csv.writer(text).writerow(fields)  # with its own line end, so that a field with a carriage return is quoted
+        lines.append(text.getvalue().removesuffix("\r\n") + "\n")
+    return "".join(lines)
 
 
 def _field(value: CellValue) -> Any:

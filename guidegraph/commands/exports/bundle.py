@@ -188,10 +188,17 @@ def _reference(
 
 def _name_arrays(arrays: Mapping[str, Any], prefix: str = "") -> dict[str, tuple[str, bytes]]:
     """For each array, the name of its file in the bundle and the contents."""
+    import numpy as np
+
     from guidegraph.graph.export.file_stems import choose_stems
 
     stems = choose_stems(arrays)
-    return {name: (f"{REFERENCE}/{prefix}{stems[name]}.npy", _npy(array)) for name, array in arrays.items()}
+    files: dict[str, tuple[str, bytes]] = {}
+    for name, array in arrays.items():
+        data = io.BytesIO()
+        np.save(data, array, allow_pickle=False)
+        files[name] = (f"{REFERENCE}/{prefix}{stems[name]}.npy", data.getvalue())
+    return files
 
 
 def _fit_preview(
@@ -205,14 +212,6 @@ def _fit_preview(
     if not offered or picture not in engine:
         return None
     return fit_preview(exported.plan, exported.outputs[picture], to_array(offered[0]), to_array(engine[picture]))
-
-
-def _npy(array: Any) -> bytes:
-    import numpy as np
-
-    data = io.BytesIO()
-    np.save(data, array, allow_pickle=False)
-    return data.getvalue()
 
 
 def summary(exported: Exported, manifest: Manifest) -> Iterator[str]:

@@ -16,7 +16,7 @@ from guidegraph.commands.shared.printing import print_text
 from guidegraph.graph.errors import WorkflowError
 from guidegraph.graph.trust.folder_locks import lock_output
 from guidegraph_runtime.machine.byte_sizes import show_size
-from guidegraph_runtime.web_page.onnxruntime_web import INSTALL, OnnxruntimeWeb, find_onnxruntime_web
+from guidegraph_runtime.web_page.onnxruntime_web import INSTALL, find_onnxruntime_web
 from guidegraph_runtime.web_page.support import PageError, find_part_problems, find_provider_problems
 
 if TYPE_CHECKING:
@@ -52,7 +52,10 @@ def export_page(arguments: ExportArguments, onnxruntime_web: Path) -> None:
     from guidegraph_runtime.web_page.write_page import BUNDLE, check_page_folder, write_page
 
     folder = arguments.bundle
-    web = _find_web(onnxruntime_web)
+    try:
+        web = find_onnxruntime_web(onnxruntime_web)
+    except ValueError as error:
+        raise WorkflowError([argument_problem("bad-value", str(error), "--onnxruntime-web")]) from error
     with name_page_problems("--output"):
         check_page_folder(folder)
     with lock_output(folder, "guidegraph export"):
@@ -64,13 +67,6 @@ def export_page(arguments: ExportArguments, onnxruntime_web: Path) -> None:
     print_text(f"onnxruntime-web {web.version}, licence {web.license}; page.json has the sha256 of each file")
     print_text(f"wrote {folder} (a browser loads {show_size(sum(page.sizes.values()))})")
     print_text(f"open http://localhost:8000 after: python -m http.server 8000 --directory {shlex.quote(str(folder))}")
-
-
-def _find_web(folder: Path) -> OnnxruntimeWeb:
-    try:
-        return find_onnxruntime_web(folder)
-    except ValueError as error:
-        raise WorkflowError([argument_problem("bad-value", str(error), "--onnxruntime-web")]) from error
 
 
 @contextmanager

@@ -28,7 +28,6 @@ from guidegraph_runtime.error_text import list_causes
 from guidegraph_runtime.machine.byte_sizes import show_size
 
 if TYPE_CHECKING:
-    from guidegraph.graph.export.errors import ExportError
     from guidegraph.graph.export.trace_parts import ExportedPart
     from guidegraph.graph.export.workflow import Exported
     from guidegraph_runtime.running.reference_run import Difference
@@ -106,16 +105,15 @@ def translate_export_errors(graph: Graph) -> Iterator[None]:
         problem = argument_problem("unknown-precision", describe_export_error(error), "--precision")
         raise WorkflowError([problem]) from error
     except ExportError as error:
-        raise WorkflowError([_describe_problem(each, graph) for each in (error, *error.more)]) from error
+        problems = []
+        for each in (error, *error.more):  # at its node, or at its line of code
+            node = _node_of(each)
+            mark = node.mark if node is not None and not each.place else _parse_location(each.place, graph)
+            path = node.path if node is not None else ""
+            problems.append(Problem(mark, "not-exportable", describe_export_error(each), path))
+        raise WorkflowError(problems) from error
     finally:
         logging.disable(logging.NOTSET)
-
-
-def _describe_problem(error: ExportError, graph: Graph) -> Problem:
-    """An error as a problem at its node, or at its line of code."""
-    node = _node_of(error)
-    mark = node.mark if node is not None and not error.place else _parse_location(error.place, graph)
-    return Problem(mark, "not-exportable", describe_export_error(error), node.path if node is not None else "")
 
 
 def check_generators(graph: Graph, exported: Exported) -> None:

@@ -26,13 +26,9 @@ class AcceleratedCommand(TyperCommand):
         if not ctx.args:
             return []
         ctx.params.clear()
-        return super().parse_args(ctx, [*args] if _has_word_behind(args) else complete)
-
-
-def _has_word_behind(arguments: Sequence[str]) -> bool:
-    """Whether ``--accelerate`` has a word behind it, and no option."""
-    words = [*arguments, "-"]
-    return OPTION in words and not words[words.index(OPTION) + 1].startswith("-")
+        words = [*args, "-"]
+        has_word_behind = OPTION in words and not words[words.index(OPTION) + 1].startswith("-")
+        return super().parse_args(ctx, [*args] if has_word_behind else complete)
 
 
 def insert_value(arguments: Sequence[str]) -> list[str]:

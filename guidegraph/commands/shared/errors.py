@@ -8,7 +8,7 @@ import sys
 import traceback
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
-from typing import NoReturn, TextIO
+from typing import NoReturn
 
 import typer
 
@@ -44,20 +44,15 @@ def flush_output(code: int) -> int:
             if stream is not None:
                 stream.flush()
         except (OSError, ValueError) as error:
-            _discard(stream)
+            with suppress(OSError, ValueError):  # discard its unwritten content
+                devnull = os.open(os.devnull, os.O_WRONLY)
+                os.dup2(devnull, stream.fileno())
+                os.close(devnull)
             if stream is output and code == 0:
                 code = FAILED
                 if not isinstance(error, BrokenPipeError):
                     print_note(_printing_failure(error))
     return code
-
-
-def _discard(stream: TextIO) -> None:
-    """Discard the unwritten content of a stream."""
-    with suppress(OSError, ValueError):
-        devnull = os.open(os.devnull, os.O_WRONLY)
-        os.dup2(devnull, stream.fileno())
-        os.close(devnull)
 
 
 def _printing_failure(exception: Exception) -> str:
@@ -108,7 +103,10 @@ def exit_on_error(tracebacks: bool) -> Iterator[None]:
     except (typer.Exit, typer.Abort, SystemExit):
         raise
     except (GuidegraphError, LimitExceeded, OSError) as error:
-        _exit_with(FAILED, _describe_error(error), error if tracebacks else None)
+        # An ``OSError`` without a file comes from printing.
+        is_printing = isinstance(error, OSError) and error.filename is None and error.errno in _PRINTING_ERRNOS
+        text = _printing_failure(error) if is_printing else f"error: {with_shortage(error_text(error), error)}"
+        _exit_with(FAILED, text, error if tracebacks else None)
     except BaseException as error:
         reported = error if tracebacks else None
         if shortage := explain_shortage(error):
@@ -117,13 +115,6 @@ def exit_on_error(tracebacks: bool) -> Iterator[None]:
             _exit_with(FAILED, broken, reported)
         hint = "" if tracebacks else " (GUIDEGRAPH_DEBUG=1 shows where)"
         _exit_with(FAILED, f"internal error: {describe_error(error)}{hint}", reported)
-
-
-def _describe_error(error: Exception) -> str:
-    """The message for an expected error. An ``OSError`` without a file comes from printing."""
-    if isinstance(error, OSError) and error.filename is None and error.errno in _PRINTING_ERRNOS:
-        return _printing_failure(error)
-    return f"error: {with_shortage(error_text(error), error)}"
 
 
 def _describe_broken_distributions() -> str:

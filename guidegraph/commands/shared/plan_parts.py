@@ -12,7 +12,7 @@ from guidegraph.graph.acceleration.single_steps import list_single_steps
 from guidegraph.graph.acceleration.store import store_folder
 from guidegraph.graph.ir import Loop, Op
 from guidegraph.graph.planning.plan import Plan
-from guidegraph.graph.planning.steps import BlockPlan, BodyPlan
+from guidegraph.graph.planning.steps import BlockPlan
 from guidegraph.graph.run_config import ACCELERATORS
 from guidegraph.graph.sources import Output
 from guidegraph.graph.training.fit import Fit
@@ -25,20 +25,12 @@ NO_MODEL = "no model is called with it"
 def parts_json(plan: Plan) -> Row:
     """The parts of each loop, the nodes of its body that run in torch, with the reasons, and parts outside of loops."""
     block = plan.flatten_rest(plan.ops)
-    return {
-        "with": ACCELERATORS[plan.config.accelerate],
-        "loops": list(_loop_rows(block, plan)),
-        "outside": list(_single_paths(block, plan)),
-    }
-
-
-def _single_paths(block: BlockPlan, plan: Plan) -> Iterator[list[str]]:
-    """The paths of the operations of each step outside of loops that would run as a graph."""
-    if plan.config.accelerate != "onnx" or store_folder(plan.config) is None:
-        return
-    for step in list_single_steps(block):
-        if not _explain_models(StepGroup((step,), True), plan):
-            yield [f"nodes.{op.key}" for op in step.ops]
+    loops = list(_loop_rows(block, plan))
+    outside: list[list[str]] = []
+    if plan.config.accelerate == "onnx" and store_folder(plan.config) is not None:
+        steps = [step for step in list_single_steps(block) if not _explain_models(StepGroup((step,), True), plan)]
+        outside = [[f"nodes.{op.key}" for op in step.ops] for step in steps]
+    return {"with": ACCELERATORS[plan.config.accelerate], "loops": loops, "outside": outside}
 
 
 def _loop_rows(block: BlockPlan, plan: Plan) -> Iterator[Row]:
@@ -50,15 +42,10 @@ def _loop_rows(block: BlockPlan, plan: Plan) -> Iterator[Row]:
         if isinstance(loop, Fit):
             yield {"loop": f"nodes.{loop.key}", "parts": [], "torch": [_torch_row(loop, "it trains")]}
             continue
-        for body in _blocks(step.body):
+        before = [] if step.body.prologue is None else [step.body.prologue]
+        for body in (*before, step.body.flatten()):
             yield _loop_row(loop, body, plan)
             yield from _loop_rows(body, plan)
-
-
-def _blocks(body: BodyPlan) -> Iterator[BlockPlan]:
-    if body.prologue is not None:
-        yield body.prologue
-    yield body.flatten()
 
 
 def _loop_row(loop: Loop, block: BlockPlan, plan: Plan) -> Row:

@@ -13,7 +13,6 @@ from guidegraph.graph.planning.choice_branches import find_branch_conditions
 from guidegraph.graph.planning.passes import PASSES
 from guidegraph.graph.planning.plan import Plan
 from guidegraph.graph.planning.steps import BlockPlan, Step, flatten_block
-from guidegraph.graph.run_config import RunConfig
 from guidegraph.graph.sources import Carry, Index, Item, Literal, Many, Output, Param, Source, Sources
 from guidegraph.graph.training.fit import Fit
 from guidegraph.graph.trust.effects import Effect
@@ -42,36 +41,39 @@ def plan_json(plan: Plan, effects: Iterable[Effect] = ()) -> Row:
     block = flatten_block(plan.ops, roots, plan.config.passes)
     outputs = {n: {"from": _link(source, items), "type": str(kind)} for n, (source, kind) in plan.outputs.items()}
     steps = _conditional(_rows(block, items), plan.ops, roots)
+    computes: Row = {"device": plan.config.device, "dtype": plan.config.dtype}
+    if note := ComputePolicy(plan.config.device).describe_emulation(plan.config.dtype):
+        computes["warning"] = note  # the cost of a dtype that the device only emulates
+    files = [
+        {
+            "does": effect.kind,
+            "path": portable_path(path) if (path := drop_dots(effect.path)) else None,
+            "node": effect.node,
+            "setting": effect.setting,
+        }
+        for effect in effects
+    ]
     return {
         "workflow": str(plan.graph.file),
-        "computes": _describe_device(plan.config),
+        "computes": computes,
         "passes": passes,
         "choices": {f"nodes.{key}": branch for key, branch in plan.taken.items()},
         "steps": steps,
         "outputs": outputs,
-        "files": [_file(effect) for effect in effects],
-    }
-
-
-def _describe_device(config: RunConfig) -> Row:
-    """The device and the dtype, with the cost of a dtype that the device only emulates."""
-    row: Row = {"device": config.device, "dtype": config.dtype}
-    note = ComputePolicy(config.device).describe_emulation(config.dtype)
-    return {**row, "warning": note} if note else row
-
-
-def _file(effect: Effect) -> Row:
-    path = drop_dots(effect.path)
-    return {
-        "does": effect.kind,
-        "path": portable_path(path) if path else None,
-        "node": effect.node,
-        "setting": effect.setting,
+        "files": files,
     }
 
 
 def _rows(block: BlockPlan, items: Items) -> list[Row]:
-    return [_row(step, items) for step in block.steps]
+    rows: list[Row] = []
+    for step in block.steps:
+        op = step.op
+        if isinstance(op, BatchCall):
+            calls = [_call(call, items) for call in op.calls]
+            rows.append({"path": " + ".join(c["path"] for c in calls), "node": calls[0]["node"], "batched": calls})
+        else:
+            rows.append(_call(op, items) if isinstance(op, Call) else _loop(op, step, items))
+    return rows
 
 
 def _conditional(rows: list[Row], ops: Mapping[str, Op], roots: Iterable[Source]) -> list[Row]:
@@ -81,16 +83,6 @@ def _conditional(rows: list[Row], ops: Mapping[str, Op], roots: Iterable[Source]
             if branches and row["path"] == f"nodes.{key}":
                 row["if"] = [f"nodes.{choice} takes '{name}'" for choice, name in sorted(branches)]
     return rows
-
-
-def _row(step: Step, items: Items) -> Row:
-    op = step.op
-    if isinstance(op, BatchCall):
-        calls = [_call(call, items) for call in op.calls]
-        return {"path": " + ".join(c["path"] for c in calls), "node": calls[0]["node"], "batched": calls}
-    if isinstance(op, Call):
-        return _call(op, items)
-    return _loop(op, step, items)
 
 
 def _call(call: Call, items: Items) -> Row:
