@@ -38,6 +38,7 @@ from guidegraph.graph.acceleration.single_steps import explain_pieces, list_sing
 from guidegraph.graph.acceleration.store import Refusal
 from guidegraph.graph.events import Observer, PartAccelerated
 from guidegraph.graph.execution.call import invoke, node_error
+from guidegraph.graph.execution.watched_sizes import Decisive
 from guidegraph.graph.export.partition.leaves import rebuild
 from guidegraph.graph.planning.batch import BatchCall
 from guidegraph.graph.planning.plan import Plan
@@ -135,7 +136,7 @@ class PartStep:
         for size in ready.runner.watched:
             value, flag = next(remaining), next(remaining) if size.has_decisive else None
             watch.op = self.part.calls[size.call]
-            watch.add(value, size.limit, size.message, None if flag is None else lambda flag=flag: flag)
+            watch.add(value, size.limit, size.message, None if flag is None else _constant(flag))
 
     def _prepare(
         self, situation: tuple[Any, ...], flat: Sequence[FlatValue], tensors: Sequence[Tensor], slots: list[Any]
@@ -196,6 +197,10 @@ class PartStep:
             slots[reading.slot] = rebuild(template, [output[:1] if repeat else output for output, repeat in pairs])
             position = end
         return position
+
+
+def _constant(flag: Tensor) -> Decisive:
+    return lambda: flag
 
 
 class Accelerator:

@@ -32,8 +32,8 @@ def check_resume(
 ) -> None:
     """Raise ``WorkflowError`` that names each change which the state cannot take.
 
-    origin: of the state. changed: the parameters that have other values than in the run that was stopped. One that only
-    finished work has read is a problem too, since its change would have no effect.
+    origin: of the state. changed: the parameters that have other values than in the run that was stopped. A
+    change that only finished work would read is a problem too, since it would have no effect.
     """
     needed = find_run_ops(graph, values, only)
     loop = needed.get(state.loop)
