@@ -115,17 +115,16 @@ def _list_items(value: Any) -> Iterable[Any]:
     if isinstance(value, MethodType):
         return (value.__self__,)
     if isinstance(value, FunctionType):
-        return [cell.cell_contents for cell in value.__closure__ or () if _has_contents(cell)]
+        contents = []
+        for cell in value.__closure__ or ():
+            try:
+                contents.append(cell.cell_contents)
+            except ValueError:  # it is empty
+                continue
+        return contents
     if is_dataclass(value):
         return [getattr(value, f.name, None) for f in fields(value)]
     return list(getattr(value, "__dict__", {}).values())
-
-
-def _has_contents(cell: Any) -> bool:
-    try:
-        return cell.cell_contents is not None
-    except ValueError:
-        return False
 
 
 @dataclass(frozen=True)

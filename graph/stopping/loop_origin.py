@@ -216,14 +216,13 @@ def _describe_models(origin: Json) -> dict[str, dict[str, str]]:
 
 def _describe_change(port: str, before: Json, now: Json) -> str:
     param = f" (params.{now['param']})" if "param" in now else ""
-    old, new = (_format(source["value"]) for source in (before, now))
-    if old == new:
+    texts: list[str] = []
+    for value in (before["value"], now["value"]):
+        if isinstance(value, dict) and "file" in value:
+            texts.append(f"'{value.get('name')}'")
+        else:
+            text = str(value)
+            texts.append(text if len(text) <= 60 else text[:59] + "…")
+    if texts[0] == texts[1]:
         return f"'{port}' has another content than before{param}"
-    return f"'{port}' was {old}, and is {new} now{param}"
-
-
-def _format(value: Any) -> str:
-    if isinstance(value, dict) and "file" in value:
-        return f"'{value.get('name')}'"
-    text = str(value)
-    return text if len(text) <= 60 else text[:59] + "…"
+    return f"'{port}' was {texts[0]}, and is {texts[1]} now{param}"
