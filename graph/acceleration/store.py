@@ -194,9 +194,9 @@ class PartStore:
                     shutil.rmtree(folder, ignore_errors=True)
                     total -= sizes[folder]
         with suppress(OSError):
-            others = [folder for folder in self._list_graphs(keep.parent.name) if folder != keep]
-            others.sort(key=lambda path: path.stat().st_mtime, reverse=True)
-            for folder in others[MOST_GRAPHS - 1 :]:
+            older_graphs = [folder for folder in self._list_graphs(keep.parent.name) if folder != keep]
+            older_graphs.sort(key=lambda path: path.stat().st_mtime, reverse=True)
+            for folder in older_graphs[MOST_GRAPHS - 1 :]:
                 shutil.rmtree(folder, ignore_errors=True)
 
 
