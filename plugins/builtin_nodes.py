@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import replace
 
 from guidegraph.graph.memory.pause_collector import pause_for_import
@@ -23,10 +23,15 @@ class BuiltinNodes:
 
     def find(self, id: str) -> NodeSpec | None:
         """The built-in node with this id; None if there is none."""
-        for modules in self._list_candidates(id):
+        candidates: tuple[tuple[tuple[str, ...], bool], ...] = (
+            ((f'("{id}"', f'(\n    "{id}"'), False),  # modules that define the id
+            ((f'"{id}"',), False),  # that contain it
+            (_namespace_marks(id.partition(".")[0]), True),  # that derive nodes of its namespace from operations
+        )
+        for marks, derived in candidates:
             if id not in self._nodes:
                 with pause_for_import():
-                    self._keep(map(get_spec, builtin.read_nodes(modules)))
+                    self._keep(map(get_spec, builtin.read_nodes(builtin.find_node_modules(marks, derived=derived))))
         return self._nodes.get(id)
 
     def may_define(self, namespace: str) -> bool:
@@ -44,12 +49,6 @@ class BuiltinNodes:
             contribution = read_contribution(builtin, None)
         self._keep(contribution.nodes.values())
         return Contribution({id: self._nodes[id] for id in contribution.nodes}, contribution.types)
-
-    def _list_candidates(self, id: str) -> Iterator[list[str]]:
-        """The modules that define the id, that contain it, and that derive nodes of its namespace from operations."""
-        yield builtin.find_node_modules((f'("{id}"', f'(\n    "{id}"'))
-        yield builtin.find_node_modules((f'"{id}"',))
-        yield builtin.find_node_modules(_namespace_marks(id.partition(".")[0]), derived=True)
 
     def _keep(self, specs: Iterable[NodeSpec]) -> None:
         for spec in specs:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -50,16 +50,22 @@ def read_contribution(plugin: object, namespace: str | None) -> Contribution:
         manager.register(plugin)
         manager.check_pending()
     except pluggy.PluginValidationError as error:
-        raise PluginError(_one_line(error), f"the hooks are {', '.join(HOOKS)}") from None
+        raise PluginError(" ".join(str(error).split()), f"the hooks are {', '.join(HOOKS)}") from None
     functions = _collect(manager.hook.guidegraph_nodes, "node functions")
     if not manager.get_hookcallers(plugin):
-        functions = _list_own_nodes(plugin)
+        name = getattr(plugin, "__name__", None)
+        own = {id(v): v for v in vars(plugin).values() if inspect.isfunction(v) and v.__module__ == name}  # once each
+        functions = [function for function in own.values() if hasattr(function, SPEC_ATTRIBUTE)]
         if not functions or namespace is not None:
             fix = "mark a function 'guidegraph_nodes' that returns the node functions with @hookimpl"
             raise PluginError("implements no hook of guidegraph", fix)
     nodes: dict[str, NodeSpec] = {}
     for function in functions:
-        spec = _read_spec(function)
+        try:
+            spec = get_spec(function)
+        except NodeDefinitionError as error:
+            reason = f"guidegraph_nodes returned something else: {error}"
+            raise PluginError(reason, "return functions made by @node") from None
         if namespace is not None and spec.id.partition(".")[0] != namespace:
             fix = f"call it '{namespace}.{spec.id.rpartition('.')[2]}', or rename the entry point"
             raise PluginError(f"the node id '{spec.id}' does not begin with '{namespace}.'", fix)
@@ -74,13 +80,6 @@ def read_contribution(plugin: object, namespace: str | None) -> Contribution:
             raise PluginError(f"two port types are called '{cls.__name__}'", "rename one of them")
         types[cls.__name__] = cls
     return Contribution(nodes, types)
-
-
-def _list_own_nodes(module: object) -> list[Any]:
-    """The node functions that a module defines, without those that it imports."""
-    name = getattr(module, "__name__", None)
-    own = {id(v): v for v in vars(module).values() if inspect.isfunction(v) and v.__module__ == name}  # once each
-    return [function for function in own.values() if hasattr(function, SPEC_ATTRIBUTE)]
 
 
 def _check_marks(plugin: object) -> None:
@@ -108,16 +107,3 @@ def _collect(hook: pluggy.HookCaller, expected: str) -> list[Any]:
     except (Exception, SystemExit) as error:
         fix = f"repair the hook{format_location(error)}; it must return a list of {expected}"
         raise PluginError(f"{hook.name} failed: {describe_error(error)}", fix) from error
-
-
-def _read_spec(function: Callable[..., Any]) -> NodeSpec:
-    try:
-        return get_spec(function)
-    except NodeDefinitionError as error:
-        raise PluginError(
-            f"guidegraph_nodes returned something else: {error}", "return functions made by @node"
-        ) from None
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())

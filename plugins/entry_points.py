@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib.metadata
 import os
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from importlib.metadata import Distribution, EntryPoint
 from pathlib import Path
 
@@ -91,7 +91,13 @@ def check_requirement(entry: EntryPoint, version: str) -> None:
         return
     from packaging.requirements import InvalidRequirement, Requirement
 
-    for text in _requirements(entry):
+    try:
+        requirements = getattr(entry.dist, "requires", None) or ()
+    except Exception as error:
+        reason = f"its metadata cannot be read: {type(error).__name__}: {error}"
+        fix = f"install it again: pip install --force-reinstall {read_distribution(entry)[0]}"
+        raise PluginError(reason, fix) from None
+    for text in requirements:
         try:
             requirement = Requirement(text)
         except InvalidRequirement as error:
@@ -104,16 +110,6 @@ def check_requirement(entry: EntryPoint, version: str) -> None:
         if not requirement.specifier.contains(version, prereleases=True):
             reason = f"needs {OWN_DISTRIBUTION} {requirement.specifier}, and {version} is installed"
             raise PluginError(reason, f"install a version of either that fits: pip install '{requirement}'")
-
-
-def _requirements(entry: EntryPoint) -> Iterable[str]:
-    try:
-        return getattr(entry.dist, "requires", None) or ()
-    except Exception as error:
-        reason = f"its metadata cannot be read: {type(error).__name__}: {error}"
-        raise PluginError(
-            reason, f"install it again: pip install --force-reinstall {read_distribution(entry)[0]}"
-        ) from None
 
 
 def normalise_name(distribution: str) -> str:

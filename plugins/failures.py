@@ -47,22 +47,16 @@ def format_location(error: BaseException) -> str:
     """
     if isinstance(error, SyntaxError) and error.filename:
         return f" at {error.filename}:{error.lineno}"
-    frames = [(frame, line) for frame, line in traceback.walk_tb(error.__traceback__) if not _is_loaders(frame)]
+    folders = [Path(str(module.__file__)).parent for module in (graph, pluggy)]
+    frames: list[tuple[FrameType, int]] = []
+    for frame, line in traceback.walk_tb(error.__traceback__):
+        file = frame.f_code.co_filename
+        is_import = file[:1] == "<" or "importlib" in file or Path(file).parent == Path(__file__).parent
+        if not is_import and not any(map(Path(file).is_relative_to, folders)):
+            frames.append((frame, line))
     packages = [str(frame.f_globals.get("__name__", "")).partition(".")[0] for frame, _ in frames]
     own = [entry for entry, package in zip(frames, packages, strict=True) if package == packages[0]]
     return f" at {own[-1][0].f_code.co_filename}:{own[-1][1]}" if own else ""
-
-
-def _is_loaders(frame: FrameType) -> bool:
-    """Whether a frame is one of the loader, of the engine, of pluggy or of Python's import."""
-    file = frame.f_code.co_filename
-    folders = [Path(str(module.__file__)).parent for module in (graph, pluggy)]
-    return (
-        file[:1] == "<"
-        or "importlib" in file
-        or Path(file).parent == Path(__file__).parent
-        or any(map(Path(file).is_relative_to, folders))
-    )
 
 
 def explain_failure(error: BaseException, removal: str) -> tuple[str, str, str]:

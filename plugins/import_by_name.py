@@ -16,15 +16,12 @@ def import_plugin_module(name: str) -> ModuleType:
 
     Raises ``PluginError`` for a file whose name another module has.
     """
-    if name.endswith(".py"):
-        return _import_file(Path(name).absolute())
-    current = str(Path.cwd())
-    if current not in sys.path and "" not in sys.path:  # a console script's path does not have the current directory
-        sys.path.append(current)
-    return import_module(name)
-
-
-def _import_file(path: Path) -> ModuleType:
+    if not name.endswith(".py"):
+        current = str(Path.cwd())
+        if current not in sys.path and "" not in sys.path:  # a console script's path lacks the current directory
+            sys.path.append(current)
+        return import_module(name)
+    path = Path(name).absolute()
     present = sys.modules.get(path.stem)
     if present is not None:
         if Path(getattr(present, "__file__", None) or "").absolute() == path:

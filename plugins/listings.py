@@ -75,7 +75,10 @@ def write_listing(kind: str, version: str, listing: Any, folders: Iterable[Path]
     files = {str(file): _stamp(file) for file in _find_files(folders, entries)}
     if any(stamp[0] >= _started for stamp in files.values()):
         return
-    files |= {str(folder): _stamp(folder) for folder in sorted(_install_folders(entries))}
+    # The folders with the plugins' distributions change whenever a package is installed or removed.
+    installed = {Path(str(sysconfig.get_path(name))) for name in ("purelib", "platlib")}
+    installed |= {Path(str(entry.dist.locate_file(""))) for entry in entries if entry.dist is not None}
+    files |= {str(folder): _stamp(folder) for folder in sorted(installed)}
     text = json.dumps(listing)
     header = json.dumps({"key": key, "crc32": zlib.crc32(text.encode()), "files": files})
     with suppress(OSError):  # a full disk, or a home folder that is read-only
@@ -119,12 +122,6 @@ def _find_files(folders: Iterable[Path], entries: Iterable[EntryPoint]) -> Itera
         file = getattr(module, "__file__", None)
         if isinstance(file, str) and not file.startswith(placed):
             yield Path(file)
-
-
-def _install_folders(entries: Iterable[EntryPoint]) -> set[Path]:
-    """The folders with the plugins' distributions, which change whenever a package is installed or removed."""
-    folders = {Path(str(sysconfig.get_path(name))) for name in ("purelib", "platlib")}
-    return folders | {Path(str(entry.dist.locate_file(""))) for entry in entries if entry.dist is not None}
 
 
 def _stamp(path: str | Path) -> list[int]:

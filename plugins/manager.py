@@ -11,7 +11,7 @@ import logging
 import sys
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager, redirect_stdout
+from contextlib import ExitStack, contextmanager, redirect_stdout, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import ModuleType
@@ -114,7 +114,8 @@ class PluginManager:
         for entry in list_entry_points():
             reason = f"disabled by {DISABLE}" if entry.name in disabled else ""
             if reason or not entry_points:
-                self._leave_out(entry, reason if entry_points else LEFT_OUT)
+                error = PluginError(reason if entry_points else LEFT_OUT)
+                self._fail(entry.name, *read_distribution(entry), error, "disabled")
             else:
                 self._pending.append(entry)
         if extra_modules or not lazy:
@@ -168,7 +169,7 @@ class PluginManager:
 
     def load_third_party(self) -> None:
         """Import the installed plugins of other distributions: their observers see every run."""
-        self._add_entry_points(lambda entry: not _is_own(entry))
+        self._add_entry_points(lambda entry: normalise_name(read_distribution(entry)[0]) != OWN_DISTRIBUTION)
 
     def complete(self) -> None:
         """Import all built-in nodes and types, and all installed plugins, that are not imported yet."""
@@ -214,7 +215,9 @@ class PluginManager:
 
     def _add_builtin(self) -> BuiltinNodes:
         version = str(sys.modules[__name__.partition(".")[0]].__version__)
-        self._versions |= {OWN_DISTRIBUTION: version, **_runtime_version()}
+        self._versions[OWN_DISTRIBUTION] = version
+        with suppress(importlib.metadata.PackageNotFoundError):  # a source checkout that is not installed
+            self._versions["guidegraph-runtime"] = importlib.metadata.version("guidegraph-runtime")
         self._hooks.register(builtin, name=OWN_DISTRIBUTION)
         self._status[OWN_DISTRIBUTION] = PluginStatus(OWN_DISTRIBUTION, OWN_DISTRIBUTION, version, "ok")
         self._owners[OWN_DISTRIBUTION] = f"{OWN_DISTRIBUTION}=={version}"
@@ -242,9 +245,6 @@ class PluginManager:
             status = self._status[OWN_DISTRIBUTION]
             self._status[OWN_DISTRIBUTION] = replace(status, nodes=names[0], types=names[1])
             self._complete = True
-
-    def _leave_out(self, entry: importlib.metadata.EntryPoint, reason: str) -> None:
-        self._fail(entry.name, *read_distribution(entry), PluginError(reason), "disabled")
 
     def _add_entry_points(self, is_due: Callable[[importlib.metadata.EntryPoint], bool]) -> None:
         """Import the pending plugins that are due. Waits for another thread that imports some."""
@@ -366,17 +366,6 @@ def default_registry(
     manager = PluginManager(extra_modules, disable=disable, entry_points=entry_points)
     manager.complete()
     return manager.registry
-
-
-def _is_own(entry: importlib.metadata.EntryPoint) -> bool:
-    return normalise_name(read_distribution(entry)[0]) == OWN_DISTRIBUTION
-
-
-def _runtime_version() -> dict[str, str]:
-    try:
-        return {"guidegraph-runtime": importlib.metadata.version("guidegraph-runtime")}
-    except importlib.metadata.PackageNotFoundError:  # a source checkout that is not installed
-        return {}
 
 
 @contextmanager

@@ -15,7 +15,7 @@ import torch
 
 from guidegraph.graph.acceleration.backends import Backend, PartRunner
 from guidegraph.graph.acceleration.export_part import explain_failure, is_lasting
-from guidegraph.graph.acceleration.part import Part, PartExample, WatchedSize, make_part
+from guidegraph.graph.acceleration.part import Part, PartExample, make_part
 from guidegraph.graph.acceleration.part_values import (
     FlatValue,
     Reading,
@@ -90,8 +90,9 @@ def forget_graphs() -> None:
 class PartStep:
     """Runs a part.
 
-    ready: its graphs by guards and sizes; None where it runs in torch. seen: guards and ranks so far. exports: made in
-    this run. last: the value of each reading at the last call, and its tensors. single: it is a step of the top level.
+    ready: its graphs by guards and sizes; None for those at which it runs in torch. seen: guards and ranks so far.
+    exports: made in this run. last: the value of each reading at the last call, and its tensors. single: it is a step
+    of the top level.
     """
 
     accelerator: Accelerator
@@ -129,7 +130,13 @@ class PartStep:
         except Exception as error:
             raise node_error(self.step, error) from error
         count = self.store_results(ready, outputs, slots)
-        self._watch(ready.runner.watched, outputs[count:])
+        watch, remaining = self.accelerator.context.watch, iter(outputs[count:])
+        if watch is None:
+            return
+        for size in ready.runner.watched:
+            value, flag = next(remaining), next(remaining) if size.has_decisive else None
+            watch.op = self.part.calls[size.call]
+            watch.add(value, size.limit, size.message, None if flag is None else _constant(flag))
 
     def _prepare(
         self, situation: tuple[Any, ...], flat: Sequence[FlatValue], tensors: Sequence[Tensor], slots: list[Any]
@@ -162,9 +169,9 @@ class PartStep:
         return False
 
     def _flatten(self, position: int, reading: Reading, slots: list[Any]) -> FlatValue:
-        """A value as tensors; that of an object which the last call had too is not made again.
+        """A value as tensors, which are kept from the last call if it had the same object.
 
-        A value with the sizes of others is made at each call, as they may have other sizes each time.
+        A value with the sizes of others is made again at each call, as their sizes may differ each time.
         """
         last, value = self.last.get(position), slots[reading.slot]
         if last is not None and last[0] is value:
@@ -191,15 +198,6 @@ class PartStep:
             position = end
         return position
 
-    def _watch(self, watched: Sequence[WatchedSize], outputs: Sequence[Tensor]) -> None:
-        """Report the sizes that the part's calls watch."""
-        watch, remaining = self.accelerator.context.watch, iter(outputs)
-        for size in watched:
-            value, flag = next(remaining), next(remaining) if size.has_decisive else None
-            if watch is not None:
-                watch.op = self.part.calls[size.call]
-                watch.add(value, size.limit, size.message, None if flag is None else _constant(flag))
-
 
 def _constant(flag: Tensor) -> Decisive:
     return lambda: flag
@@ -220,10 +218,27 @@ class Accelerator:
         """The block with its parts in place of their steps."""
         if self.suspended:
             return block
-        entry = self._blocks.get(id(block))
-        if entry is None:
-            entry = self._blocks[id(block)] = (block, self._join(block, plan))
-        return entry[1]
+        if id(block) in self._blocks:
+            return self._blocks[id(block)][1]
+        groups = group_steps(block, self.refused)
+        ops = [op for group in groups for op in group.ops]
+        for op in ops if any(map(calls_model, ops)) else ():
+            if explain_outside(op, self.refused) == UNIDENTIFIED:  # it would be in a part if something identified it
+                self.report_torch((f"nodes.{op.key}",), UNIDENTIFIED)
+        steps: list[Step] = []
+        for group in groups:
+            if not group.is_part:
+                steps.append(group.steps[0])
+                continue
+            part = make_part(group, block, plan, lift=self.backend.lifts_numbers)
+            outs = tuple(slot for step in group.steps for slot in step.outs)
+            reads = tuple(slot for step in group.steps for slot in step.reads)
+            joined = Step(BatchCall(part.calls), part.calls, outs, reads, members=group.steps)
+            joined.accelerated = PartStep(self, part, joined, plan, self._make_numbers(part))
+            steps.append(joined)
+        changed = join_block(block, steps) if any(group.is_part for group in groups) else block
+        self._blocks[id(block)] = (block, changed)
+        return changed
 
     def accelerate_top_level(self, block: BlockPlan, plan: Plan) -> dict[int, Callable[[list[Any]], None]]:
         """What runs the steps of a block of the top level as graphs, by the identity of each step.
@@ -239,34 +254,11 @@ class Accelerator:
         return faster
 
     def release(self) -> None:
-        """Drop the last values of all parts. Those of a loop around the one that has ended are flattened again."""
+        """Drop the last values of all parts. A loop around the one that has ended flattens its values again."""
         for _, joined in self._blocks.values():
             for step in joined.steps:
                 if isinstance(step.accelerated, PartStep):
                     step.accelerated.last.clear()
-
-    def _join(self, block: BlockPlan, plan: Plan) -> BlockPlan:
-        groups = group_steps(block, self.refused)
-        self._report_unidentified(groups)
-        if not any(group.is_part for group in groups):
-            return block
-        steps = [self._make_step(group, block, plan) if group.is_part else group.steps[0] for group in groups]
-        return join_block(block, steps)
-
-    def _report_unidentified(self, groups: Sequence[StepGroup]) -> None:
-        """Warn of the calls that would be in a part if something identified them."""
-        ops = [op for group in groups for op in group.ops]
-        for op in ops if any(map(calls_model, ops)) else ():
-            if explain_outside(op, self.refused) == UNIDENTIFIED:
-                self.report_torch((f"nodes.{op.key}",), UNIDENTIFIED)
-
-    def _make_step(self, group: StepGroup, block: BlockPlan, plan: Plan) -> Step:
-        part = make_part(group, block, plan, lift=self.backend.lifts_numbers)
-        outs = tuple(slot for step in group.steps for slot in step.outs)
-        reads = tuple(slot for step in group.steps for slot in step.reads)
-        step = Step(BatchCall(part.calls), part.calls, outs, reads, members=group.steps)
-        step.accelerated = PartStep(self, part, step, plan, self._make_numbers(part))
-        return step
 
     def _make_numbers(self, part: Part) -> tuple[Tensor, ...]:
         device = self.config.device
@@ -279,20 +271,17 @@ class Accelerator:
         runner = None if entry is None else entry[0]()
         if entry is not None and runner is not None:
             return Ready(runner, *entry[1:])
-        if step.single and self.backend.was_compared(step.part, flat, tensors):
-            return self._find_compared(step.part, flat, tensors)
-        return None
-
-    def _find_compared(self, part: Part, flat: Sequence[FlatValue], tensors: Sequence[Tensor]) -> Ready | None:
-        """The graph of a step of the top level that an earlier process compared; None if it is not there."""
+        if not step.single or not self.backend.was_compared(step.part, flat, tensors):
+            return None
         try:
-            runner = self.backend.find(part, flat, tensors)
+            runner = self.backend.find(step.part, flat, tensors)
         except Exception:  # of any type: the comparison meets it again and reports it
             return None
         if runner is None:
             return None
-        ready = Ready(runner, tuple(torch.empty(0) for _ in part.results), (False,) * len(part.results))
-        self._keep_compared(part, flat, tensors, ready)
+        results = step.part.results
+        ready = Ready(runner, tuple(torch.empty(0) for _ in results), (False,) * len(results))
+        self._keep_compared(step.part, flat, tensors, ready)
         return ready
 
     def compare_part(
@@ -300,7 +289,7 @@ class Accelerator:
     ) -> tuple[Ready | None, bool]:
         """Run a part in torch, find or make its graph, and compare both. export: make one if there is none.
 
-        Returns the graph, None if the part goes on in torch, and whether that is final. The slots have its results:
+        Returns the graph, None if the part stays in torch, and whether that is final. The slots have its results:
         the graph's, so that this run equals later ones, which need no comparison.
         """
         part = step.part

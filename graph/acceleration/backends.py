@@ -47,7 +47,7 @@ class Backend(Protocol):
         ...
 
     def keep_refusal(self, part: Part, flat: Sequence[FlatValue], refusal: Refusal) -> None:
-        """Note that a part has no runner."""
+        """Note that no runner can be made for a part."""
         ...
 
     def was_compared(self, part: Part, flat: Sequence[FlatValue], tensors: Sequence[Tensor]) -> bool:

@@ -55,7 +55,7 @@ class CompileBackend:
         self._config = config
 
     def find(self, part: Part, flat: Sequence[FlatValue], tensors: Sequence[Tensor]) -> PartRunner | None:
-        """The compiled part of an earlier run; torch compiles it again for other sizes where it must."""
+        """The compiled part of an earlier run; torch compiles it again for other sizes if it must."""
         key = self.identify(part, flat)
         with _lock:
             if key in _functions:

@@ -1,4 +1,4 @@
-"""Exporting a part to a graph for onnxruntime, and finding the call at fault where that fails."""
+"""Exporting a part to a graph for onnxruntime, and finding the call at fault if that fails."""
 
 from __future__ import annotations
 
@@ -15,8 +15,6 @@ from guidegraph_runtime.error_text import describe_error, list_causes
 from guidegraph_runtime.machine.shortages import explain_shortage
 
 if TYPE_CHECKING:
-    import onnx_ir
-
     from guidegraph.graph.export.trace_parts import ExportedPart
 
 LASTING: tuple[type[Exception], ...] = (
@@ -44,15 +42,11 @@ def export_part(
     (exported,) = trace_parts([plan], device, {}, None, dtype=dtype)
     inputs = tuple(exported.traced.inputs.items())
     description = GraphDescription(inputs, tuple(exported.traced.outputs), multiples(exported), tuple(watched))
-    _remove_unread_inputs(exported.traced.model)
+    graph = exported.traced.model.graph
+    returned = {id(value) for value in graph.outputs}
+    for value in [value for value in graph.inputs if not value.uses() and id(value) not in returned]:
+        graph.inputs.remove(value)  # OpenVINO takes the next input for one that nothing reads
     return description, lambda path: save_part(exported.traced, path)
-
-
-def _remove_unread_inputs(model: onnx_ir.Model) -> None:
-    """Remove the inputs that nothing reads, as OpenVINO takes the next input for such a one."""
-    inputs, outputs = model.graph.inputs, {id(value) for value in model.graph.outputs}
-    for value in [value for value in inputs if not value.uses() and id(value) not in outputs]:
-        inputs.remove(value)
 
 
 def explain_failure(part: Part, error: Exception) -> Refusal:

@@ -77,8 +77,8 @@ class Part:
 class PartExample:
     """The inputs and results of a call of a part in torch.
 
-    values: of ``reads``; flat: the same, as tensors. tensors: the inputs of its function, which are those of ``flat``
-    and then the ``numbers``. results: the values of ``results``.
+    values: of ``reads``; flat: the same, as tensors. tensors: the inputs of its function, which are the tensors of
+    ``flat`` and then the ``numbers``. results: the values of ``results``.
     """
 
     values: Sequence[Any]
@@ -159,9 +159,9 @@ def lift_numbers(calls: Sequence[Call], plan: Plan) -> tuple[list[Call], list[Li
 
 
 def part_key(part: Part, flat: Sequence[FlatValue], environment: Sequence[str], device_key: str) -> str:
-    """The digest of all that the graph of a part depends on, except for the sizes of its inputs.
+    """The digest of everything that the graph of a part depends on, except for the sizes of its inputs.
 
-    flat: the values of ``reads``. environment: names and versions of what makes and runs the graph.
+    flat: the values of ``reads``. environment: names and versions of the packages that make and run the graph.
     """
     labels: dict[Source, str] = {reading.source: f"read {i}" for i, reading in enumerate(part.reads)}
     labels |= {number.source: f"number {i}" for i, number in enumerate(part.numbers)}
@@ -224,7 +224,8 @@ def plan_function(part: Part, example: PartExample, *, watches: bool = True) -> 
         for i, (reading, value) in enumerate(zip(part.results, example.results, strict=True))
     ]
     for result in returned:
-        _check_result(result)
+        if not tensor_leaves(result.value):
+            raise ValueError(f"a node outside of the part reads {type(result.value).__name__} of it, and not a tensor")
     if not watches:
         return plan_part("part", part.calls, examples, constants, returned, in_loop=True), []
     recorder = _SizeRecorder(set())
@@ -252,12 +253,6 @@ def _return_sizes(plan: PartPlan, recorder: _SizeRecorder) -> tuple[PartPlan, li
     if len(outputs) > len(plan.outputs) + len(extra):
         raise ValueError("a node outside of the part reads a number that is computed in it, and not a tensor")
     return replace(plan, function=function, outputs=(*plan.outputs, *extra), cast=None), described
-
-
-def _check_result(example: ExampleValue) -> None:
-    """Raise ``ValueError`` for a result without tensors, which no graph returns."""
-    if not tensor_leaves(example.value):
-        raise ValueError(f"a node outside of the part reads {type(example.value).__name__} of it, and not a tensor")
 
 
 def _record_call(recorder: _SizeRecorder, position: int, call: Call) -> Call:

@@ -45,7 +45,7 @@ class Reading:
 class FlatValue:
     """A value as tensors, in the order of its pytree, and a text that describes the rest of it.
 
-    constant: it has no tensors that a run may replace, so it is part of the graph.
+    constant: it is part of the graph, since a run cannot replace any tensor of it.
     """
 
     tensors: tuple[Tensor, ...]
@@ -57,7 +57,7 @@ FIT = "fit_to_inputs"
 """A method of structured types whose values may start without the sizes of the others, as a sampler's state does.
 
 It gets the inputs of a call that reads the value, as far as they are known, and returns a value with their sizes, or
-the same value if they do not tell the sizes.
+the same value if the sizes cannot be read from them.
 """
 
 
@@ -70,30 +70,25 @@ def can_fit(value: Any) -> bool:
 def fit_value(value: Any, reading: Reading, calls: Sequence[Call], by_source: Mapping[Source, Any]) -> Any:
     """A value that a part reads, with the sizes that the first of its readers to know them gives it.
 
-    calls: those of the part. by_source: what the part reads. Raises ``NodeError`` for an error in the type's method.
+    calls: of the part. by_source: the values that the part reads. Raises ``NodeError`` if the type's method fails.
     """
     for call in calls:
         ports = {name: source for name, source in call.arguments() if not isinstance(source, Many)}
         port = next((name for name, source in ports.items() if source == reading.source), None)
-        if port is not None:
-            inputs = {name: by_source[source] for name, source in ports.items() if source in by_source}
-            fitted = _call_fit(value, inputs, call, port)
-            if fitted is not value:
-                return fitted
+        if port is None:
+            continue
+        inputs = {name: by_source[source] for name, source in ports.items() if source in by_source}
+        try:
+            fitted = getattr(value, FIT)(inputs)
+            if type(fitted) is not type(value):
+                raise TypeError(f"expected a {type(value).__name__}; found {describe_value(fitted)}")
+        except Exception as error:
+            reason = f"{type(value).__name__}.{FIT} failed: {describe_error(error)}"
+            problem = PortError(port, f"{reason}: mend it, or run without acceleration")
+            raise NodeError(f"nodes.{call.key}", call.node_id, call.marks.get(port, call.mark), problem) from error
+        if fitted is not value:
+            return fitted
     return value
-
-
-def _call_fit(value: Any, inputs: Mapping[str, Any], call: Call, port: str) -> Any:
-    method = f"{type(value).__name__}.{FIT}"
-    try:
-        fitted = getattr(value, FIT)(inputs)
-        if type(fitted) is not type(value):
-            raise TypeError(f"expected a {type(value).__name__}; found {describe_value(fitted)}")
-        return fitted
-    except Exception as error:
-        problem = PortError(port, f"{method} failed: {describe_error(error)}: mend it, or run without acceleration")
-        mark = call.marks.get(port, call.mark)
-        raise NodeError(f"nodes.{call.key}", call.node_id, mark, problem) from error
 
 
 def flatten_value(reading: Reading, value: Any, plan: Plan) -> FlatValue:
@@ -112,15 +107,15 @@ def flatten_value(reading: Reading, value: Any, plan: Plan) -> FlatValue:
 
     leaves, spec = pytree.tree_flatten(value)
     tensors = tuple(leaf for leaf in leaves if is_tensor(leaf))
-    plain = [_plain_digest(leaf, reading) for leaf in leaves if not is_tensor(leaf)]
-    return FlatValue(tensors, f"{spec!r} {plain}", constant=not tensors)
-
-
-def _plain_digest(value: Any, reading: Reading) -> str:
-    digest = value_digest(value)
-    if digest.startswith(FRESH):
-        raise Unsuitable(f"{describe_source(reading.source)} has a {type(value).__name__} in it, which has no digest")
-    return digest
+    digests: list[str] = []
+    for leaf in leaves:
+        if is_tensor(leaf):
+            continue
+        digests.append(value_digest(leaf))
+        if digests[-1].startswith(FRESH):
+            kind = type(leaf).__name__
+            raise Unsuitable(f"{describe_source(reading.source)} has a {kind} in it, which has no digest")
+    return FlatValue(tensors, f"{spec!r} {digests}", constant=not tensors)
 
 
 def digest_model(source: Source, plan: Plan) -> str:

@@ -31,14 +31,15 @@ class StepGroup:
 
 
 def group_steps(block: BlockPlan, refused: Collection[str] = ()) -> list[StepGroup]:
-    """The steps of a block, those of parts together, in an order in which they can run.
+    """The steps of a block in an order in which they can run, with the steps of each part together.
 
     The depth of a step is the largest number of changes from a part to a step outside on a path to it; steps of one
     depth that can be in a part form one. refused: keys of operations that must stay outside of parts.
     """
     depths: dict[int, int] = {}
     depth_of_slot: dict[int, tuple[int, bool]] = {}
-    joins = [_can_join(step, refused) for step in block.steps]
+    reasons = dict.fromkeys(refused, "refused")
+    joins = [not any(explain_outside(op, reasons) for op in step.ops) for step in block.steps]
     for i, step in enumerate(block.steps):
         depth = 0
         for slot in step.reads:
@@ -75,13 +76,8 @@ def explain_outside(op: Op, refused: Mapping[str, str]) -> str:
     made = {kind for port in op.outputs.values() for kind in port_kinds(port)}
     if not made <= MADE_IN_GRAPHS:
         return "it makes a model"
-    return "" if _is_identified(op) else UNIDENTIFIED
-
-
-def _is_identified(call: Call) -> bool:
-    """Whether the code and the literals of a call have digests that are the same in another run."""
-    digests = [value_digest(source.value) for source in call.sources() if isinstance(source, Literal)]
-    return not any(digest.startswith(FRESH) for digest in (spec_digest(call.spec, ""), *digests))
+    literals = [value_digest(source.value) for source in op.sources() if isinstance(source, Literal)]
+    return UNIDENTIFIED if any(digest.startswith(FRESH) for digest in (spec_digest(op.spec, ""), *literals)) else ""
 
 
 def join_block(block: BlockPlan, steps: list[Step]) -> BlockPlan:
@@ -99,10 +95,6 @@ def list_part_calls(group: StepGroup) -> Iterator[Call]:
     for op in group.ops:
         assert isinstance(op, Call)
         yield op
-
-
-def _can_join(step: Step, refused: Collection[str]) -> bool:
-    return all(not explain_outside(op, dict.fromkeys(refused, "refused")) for op in step.ops)
 
 
 def calls_model(op: Op) -> bool:

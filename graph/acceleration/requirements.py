@@ -22,20 +22,11 @@ def acceleration_problem(config: RunConfig) -> str:
         return "a memory budget counts torch's weights, and an accelerated part has weights of its own: leave one out"
     if missing := [name for name in PACKAGES[config.accelerate] if find_spec(name) is None]:
         return f"{' and '.join(missing)} not installed: pip install {' '.join(missing)}"
-    if config.accelerate == "onnx":
-        return _onnx_problem(config)
-    if config.on_cpu and not _has_compiler():
-        return "torch.compile needs a C++ compiler for the CPU, and there is none (CXX, g++ or clang++)"
-    return ""
-
-
-def check_acceleration(config: RunConfig) -> None:
-    """Raise ``GuidegraphError`` if a run cannot be accelerated as its settings ask."""
-    if reason := acceleration_problem(config):
-        raise GuidegraphError(reason)
-
-
-def _onnx_problem(config: RunConfig) -> str:
+    if config.accelerate == "compile":
+        compilers = filter(None, (os.environ.get("CXX"), "g++", "clang++", "cl"))
+        if config.on_cpu and not any(map(shutil.which, compilers)):
+            return "torch.compile needs a C++ compiler for the CPU, and there is none (CXX, g++ or clang++)"
+        return ""
     kind, _, index = config.device.partition(":")
     dtypes = DTYPES.get(kind, ())
     if config.dtype not in dtypes:
@@ -45,11 +36,13 @@ def _onnx_problem(config: RunConfig) -> str:
         )
     if kind == "cpu":
         return ""
-    from guidegraph_runtime.sessions.providers import missing
+    from guidegraph_runtime.sessions.providers import missing as find_missing
 
-    reason = missing("cuda", int(index or 0))
+    reason = find_missing("cuda", int(index or 0))
     return "" if reason is None else f"onnxruntime cannot use '{config.device}': {reason}"
 
 
-def _has_compiler() -> bool:
-    return any(shutil.which(name) for name in (os.environ.get("CXX", ""), "g++", "clang++", "cl") if name)
+def check_acceleration(config: RunConfig) -> None:
+    """Raise ``GuidegraphError`` if a run cannot be accelerated as its settings ask."""
+    if reason := acceleration_problem(config):
+        raise GuidegraphError(reason)

@@ -14,7 +14,7 @@ from guidegraph.graph.ir import Call, Op
 from guidegraph.graph.planning.steps import BlockPlan, Step
 from guidegraph.graph.port_kinds import port_kinds
 from guidegraph.graph.sources import Literal, list_sources
-from guidegraph.graph.types import PortType, SequenceOf
+from guidegraph.graph.types import SequenceOf
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -34,13 +34,11 @@ def explain_single(op: Op, refused: Collection[str] = ()) -> str:
     assert isinstance(op, Call)
     if not _reads_tensors(op):
         return "it reads something else than models and tensors"
-    return "" if all(map(_is_tensor, op.outputs.values())) else "it returns something else than tensors"
-
-
-def _is_tensor(output: PortType) -> bool:
-    """Whether an output is always one tensor."""
-    lists = any(isinstance(kind, SequenceOf) for kind in output.alternatives)
-    return port_kinds(output) == {"tensor"} and not lists and not output.optional
+    for output in op.outputs.values():
+        has_lists = any(isinstance(kind, SequenceOf) for kind in output.alternatives)
+        if port_kinds(output) != {"tensor"} or has_lists or output.optional:
+            return "it returns something else than tensors"
+    return ""
 
 
 def _reads_tensors(call: Call) -> bool:

@@ -134,7 +134,6 @@ class PartStore:
             (folder / DESCRIPTION).write_text(text, encoding="utf-8")
             (target.parent / COMPARED).unlink(missing_ok=True)  # before anybody can find the graph
         self._remove_oldest(keep=target)
-        self._remove_other_sizes(keep=target)
         return graph
 
     def find_refusal(self, key: str) -> Refusal | None:
@@ -174,7 +173,7 @@ class PartStore:
         return situations if isinstance(situations, list) else []
 
     def _list_graphs(self, key: str) -> list[Path]:
-        """The folders of a part's graphs. Those of another user are left out."""
+        """The folders of a part's graphs. Graphs that another user made are left out."""
         if self.folder is None or not (self.folder / key).is_dir():
             return []
         if hasattr(os, "getuid") and self.folder.stat().st_uid != os.getuid():
@@ -182,7 +181,7 @@ class PartStore:
         return sorted(path.parent for path in (self.folder / key).glob(f"*/{DESCRIPTION}"))
 
     def _remove_oldest(self, keep: Path) -> None:
-        """Remove the least recently used graphs until the rest take at most ``most_bytes``."""
+        """Remove the least recently used graphs beyond ``most_bytes`` in all, and ``MOST_GRAPHS`` of one part."""
         assert self.folder is not None
         graphs = [path.parent for path in self.folder.glob(f"*/*/{DESCRIPTION}")]
         with suppress(OSError):  # another process may remove them too
@@ -194,10 +193,7 @@ class PartStore:
                 if folder != keep:
                     shutil.rmtree(folder, ignore_errors=True)
                     total -= sizes[folder]
-
-    def _remove_other_sizes(self, keep: Path) -> None:
-        """Remove the least recently used graphs of a part until ``MOST_GRAPHS`` remain."""
-        with suppress(OSError):  # another process may remove them too
+        with suppress(OSError):
             older_graphs = [folder for folder in self._list_graphs(keep.parent.name) if folder != keep]
             older_graphs.sort(key=lambda path: path.stat().st_mtime, reverse=True)
             for folder in older_graphs[MOST_GRAPHS - 1 :]:

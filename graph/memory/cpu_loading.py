@@ -17,13 +17,17 @@ def loads_on_cpu(op: object) -> bool:
     """Whether a call makes models and no tensors, or reads models, is marked ``host`` and returns only plain values.
 
     Calls of the first kind (``checkpoint.load``, ``lora.apply``) read models and plain values, or structured and plain
-    values such as a schedule; a call that reads both may compute, and runs on the device. Those of the second kind
+    values such as a schedule; a call that reads both may compute, and runs on the device. Calls of the second kind
     (``model.save``) read no tensors. Loops, and calls whose types leave it open, run on the device.
     """
     if not isinstance(op, Call):
         return False
     output_kinds = _all_kinds(op.outputs.values())
-    input_kinds = _all_kinds(port.type for name, port in op.spec.ports.items() if _is_fed(op, name))
+    fed = {*op.inputs}
+    for name, sources in op.settings.items():  # a setting counts if it has a value other than a plain literal
+        if any(not isinstance(source, Literal) or is_tensor(source.value) for source in list_sources(sources)):
+            fed.add(name)
+    input_kinds = _all_kinds(port.type for name, port in op.spec.ports.items() if name in fed)
     if "tensor" in output_kinds or "tensor" in input_kinds:
         return False
     if "model" in output_kinds:
@@ -33,13 +37,3 @@ def loads_on_cpu(op: object) -> bool:
 
 def _all_kinds(ports: Iterable[PortType]) -> set[PortKind]:
     return {kind for port in ports for kind in port_kinds(port)}
-
-
-def _is_fed(op: Call, name: str) -> bool:
-    """Whether a port is linked, or a setting has a value other than a plain literal."""
-    if name in op.inputs:
-        return True
-    sources = op.settings.get(name)
-    if sources is None:
-        return False
-    return any(not isinstance(s, Literal) or is_tensor(s.value) for s in list_sources(sources))

@@ -15,9 +15,9 @@ if TYPE_CHECKING:
 
 
 def allocate_weight(shape: Sequence[int], dtype: torch.dtype) -> torch.Tensor:
-    """Allocate a tensor on the CPU without values, in huge pages if the policy has them for its size.
+    """Allocate a tensor on the CPU without values, in huge pages if the policy asks for them at its size.
 
-    Other pages serve where the kernel has no huge ones to give. Raises ``RuntimeError`` if there is too little memory.
+    Other pages serve if the kernel cannot give huge ones. Raises ``RuntimeError`` if there is too little memory.
     """
     import torch
 
@@ -30,7 +30,7 @@ def allocate_weight(shape: Sequence[int], dtype: torch.dtype) -> torch.Tensor:
 
 
 def _map_huge(size: int) -> mmap.mmap | None:
-    """Private memory with room for so many bytes from `_find_offset` on, in huge pages; None if the system has none.
+    """Private memory in huge pages with room for ``size`` bytes after `_find_offset`; None if the system lacks them.
 
     Only whole pages within these bytes are huge, so that no more memory is taken than with small ones.
     """

@@ -25,8 +25,8 @@ def pause_collector() -> Iterator[None]:
     """Context manager: the block runs without the cyclic garbage collector, which all threads share.
 
     A graph of 10,000 nodes is half a million objects that all stay. The collector would look through all of them, and
-    through those of every imported module, again and again, which takes up to half of the time; of the import of torch,
-    a fifth.
+    through the objects of every imported module, again and again. This takes up to half of the time, and a fifth of the
+    import of torch.
     """
     with _lock:
         _pauses.append(_pauses[0] if _pauses else gc.isenabled())

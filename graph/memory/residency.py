@@ -123,7 +123,11 @@ class Residency:
             return
         self._check_budget(models)
         self._make_room(models, i)
-        self._bring(models)
+        for model in models:
+            started = time.perf_counter()
+            self._on_device[id(model.module)] = model
+            moved = sum([self._weights.enter(weight) for weight in model.weights])
+            self._report(model, self.device, moved, started)
 
     def runs_on_cpu(self, i: int) -> bool:
         """Whether step i runs on the CPU: by its ports, and as no model that it reads is pinned to the device."""
@@ -136,7 +140,7 @@ class Residency:
         return use_device(self.mover.host if self.runs_on_cpu(i) else self.device, dtype)
 
     def move_outputs(self, i: int, slots: list[Any]) -> None:
-        """Move the tensors that a step on the CPU made beside models, such as a schedule's table, to the device."""
+        """Move tensors that a step on the CPU made along with models, such as a schedule's table, to the device."""
         if self.runs_on_cpu(i):
             from guidegraph.graph.torch_private import pytree
 
@@ -228,13 +232,6 @@ class Residency:
         while candidates and self._total_bytes([*needed, *candidates]) > self.budget:
             leaving.append(candidates.pop())
         self._leave(leaving)
-
-    def _bring(self, models: Iterable[ResidentModel]) -> None:
-        for model in models:
-            started = time.perf_counter()
-            self._on_device[id(model.module)] = model
-            moved = sum([self._weights.enter(weight) for weight in model.weights])
-            self._report(model, self.device, moved, started)
 
     def _leave(self, models: Sequence[ResidentModel]) -> None:
         any_left = False

@@ -115,17 +115,16 @@ def _list_items(value: Any) -> Iterable[Any]:
     if isinstance(value, MethodType):
         return (value.__self__,)
     if isinstance(value, FunctionType):
-        return [cell.cell_contents for cell in value.__closure__ or () if _has_contents(cell)]
+        contents = []
+        for cell in value.__closure__ or ():
+            try:
+                contents.append(cell.cell_contents)
+            except ValueError:  # it is empty
+                continue
+        return contents
     if is_dataclass(value):
         return [getattr(value, f.name, None) for f in fields(value)]
     return list(getattr(value, "__dict__", {}).values())
-
-
-def _has_contents(cell: Any) -> bool:
-    try:
-        return cell.cell_contents is not None
-    except ValueError:
-        return False
 
 
 @dataclass(frozen=True)
@@ -168,13 +167,6 @@ def list_slots(module: torch.nn.Module) -> Iterator[Place]:
                 yield Place(weakref.ref(inner), name)
 
 
-def _is_plain_memory(tensor: torch.Tensor) -> bool:
-    """Whether a tensor is a plain strided tensor, and not, for example, a quantised or sparse one."""
-    import torch
-
-    return tensor.layout is torch.strided and type(tensor) in (torch.Tensor, torch.nn.Parameter)
-
-
 def _memory_key(tensor: torch.Tensor) -> Key:
     """A key that is equal for two views of the same memory with the same shape and dtype while either is alive."""
     return tensor.device, tensor.data_ptr(), tensor.dtype, tensor.shape, tensor.stride()
@@ -206,8 +198,8 @@ class Weight:
 class Weights:
     """All weights of a run.
 
-    Tensors that are not plain, such as quantised ones, are not moved and do not count. strict: such a tensor is an
-    error unless it is on the device.
+    Tensors that are not plain strided ones, such as quantised and sparse ones, are not moved and do not count.
+    strict: such a tensor is an error unless it is on the device.
     """
 
     def __init__(self, mover: Mover, *, strict: bool = True):
@@ -219,12 +211,14 @@ class Weights:
 
         Raises ``ValueError`` for weights that cannot be moved and are not on the device.
         """
+        import torch
+
         weights: dict[int, Weight] = {}
         for slot in list_slots(module):
             tensor = slot.get()
             if tensor is None or tensor.is_meta:
                 continue
-            if not _is_plain_memory(tensor):
+            if tensor.layout is not torch.strided or type(tensor) not in (torch.Tensor, torch.nn.Parameter):
                 if self.strict and not self.mover.on_device(tensor):
                     raise ValueError(
                         f"weights of the type {type(tensor).__name__} cannot be moved: run without a memory budget"

@@ -30,7 +30,7 @@ PLAIN = (bool, int, float, str, bytes, type(None))
 
 @dataclass
 class Request:
-    """A call that waits for those of other runs.
+    """A call that waits for the calls of other runs.
 
     ports: the names of positional arguments. batchable: the arguments to join, by index or name.
     """
@@ -57,18 +57,18 @@ class SharedCalls:
     unshared: dict[str, str] = field(default_factory=dict)
 
     def share(self, graph: Graph, task: Task) -> Graph:
-        """A graph whose batchable calls wait for those of other tasks."""
+        """A graph whose batchable calls wait for the calls of other tasks."""
         return replace(graph, ops=self._share_ops(graph.ops, task))
 
     def _share_ops(self, ops: Mapping[str, Op], task: Task) -> dict[str, Op]:
-        return {key: self._share_op(op, task) for key, op in ops.items()}
-
-    def _share_op(self, op: Op, task: Task) -> Op:
-        if isinstance(op, Loop):
-            return op if isinstance(op, Fit) else replace(op, body=self._share_ops(op.body, task))
-        if isinstance(op, Choice) or not op.spec.batchable or not op.spec.pure:
-            return op
-        return replace(op, spec=replace(op.spec, function=self._wait_for_others(op, task)))
+        shared = dict(ops)
+        for key, op in ops.items():
+            if isinstance(op, Loop):
+                if not isinstance(op, Fit):
+                    shared[key] = replace(op, body=self._share_ops(op.body, task))
+            elif op.spec.batchable and op.spec.pure and not isinstance(op, Choice):
+                shared[key] = replace(op, spec=replace(op.spec, function=self._wait_for_others(op, task)))
+        return shared
 
     def _wait_for_others(self, op: Call, task: Task) -> Function:
         function, ports = op.spec.function, list(op.spec.inputs)

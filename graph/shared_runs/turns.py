@@ -41,13 +41,13 @@ class Task:
         self._turns.wait()
 
     def resume(self, order: Callable[[], None] | None = None) -> None:
-        """Let a waiting task go on until it waits again or ends; or only do something on its thread, the order."""
+        """Let a waiting task run until it waits again or ends. order: run on its thread instead of the task itself."""
         self._order = order
         self._go.release()
         self._turns.wait()
 
     def abort(self) -> None:
-        """Let the task end with ``Cancelled``: now if it waits, and where it would wait next if it runs."""
+        """Let the task end with ``Cancelled``: now if it waits, or else at its next wait."""
         self._aborted = True
         if self.request is not None and not self.ended:
             self.resume()

@@ -1,8 +1,8 @@
-"""Whether a run may go on from a loop's state: what belongs to the state must be as it was."""
+"""Checks that a run may resume from a loop's state: everything that belongs to the state must be unchanged."""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 from guidegraph.graph.errors import Mark, Problem, WorkflowError, suggest
@@ -32,7 +32,8 @@ def check_resume(
 ) -> None:
     """Raise ``WorkflowError`` that names each change which the state cannot take.
 
-    origin: of the state. changed: the parameters whose values differ from those of the run that was stopped.
+    origin: of the state. changed: the parameters that have other values than in the run that was stopped. A
+    change that only finished work would read is a problem too, since it would have no effect.
     """
     needed = find_run_ops(graph, values, only)
     loop = needed.get(state.loop)
@@ -45,9 +46,19 @@ def check_resume(
     if {*now["carry"]} == {*state.read_carry()}:
         remaining = find_needed_ops(resume_loop(graph, state), only or [*graph.outputs], values)
     differences = OriginComparison(state.loop, origin, now, frozenset(remaining)).compare()
-    problems = [_make_problem(needed[key], argument, words, state) for key, argument, words in differences]
+    belongs = f"the state after {state.done} of {state.total} iterations belongs to what it was"
+    problems = [
+        Problem(needed[key].mark_of(argument), REFUSED, f"nodes.{key}: {words}; {belongs}", f"nodes.{key}")
+        for key, argument, words in differences
+    ]
     if not problems:
-        problems = [*_find_idle(graph, needed, remaining, changed, state)]
+        unread = f"nothing after {state.done} iterations of nodes.{state.loop} reads it"
+        idle = _list_params(graph, needed) - _list_params(graph, remaining)
+        problems = [
+            Problem(graph.params[name].mark, REFUSED, f"'{name}' was changed, but {unread}", f"params.{name}")
+            for name in changed
+            if name in idle
+        ]
     if problems:
         raise WorkflowError(problems)
 
@@ -60,25 +71,6 @@ def find_changed(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]
         for name in {*before, *now}
         if name not in before or name not in now or not is_same(described[0][name], described[1][name])
     )
-
-
-def _make_problem(op: Op, argument: str, words: str, state: LoopState) -> Problem:
-    mark = op.mark_of(argument)
-    message = (
-        f"nodes.{op.key}: {words}; the state after {state.done} of {state.total} iterations belongs to what it was"
-    )
-    return Problem(mark, REFUSED, message, f"nodes.{op.key}")
-
-
-def _find_idle(
-    graph: Graph, needed: Mapping[str, Op], remaining: Mapping[str, Op], changed: Collection[str], state: LoopState
-) -> Iterator[Problem]:
-    """Parameters that were changed, and that only finished work has read."""
-    before, after = _list_params(graph, needed), _list_params(graph, remaining)
-    for name in changed:
-        if name in before and name not in after:
-            message = f"'{name}' was changed, but nothing after {state.done} iterations of nodes.{state.loop} reads it"
-            yield Problem(graph.params[name].mark, REFUSED, message, f"params.{name}")
 
 
 def _list_params(graph: Graph, ops: Mapping[str, Op]) -> set[str]:

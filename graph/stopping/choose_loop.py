@@ -1,4 +1,4 @@
-"""The loop that a run stops in or goes on with, and the graph with it changed."""
+"""The loop that a run stops in or resumes, and the graph with that loop changed."""
 
 from __future__ import annotations
 
@@ -43,24 +43,17 @@ def check_stop(graph: Graph, values: Mapping[str, Any], config: RunConfig) -> No
     key, iterations = find_stop(graph, values, config)
     loop = graph.ops[key]
     assert isinstance(loop, Loop)
-    total = _count_iterations(loop, values)
-    if total is not None and iterations > total:
-        message = f"nodes.{key} has {total} iterations with these parameters; found {iterations}"
-        raise WorkflowError([_problem("bad-stop", message)])
-
-
-def _count_iterations(loop: Loop, values: Mapping[str, Any]) -> int | None:
-    """The iterations of a loop, if they are known before the run: it runs over a literal or a parameter."""
     over = values.get(loop.over.name) if isinstance(loop.over, Param) else None
     if isinstance(loop.over, Literal):
         over = loop.over.value
-    if isinstance(over, int):
-        return max(over, 0)
-    return len(over) if isinstance(over, (list, tuple)) else None
+    total = len(over) if isinstance(over, (list, tuple)) else over  # of anything else, only the run knows it
+    if isinstance(total, int) and iterations > total:
+        message = f"nodes.{key} has {max(total, 0)} iterations with these parameters; found {iterations}"
+        raise WorkflowError([_problem("bad-stop", message)])
 
 
 def list_stoppable_loops(ops: Mapping[str, Op]) -> list[str]:
-    """The keys of the loops that can be stopped. ops: those of a workflow's top level.
+    """The keys of the loops that can be stopped. ops: the operations of a workflow's top level.
 
     Training loops have checkpoints of their own, and loops inside of loops cannot be stopped.
     """
@@ -78,12 +71,12 @@ def find_run_ops(graph: Graph, values: Mapping[str, Any], only: Collection[str] 
 
 
 def stop_loop(graph: Graph, key: str, iterations: int) -> Graph:
-    """The graph whose run ends after so many iterations of a loop."""
+    """The graph whose run ends after a number of iterations of a loop."""
     return _replace_loop(graph, key, stop_at=iterations)
 
 
 def resume_loop(graph: Graph, state: LoopState, *, checks_names: bool = False) -> Graph:
-    """The graph whose run goes on from the state of a loop, instead of from the loop's start.
+    """The graph whose run resumes from the state of a loop, instead of starting the loop.
 
     checks_names: the start of a carry with values by name, such as the memory of a denoiser's rules, is computed all
     the same, and the loop compares the names with the state. A start that needs an earlier loop or a node with effects

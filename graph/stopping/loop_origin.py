@@ -1,7 +1,7 @@
 """The origin of a loop's state: its items, the starts of its carries, and the models that it uses.
 
-These belong to a state: another number of steps, sampler, batch, seed of the start or model has no meaning in the
-middle of a loop. Everything else that the body reads may change; it is described too, so that a run that went on with a
+These belong to a state: another number of steps, sampler, batch, seed of the start or model is meaningless in the
+middle of a loop. Everything else that the body reads may change; it is described too, so that a run that resumed with a
 change can say so. An origin is plain JSON, kept with the state.
 """
 
@@ -15,8 +15,8 @@ from typing import Any, TypeAlias
 
 from guidegraph.graph.ir import Call, Loop, Op, walk, walk_calls
 from guidegraph.graph.planning.digest import path_digest
-from guidegraph.graph.sources import Literal, Many, Output, Param, Source, Sources, list_sources
-from guidegraph.graph.types import PortType, SequenceOf
+from guidegraph.graph.sources import Literal, Many, Output, Param, Sources, list_sources
+from guidegraph.graph.types import SequenceOf
 from guidegraph.graph.values.checksum import file_checksum
 from guidegraph.graph.values.serialise import NotSerialisable, encode
 
@@ -29,12 +29,18 @@ def check_origin(origin: Json) -> None:
 
 
 def describe_origin(ops: Mapping[str, Op], values: Mapping[str, Any], loop: Loop) -> Json:
-    """The origin of a loop's state as JSON. ops: those of the top level that the run needs. values: of parameters.
+    """The origin of a loop's state as JSON.
 
-    ``nodes`` has every operation of the top level that the loop depends on. ``body`` has the calls in the bodies of the
-    loop and of the loops before it.
+    ops: the top-level operations that the run needs, without branches that are not taken. values: of parameters.
+    ``nodes`` has every operation of the top level that the loop depends on, at any distance. ``body`` has the calls in
+    the bodies of the loop and of the loops before it.
     """
-    upstream = _list_upstream(ops, loop)
+    pending, upstream = [*loop.dependencies], dict[str, Op]()
+    while pending:
+        key = pending.pop()
+        if key in ops and key not in upstream:
+            upstream[key] = ops[key]
+            pending += ops[key].dependencies
     loops = {key: op for key, op in [(loop.key, loop), *upstream.items()] if isinstance(op, Loop)}
     inner = walk_calls(loops)
     described = {*upstream, *(op.key for op in walk(loops))}
@@ -48,18 +54,6 @@ def describe_origin(ops: Mapping[str, Op], values: Mapping[str, Any], loop: Loop
     }
 
 
-def _list_upstream(ops: Mapping[str, Op], loop: Loop) -> dict[str, Op]:
-    """The operations that a loop depends on, at any distance, by key; ``ops`` has no branch that is not taken."""
-    pending = [*loop.dependencies]
-    upstream: dict[str, Op] = {}
-    while pending:
-        key = pending.pop()
-        if key in ops and key not in upstream:
-            upstream[key] = ops[key]
-            pending += ops[key].dependencies
-    return upstream
-
-
 def _describe_op(op: Op, values: Mapping[str, Any], described: Collection[str]) -> Json:
     """A call with its arguments, or a loop with its items and the starts of its carries.
 
@@ -69,7 +63,7 @@ def _describe_op(op: Op, values: Mapping[str, Any], described: Collection[str]) 
         starts = {f"carry.{name}": _describe_source(source, values) for name, source in op.carry.items()}
         return {"use": "loop", "version": "", "arguments": {"over": _describe_source(op.over, values), **starts}}
     arguments = {
-        name: _describe_sources(sources, values)
+        name: _describe_source(sources, values)
         if all(source.op in described for source in list_sources(sources) if isinstance(source, Output))
         else {"branch": "not taken"}
         for name, sources in op.arguments()
@@ -77,13 +71,9 @@ def _describe_op(op: Op, values: Mapping[str, Any], described: Collection[str]) 
     return {"use": op.spec.id, "version": f"{op.spec.distribution} {op.spec.version}", "arguments": arguments}
 
 
-def _describe_sources(sources: Sources, values: Mapping[str, Any]) -> Json:
-    if isinstance(sources, Many):
-        return {"list": [_describe_source(source, values) for source in sources.sources]}
-    return _describe_source(sources, values)
-
-
-def _describe_source(source: Source, values: Mapping[str, Any]) -> Json:
+def _describe_source(source: Sources, values: Mapping[str, Any]) -> Json:
+    if isinstance(source, Many):
+        return {"list": [_describe_source(element, values) for element in source.sources]}
     if isinstance(source, Output):
         return {"node": source.op, "output": source.name}
     if isinstance(source, Param):
@@ -123,13 +113,11 @@ def _list_models(upstream: Mapping[str, Op], loop: Loop) -> list[Json]:
     models = []
     for source in sorted(read, key=lambda source: (source.op, source.name)):
         op = upstream[source.op]
-        if isinstance(op, Call) and not op.dependencies and _is_model(op.outputs[source.name]):
-            models.append({"type": str(op.outputs[source.name]), "node": source.op})
+        if isinstance(op, Call) and not op.dependencies:
+            kinds = [kind for kind in op.outputs[source.name].alternatives if not isinstance(kind, SequenceOf)]
+            if any(getattr(kind, "_is_protocol", False) for kind in kinds):  # models are typed by protocols
+                models.append({"type": str(op.outputs[source.name]), "node": source.op})
     return models
-
-
-def _is_model(kind: PortType) -> bool:
-    return any(getattr(a, "_is_protocol", False) for a in kind.alternatives if not isinstance(a, SequenceOf))
 
 
 @dataclass
@@ -228,14 +216,13 @@ def _describe_models(origin: Json) -> dict[str, dict[str, str]]:
 
 def _describe_change(port: str, before: Json, now: Json) -> str:
     param = f" (params.{now['param']})" if "param" in now else ""
-    old, new = (_format(source["value"]) for source in (before, now))
-    if old == new:
+    texts: list[str] = []
+    for value in (before["value"], now["value"]):
+        if isinstance(value, dict) and "file" in value:
+            texts.append(f"'{value.get('name')}'")
+        else:
+            text = str(value)
+            texts.append(text if len(text) <= 60 else text[:59] + "…")
+    if texts[0] == texts[1]:
         return f"'{port}' has another content than before{param}"
-    return f"'{port}' was {old}, and is {new} now{param}"
-
-
-def _format(value: Any) -> str:
-    if isinstance(value, dict) and "file" in value:
-        return f"'{value.get('name')}'"
-    text = str(value)
-    return text if len(text) <= 60 else text[:59] + "…"
+    return f"'{port}' was {texts[0]}, and is {texts[1]} now{param}"

@@ -22,9 +22,9 @@ REFUSED = "cannot-resume"
 class LoopState:
     """A loop after ``done`` of ``total`` iterations. loop: its key.
 
-    tree: the values of its carries and its collected values so far, as ``encode`` writes them. tensors: those in the
-    tree by name, on the CPU. host: the names of those that were on the CPU in the run, too.
-    digest: of all of that; caches tell resumed loops apart by it.
+    tree: the values of its carries and its collected values so far, as ``encode`` writes them. tensors: the tensors of
+    the tree by name, on the CPU. host: the names of the tensors that were on the CPU in the run, too.
+    digest: of everything above; caches distinguish resumed loops by it.
     """
 
     loop: str
@@ -91,7 +91,7 @@ def _find_missing_names(kept: Any, start: Any) -> list[str]:
 
 
 class LoopStopped(Cancelled):
-    """A run has ended between two iterations of a loop, as requested. state: of that loop, to go on from."""
+    """A run has ended between two iterations of a loop, as requested. state: of that loop, to resume from."""
 
     status = "stopped"
 

@@ -52,20 +52,15 @@ def read_state_file(path: Path) -> tuple[LoopState, dict[str, Any]]:
         done, total = int(metadata["done"]), int(metadata["total"])
         state = LoopState(metadata["loop"], done, total, json.loads(metadata["tree"]), tensors, host)
         run = json.loads(metadata["run"])
-        _check(state, run)
+        if not isinstance(run, dict) or not 0 < done <= total:
+            raise ValueError("its numbers are not those of a loop")
+        if not isinstance(state.read_carry(), dict) or not isinstance(state.read_collected(), dict):
+            raise TypeError("its values have no names")
     except (KeyError, TypeError, ValueError, AttributeError, IndexError, RuntimeError) as error:
         raise state_error(path, BAD_STATE, f"its contents are damaged: {error}") from error
     return state, run
 
 
-def _check(state: LoopState, run: Any) -> None:
-    """Raise an error unless the values can be read and the numbers are those of a loop."""
-    if not isinstance(run, dict) or not 0 < state.done <= state.total:
-        raise ValueError("its numbers are not those of a loop")
-    if not isinstance(state.read_carry(), dict) or not isinstance(state.read_collected(), dict):
-        raise TypeError("its values have no names")
-
-
 def state_error(path: Path, code: str, message: str) -> WorkflowError:
-    """The error for a file that a run cannot go on from."""
+    """The error for a file that a run cannot resume from."""
     return WorkflowError([Problem(Mark(str(path), 1, 1), code, message)])

@@ -9,7 +9,7 @@ from typing import Any
 from guidegraph.graph.cancellation import CancelToken
 from guidegraph.graph.errors import OutOfTime, Problem
 from guidegraph.graph.ir import Loop, Op
-from guidegraph.graph.sources import Literal, Param, Source
+from guidegraph.graph.sources import Literal, Param
 from guidegraph.graph.types import is_tensor
 from guidegraph_runtime.limits import (
     LIMIT_NAMES,
@@ -85,17 +85,16 @@ def find_trip_problems(ops: Mapping[str, Op], values: Mapping[str, Any]) -> list
 
 def _count_trips(loop: Loop, values: Mapping[str, Any]) -> int:
     """The total trips of a loop and the loops in it; an unknown count is taken as 1."""
-    count = _count_iterations(loop.over if loop.steps is None else loop.steps, values)
+    source = loop.over if loop.steps is None else loop.steps
+    value: Any = source.value if isinstance(source, Literal) else None
+    if isinstance(source, Param):
+        value = values.get(source.name)
+    count = 1
+    if isinstance(value, int) and not isinstance(value, bool):
+        count = max(value, 0)
+    elif is_tensor(value) and value.ndim:
+        count = int(value.shape[0])
+    elif isinstance(value, (list, tuple)):
+        count = len(value)
     inner = sum(_count_trips(op, values) for op in loop.body.values() if isinstance(op, Loop))
     return count * (1 + inner)
-
-
-def _count_iterations(source: Source, values: Mapping[str, Any]) -> int:
-    value = values.get(source.name) if isinstance(source, Param) else getattr(source, "value", None)
-    if not isinstance(source, (Param, Literal)) or value is None or isinstance(value, (bool, str)):
-        return 1
-    if isinstance(value, int):
-        return max(value, 0)
-    if is_tensor(value):
-        return int(value.shape[0]) if value.ndim else 1
-    return len(value) if isinstance(value, (list, tuple)) else 1

@@ -158,7 +158,12 @@ def restore_state(saved: SavedState, call: Call, keeper: StateKeeper | None = No
         _end(saved)
         changed += _restore_seeded(saved, now)
     for change in changed:
-        _warn(call, change)
+        reported = _reported.get()
+        if reported is not None:
+            if (call.key, change) in reported:
+                continue
+            reported.add((call.key, change))
+        warnings.warn(f"{call.mark}: nodes.{call.key} ({call.spec.id}) {change}", stacklevel=3)
 
 
 def _restore_seeded(saved: SavedState, now: Values) -> Iterator[str]:
@@ -197,15 +202,6 @@ def _restore_variables(before: Mapping[Any, Any]) -> str:
         else:
             os.environ.pop(name, None)
     return f"changes environment variables, which were put back: {', '.join(names)}"
-
-
-def _warn(call: Call, change: str) -> None:
-    reported = _reported.get()
-    if reported is not None:
-        if (call.key, change) in reported:
-            return
-        reported.add((call.key, change))
-    warnings.warn(f"{call.mark}: nodes.{call.key} ({call.spec.id}) {change}", stacklevel=4)
 
 
 def _restore_changed(before: Values, now: Values, settings: tuple[Setting, ...]) -> Iterator[str]:
