@@ -71,14 +71,11 @@ def suggest_file(path: Path, prefix: str = "") -> str:
     if f"{path.name}.yaml" not in names and (shipped := name_shipped(path)):
         return f"; it ships with guidegraph: write {prefix}{shipped}"
     guess = closest_match(path.name[:60], names)
-    if guess is None and (similar := closest_match(path.stem[:60], _list_stems())):
-        guess = f"{prefix}{PACKAGE}{similar}.yaml"
+    if guess is None:
+        top = [file.removesuffix(".yaml") for file in list_shipped_workflows() if "/" not in file]
+        similar = closest_match(path.stem[:60], top)
+        guess = f"{prefix}{PACKAGE}{similar}.yaml" if similar else None
     return f"; did you mean '{guess}'?" if guess else ""
-
-
-def _list_stems() -> list[str]:
-    """The names of the workflows at the top of those that ship, without their ending."""
-    return [file.removesuffix(".yaml") for file in list_shipped_workflows() if "/" not in file]
 
 
 def _make_error(path: Path, code: str, message: str) -> WorkflowError:
