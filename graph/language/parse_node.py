@@ -24,9 +24,9 @@ def read_node(reader: TreeReader, key: Scalar, entries: Entries, path: str, keys
     inputs = reader.read_mapping(get_tree(entries, "in"), f"{path}.in", "links by port")
     for port, (port_key, value) in (inputs or {}).items():
         links: Links | None = None
-        if isinstance(value, YamlSequence) and all(isinstance(item, Scalar) for item in value.items):
-            links = value
-        elif isinstance(value, Scalar):
+        if isinstance(value, Scalar) or (
+            isinstance(value, YamlSequence) and all(isinstance(item, Scalar) for item in value.items)
+        ):
             links = value
         elif not has_broken(value):
             hint = "; literals go under 'with'"
