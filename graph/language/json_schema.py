@@ -67,11 +67,20 @@ def json_schema(registry: Registry) -> Schema:
 
 
 def _language_schemas(registry: Registry, nodes: list[NodeSpec]) -> dict[str, Schema]:
+    types = [*SCALARS, *sorted({*registry.types, *list_enums(registry)})]
+    declaration = {
+        "properties": {
+            "default": {"description": "The default value; without one, the parameter is required."},
+            "type": {"type": "string", "description": f"One of {', '.join(types)}, …", "examples": types},
+            "help": {"type": "string", "description": "A description for the command line."},
+        },
+        "additionalProperties": False,
+    }
     link = {"type": "string", "pattern": LINK, "description": "node.port, node, params.NAME, carry.NAME or loop.NAME"}
     return {
         "link": link,
         "links": {"type": "array", "items": {"$ref": "#/$defs/link"}},
-        "parameter": _parameter_schema(registry),
+        "parameter": {"if": {"type": "object"}, "then": declaration},
         "nodes": {
             "type": "object",
             "description": "Nodes by name.",
@@ -92,19 +101,6 @@ def _language_schemas(registry: Registry, nodes: list[NodeSpec]) -> dict[str, Sc
         "choice": _choice_schema(),
         "trained": _train_entry_schema(),
     }
-
-
-def _parameter_schema(registry: Registry) -> Schema:
-    types = [*SCALARS, *sorted({*registry.types, *list_enums(registry)})]
-    declaration = {
-        "properties": {
-            "default": {"description": "The default value; without one, the parameter is required."},
-            "type": {"type": "string", "description": f"One of {', '.join(types)}, …", "examples": types},
-            "help": {"type": "string", "description": "A description for the command line."},
-        },
-        "additionalProperties": False,
-    }
-    return {"if": {"type": "object"}, "then": declaration}
 
 
 def _call_schema(nodes: list[NodeSpec]) -> Schema:
@@ -159,26 +155,25 @@ def _node_schema(spec: NodeSpec, literals: dict[str, Schema]) -> Schema:
     conditions = [
         {"anyOf": [{"required": [k], "properties": {k: {"required": [n]}}} for k in ("in", "with")]} for n in required
     ]
-    values = {p.name: _literal_schema(spec, p, docs, literals) for p in ports if takes_literal(p.type)}
+    link: Schema = {"$ref": "#/$defs/link"}
+    link_or_list = {"anyOf": [link, {"$ref": "#/$defs/links"}]}
+    links = {
+        p.name: (link if p.type.sequence is None else link_or_list) | {"description": _describe_port(p, docs)}
+        for p in ports
+    }
+    values = {
+        p.name: literals[f"{spec.id} {p.name}"] | {"description": _describe_port(p, docs)}
+        for p in ports
+        if takes_literal(p.type)
+    }
     schema: Schema = {
         "properties": {
             "use": {"description": spec.summary, "markdownDescription": _format_markdown(spec)},
-            "in": {"properties": {p.name: _link_schema(p, docs) for p in ports}, "additionalProperties": False},
+            "in": {"properties": links, "additionalProperties": False},
             "with": {"properties": values, "additionalProperties": False},
         },
     }
     return schema | ({"allOf": conditions} if conditions else {})
-
-
-def _link_schema(port: Port, docs: dict[str, str]) -> Schema:
-    link: Schema = {"$ref": "#/$defs/link"}
-    if port.type.sequence is not None:
-        link = {"anyOf": [link, {"$ref": "#/$defs/links"}]}
-    return {**link, "description": _describe_port(port, docs)}
-
-
-def _literal_schema(spec: NodeSpec, port: Port, docs: dict[str, str], literals: dict[str, Schema]) -> Schema:
-    return {**literals[f"{spec.id} {port.name}"], "description": _describe_port(port, docs)}
 
 
 def _describe_port(port: Port, docs: dict[str, str]) -> str:
@@ -271,22 +266,18 @@ def _training_schemas() -> dict[str, Schema]:
             },
             "additionalProperties": False,
         },
-        "preview": _preview_schema(),
-    }
-
-
-def _preview_schema() -> Schema:
-    return {
-        "type": "object",
-        "description": "A node or workflow that is run regularly on the models trained so far.",
-        "required": ["every", "use"],
-        "properties": {
-            "every": _number_schema("integer", "Steps between previews; 0 for none.", minimum=0),
-            "use": {"type": "string"},
-            "in": {"type": "object", "additionalProperties": {"$ref": "#/$defs/link"}},
-            "with": {"type": "object"},
+        "preview": {
+            "type": "object",
+            "description": "A node or workflow that is run regularly on the models trained so far.",
+            "required": ["every", "use"],
+            "properties": {
+                "every": _number_schema("integer", "Steps between previews; 0 for none.", minimum=0),
+                "use": {"type": "string"},
+                "in": {"type": "object", "additionalProperties": {"$ref": "#/$defs/link"}},
+                "with": {"type": "object"},
+            },
+            "additionalProperties": False,
         },
-        "additionalProperties": False,
     }
 
 
@@ -354,20 +345,10 @@ def _literal_schemas(specs: Iterable[NodeSpec]) -> tuple[dict[str, Schema], dict
                 schemas_by_port[key] = {}
             else:
                 inputs.append((key, "validation", port.adapter))
-            default = _default_schema_value(port)
-            schemas_by_port[key] = {} if default is None else {"default": default}
+            has_json = isinstance(port.default, (bool, int, float, str, list))
+            has_json &= not isinstance(port.default, float) or math.isfinite(port.default)
+            schemas_by_port[key] = {"default": port.default} if has_json else {}
     schemas, definitions = TypeAdapter.json_schemas(inputs, ref_template="#/$defs/{model}")
     for (key, _), schema in schemas.items():
-        schemas_by_port[key] = {**schemas_by_port[key], **_drop_title(schema)}
+        schemas_by_port[key] = schemas_by_port[key] | {k: v for k, v in schema.items() if k != "title"}
     return schemas_by_port, definitions.get("$defs", {})
-
-
-def _default_schema_value(port: Port) -> Any:
-    """A port's default, if JSON has it."""
-    is_plain = isinstance(port.default, (bool, int, float, str, list))
-    is_finite = not isinstance(port.default, float) or math.isfinite(port.default)
-    return port.default if is_plain and is_finite else None
-
-
-def _drop_title(schema: Schema) -> Schema:
-    return {k: v for k, v in schema.items() if k != "title"}

@@ -27,7 +27,11 @@ def locate_workflow(path: Path, registry: Registry) -> Path:
     namespace, name = match.groups()
     roots = find_package_roots()[-1:] if namespace == OURS else registry.folders.get(namespace)
     if roots is None:
-        raise _make_error(path, "missing-plugin", _describe_missing_plugin(namespace, registry))
+        hint = suggest(namespace[:60], sorted({*registry.folders, OURS}), "plugins", limit=30)
+        message = f"there is no such file, and no plugin '{namespace[:60]}'; {hint}"
+        if reason := registry.failed.get(namespace):
+            message = f"the plugin '{namespace}' could not be loaded: {reason}"
+        raise _make_error(path, "missing-plugin", message)
     relative = Path(name)
     for root in roots if not relative.is_absolute() and ".." not in relative.parts else ():
         if (root / relative).is_file():
@@ -71,25 +75,15 @@ def suggest_file(path: Path, prefix: str = "") -> str:
     if f"{path.name}.yaml" not in names and (shipped := name_shipped(path)):
         return f"; it ships with guidegraph: write {prefix}{shipped}"
     guess = closest_match(path.name[:60], names)
-    if guess is None and (similar := closest_match(path.stem[:60], _list_stems())):
-        guess = f"{prefix}{PACKAGE}{similar}.yaml"
+    if guess is None:
+        top = [file.removesuffix(".yaml") for file in list_shipped_workflows() if "/" not in file]
+        similar = closest_match(path.stem[:60], top)
+        guess = f"{prefix}{PACKAGE}{similar}.yaml" if similar else None
     return f"; did you mean '{guess}'?" if guess else ""
-
-
-def _list_stems() -> list[str]:
-    """The names of the workflows at the top of those that ship, without their ending."""
-    return [file.removesuffix(".yaml") for file in list_shipped_workflows() if "/" not in file]
 
 
 def _make_error(path: Path, code: str, message: str) -> WorkflowError:
     return WorkflowError([Problem(Mark(str(path), 1, 1), code, message)])
-
-
-def _describe_missing_plugin(namespace: str, registry: Registry) -> str:
-    if reason := registry.failed.get(namespace):
-        return f"the plugin '{namespace}' could not be loaded: {reason}"
-    hint = suggest(namespace[:60], sorted({*registry.folders, OURS}), "plugins", limit=30)
-    return f"there is no such file, and no plugin '{namespace[:60]}'; {hint}"
 
 
 def _list_workflows(roots: Sequence[Path]) -> Iterable[str]:

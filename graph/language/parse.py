@@ -7,7 +7,7 @@ from pathlib import Path
 from guidegraph.graph.errors import Mark, Problem, closest_match
 from guidegraph.graph.language.parse_block import read_block
 from guidegraph.graph.language.parse_node import read_links
-from guidegraph.graph.language.syntax import NamedLinks, ParsedParam, ParsedWorkflow
+from guidegraph.graph.language.syntax import ParsedParam, ParsedWorkflow
 from guidegraph.graph.language.tree_reader import Entries, TreeReader, get_tree
 from guidegraph.graph.language.yaml_tree import Scalar, Tree, YamlMapping, read_tree, shorten
 
@@ -36,7 +36,8 @@ def _read_workflow(reader: TreeReader, tree: Tree, text: str, path: Path, file: 
         reader.report_unexpected("a workflow, a mapping", tree, "not-a-mapping", "")
         return None
     top = reader.read_mapping(tree, "", "a workflow") or {}
-    if _is_something_else(top):
+    unknown = top.keys() - set(WORKFLOW_KEYS)
+    if len(unknown) > len(top) / 2 and not any(closest_match(key, ["guidegraph"]) for key in top):
         hint = "; it is the record of a run: name the workflow instead" if "node_versions" in top else ""
         message = f"this is not a workflow, which begins with 'guidegraph: {VERSION}'{hint}"
         reader.report(tree.mark, "missing-key", message)
@@ -59,28 +60,15 @@ def _read_workflow(reader: TreeReader, tree: Tree, text: str, path: Path, file: 
     if "outputs" not in top and "outputs" not in meant:
         message = "expected 'outputs', the results by name, such as {result: decode}"
         reader.report(tree.mark, "missing-key", message, "outputs")
-    outputs = _read_outputs(reader, top)
+    outputs = read_links(reader, get_tree(top, "outputs"), "outputs")
+    if outputs == {} and "outputs" in top:
+        key, written = top["outputs"]
+        if not isinstance(written, YamlMapping) or not written.items:
+            message = "expected at least one output, such as 'result: decode'"
+            reader.report(key.mark, "missing-key", message, "outputs")
     declared = {name: _read_param(reader, key, value) for name, (key, value) in (params or {}).items()}
     requires = _read_requires(reader, top)
-    return ParsedWorkflow(path, file, text, declared, nodes or {}, outputs, requires, frozenset(unread))
-
-
-def _read_outputs(reader: TreeReader, top: Entries) -> NamedLinks:
-    outputs = read_links(reader, get_tree(top, "outputs"), "outputs")
-    if outputs == {} and "outputs" in top and not _has_items(top["outputs"][1]):
-        message = "expected at least one output, such as 'result: decode'"
-        reader.report(top["outputs"][0].mark, "missing-key", message, "outputs")
-    return outputs or {}
-
-
-def _has_items(tree: Tree) -> bool:
-    return isinstance(tree, YamlMapping) and bool(tree.items)
-
-
-def _is_something_else(top: Entries) -> bool:
-    """Whether a mapping without a version, even a misspelt one, has mostly unknown keys."""
-    unknown = top.keys() - set(WORKFLOW_KEYS)
-    return len(unknown) > len(top) / 2 and not any(closest_match(key, ["guidegraph"]) for key in top)
+    return ParsedWorkflow(path, file, text, declared, nodes or {}, outputs or {}, requires, frozenset(unread))
 
 
 def _check_version(reader: TreeReader, top: Entries, mark: Mark) -> None:

@@ -23,19 +23,12 @@ def read_choice(reader: TreeReader, key: Scalar, entries: Entries, path: str, _d
         if name not in choice and name not in unread:
             reader.report(head.mark, "missing-key", f"a choice needs '{name}': {FORM}", path)
             unread.add(name)
-    when, otherwise = (_read_link(reader, choice, name, path, unread) for name in (WHEN, OTHERWISE))
+    links = {name: _to_link(reader, choice[name][1], f"{path}.{name}") for name in (WHEN, OTHERWISE) if name in choice}
+    unread |= {name for name, link in links.items() if link is None}
     branches = _read_branches(reader, choice, path, unread)
-    return ParsedChoice(
-        key.text, path.removesuffix(f".{CHOOSE}"), key.mark, when, branches, otherwise, frozenset(unread)
-    )
-
-
-def _read_link(reader: TreeReader, entries: Entries, name: str, path: str, unread: set[str]) -> Scalar | None:
-    if name not in entries:
-        return None
-    link = _to_link(reader, entries[name][1], f"{path}.{name}")
-    unread |= set() if link else {name}
-    return link
+    path = path.removesuffix(f".{CHOOSE}")
+    when, otherwise = links.get(WHEN), links.get(OTHERWISE)
+    return ParsedChoice(key.text, path, key.mark, when, branches, otherwise, frozenset(unread))
 
 
 def _to_link(reader: TreeReader, tree: Tree, path: str) -> Scalar | None:

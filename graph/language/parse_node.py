@@ -23,23 +23,22 @@ def read_node(reader: TreeReader, key: Scalar, entries: Entries, path: str, keys
     node = ParsedNode(key.text, path, key.mark, use)
     inputs = reader.read_mapping(get_tree(entries, "in"), f"{path}.in", "links by port")
     for port, (port_key, value) in (inputs or {}).items():
-        node.inputs[port] = (port_key.mark, _read_port_links(reader, value, f"{path}.in.{shorten(port)}"))
+        links: Links | None = None
+        if isinstance(value, Scalar) or (
+            isinstance(value, YamlSequence) and all(isinstance(item, Scalar) for item in value.items)
+        ):
+            links = value
+        elif not has_broken(value):
+            hint = "; literals go under 'with'"
+            location = f"{path}.in.{shorten(port)}"
+            reader.report_unexpected("a link or a list of links", value, "not-a-link", location, hint)
+        node.inputs[port] = (port_key.mark, links)
     literals = reader.read_mapping(get_tree(entries, "with"), f"{path}.with", "values by setting")
     for port, (port_key, value) in (literals or {}).items():
         node.literals[port] = (port_key.mark, reader.read_literal(value, f"{path}.with.{shorten(port)}"))
     unknown = (tree for name, (_, tree) in entries.items() if name not in keys)
     node.partial = inputs is None or literals is None or any(isinstance(tree, YamlMapping) for tree in unknown)
     return node
-
-
-def _read_port_links(reader: TreeReader, value: Tree, path: str) -> Links | None:
-    if isinstance(value, Scalar):
-        return value
-    if isinstance(value, YamlSequence) and all(isinstance(i, Scalar) for i in value.items):
-        return value
-    if not has_broken(value):
-        reader.report_unexpected("a link or a list of links", value, "not-a-link", path, "; literals go under 'with'")
-    return None
 
 
 def read_links(reader: TreeReader, tree: Tree | None, path: str) -> NamedLinks | None:

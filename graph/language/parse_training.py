@@ -20,11 +20,6 @@ def read_training(reader: TreeReader, key: Scalar, entries: Entries, path: str, 
     loop.train = train or []
     if train is None:
         loop.unread |= {"train"}
-    _read_options(reader, loop, entries)
-    return loop
-
-
-def _read_options(reader: TreeReader, loop: ParsedTraining, entries: Entries) -> None:
     for name in ("steps", "precision", "seed"):
         value = get_tree(entries, name)
         if isinstance(value, Scalar):
@@ -47,6 +42,7 @@ def _read_options(reader: TreeReader, loop: ParsedTraining, entries: Entries) ->
         if name in entries and "train" not in entries and "train" not in loop.unread:
             message = f"'{name}' belongs to a loop with 'train'"
             reader.report(entries[name][0].mark, "unknown-key", message, f"{loop.path}.{name}")
+    return loop
 
 
 def _read_preview(reader: TreeReader, loop: ParsedTraining, key: Scalar, tree: Tree) -> None:

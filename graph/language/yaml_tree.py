@@ -238,7 +238,12 @@ class _TreeBuilder:
         stack: list[tuple[YamlSequence | YamlMapping, list[Tree]]] = []
         for event in events:
             if isinstance(event, (yaml.SequenceStartEvent, yaml.MappingStartEvent)):
-                stack.append((self._open_collection(event, len(stack)), []))
+                self._check(event)
+                if len(stack) >= MAX_DEPTH:
+                    self._add(event, "too-deep", f"nested more than {MAX_DEPTH} levels deep")
+                    raise _Stop
+                kind = YamlSequence if isinstance(event, yaml.SequenceStartEvent) else YamlMapping
+                stack.append((kind([], self._mark(event), _span(event), bool(event.flow_style)), []))
                 continue
             if isinstance(event, yaml.DocumentStartEvent) and root is not None:
                 self._add(event, "several-documents", "expected one YAML document, found a second: remove '---'")
@@ -257,15 +262,6 @@ class _TreeBuilder:
             self.problems.append(Problem(Mark(self.file, 1, 1), "empty", "the file is empty: expected a workflow"))
             raise _Stop
         return root
-
-    def _open_collection(self, event: Any, depth: int) -> YamlSequence | YamlMapping:
-        """Begin a sequence or mapping inside ``depth`` others."""
-        self._check(event)
-        if depth >= MAX_DEPTH:
-            self._add(event, "too-deep", f"nested more than {MAX_DEPTH} levels deep")
-            raise _Stop
-        kind = YamlSequence if isinstance(event, yaml.SequenceStartEvent) else YamlMapping
-        return kind([], self._mark(event), _span(event), bool(event.flow_style))
 
     def _close_collection(self, collection: YamlSequence | YamlMapping, children: list[Tree], end: int) -> Tree:
         """End a sequence or mapping; the children of a mapping are its keys and values in turn."""

@@ -42,7 +42,10 @@ def resolve_choice(
     entry = ResolvedNode({"out": TypedSource(Output(key, "out"), kind)})
     if decider is None or choice.when is None or values is None or choice.unread:
         return {}, entry
-    port = Port(WHEN, _make_annotation(values, choice.otherwise is not None), TAKES, setting=True)
+    annotation: Any = bool | int | str  # validates a value of `when` that is known before the run
+    if choice.otherwise is None:
+        annotation = Annotated[Literal[tuple(values)], SameType(tuple(values))]
+    port = Port(WHEN, annotation, TAKES, setting=True)
     connected = resolver.connect_source(decider, port, choice.when, scope, f"{path}.{WHEN}")
     if connected is None:
         return {}, entry
@@ -115,7 +118,10 @@ def _read_values(
         wrong |= kinds in ((bool,), (int,)) and type(value) is not kinds[0]
         if wrong:
             expected = "true or false" if kinds == (bool,) else "a whole number" if kinds == (int,) else _ANY_VALUE
-            message = f"a branch is for {expected} here; found {_describe_label(label)}"
+            found = f"'{shorten(label.text)}'"
+            if not label.plain and not isinstance(replace(label, plain=True).value, str):
+                found = f"the text {found}: write it without quotes"
+            message = f"a branch is for {expected} here; found {found}"
             resolver.report(label.mark, "bad-value", message, f"{path}.of")
             is_valid = False
         else:
@@ -127,12 +133,6 @@ def _read_values(
         resolver.report(choice.mark, "missing-key", message, f"{path}.of")
         return None
     return values if is_valid else None
-
-
-def _describe_label(label: Scalar) -> str:
-    if label.plain or isinstance(replace(label, plain=True).value, str):
-        return f"'{shorten(label.text)}'"
-    return f"the text '{shorten(label.text)}': write it without quotes"
 
 
 def _join_branches(
@@ -156,8 +156,3 @@ def _join_branches(
             resolver.report(link.mark, "type-mismatch", message, path)
             return None
     return None if len(links) < len(choice.branches) else kind
-
-
-def _make_annotation(values: list[bool | int | str], otherwise: bool) -> Any:
-    """The annotation that validates a value of ``when`` known before the run."""
-    return bool | int | str if otherwise else Annotated[Literal[tuple(values)], SameType(tuple(values))]

@@ -104,15 +104,20 @@ class _Builder:
         if path not in self._parsed:
             self.files.add(path)
             try:
-                text = self.overlay[str(path)] if str(path) in self.overlay else self._read(path, file)
+                is_embedded = str(path) in self.overlay
+                if not is_embedded and self.stranger and path != self._main and not is_shipped(path):
+                    raise WorkflowError([Problem(Mark(file, 1, 1), "no-file", NOT_EMBEDDED)])
+                text = self.overlay[str(path)] if is_embedded else read_text(path, file)
             except WorkflowError as error:
                 if error.problems[0].code == "no-file":
                     raise
                 self._file_problems += error.problems
                 self._parsed[path] = None
                 return None
-            if problem := self._check_length(text, file):
-                self._file_problems.append(problem)
+            self._bytes += len(text.encode(errors="surrogatepass"))
+            description = f"the workflow has {self._bytes:,} bytes, with those that it uses"
+            if message := limit_message("workflow_bytes", self._bytes, description):
+                self._file_problems.append(Problem(Mark(file, 1, 1), "too-large", message))
                 self._parsed[path] = None
                 return None
             self.sources[str(path)] = text
@@ -123,18 +128,6 @@ class _Builder:
                 self._missing_plugins += [problem.path for problem in problems if problem.code == "missing-plugin"]
                 self._file_problems += problems
         return self._parsed[path]
-
-    def _read(self, path: Path, file: str) -> str:
-        if self.stranger and path != self._main and not is_shipped(path):
-            raise WorkflowError([Problem(Mark(file, 1, 1), "no-file", NOT_EMBEDDED)])
-        return read_text(path, file)
-
-    def _check_length(self, text: str, file: str) -> Problem | None:
-        """Add a file's bytes to the total; returns a problem if the total exceeds the limit."""
-        self._bytes += len(text.encode(errors="surrogatepass"))
-        description = f"the workflow has {self._bytes:,} bytes, with those that it uses"
-        message = limit_message("workflow_bytes", self._bytes, description)
-        return Problem(Mark(file, 1, 1), "too-large", message) if message else None
 
     def resolve_params(self, workflow: ParsedWorkflow) -> dict[str, Parameter]:
         """Resolve a workflow's parameters, once; returns the valid ones and records the problems of the others."""
@@ -169,7 +162,10 @@ class _Builder:
                 outputs[name] = GraphOutput(typed_source.source, typed_source.type, link.mark)
         uses = list_uses(ops)
         ops = convert_path_literals(ops, uses, resolver)
-        params = self._convert_parameters(workflow, params, uses)
+        declared, params = params, convert_path_parameters(workflow, params, uses, self.problems)
+        if self.types is not None:
+            changed = [name for name, p in params.items() if p is not declared[name] and not p.required]
+            self.types.ports |= {workflow.default_mark(name): params[name].port.type for name in changed}
         defaults = {name: p.default for name, p in params.items() if not p.required}
         for name, message in list_misfits(ops, defaults):
             mark = workflow.default_mark(name)
@@ -181,13 +177,3 @@ class _Builder:
             raise WorkflowError([*self._file_problems, *self.problems])
         check_wiring(ops.values(), {})
         return Graph(path, params, ops, outputs, self.sources)
-
-    def _convert_parameters(
-        self, workflow: ParsedWorkflow, declared: Mapping[str, Parameter], uses: Uses
-    ) -> dict[str, Parameter]:
-        """The parameters, with paths for texts that name files. Records the types of their defaults."""
-        params = convert_path_parameters(workflow, declared, uses, self.problems)
-        if self.types is not None:
-            changed = [name for name, p in params.items() if p is not declared[name] and not p.required]
-            self.types.ports |= {workflow.default_mark(name): params[name].port.type for name in changed}
-        return params

@@ -22,15 +22,11 @@ def _exact_item_type(over: Any) -> PortType:
     if isinstance(over, SequenceOf):
         return over.element
     if Tensor in over.__mro__:
-        return PortType((_row_type(over),))
+        tensor: Any = over  # for a type checker, Tensor is torch's
+        if tensor.axes is None:
+            return PortType((Tensor,))
+        return PortType((make_tensor_type(tensor.axes[1:] or tensor.axes, tensor.integer),))  # rows of a vector: (1)
     return PortType((int,)) if over is int else ANY
-
-
-def _row_type(tensor: Any) -> type:
-    """The type of a tensor's rows; rows of a vector have shape (1)."""
-    if tensor.axes is None:
-        return Tensor
-    return make_tensor_type(tensor.axes[1:] or tensor.axes, tensor.integer)
 
 
 def drop_axes(kind: PortType) -> PortType:
@@ -67,7 +63,9 @@ def collect_type(kind: PortType) -> PortType:
     if kind.optional or not all(map(_is_stackable, kind.alternatives)) or kind.is_any:
         return ANY
     if all(Tensor in a.__mro__ for a in kind.alternatives if isinstance(a, type)):
-        return PortType(tuple(dict.fromkeys(map(_stack_type, kind.alternatives))))
+        tensors: tuple[Any, ...] = kind.alternatives
+        stacks = [Tensor if a.axes is None else make_tensor_type(("R", *a.axes), a.integer) for a in tensors]
+        return PortType(tuple(dict.fromkeys(stacks)))
     return kind if len(kind.alternatives) == 1 else ANY
 
 
@@ -84,7 +82,3 @@ def possible_collect_type(kind: PortType) -> PortType | None:
 def _is_stackable(kind: type | SequenceOf) -> bool:
     """Whether values of a type are stacked, pytree leaf by leaf, if their shapes agree."""
     return isinstance(kind, type) and (kind is object or Tensor in kind.__mro__ or dataclasses.is_dataclass(kind))
-
-
-def _stack_type(tensor: Any) -> type:
-    return Tensor if tensor.axes is None else make_tensor_type(("R", *tensor.axes), tensor.integer)

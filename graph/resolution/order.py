@@ -54,7 +54,7 @@ def list_edges(nodes: Mapping[str, ParsedOp], outside: Collection[str]) -> Itera
 
 
 def _find_cycles(names: Iterable[str], edges: Iterable[tuple[str, str]]) -> tuple[dict[str, list[str]], set[str]]:
-    """A shortest cycle of each strongly connected component by its first node, and all names in one."""
+    """A short cycle of each strongly connected component by its first node, and all names in one."""
     import networkx as nx
 
     graph: nx.DiGraph[str] = nx.DiGraph()
@@ -66,23 +66,17 @@ def _find_cycles(names: Iterable[str], edges: Iterable[tuple[str, str]]) -> tupl
     for component in list(nx.strongly_connected_components(graph)):
         first = min(component, key=position.__getitem__)
         if len(component) > 1 or graph.has_edge(first, first):
-            cycles[first] = _find_shortest_cycle(graph, component, first)
+            subgraph = graph.subgraph(component)
+            if subgraph.has_edge(first, first):
+                cycles[first] = [first, first]
+            elif len(component) <= MAX_SHOWN:
+                paths = nx.single_source_shortest_path(subgraph, first)
+                cycles[first] = [*min((paths[end] for end in subgraph.predecessors(first)), key=len), first]
+            else:  # one that is short enough: the message leaves out its middle
+                end = next(iter(subgraph.predecessors(first)))
+                cycles[first] = [*nx.shortest_path(subgraph, first, end), first]
             cyclic |= component
     return cycles, cyclic
-
-
-def _find_shortest_cycle(graph: nx.DiGraph[str], component: set[str], first: str) -> list[str]:
-    """A shortest cycle through ``first``."""
-    import networkx as nx
-
-    subgraph = graph.subgraph(component)
-    if subgraph.has_edge(first, first):
-        return [first, first]
-    paths = nx.single_source_shortest_path(subgraph, first) if len(component) <= MAX_SHOWN else None
-    ends = list(subgraph.predecessors(first))
-    if paths is not None:
-        return [*min((paths[end] for end in ends), key=len), first]
-    return [*nx.shortest_path(subgraph, first, ends[0]), first]
 
 
 def format_cycle(cycle: list[str]) -> str:

@@ -162,12 +162,10 @@ class PortResolver:
             return True
         if Path in port.type.alternatives:  # it may be a file name
             return False
-        return head in ("params", "carry", "loop") or self._has_output(scope, head, output)
-
-    def _has_output(self, scope: Scope, name: str, output: str) -> bool:
-        """Whether a node in scope, resolved or not, has this output."""
-        for enclosing in scope.chain():
-            node = enclosing.names.get(name) if isinstance(enclosing.names, Mapping) else None
+        if head in ("params", "carry", "loop"):
+            return True
+        for enclosing in scope.chain():  # whether a node in scope, resolved or not, has this output
+            node = enclosing.names.get(head) if isinstance(enclosing.names, Mapping) else None
             if isinstance(node, ParsedNode):
                 spec = self.registry.nodes.get(node.use.text)
                 return spec is not None and output in spec.outputs

@@ -115,15 +115,13 @@ class Resolver(BlockResolver):
         settings = {n: sources[n] for n in spec.settings if n in sources}
         marks = {n: m for n, (m, _) in (*node.inputs.items(), *node.literals.items())}
         call = Call(key, spec, inputs, settings, node.mark, tuple(checks), marks)
-        kinds = {name: self._find_output_type(node, spec, name, scope) for name in spec.outputs}
-        return {key: call}, ResolvedNode({name: TypedSource(Output(key, name), kind) for name, kind in kinds.items()})
-
-    def _find_output_type(self, node: ParsedNode, spec: NodeSpec, output: str, scope: Scope) -> PortType:
-        """The type of an output: the type bound to its type variable, else the declared type."""
-        declared = spec.outputs[output]
-        linked = [self._find_link_type(node, spec.inputs[name], scope) for name in spec.same_type.get(output, ())]
-        bound = union([kind for kind in linked if kind is not None])
-        return declared if not linked or None in linked or narrows(bound, declared) else bound
+        outputs: dict[str, TypedSource] = {}
+        for name, declared in spec.outputs.items():
+            linked = [self._find_link_type(node, spec.inputs[n], scope) for n in spec.same_type.get(name, ())]
+            bound = union([kind for kind in linked if kind is not None])  # to the output's type variable
+            is_declared = not linked or None in linked or narrows(bound, declared)
+            outputs[name] = TypedSource(Output(key, name), declared if is_declared else bound)
+        return {key: call}, ResolvedNode(outputs)
 
     def _find_link_type(self, node: ParsedNode, port: Port, scope: Scope) -> PortType | None:
         """The type of a port's link or default; None if unknown."""

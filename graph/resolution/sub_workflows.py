@@ -65,7 +65,12 @@ def _read_workflow(
     try:
         path = resolve_sub_workflow_path(use, block.base)
     except ValueError as error:
-        reason = _describe_unshipped(use) if use.startswith(PACKAGE) else str(error)
+        reason = str(error)
+        if use.startswith(PACKAGE):
+            shipped = list_shipped_workflows()
+            guess = closest_match(use.removeprefix(PACKAGE)[:60], shipped)
+            hint = f"did you mean '{PACKAGE}{guess}'?" if guess else suggest("", shipped, "workflows that do")
+            reason = f"it does not ship with the package; {hint}"
         resolver.report(mark, "no-file", f"cannot use '{shorten(use)}': {reason}", node_path)
         return None, None
     if path in block.files:
@@ -78,22 +83,11 @@ def _read_workflow(
     try:
         return path, resolver.parse_file(path, display_path(use, path, block.display_folder))
     except WorkflowError as error:
-        resolver.report(mark, "no-file", f"cannot use '{shorten(use)}': {_describe_reason(error, path)}", node_path)
+        reason = error.problems[0].message
+        if reason != NOT_EMBEDDED:  # a suggestion would reveal file names to a stranger
+            reason += suggest_file(path, "use: ")
+        resolver.report(mark, "no-file", f"cannot use '{shorten(use)}': {reason}", node_path)
         return None, None
-
-
-def _describe_reason(error: WorkflowError, path: Path) -> str:
-    """Why a workflow cannot be used, with a suggestion, unless the message would reveal file names to a stranger."""
-    message = error.problems[0].message
-    return message if message == NOT_EMBEDDED else f"{message}{suggest_file(path, 'use: ')}"
-
-
-def _describe_unshipped(use: str) -> str:
-    """Why a ``pkg:`` name cannot be used, with the closest workflow that ships."""
-    shipped = list_shipped_workflows()
-    guess = closest_match(use.removeprefix(PACKAGE)[:60], shipped)
-    hint = f"did you mean '{PACKAGE}{guess}'?" if guess else suggest("", shipped, "workflows that do")
-    return f"it does not ship with the package; {hint}"
 
 
 def _connect_parameters(

@@ -12,8 +12,8 @@ from annotated_types import Ge
 
 from guidegraph.graph.errors import Mark, suggest
 from guidegraph.graph.ir import Call, GraphOutput, Loop, Op, walk
-from guidegraph.graph.language.syntax import ParsedPreview, ParsedTrain, ParsedTraining
-from guidegraph.graph.language.yaml_tree import Scalar, shorten, to_python
+from guidegraph.graph.language.syntax import ParsedTrain, ParsedTraining
+from guidegraph.graph.language.yaml_tree import Scalar, Tree, shorten, to_python
 from guidegraph.graph.literals import convert_literal
 from guidegraph.graph.port import Port
 from guidegraph.graph.resolution.block_resolver import BlockContext, BlockResolver
@@ -74,7 +74,7 @@ def _resolve_preview(
             )
             resolver.report(link.mark, "unknown-link", message, node.path)
             return None
-    every = _resolve_every(resolver, loop.preview, scope, block)
+    every = _resolve_option(resolver, PREVIEW_EVERY, loop.preview.every, scope, block, f"{node.path}.every")
     ops, entry = resolver.resolve_operation(
         node, scope, f"{key}.preview", replace(block, loop_depth=block.loop_depth + 1)
     )
@@ -82,16 +82,6 @@ def _resolve_preview(
         return None
     outputs = {name: GraphOutput(output.source, output.type, node.mark) for name, output in entry.outputs.items()}
     return Preview(every, ops, outputs)
-
-
-def _resolve_every(resolver: BlockResolver, preview: ParsedPreview, scope: Scope, block: BlockContext) -> Source | None:
-    """The number of steps between previews: a literal or a parameter."""
-    tree, path = preview.every, f"{preview.node.path}.every"
-    if isinstance(tree, Scalar) and tree.plain and tree.text.startswith("params."):
-        typed = resolver.find_source(tree, scope, path)
-        connected = resolver.connect_source(typed, PREVIEW_EVERY, tree, scope, path) if typed else None
-        return connected[0] if connected else None
-    return resolver.resolve_literal(PREVIEW_EVERY, tree, block.base, scope, path)
 
 
 def _resolve_training(
@@ -120,13 +110,19 @@ def _resolve_training(
         if loss_source and not can_link(loss_source.type, PortType((Tensor,))):
             message = f"a loss is a tensor, '{entry.loss.text}' gives {loss_source.type}"
             resolver.report(entry.loss.mark, "type-mismatch", message, f"{path}.loss")
-        links = {option: value for option, value in entry.options.items() if _is_link(value[2])}
+        links = {
+            option: (key, mark, value)
+            for option, (key, mark, value) in entry.options.items()
+            if isinstance(value, str) and value.startswith("params.")
+        }
         for option in links:
             del entry.options[option]
         loss: Source = loss_source.source if loss_source else Carry("", name)
         model = _parse_optimiser_options(entry, loss, path, resolver.report)
         models.append(replace(model, linked=_link_options(resolver, model, links, scope, path)))
-    steps, checkpoint = _resolve_steps(resolver, loop, scope), _resolve_checkpoint(resolver, loop, scope, block)
+    steps = _resolve_steps(resolver, loop, scope)
+    folder = loop.checkpoint["path"][1] if "path" in loop.checkpoint else None
+    checkpoint = _resolve_option(resolver, CHECKPOINT, folder, scope, block, f"{loop.path}.checkpoint.path")
     return _parse_training_options(loop, tuple(models), steps, checkpoint, resolver.report)
 
 
@@ -146,10 +142,6 @@ def _warn_of_equal_draws(loop: ParsedTraining, body: Mapping[str, Op]) -> None:
                 f"in: {{index: loop.index}}, or move it before the loop to draw once on purpose [nodes.{op.key}]",
                 stacklevel=2,
             )
-
-
-def _is_link(value: object) -> bool:
-    return isinstance(value, str) and value.startswith("params.")
 
 
 def _link_options(
@@ -177,7 +169,8 @@ def _resolve_steps(resolver: BlockResolver, loop: ParsedTraining, scope: Scope) 
         return None
     path = f"{loop.path}.steps"
     if not isinstance(loop.steps.value, str) and scope.find_node(loop.steps.text) is None:
-        return Literal(_parse_steps(loop.steps, path, resolver.report))
+        port = make_port("steps", Annotated[int, Ge(0)], 0)
+        return Literal(int(_check_option(port, loop.steps.mark, loop.steps.value, path, resolver.report)))
     typed = resolver.find_source(loop.steps, scope, path)
     if typed and not can_link(typed.type, INT):
         message = f"'{loop.steps.text}' gives {typed.type}, 'steps' takes int"
@@ -187,17 +180,15 @@ def _resolve_steps(resolver: BlockResolver, loop: ParsedTraining, scope: Scope) 
     return typed.source if typed else None
 
 
-def _resolve_checkpoint(
-    resolver: BlockResolver, loop: ParsedTraining, scope: Scope, block: BlockContext
+def _resolve_option(
+    resolver: BlockResolver, port: Port, tree: Tree | None, scope: Scope, block: BlockContext, path: str
 ) -> Source | None:
-    """The checkpoint folder of a training loop: a path, or a link to a parameter."""
-    tree = loop.checkpoint["path"][1] if "path" in loop.checkpoint else None
-    path = f"{loop.path}.checkpoint.path"
+    """The value of an option of a training loop: a literal, or a link to a parameter."""
     if isinstance(tree, Scalar) and tree.plain and tree.text.startswith("params."):
         typed = resolver.find_source(tree, scope, path)
-        connected = resolver.connect_source(typed, CHECKPOINT, tree, scope, path) if typed else None
+        connected = resolver.connect_source(typed, port, tree, scope, path) if typed else None
         return connected[0] if connected else None
-    return resolver.resolve_literal(CHECKPOINT, tree, block.base, scope, path)
+    return resolver.resolve_literal(port, tree, block.base, scope, path)
 
 
 def _check_option(port: Port, mark: Mark, value: Any, location: str, report: Report) -> Any:
@@ -236,11 +227,6 @@ def _parse_optimiser_options(entry: ParsedTrain, loss: Source, location: str, re
             message = f"'{name}' is not an option of {common_options['optimizer']}; options: {listing}"
             report(entry.options[name][0], "unknown-key", message, f"{location}.{name}")
     return OptimisedModel(entry.model.text, loss, entry.loss.text, options=values, **common_options)
-
-
-def _parse_steps(steps: Scalar, location: str, report: Report) -> int:
-    """Parse a literal number of steps."""
-    return int(_check_option(make_port("steps", Annotated[int, Ge(0)], 0), steps.mark, steps.value, location, report))
 
 
 def _parse_training_options(

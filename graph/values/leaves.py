@@ -85,16 +85,12 @@ def find_difference(before: Any, after: Any) -> str:
         elif was.dtype != now.dtype or was.shape != now.shape:
             return f"a tensor {was.dtype} {tuple(was.shape)} in the cache, {now.dtype} {tuple(now.shape)} now"
         elif tensor_bytes(was.cpu()) != tensor_bytes(now.cpu()):
-            return _measure_difference(was.cpu(), now.cpu())
+            was, now = was.cpu(), now.cpu()
+            differing = f"{int((was != now).sum())} of {was.numel()} elements of a tensor"
+            if not was.dtype.is_floating_point:
+                return differing
+            return f"{differing}, by up to {float((was.double() - now.double()).abs().max()):.3g}"
     return ""
-
-
-def _measure_difference(was: Any, now: Any) -> str:
-    differing = int((was != now).sum())
-    if not was.dtype.is_floating_point:
-        return f"{differing} of {was.numel()} elements of a tensor"
-    largest = float((was.double() - now.double()).abs().max())
-    return f"{differing} of {was.numel()} elements of a tensor, by up to {largest:.3g}"
 
 
 def list_named_fields(item: Any) -> dict[str, Any] | None:

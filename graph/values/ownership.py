@@ -60,20 +60,19 @@ def is_mutable(value: Any) -> bool:
 
 def copy_module(module: Any, device: str | None = None) -> Any:
     """A frozen copy of a module with its own weights, moved to ``device`` if that is given."""
+    import torch
+
     tensors = [*module.parameters(), *module.buffers()]
-    memo = {id(tensor): _copy_weight(tensor, device) for tensor in tensors}
+    memo: dict[int, Any] = {}
+    for tensor in tensors:
+        weight = tensor.detach().to(device or tensor.device, copy=True)
+        is_parameter = isinstance(tensor, torch.nn.Parameter)
+        memo[id(tensor)] = torch.nn.Parameter(weight, requires_grad=False) if is_parameter else weight
     try:
         return deepcopy_module(module, memo)
     except Exception as error:
         log.warning("a %s cannot be copied, and is handed out as it is: %s", type(module).__name__, error)
         return module
-
-
-def _copy_weight(tensor: torch.Tensor, device: str | None) -> torch.Tensor:
-    import torch
-
-    weight = tensor.detach().to(device or tensor.device, copy=True)
-    return torch.nn.Parameter(weight, requires_grad=False) if isinstance(tensor, torch.nn.Parameter) else weight
 
 
 def _copy(value: Any, memo: dict[int, Any], copy_model: Callable[[Any], Any]) -> Any:
@@ -99,21 +98,15 @@ def _copy(value: Any, memo: dict[int, Any], copy_model: Callable[[Any], Any]) ->
         for field_info in fields(value):
             if hasattr(value, field_info.name):
                 object.__setattr__(result, field_info.name, _copy(getattr(value, field_info.name), memo, copy_model))
+    elif isinstance(value, (set, bytearray)) or (_is_array(value) and not _is_mapped(value)):
+        result = copy.copy(value)
+    elif (pillow := sys.modules.get("PIL.Image")) is not None and isinstance(value, pillow.Image):
+        result = value.copy()
+        result.format = value.format
     else:
-        result = _copy_leaf(value)
+        result = value
     memo[id(value)] = result
     return result
-
-
-def _copy_leaf(value: Any) -> Any:
-    if isinstance(value, (set, bytearray)) or (_is_array(value) and not _is_mapped(value)):
-        return copy.copy(value)
-    pillow = sys.modules.get("PIL.Image")
-    if pillow is not None and isinstance(value, pillow.Image):
-        duplicate = value.copy()
-        duplicate.format = value.format
-        return duplicate
-    return value
 
 
 def _is_array(value: Any) -> bool:
@@ -236,8 +229,11 @@ def _checksum(value: Any) -> int:
 def _pieces(value: Any, depth: int) -> Iterator[Any]:
     """The bytes of a value and its contents, piece by piece."""
     if is_tensor(value):
+        import torch
+
         yield f"{value.dtype} {'nested' if value.is_nested else tuple(value.shape)}".encode()
-        if _is_dense(value):
+        is_plain = type(value) in (torch.Tensor, torch.nn.Parameter) and value.device.type == "cpu"
+        if is_plain and value.layout is torch.strided and not (value.is_quantized or value.is_nested):
             yield tensor_bytes(value)
     elif _is_array(value):
         yield f"{value.dtype} {value.shape}".encode()
@@ -256,11 +252,3 @@ def _pieces(value: Any, depth: int) -> Iterator[Any]:
             yield from _pieces(child, depth - 1)
     else:
         yield type(value).__name__.encode()
-
-
-def _is_dense(tensor: Any) -> bool:
-    import torch
-
-    plain = type(tensor) in (torch.Tensor, torch.nn.Parameter)
-    is_strided = tensor.layout is torch.strided and not (tensor.is_quantized or tensor.is_nested)
-    return plain and tensor.device.type == "cpu" and is_strided

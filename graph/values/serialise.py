@@ -69,13 +69,6 @@ def _encode_tensor(value: Any, tensors: dict[str, Any]) -> dict[str, Any]:
     return {"permuted": name, "axes": axes}
 
 
-def _restore_axes(tensor: Any, axes: Any) -> Any:
-    """A tensor before its axes were put in the order ``axes``. Raises ``ValueError`` for another list."""
-    if not isinstance(axes, list) or sorted(axes) != list(range(tensor.ndim)):
-        raise ValueError(f"expected an order of {tensor.ndim} axes, found {axes}")
-    return tensor.permute([axes.index(axis) for axis in range(tensor.ndim)])
-
-
 def decode(tree: Any, tensors: Mapping[str, Any]) -> Any:
     """The value that ``encode`` encoded. Raises ``ValueError`` for a tree of another origin."""
     if not isinstance(tree, dict):
@@ -83,7 +76,10 @@ def decode(tree: Any, tensors: Mapping[str, Any]) -> Any:
     if "tensor" in tree:
         return tensors[tree["tensor"]]
     if "permuted" in tree:
-        return _restore_axes(tensors[tree["permuted"]], tree["axes"])
+        tensor, axes = tensors[tree["permuted"]], tree["axes"]
+        if not isinstance(axes, list) or sorted(axes) != list(range(tensor.ndim)):
+            raise ValueError(f"expected an order of {tensor.ndim} axes, found {axes}")
+        return tensor.permute([axes.index(axis) for axis in range(tensor.ndim)])
     if "list" in tree:
         return [decode(v, tensors) for v in tree["list"]]
     if "tuple" in tree:

@@ -10,12 +10,14 @@ import math
 import operator
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from types import NoneType, UnionType
 from typing import Annotated, Any, Final, Literal, TypeAlias, Union, get_args, get_origin
 
+from annotated_types import Ge, Gt, Le, Lt, MinLen
+
 from guidegraph.graph.types import Beside, RunsCode, Tensor, Written
+from guidegraph_runtime.declare.settings import Fixed, NotEmpty, Range
 
 UNDECIDED: Final = object()
 """The result of a converter for a value that pydantic has to validate."""
@@ -139,10 +141,6 @@ def _make_constrained(annotation: Any, constraints: Sequence[object]) -> Convert
 
 def _make_test(constraint: object) -> Callable[[Any], bool] | None:
     """Whether a value meets a constraint; None for a constraint that only pydantic knows."""
-    from annotated_types import Ge, Gt, Le, Lt, MinLen
-
-    from guidegraph_runtime.declare.settings import Fixed, NotEmpty, Range
-
     if isinstance(constraint, Range):
         return lambda value: type(value) in _NUMBERS and constraint.contains(value)
     if isinstance(constraint, Fixed):
@@ -153,16 +151,9 @@ def _make_test(constraint: object) -> Callable[[Any], bool] | None:
     bounds = ((Ge, "ge", operator.ge), (Gt, "gt", operator.gt), (Le, "le", operator.le), (Lt, "lt", operator.lt))
     for kind, attribute, compare in bounds:
         if isinstance(constraint, kind):
-            return partial(_compare, compare, getattr(constraint, attribute))
-    return _pass if isinstance(constraint, _MARKS) or constraint in _MARKS else None
-
-
-def _compare(compare: Callable[[Any, Any], bool], bound: Any, value: object) -> bool:
-    return type(value) in _NUMBERS and compare(value, bound)
-
-
-def _pass(value: object) -> bool:
-    return True
+            bound = getattr(constraint, attribute)
+            return lambda value: type(value) in _NUMBERS and compare(value, bound)
+    return (lambda value: True) if isinstance(constraint, _MARKS) or constraint in _MARKS else None
 
 
 def _make_alternatives(annotations: Sequence[Any]) -> Converter | None:

@@ -58,21 +58,18 @@ def unpack_weights(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
         if name.endswith(SCALE):
             if (weight := name.removesuffix(SCALE)) not in tensors:
                 raise ValueError(f"'{name}' has the scales of no tensor: the file lacks '{weight}'")
+        elif (scale := tensors.get(name + SCALE)) is None:
+            state[name] = tensor
         else:
-            scale = tensors.get(name + SCALE)
-            state[name] = tensor if scale is None else _restore(name, tensor, scale)
+            blocks = -(-tensor.numel() // BLOCK)
+            if tensor.dtype != torch.int8 or scale.dtype != torch.float16 or scale.shape != (blocks,):
+                raise ValueError(
+                    f"'{name}' has scales: expected int8 and a float16 for every {BLOCK} values, found {tensor.dtype} "
+                    f"{tuple(tensor.shape)} and {scale.dtype} {tuple(scale.shape)}"
+                )
+            values = _to_blocks(tensor.reshape(-1).float()) * scale.float()[:, None]
+            state[name] = values.reshape(-1)[: tensor.numel()].reshape(tensor.shape)
     return state
-
-
-def _restore(name: str, values: Tensor, scale: Tensor) -> Tensor:
-    blocks = -(-values.numel() // BLOCK)
-    if values.dtype != torch.int8 or scale.dtype != torch.float16 or scale.shape != (blocks,):
-        raise ValueError(
-            f"'{name}' has scales: expected int8 and a float16 for every {BLOCK} values, found {values.dtype} "
-            f"{tuple(values.shape)} and {scale.dtype} {tuple(scale.shape)}"
-        )
-    weight = _to_blocks(values.reshape(-1).float()) * scale.float()[:, None]
-    return weight.reshape(-1)[: values.numel()].reshape(values.shape)
 
 
 def _to_blocks(values: Tensor) -> Tensor:

@@ -41,18 +41,13 @@ def expand_condition(condition: Condition, batch: int) -> Condition:
     tensors = [value for value in values if value is not None]
     if all(tensor.shape[0] == batch for tensor in tensors) and has_values(*tensors):
         return condition
-    return Condition(*[_expand_field(value, batch) for value in values])
-
-
-def _expand_field(value: Tensor | None, batch: int) -> Tensor | None:
-    if value is None:
-        return None
-    if value.shape[0] not in (batch, 1):
-        raise ValueError(
-            f"the condition is for {value.shape[0]} samples and x has {batch}: give one condition for all, or "
-            f"start from noise with batch {value.shape[0]}"
-        )
-    return expand_leading_axis(value, batch)
+    for tensor in tensors:
+        if tensor.shape[0] not in (batch, 1):
+            raise ValueError(
+                f"the condition is for {tensor.shape[0]} samples and x has {batch}: give one condition for all, or "
+                f"start from noise with batch {tensor.shape[0]}"
+            )
+    return Condition(*[None if value is None else expand_leading_axis(value, batch) for value in values])
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,8 @@ from guidegraph.nodes.sampling.scheduler import Sampler
 from guidegraph.nodes.types import Schedule
 from guidegraph_runtime.declare import settings
 from guidegraph_runtime.declare.settings import Fraction, Steps
+from guidegraph_runtime.samplers.sampler import SAMPLERS
+from guidegraph_runtime.tables.noise_levels import count_kept_steps, parse_schedule
 
 
 @node("scheduler.of_checkpoint", host=True)
@@ -29,8 +31,6 @@ def of_checkpoint(schedule: Schedule, *, path: Path, steps: Steps = 30, strength
     solver; some call the model more than once per step. strength: run only this last fraction of the steps.
     """
     from guidegraph.nodes.checkpoints.diffusers.samplers import read_recipe
-    from guidegraph_runtime.samplers.sampler import SAMPLERS
-    from guidegraph_runtime.tables.noise_levels import count_kept_steps, parse_schedule
 
     noise = parse_schedule(to_runtime(schedule))
     recipe = read_recipe(path, noise, steps)

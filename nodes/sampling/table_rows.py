@@ -104,11 +104,6 @@ class _KeptRows(NamedTuple):
     rows: list[TableRow] | None
     by_index: dict[int, TableRow]
 
-    @classmethod
-    def of(cls, scheduler: Scheduler, like: Tensor, changes: list[int]) -> _KeptRows:
-        rows = _make_rows(scheduler, like)
-        return cls(changes, rows, {id(row.following): after for row, after in pairwise(rows or ())})
-
 
 _kept: WeakKeyDictionary[Scheduler, dict[tuple[torch.dtype, torch.device], _KeptRows]] = WeakKeyDictionary()
 
@@ -123,7 +118,9 @@ def _keep_rows(scheduler: Scheduler, like: Tensor) -> _KeptRows | None:
     if kept is None or kept.changes != changes:
         if is_transformed():
             return None
-        kept = by_dtype[key] = _KeptRows.of(scheduler, like, changes)
+        rows = _make_rows(scheduler, like)
+        by_index = {id(row.following): after for row, after in pairwise(rows or ())}
+        kept = by_dtype[key] = _KeptRows(changes, rows, by_index)
     return kept
 
 

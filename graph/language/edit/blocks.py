@@ -49,7 +49,15 @@ def take_entry(document: Document, step: PathStep) -> Entry:
     gap = document.text[key.span[1] : value.span[0]]
     colon = key.span[1] + gap.index(":") + 1
     lines = _lines(document, colon, document.line_end(end), column)
-    comments, first = _comments_above(document, start)
+    comments: list[str] = []
+    first = document.line_start(start)
+    while first > 0:  # the comment lines directly above, at the key's column
+        above = document.line_start(first - 1)
+        line = document.text[above : document.line_end(above)]
+        if not line[column:].startswith("#") or line[:column].strip():
+            break
+        comments.insert(0, line[column:])
+        first = above
     lines[0] = lines[0].strip(WHITE_SPACE)
     return Entry(key.text, value, tuple(lines), tuple(comments), first, key.mark, commented)
 
@@ -58,20 +66,6 @@ def _lines(document: Document, start: int, end: int, column: int) -> list[str]:
     """The lines of a span; those after the first without the indentation of their key."""
     first, *following = document.text[start:end].splitlines() or [""]
     return [first, *(line[min(column, len(line) - len(line.lstrip(" "))) :] for line in following)]
-
-
-def _comments_above(document: Document, start: int) -> tuple[list[str], int]:
-    """The comment lines directly above a key, at its column, and the offset of the first of these lines."""
-    column, first = document.column(start), document.line_start(start)
-    comments: list[str] = []
-    while first > 0:
-        above = document.line_start(first - 1)
-        line = document.text[above : document.line_end(above)]
-        if not line[column:].startswith("#") or line[:column].strip():
-            break
-        comments.insert(0, line[column:])
-        first = above
-    return comments, first
 
 
 def cut_entry(document: Document, steps: tuple[PathStep, ...], entry: Entry) -> Document:

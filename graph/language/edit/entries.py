@@ -16,7 +16,9 @@ INDENT = 2
 def replace_value(document: Document, key: Scalar | None, old: Tree, text: str) -> list[Replacement]:
     """Write ``text``, a value on one line, in place of a value. key: of its entry, None for an item of a list."""
     start, end = old.span[0], document.value_end(old)
-    text += _head_comment(document, old)
+    if isinstance(old, Scalar) and document.text[start : start + 1] in ("|", ">"):
+        comment = re.search(r"\s+#.*", document.text[start : document.line_end(start)])
+        text += comment[0] if comment else ""  # of the header of a block scalar: `|  # comment`
     if key is None:
         is_bare_dash = start == end and document.text[start - 1 : start] == "-"
         return [Replacement(start, end, f" {text}" if is_bare_dash else text)]
@@ -29,15 +31,6 @@ def replace_value(document: Document, key: Scalar | None, old: Tree, text: str) 
             return [Replacement(start, end, text)]
         return [Replacement(start, end, " " * (document.column(key.span[0]) + INDENT - document.column(start)) + text)]
     return [Replacement(key.span[1] + gap.index(":") + 1, end, f" {text}")]
-
-
-def _head_comment(document: Document, tree: Tree) -> str:
-    """The comment behind the header of a block scalar (``|  # comment``), with the spaces before it."""
-    start = tree.span[0]
-    if not isinstance(tree, Scalar) or document.text[start : start + 1] not in ("|", ">"):
-        return ""
-    comment = re.search(r"\s+#.*", document.text[start : document.line_end(start)])
-    return comment[0] if comment else ""
 
 
 def insert_entry(
@@ -68,31 +61,22 @@ def insert_entry(
         start = mapping.items[0][0].span[0]
         return [Replacement(start, start, f"{entry.removeprefix(indent)}{document.newline}{indent}")]
     value_before = mapping.items[index][1]
-    if _keeps_empty_lines(document, value_before):
-        position = value_before.span[1]
+    position = value_before.span[1]
+    # The empty lines at the end of a block scalar with `+` are part of it.
+    if "+" in _block_header(document, value_before) and document.text[:position].endswith("\n"):
         return [Replacement(position, position, f"{entry}{document.newline}")]
     position = document.line_end(document.value_end(value_before))
     return [Replacement(position, position, f"{document.newline}{entry}")]
 
 
-def _keeps_empty_lines(document: Document, tree: Tree) -> bool:
-    """Whether a value ends with a block scalar whose empty lines at the end count (``|+``)."""
-    header = _block_header(document, tree)
-    return "+" in header and document.text[: tree.span[1]].endswith("\n")
-
-
 def _block_header(document: Document, tree: Tree) -> str:
     """The header of the block scalar with which a value ends, such as ``|+``; empty if it ends otherwise."""
-    start = _last_leaf(tree).span[0]
-    header = document.text[start : document.line_end(start)].partition("#")[0]
-    return header if header.startswith(("|", ">")) else ""
-
-
-def _last_leaf(tree: Tree) -> Tree:
     while not isinstance(tree, (Scalar, BrokenYaml)) and tree.items:
         last = tree.items[-1]
         tree = last[1] if isinstance(last, tuple) else last
-    return tree
+    start = tree.span[0]
+    header = document.text[start : document.line_end(start)].partition("#")[0]
+    return header if header.startswith(("|", ">")) else ""
 
 
 def _insert_in_flow(document: Document, mapping: YamlMapping, index: int, entry: str) -> Replacement:
@@ -153,21 +137,25 @@ def remove_item(
     """
     spans = item_spans(document, collection)
     start, end = spans[index]
+    if collection.flow and index + 1 < len(spans):
+        return [Replacement(start, spans[index + 1][0], "")]
     if collection.flow:
-        return [_remove_from_flow(document, spans, index)]
+        previous = spans[index - 1][1]
+        if not has_comment(document, (previous, start)):
+            return [Replacement(previous, end, "")]
+        comma = re.match(r"\s*,", document.text[end:])  # the comment stays, and with it the comma before it
+        return [Replacement(start, end + (comma.end() if comma else 0), "")]
     before = document.text[document.line_start(start) : start]
     if isinstance(collection, YamlMapping) and before.strip():  # the first of a mapping in a list: "- key: value"
         return [Replacement(start, spans[1][0], "")]
     first, last = document.line_start(start) if first is None else first, document.next_line(end)
     if last == len(document.text) and document.line_end(end) == last and first > 0:  # no line end at the end
-        return [Replacement(document.line_end(_previous_line(document, first)), last, "")]
-    if index > 0 and (header := _block_header(document, _value_at(collection, index - 1))):
+        return [Replacement(document.line_end(document.line_start(first - 1)), last, "")]
+    previous_item = collection.items[index - 1]
+    value_before = previous_item[1] if isinstance(previous_item, tuple) else previous_item
+    if index > 0 and (header := _block_header(document, value_before)):
         return [_remove_after_block_scalar(document, header, (first, last), document.column(spans[0][0]))]
     return [Replacement(first, last, "")]
-
-
-def _value_at(collection: YamlMapping | YamlSequence, index: int) -> Tree:
-    return collection.items[index][1] if isinstance(collection, YamlMapping) else collection.items[index]
 
 
 def _remove_after_block_scalar(document: Document, header: str, span: Span, column: int) -> Replacement:
@@ -189,18 +177,3 @@ def _remove_after_block_scalar(document: Document, header: str, span: Span, colu
             kept.append(line)
     text = "".join(kept)
     return Replacement(first, last, "") if text == document.text[last:end] else Replacement(first, end, text)
-
-
-def _previous_line(document: Document, line_start: int) -> int:
-    return document.line_start(line_start - 1)
-
-
-def _remove_from_flow(document: Document, spans: list[Span], index: int) -> Replacement:
-    start, end = spans[index]
-    if index + 1 < len(spans):
-        return Replacement(start, spans[index + 1][0], "")
-    previous = spans[index - 1][1]
-    if has_comment(document, (previous, start)):  # the comment stays, and with it the comma before it
-        comma = re.match(r"\s*,", document.text[end:])
-        return Replacement(start, end + (comma.end() if comma else 0), "")
-    return Replacement(previous, end, "")

@@ -83,8 +83,8 @@ def _links_in_node(node: YamlMapping, block: Block, path: str, name: str) -> Ite
             yield from _links_in_training(value, inner, group_path)
         elif group == "checkpoint":
             yield from _option_links(value, ("path", "every", "check"), block, group_path)
-        elif group == "steps":
-            yield from _step_links(value, block, group_path)
+        elif group == "steps" and isinstance(value, Scalar) and isinstance(value.value, str):
+            yield Link(value, block, group_path)  # it may come from a node too
         elif group in ("precision", "seed") and isinstance(value, Scalar) and _is_parameter(value):
             yield Link(value, block, group_path)
 
@@ -107,12 +107,6 @@ def _links_under(tree: Tree, names: tuple[str, ...], block: Block, path: str) ->
 
 def _option_links(tree: Tree, names: tuple[str, ...], block: Block, path: str) -> Iterator[Link]:
     return (link for link in _links_under(tree, names, block, path) if _is_parameter(link.scalar))
-
-
-def _step_links(tree: Tree, block: Block, path: str) -> Iterator[Link]:
-    """The number of steps of a training may come from a node too."""
-    if isinstance(tree, Scalar) and isinstance(tree.value, str):
-        yield Link(tree, block, path)
 
 
 def _links_in_training(tree: Tree, block: Block, path: str) -> Iterator[Link]:

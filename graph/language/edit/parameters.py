@@ -13,7 +13,7 @@ from guidegraph.graph.language.edit.paths import Location, locate_value
 from guidegraph.graph.language.edit.render import plain_text, to_tree
 from guidegraph.graph.language.edit.values import remove_step, render_value, set_value
 from guidegraph.graph.language.parse import WORKFLOW_KEYS
-from guidegraph.graph.language.yaml_tree import Tree, YamlMapping, shorten
+from guidegraph.graph.language.yaml_tree import YamlMapping, shorten
 
 REQUIRED = object()
 """The default of a parameter that has none and must be given."""
@@ -37,11 +37,7 @@ def add_parameter(
     entries |= {"type": plain_text(type)} if type else {}
     entries |= {"help": help} if help else {}
     short = set(entries) == {"default"} and not isinstance(default, (dict, YamlMapping))
-    return _insert(document, name, to_tree(default if short else entries), short)
-
-
-def _insert(document: Document, name: str, tree: Tree, short: bool) -> Document:
-    """Add a declaration. short: whether it is the default alone."""
+    tree = to_tree(default if short else entries)
     params = find_value(document.root, "params")
     if isinstance(params, YamlMapping) and params.items:
         text = render_value(document, "literal", tree, None, flow=params.flow)

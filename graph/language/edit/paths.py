@@ -171,11 +171,17 @@ def _classify_in_block(block: Tree | None, names: Sequence[str]) -> Kind | None:
 def _classify_in_node(names: Sequence[str]) -> Kind | None:
     group, *below = names
     if group == CHOOSE:
-        return _classify_in_choice(below)
+        if not below or below == [OF]:
+            return "group"
+        return "link" if len(below) == (2 if below[0] == OF else 1) else None
     if group == "preview" and below:
         return "option" if below[0] == "every" else _classify_in_node(below) if below[0] in NODE_KEYS else None
     if group == "train":
-        return _classify_in_training(below)
+        if len(below) < 2:
+            return "entry" if below else "group"
+        if below[1] in ("model", "loss"):
+            return ("name" if below[1] == "model" else "link") if len(below) == 2 else None
+        return "option"
     if group == "use":
         return None if below else "name"
     if group == "loop":
@@ -190,22 +196,6 @@ def _classify_in_node(names: Sequence[str]) -> Kind | None:
     if group in ("checkpoint", "preview"):
         return "option" if below else "group"
     return None
-
-
-def _classify_in_choice(names: Sequence[str]) -> Kind | None:
-    if not names or names == [OF]:
-        return "group"
-    if names[0] == OF:
-        return "link" if len(names) == 2 else None
-    return "link" if len(names) == 1 else None
-
-
-def _classify_in_training(names: Sequence[str]) -> Kind | None:
-    if len(names) < 2:
-        return "entry" if names else "group"
-    if names[1] in ("model", "loss"):
-        return ("name" if names[1] == "model" else "link") if len(names) == 2 else None
-    return "option"
 
 
 def key_order(document: Document, names: Sequence[str]) -> tuple[str, ...]:

@@ -58,8 +58,11 @@ def to_tree(value: Any) -> Tree:
         return value
     if isinstance(value, (str, PurePath)):
         return Scalar(str(value), False, _NO_MARK)
-    if value is None or isinstance(value, (bool, int, float)):
-        return Scalar(_format_number(value), True, _NO_MARK)
+    if value is None or isinstance(value, bool):
+        return Scalar("null" if value is None else str(value).lower(), True, _NO_MARK)
+    if isinstance(value, (int, float)):
+        number = float.__repr__(value) if isinstance(value, float) else int.__repr__(value)  # not NumPy's own repr
+        return Scalar({"inf": ".inf", "-inf": "-.inf", "nan": ".nan"}.get(number, number), True, _NO_MARK)
     if isinstance(value, Mapping):
         return YamlMapping([(plain_text(key), to_tree(item)) for key, item in value.items()], _NO_MARK)
     if isinstance(value, (list, tuple)):
@@ -73,15 +76,6 @@ def plain_text(key: object) -> Scalar:
     return Scalar(str(key), str(key) != "", _NO_MARK)
 
 
-def _format_number(value: float | None) -> str:
-    if value is None:
-        return "null"
-    if isinstance(value, bool):
-        return str(value).lower()
-    text = float.__repr__(value) if isinstance(value, float) else int.__repr__(value)  # not NumPy's own repr
-    return {"inf": ".inf", "-inf": "-.inf", "nan": ".nan"}.get(text, text)
-
-
 def render(tree: Tree, *, flow: bool, quote: str = '"') -> str:
     """A value on one line. flow: inside of brackets or braces. quote: the preferred one; empty: none if possible."""
     if isinstance(tree, YamlSequence):
@@ -89,7 +83,13 @@ def render(tree: Tree, *, flow: bool, quote: str = '"') -> str:
     if isinstance(tree, YamlMapping):
         return f"{{{', '.join(render_entry(key, item, flow=True, quote=quote) for key, item in tree.items)}}}"
     assert isinstance(tree, Scalar), "a broken value has no text"
-    return _render_scalar(tree, flow, quote)
+    if tree.plain and not isinstance(tree.value, str):
+        return tree.text or "null"
+    if not quote and can_be_plain(tree.text, flow):
+        return tree.text
+    if quote == "'" and not _ESCAPED.search(tree.text.replace('"', "").replace("\\", "")):
+        return "'" + tree.text.replace("'", "''") + "'"
+    return '"' + _ESCAPED.sub(_escape, tree.text) + '"'
 
 
 def render_entry(key: Scalar, value: Tree, *, flow: bool, quote: str = '"', padding: str = " ") -> str:
@@ -100,16 +100,6 @@ def render_entry(key: Scalar, value: Tree, *, flow: bool, quote: str = '"', padd
 def _own_quote(tree: Tree, quote: str) -> str:
     """The quotes for a value in a collection: none if it is written without."""
     return "" if isinstance(tree, Scalar) and tree.plain else quote
-
-
-def _render_scalar(scalar: Scalar, flow: bool, quote: str) -> str:
-    if scalar.plain and not isinstance(scalar.value, str):
-        return scalar.text or "null"
-    if not quote and can_be_plain(scalar.text, flow):
-        return scalar.text
-    if quote == "'" and not _ESCAPED.search(scalar.text.replace('"', "").replace("\\", "")):
-        return "'" + scalar.text.replace("'", "''") + "'"
-    return '"' + _ESCAPED.sub(_escape, scalar.text) + '"'
 
 
 def _escape(match: re.Match[str]) -> str:

@@ -72,7 +72,8 @@ def _in_parameter(location: Location, tree: Tree) -> Location:
     if len(names) < 2 or names[0] != "params" or len(location.steps) < 2:
         return location
     written = location.steps[1].value
-    if len(names) == 2 and isinstance(written, YamlMapping) and not _declares(tree):
+    is_declaration = isinstance(tree, YamlMapping) and any(key.text in ("default", "type") for key, _ in tree.items)
+    if len(names) == 2 and isinstance(written, YamlMapping) and not is_declaration:
         return locate(location.document, f"{location.path}.default")
     if len(names) > 2 and names[2] == "default" and not isinstance(written, YamlMapping):  # params: {scale: 4.0}
         return locate(location.document, ".".join((*names[:2], *names[3:])))
@@ -89,11 +90,6 @@ def _keep_float(location: Location, tree: Tree) -> Tree:
     has_type = isinstance(declaration, YamlMapping) and find_value(declaration, "type") is not None
     was_float = isinstance(old, Scalar) and isinstance(old.value, float)
     return to_tree(float(tree.value)) if was_float and not has_type else tree
-
-
-def _declares(tree: Tree) -> bool:
-    """Whether a value is a parameter's declaration, not its default."""
-    return isinstance(tree, YamlMapping) and bool({key.text for key, _ in tree.items} & {"default", "type"})
 
 
 def _can_be_added(location: Location, kind: Kind, tree: Tree) -> bool:
@@ -145,13 +141,17 @@ def _write(location: Location, kind: Kind | None, tree: Tree) -> list[Replacemen
     document = location.document
     if not location.missing:
         step = location.steps[-1]
-        text = render_value(document, kind, tree, step.value, flow=_is_flow(location.steps))
+        text = render_value(document, kind, tree, step.value, flow=any(step.collection.flow for step in location.steps))
         return replace_value(document, step.key, step.value, text)
     *groups, name = location.missing
     if (
         location.names[0] == "params" and len(location.steps) == 2 and isinstance(location.tree, Scalar)
     ):  # params: {scale: 4.0} gets a help
-        return _expand_parameter(location, name, tree)
+        step = location.steps[-1]
+        entry = render_entry(plain_text(name), Scalar("", True, step.value.mark), flow=True).removesuffix("null")
+        text = render_value(document, location.kind, tree, None, flow=True)
+        default = render(step.value, flow=True, quote=_quote_of(document, step.value))
+        return replace_value(document, step.key, step.value, f"{{default: {default}, {entry}{text}}}")
     parent = location.tree
     flow = bool(groups) or not isinstance(parent, YamlMapping) or parent.flow
     text = render_value(document, kind, tree, None, flow=flow)
@@ -162,19 +162,6 @@ def _write(location: Location, kind: Kind | None, tree: Tree) -> list[Replacemen
         return insert_entry(document, parent, name, text, order)
     entry = f"{{{render(plain_text(name), flow=True, quote='')}: {text}}}"
     return replace_value(document, location.steps[-1].key, parent, entry)
-
-
-def _expand_parameter(location: Location, name: str, tree: Tree) -> list[Replacement]:
-    document, step = location.document, location.steps[-1]
-    kind = location.kind
-    entry = render_entry(plain_text(name), Scalar("", True, step.value.mark), flow=True).removesuffix("null")
-    text = render_value(document, kind, tree, None, flow=True)
-    default = render(step.value, flow=True, quote=_quote_of(document, step.value))
-    return replace_value(document, step.key, step.value, f"{{default: {default}, {entry}{text}}}")
-
-
-def _is_flow(steps: tuple[PathStep, ...]) -> bool:
-    return any(step.collection.flow for step in steps)
 
 
 def render_value(document: Document, kind: Kind | None, tree: Tree, old: Tree | None, *, flow: bool) -> str:
@@ -191,7 +178,9 @@ def render_value(document: Document, kind: Kind | None, tree: Tree, old: Tree | 
     quote = _quote_of(document, old) if is_text and isinstance(old, Scalar) and isinstance(old.value, str) else None
     if quote is None:
         quote = "" if is_word(tree.text) and _has_plain_words(document) else usual_quote(document)
-    return render(Scalar(tree.text, not is_text, tree.mark), flow=flow, quote=_without_link(tree.text, quote, flow))
+    is_link = "." in tree.text and "/" not in tree.text  # it would be taken for one without quotes
+    quote = quote or ("" if not is_link and can_be_plain(tree.text, flow) else '"')
+    return render(Scalar(tree.text, not is_text, tree.mark), flow=flow, quote=quote)
 
 
 def unquote_links(document: Document, tree: Tree) -> Tree:
@@ -211,22 +200,15 @@ def unquote_links(document: Document, tree: Tree) -> Tree:
             if settings is None:
                 items.append((key, unquote_links(document, value)))
             else:
-                literals = [(name, _unquote_word(document, literal)) for name, literal in settings]
+                literals = [
+                    (name, plain_text(literal.text))
+                    if isinstance(literal, Scalar) and is_word(literal.text) and _has_plain_words(document)
+                    else (name, literal)
+                    for name, literal in settings
+                ]
                 items.append((key, YamlMapping(literals, value.mark)))
         return YamlMapping(items, tree.mark)
     return tree
-
-
-def _unquote_word(document: Document, tree: Tree) -> Tree:
-    """A literal to be written without quotes if it is a word and the file does so."""
-    is_plain = isinstance(tree, Scalar) and is_word(tree.text) and _has_plain_words(document)
-    return plain_text(tree.text) if is_plain and isinstance(tree, Scalar) else tree
-
-
-def _without_link(text: str, quote: str, flow: bool) -> str:
-    """Quotes for a text that without them would be taken for a link, or that needs them."""
-    is_link = "." in text and "/" not in text
-    return quote or ("" if not is_link and can_be_plain(text, flow) else '"')
 
 
 def _quote_of(document: Document, tree: Tree) -> str:

@@ -251,7 +251,14 @@ def load_inception(path: Path, layer: InceptionLayer) -> Inception:
         network = Inception(layer)
     expected = network.state_dict()
     counts = {name for name in expected if name.endswith(".num_batches_tracked")}  # unused, and not in every file
-    _check_names(path, expected.keys() - counts, tensors.keys() - counts)
+    missing, unknown = sorted(expected.keys() - counts - tensors.keys()), sorted(tensors.keys() - expected.keys())
+    if missing or unknown:
+        differences = [f"'{missing[0]}' and {len(missing) - 1} others are missing"] if missing else []
+        differences += [f"'{unknown[0]}' and {len(unknown) - 1} others are none of its weights"] if unknown else []
+        raise ValueError(
+            f"'{path}' does not hold the papers' Inception: {'; '.join(differences)}. Take {PUBLISHED}, or its tensors "
+            "under the same names as safetensors"
+        )
     for name in expected.keys() - counts:
         tensor, shape = tensors[name], tuple(expected[name].shape)
         if tensor.shape != shape or not tensor.is_floating_point():
@@ -262,14 +269,3 @@ def load_inception(path: Path, layer: InceptionLayer) -> Inception:
     network.to_empty(device="cpu")
     network.load_state_dict(tensors | {name: torch.zeros((), dtype=torch.long) for name in counts})
     return network.eval().requires_grad_(False)
-
-
-def _check_names(path: Path, expected: set[str], names: set[str]) -> None:
-    missing, unknown = sorted(expected - names), sorted(names - expected)
-    if missing or unknown:
-        differences = [f"'{missing[0]}' and {len(missing) - 1} others are missing"] if missing else []
-        differences += [f"'{unknown[0]}' and {len(unknown) - 1} others are none of its weights"] if unknown else []
-        raise ValueError(
-            f"'{path}' does not hold the papers' Inception: {'; '.join(differences)}. Take {PUBLISHED}, or its tensors "
-            "under the same names as safetensors"
-        )

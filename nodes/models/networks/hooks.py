@@ -161,19 +161,6 @@ class Hooks:
         if not isinstance(rule, RuleWithMemory):
             with report_call_errors(site, rule, arguments):
                 return cast(Callable[..., object], rule)(*values)
-        memory = self._memory_of(site, rule)
-        with report_call_errors(site, rule, f"{arguments}, and the memory"):
-            pair: object = rule.function(*values, memory)
-        if not isinstance(pair, tuple) or len(pair) != 2:
-            raise ValueError(
-                f"{rule_name(rule)}, the rule of site '{site}', must give its output and the next memory: two values"
-            )
-        output, following = pair
-        check_rule_output(site, rule, following, memory, "the next memory, ")
-        self.remembered[site.name] = following
-        return output
-
-    def _memory_of(self, site: Site, rule: RuleWithMemory) -> Tensor:
         if self.memory is None:
             raise ValueError(
                 f"{rule_name(rule)}, the rule of site '{site}', has a memory, and this call has none: use "
@@ -184,7 +171,17 @@ class Hooks:
                 f"there is no memory for {rule_name(rule)}, the rule of site '{site}': start the carry from "
                 "denoiser.empty_memory of this denoiser"
             )
-        return self.memory.values[site.name]
+        memory = self.memory.values[site.name]
+        with report_call_errors(site, rule, f"{arguments}, and the memory"):
+            pair: object = rule.function(*values, memory)
+        if not isinstance(pair, tuple) or len(pair) != 2:
+            raise ValueError(
+                f"{rule_name(rule)}, the rule of site '{site}', must give its output and the next memory: two values"
+            )
+        output, following = pair
+        check_rule_output(site, rule, following, memory, "the next memory, ")
+        self.remembered[site.name] = following
+        return output
 
     def _keep(self, site: Site, value: Tensor) -> Tensor:
         if site in self.record:

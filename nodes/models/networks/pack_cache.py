@@ -92,17 +92,13 @@ class PackCache:
                 self._spare[key, weight.current] = size_of_copy
             self._spare.pop((key, layout), None)
             weight.current = layout
-            self._evict()
+            total = sum(self._spare.values())
+            while total > self.spare_limit and self._spare:  # drop the least recently used spare copies
+                (other, spare), freed = self._spare.popitem(last=False)
+                total -= freed
+                if other in self._weights:
+                    self._weights[other].copies.pop(spare, None)
         return copy
-
-    def _evict(self) -> None:
-        """Drop the least recently used spare copies until the others are within the limit."""
-        total = sum(self._spare.values())
-        while total > self.spare_limit and self._spare:
-            (key, layout), freed = self._spare.popitem(last=False)
-            total -= freed
-            if key in self._weights:
-                self._weights[key].copies.pop(layout, None)
 
     def _forget(self, key: Key) -> None:
         weight = self._weights.pop(key, None)

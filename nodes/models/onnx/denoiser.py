@@ -75,13 +75,9 @@ class OnnxDenoiser:
 
     def _runs_by_sample(self, t: Tensor) -> bool:
         """Whether the graph must run sample by sample: a field takes one sample, or one t for unlike times."""
-        single_fields = {
-            key for name, fields in self.ports.inputs.items() if is_unbatched(self._find_input(name)) for key in fields
-        }
+        unbatched = [declared.name for declared in self.session.part.inputs if is_unbatched(declared)]
+        single_fields = {key for name in unbatched for key in self.ports.inputs.get(name, ())}
         return bool(single_fields - {"t"}) or ("t" in single_fields and bool((t != t[0]).any()))
-
-    def _find_input(self, name: str) -> Declared:
-        return next(declared for declared in self.session.part.inputs if declared.name == name)
 
     def _run(self, fields: Fields, batch: int) -> Prediction:
         provider = self.session.provider

@@ -7,15 +7,16 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from annotated_types import Ge, Le
 
+from guidegraph.graph.device_context import current_device
 from guidegraph.graph.node import node
 from guidegraph.nodes.guidance.hooks import OpaqueDenoiser
 from guidegraph.nodes.models.onnx.fields import ConstantInput, InputField, OutputField
 from guidegraph.nodes.noise_level import KINDS
 from guidegraph.nodes.sampling.denoiser_edm import EdmNetwork, SigmaData, check_raw_kind, precondition
 from guidegraph.nodes.types import PredictionKind, Schedule
+from guidegraph_runtime.errors import BundleError
 
 if TYPE_CHECKING:
-    from guidegraph_runtime.running.bundle import Bundle
     from guidegraph_runtime.sessions.sessions import SessionSettings
 
 PORTS = ("x", "t")
@@ -54,8 +55,6 @@ def onnx_denoiser(
     Raises an error for a bundle without a denoiser alone, for settings that do not fit the graph, with its
     declarations, and for a provider that this machine lacks.
     """
-    from guidegraph.graph.device_context import current_device
-    from guidegraph_runtime.errors import BundleError
     from guidegraph_runtime.sessions.graph_file import is_bundle
     from guidegraph_runtime.sessions.sessions import SessionSettings
 
@@ -84,13 +83,27 @@ def onnx_denoiser(
 def _of_bundle(path: Path, settings: SessionSettings) -> OpaqueDenoiser:
     from guidegraph.nodes.models.onnx.denoiser import OnnxDenoiser
     from guidegraph.nodes.models.onnx.ports import make_bundle_ports
+    from guidegraph_runtime.bundle.names import CALL, MASKS
+    from guidegraph_runtime.bundle.names import FIELDS as FIXED_FIELDS
     from guidegraph_runtime.running.bundle import Bundle
 
     bundle = Bundle(path, settings)
-    part, kind, honours_mask = _describe_bundle(bundle)
-    part_entry = bundle.manifest.parts[part]
-    size = sum(bundle.manifest.files[name].size for name in (part_entry.file, *part_entry.externals))
-    return OnnxDenoiser(bundle.session(part), make_bundle_ports(part_entry, kind), honours_mask, size)
+    plan = bundle.manifest.plan
+    call = plan[0].settings.get(CALL) if len(plan) == 1 and plan[0].op == "part" else None
+    if call != "denoiser.predict":
+        contents = f"a bundle of {call}" if call else "the bundle of a workflow"
+        command = "guidegraph export WORKFLOW -o DIR --only denoiser"
+        raise ValueError(f"'{bundle.where}' is {contents}: write that of a denoiser with {command}")
+    part = bundle.manifest.parts[plan[0].node]
+    names, results = {port.name for port in part.inputs}, {port.name for port in part.outputs}
+    fixed = plan[0].settings.get(FIXED_FIELDS)
+    kind: Any = fixed.get("kind") if isinstance(fixed, dict) else None
+    fits = {*PORTS} <= names <= {*PORTS, *FIELDS} and {"value"} <= results <= {*OUTPUTS}
+    if not fits or kind not in KINDS:
+        raise ValueError(f"'{bundle.where}' is not a bundle of a denoiser that is whole: export it again")
+    size = sum(bundle.manifest.files[name].size for name in (part.file, *part.externals))
+    honours_mask = plan[0].settings.get(MASKS) is True
+    return OnnxDenoiser(bundle.session(plan[0].node), make_bundle_ports(part, kind), honours_mask, size)
 
 
 def _of_file(
@@ -108,24 +121,3 @@ def _of_file(
     file = open_graph_file(path, settings)
     ports = make_file_ports(str(file.path), file.session.part, inputs, outputs, constants, kind)
     return OnnxDenoiser(file.session, ports, "mask" in inputs, file.nbytes)
-
-
-def _describe_bundle(bundle: Bundle) -> tuple[str, PredictionKind, bool]:
-    """The part of a bundle of a denoiser alone, the kind of its prediction, and whether it honours masks."""
-    from guidegraph_runtime.bundle.names import CALL, MASKS
-    from guidegraph_runtime.bundle.names import FIELDS as FIXED_FIELDS
-
-    plan = bundle.manifest.plan
-    call = plan[0].settings.get(CALL) if len(plan) == 1 and plan[0].op == "part" else None
-    if call != "denoiser.predict":
-        contents = f"a bundle of {call}" if call else "the bundle of a workflow"
-        command = "guidegraph export WORKFLOW -o DIR --only denoiser"
-        raise ValueError(f"'{bundle.where}' is {contents}: write that of a denoiser with {command}")
-    part = bundle.manifest.parts[plan[0].node]
-    names, results = {port.name for port in part.inputs}, {port.name for port in part.outputs}
-    fixed = plan[0].settings.get(FIXED_FIELDS)
-    kind: Any = fixed.get("kind") if isinstance(fixed, dict) else None
-    fits = {*PORTS} <= names <= {*PORTS, *FIELDS} and {"value"} <= results <= {*OUTPUTS}
-    if not fits or kind not in KINDS:
-        raise ValueError(f"'{bundle.where}' is not a bundle of a denoiser that is whole: export it again")
-    return plan[0].node, kind, plan[0].settings.get(MASKS) is True

@@ -78,22 +78,15 @@ def make_file_ports(
         if name in constants:
             _fail(source, f"its input '{name}' takes {' and '.join(fields)}, and has a number in `constants` too", part)
     if unfilled := [name for name in graph_inputs if name not in fields_by_input and name not in constants]:
-        _fail(
-            source,
-            f"nothing says what its input '{unfilled[0]}' takes: {_advice(graph_inputs[unfilled[0]], inputs)}",
-            part,
-        )
+        axes = len(graph_inputs[unfilled[0]].dims)
+        free = [key for key in get_args(InputField) if key not in inputs and axes in _AXES[key]]
+        advice = f"name it under `inputs` as {' or '.join(free)}, or " if free else ""
+        message = f"nothing says what its input '{unfilled[0]}' takes: {advice}give it a number in `constants`"
+        _fail(source, message, part)
     output_names = _output_names(source, part, graph_outputs, outputs)
     if kind is None:
         _fail(source, "nothing says what it predicts: set `kind` to eps, x0 or v", part)
     return GraphPorts(fields_by_input, output_names, kind, constants, foreign=True)
-
-
-def _advice(declared: Declared, inputs: Mapping[InputField, str]) -> str:
-    """Advice for an input without a value: the unused fields that have as many axes."""
-    free = [key for key in get_args(InputField) if key not in inputs and len(declared.dims) in _AXES[key]]
-    fields = f"name it under `inputs` as {' or '.join(free)}, or " if free else ""
-    return f"{fields}give it a number in `constants`"
 
 
 def _check_input(source: str, part: Part, declared: Declared, fields: Sequence[InputField]) -> None:

@@ -82,7 +82,16 @@ def add_words(text: TextModel, words: list[str], *, seed: int, frozen: bool) -> 
     The new rows are drawn from a normal distribution with the mean and standard deviation of the existing words' rows.
     frozen: see `ExtendedTextModel`. Raises ``ValueError`` for a tokenizer that is not word-level.
     """
-    tokenizer = _extend_tokenizer(text.tokenizer, words)
+    settings = json.loads(text.tokenizer.to_str())
+    if settings["model"]["type"] != "WordLevel":
+        raise ValueError(
+            f"words can be added to a tokenizer of whole words; this one is of kind {settings['model']['type']}, which "
+            "spells any word out of pieces"
+        )
+    vocabulary = settings["model"]["vocab"]
+    first = max(vocabulary.values()) + 1
+    vocabulary.update({word: first + i for i, word in enumerate(words)})
+    tokenizer = Tokenizer.from_str(json.dumps(settings))
     table = text.encoder.token_embedding.weight
     special = {text.tokenizer.token_to_id(token) for token in (PAD, START, UNKNOWN)}
     rows = table[[index for index in range(len(table)) if index not in special]].float()
@@ -96,16 +105,3 @@ def add_words(text: TextModel, words: list[str], *, seed: int, frozen: bool) -> 
     extended = ExtendedTextModel(encoder, tokenizer).eval()
     extended.frozen = frozen
     return extended
-
-
-def _extend_tokenizer(tokenizer: Tokenizer, words: list[str]) -> Tokenizer:
-    settings = json.loads(tokenizer.to_str())
-    if settings["model"]["type"] != "WordLevel":
-        raise ValueError(
-            f"words can be added to a tokenizer of whole words; this one is of kind {settings['model']['type']}, which "
-            "spells any word out of pieces"
-        )
-    vocabulary = settings["model"]["vocab"]
-    first = max(vocabulary.values()) + 1
-    vocabulary.update({word: first + i for i, word in enumerate(words)})
-    return Tokenizer.from_str(json.dumps(settings))

@@ -234,13 +234,18 @@ class ZImage(nn.Module):
         size = (x.shape[2] // patch, x.shape[3] // patch)
         count = size[0] * size[1]
         embedding = self.t_embedder(TIME_RANGE - t)
-        h = _fill_up(self.x_embedder(_pack(x, patch)), self.x_pad_token)
+        grid = x.unflatten(3, (-1, patch)).unflatten(2, (-1, patch))  # (B, C, h, p, w, p)
+        patches = grid.permute(0, 2, 4, 3, 5, 1).flatten(3).flatten(1, 2)  # channels vary fastest in a token
+        h = _fill_up(self.x_embedder(patches), self.x_pad_token)
         text, text_keys, text_places = self._embed_text(tokens, mask)
         places = F.pad(patch_places(size, x.device), (0, 0, 0, h.shape[1] - count))
         ends = text_keys.sum(1)[:, None] + 1  # the picture comes after its text
         first = torch.where(torch.arange(h.shape[1], device=x.device) < count, ends, 0)
         places = torch.cat([first[:, :, None].to(places), places[None, :, 1:].expand(x.shape[0], -1, -1)], dim=2)
-        of_picture, of_text, of_both = map(self._turns, (places, text_places, torch.cat([places, text_places], dim=1)))
+        of_picture, of_text, of_both = (
+            turns_of(axis_angles(at, self.config.axes, ROTARY_BASE)[:, None])
+            for at in (places, text_places, torch.cat([places, text_places], dim=1))
+        )
         for index, block in enumerate(self.noise_refiner):
             h = h + block(h, embedding, of_picture, None, hooks.attend(Site("self", "block", index), size))
         for block in self.context_refiner:
@@ -284,18 +289,7 @@ class ZImage(nn.Module):
         keys = index < length + -length % MULTIPLE
         return text, keys, F.pad((index + 1)[:, :, None].float(), (0, 2))
 
-    def _turns(self, places: Tensor) -> Tensor:
-        """The turns of queries and keys at places (B, N, 3)."""
-        return turns_of(axis_angles(places, self.config.axes, ROTARY_BASE)[:, None])
-
 
 def _fill_up(h: Tensor, token: Tensor) -> Tensor:
     """Tokens (B, N, C) with a learned token (1, C) at the end of each row, up to a multiple of 32."""
     return torch.cat([h, token.to(h.dtype).expand(h.shape[0], -h.shape[1] % MULTIPLE, -1)], dim=1)
-
-
-def _pack(x: Tensor, patch: int) -> Tensor:
-    """A picture (B, C, H, W) as tokens (B, H W / patch², patch² · C), row by row; channels vary fastest in a token."""
-    grid = x.unflatten(3, (-1, patch)).unflatten(2, (-1, patch))  # (B, C, h, p, w, p)
-    tokens: Tensor = grid.permute(0, 2, 4, 3, 5, 1).flatten(3).flatten(1, 2)
-    return tokens
