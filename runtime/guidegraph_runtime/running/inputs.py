@@ -154,7 +154,12 @@ def parse_input(name: str, spec: Input, text: str, location: str) -> Any:
     ``BundleError`` for a value that is not of the type, and for a list that is not JSON.
     """
     if spec.type not in ("str", *FILE_TYPES):
-        return _json(name, spec, text, location)
+        try:
+            return json.loads(text)
+        except (ValueError, RecursionError):
+            several = ", or a list as JSON" if spec.many else ""
+            message = f"'{name}': expected {spec.wrong(text)}{several}, found {text!r:.80}"
+            raise BundleError(location, "bad-value", message, param=name) from None
     if not spec.many or not text.startswith("["):
         return text
     try:
@@ -183,12 +188,3 @@ def is_bracketed(text: str) -> bool:
             after = bare[i + 1 :]
             return not after.strip() or (after[0].isspace() and after.lstrip().startswith("#"))
     return False
-
-
-def _json(name: str, spec: Input, text: str, location: str) -> Any:
-    try:
-        return json.loads(text)
-    except (ValueError, RecursionError):
-        several = ", or a list as JSON" if spec.many else ""
-        message = f"'{name}': expected {spec.wrong(text)}{several}, found {text!r:.80}"
-        raise BundleError(location, "bad-value", message, param=name) from None

@@ -84,7 +84,12 @@ class Binding:
     def run(self) -> dict[str, DeviceTensor]:
         """Run the graph; return all outputs by name, on the device. Outputs of earlier runs keep their values."""
         session, device = self._session, self._session.provider
-        self._check_sizes()
+        sizes: dict[str, int] = {}
+        for name, tensor in self._inputs.items():
+            if name not in self._values:
+                message = f"expected the input '{name}' to be set, found {', '.join(self._values) or 'none'}; set it"
+                raise BundleError(session.location, "bad-input", message)
+            check_tensor(session.location, tensor, tensor.dtype, self._values[name].shape(), sizes)
         # A new binding for each run: a reused one writes into the outputs of the last run. In onnxruntime 1.26 the
         # returned tensors then show the values of the next run, even if the outputs are bound again.
         binding = session.call_onnxruntime(session.session.io_binding)
@@ -105,14 +110,6 @@ class Binding:
         value = cast(DeviceTensor, self._session.call_onnxruntime(make, array, device.device, device.device_id))
         self._uploaded[name] = value
         return value
-
-    def _check_sizes(self) -> None:
-        sizes: dict[str, int] = {}
-        for name, tensor in self._inputs.items():
-            if name not in self._values:
-                message = f"expected the input '{name}' to be set, found {', '.join(self._values) or 'none'}; set it"
-                raise BundleError(self._session.location, "bad-input", message)
-            check_tensor(self._session.location, tensor, tensor.dtype, self._values[name].shape(), sizes)
 
 
 class FixedBinding:

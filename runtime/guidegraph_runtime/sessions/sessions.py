@@ -9,7 +9,7 @@ from typing import Any, NoReturn
 
 import numpy as np
 
-from guidegraph_runtime.bundle.manifest import Dims, Part, Tensor
+from guidegraph_runtime.bundle.manifest import Part, Tensor
 from guidegraph_runtime.bundle.onnx_graph import read_graph
 from guidegraph_runtime.bundle.opsets import onnxruntime_release
 from guidegraph_runtime.bundle.verify import VerifiedBundle
@@ -309,14 +309,10 @@ def _check_signature(location: str, kind: str, nodes: Sequence[Any], tensors: Se
         text = f"expected the {kind}s {_format_tensors(expected)}, found {_format_tensors(actual)}"
         _refuse(f"{text}; export the workflow again", location)
     for node, tensor in zip(nodes, tensors, strict=True):
-        if not _fits(node.shape, tensor.dims):
+        sizes = zip(node.shape, tensor.dims, strict=True)
+        if any(isinstance(size, int) and size != dim for size, dim in sizes):  # a free axis of the graph takes any dim
             text = f"expected the {kind} '{tensor.name}' with axes {tensor.dims}, found {tuple(node.shape)}"
             _refuse(f"{text}; export the workflow again", location)
-
-
-def _fits(shape: Sequence[Any], dims: Dims) -> bool:
-    """Whether a graph's shape accepts the dims of a manifest: each fixed size must be equal there."""
-    return all(not isinstance(size, int) or size == dim for size, dim in zip(shape, dims, strict=True))
 
 
 def _format_tensors(tensors: Sequence[tuple[str, str, int]]) -> str:

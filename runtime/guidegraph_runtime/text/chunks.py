@@ -90,11 +90,8 @@ def make_chunk_tables(
     tables = []
     for chunker, rows in zip(chunkers, by_chunker, strict=True):
         missing = [0 if chunker.single else count - len(chunks) for chunks in rows]
-        tables.append(_table([[*chunks, *chunker.chunks([]) * n] for chunks, n in zip(rows, missing, strict=True)]))
+        filled = [[*chunks, *chunker.chunks([]) * n] for chunks, n in zip(rows, missing, strict=True)]
+        ids = [[[id for id, _ in chunk] for chunk in chunks] for chunks in filled]
+        weights = [[[weight for _, weight in chunk] for chunk in chunks] for chunks in filled]
+        tables.append(ChunkTable(np.array(ids, dtype=np.int64), np.array(weights, dtype=np.float64)))
     return tables
-
-
-def _table(rows: Sequence[Sequence[Sequence[Token]]]) -> ChunkTable:
-    ids = [[[id for id, _ in chunk] for chunk in chunks] for chunks in rows]
-    weights = [[[weight for _, weight in chunk] for chunk in chunks] for chunks in rows]
-    return ChunkTable(np.array(ids, dtype=np.int64), np.array(weights, dtype=np.float64))
