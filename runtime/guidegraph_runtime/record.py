@@ -107,9 +107,10 @@ def make_record(
             values[name] = _files(params[name]) if name in params else item.default
     plan = override_settings(manifest.plan, nodes, bundle.where)
     seeds: dict[str, Any] = {}
-    for item in host_operations(plan):
-        link = item.inputs.get("seed")
-        seeds[item.node] = item.settings.get("seed") if link is None else values.get(link.removeprefix("params."))
+    for operation in host_operations(plan):
+        link = operation.inputs.get("seed")
+        own = operation.settings.get("seed")
+        seeds[operation.node] = own if link is None else values.get(link.removeprefix("params."))
     return Record(bundle, values, nodes, {node: seed for node, seed in seeds.items() if seed is not None}, only, lora)
 
 

@@ -104,8 +104,10 @@ def check_value(name: str, spec: Input, value: Any, location: str) -> Any:
     except RecursionError:
         message = f"'{name}': its lists have too many levels"
         raise BundleError(location, "bad-value", message, param=name) from None
-    if spec.type in FILE_TYPES and _are_bytes(value, spec.many):
-        return value
+    if spec.type in FILE_TYPES:
+        files = value if spec.many and isinstance(value, list) else [value]
+        if files and all(isinstance(file, bytes) for file in files):
+            return value
     if value is None and spec.takes_null:
         return None
     if spec.type == "float" and isinstance(value, int) and not isinstance(value, bool):
@@ -139,12 +141,6 @@ def _find_overflow(value: Any) -> float | None:
     numbers = value if isinstance(value, list) else [value]
     overflows = (item for item in numbers if isinstance(item, float) and FLOAT_LIMIT < abs(item) < math.inf)
     return next(overflows, None)
-
-
-def _are_bytes(value: Any, many: bool) -> bool:
-    return isinstance(value, bytes) or (
-        many and isinstance(value, list) and bool(value) and all(isinstance(item, bytes) for item in value)
-    )
 
 
 def parse_input(name: str, spec: Input, text: str, location: str) -> Any:

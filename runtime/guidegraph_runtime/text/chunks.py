@@ -61,7 +61,10 @@ class Chunker:
 
     def chunks(self, prompt: Sequence[Fragment]) -> list[list[Token]]:
         """Split a prompt into chunks, at least one, each with its marks and padded to `length`."""
-        start, end = (_mark_tokens(marks) for marks in (self.start, self.end))
+        start, end = (
+            [(id, 1.0) for id in ((marks,) if isinstance(marks, int) else marks or ())]
+            for marks in (self.start, self.end)
+        )
         tokens, capacity = self.tokens(prompt), self.length - len(start) - len(end)
         pieces = [tokens[i : i + capacity] for i in range(0, max(len(tokens), 1), capacity)]
         if self.single and len(pieces) > 1:
@@ -69,12 +72,6 @@ class Chunker:
             warnings.warn(f"{len(tokens)} tokens, cut to {capacity}: '{text:.60}…'", stacklevel=4)
             pieces = pieces[:1]
         return [[*start, *piece, *end, *[(self.pad, 1.0)] * (capacity - len(piece))] for piece in pieces]
-
-
-def _mark_tokens(marks: Marks | None) -> list[Token]:
-    if marks is None:
-        return []
-    return [(id, 1.0) for id in ((marks,) if isinstance(marks, int) else marks)]
 
 
 def make_chunk_tables(

@@ -104,7 +104,7 @@ def write_page(folder: Path, web: OnnxruntimeWeb) -> Page:
             shutil.copyfile(path, temporary)
     write_bytes(folder / TABLES, save(dict(page.arrays)))
     loaded = [*_bundle_files(manifest, page.plan), *(f"{ONNXRUNTIME}/{path.name}" for path in web.files), TABLES]
-    listing = {}
+    listing: dict[str, dict[str, Any]] = {}
     for name in loaded:
         with (folder / name).open("rb") as opened:
             digest = hashlib.file_digest(opened, "sha256").hexdigest()
