@@ -91,18 +91,13 @@ _UNUSED = {"verify": _RUN_OPTIONS, "describe": (*_RUN_OPTIONS, "json", "quiet")}
 """By mode, the options that it does not use."""
 
 
-def _check_mode(options: argparse.Namespace) -> None:
-    """Raise ``BundleError`` for an option that ``--verify`` or ``--describe`` does not use."""
+def _command(options: argparse.Namespace) -> int:
     mode = next((mode for mode in _UNUSED if getattr(options, mode)), None)
     unused = [f"--{name}" for name in _UNUSED.get(mode or "", ()) if getattr(options, name)]
     if unused:
         does = "repeats the run that the bundle carries" if mode == "verify" else "runs nothing, and prints text"
         message = f"expected no {', no '.join(unused)}: --{mode} {does}; leave out one or the other"
         raise BundleError(f"--{mode}", "bad-arguments", message)
-
-
-def _command(options: argparse.Namespace) -> int:
-    _check_mode(options)
     # SIGTERM ends a run like Ctrl-C: written files stay complete, and run.json records the cancellation.
     with end_on_sigterm(), enforce_limits(read_limits(options.limit)):
         from guidegraph_runtime.running.bundle import Bundle

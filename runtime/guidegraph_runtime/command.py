@@ -11,6 +11,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, NoReturn
 
+from guidegraph_runtime import __version__
 from guidegraph_runtime.error_text import describe_error
 from guidegraph_runtime.errors import BundleError
 from guidegraph_runtime.limits import Limits, parse_limits
@@ -101,8 +102,6 @@ def parse_threads(text: str) -> int:
 
 
 def show_version() -> str:
-    from guidegraph_runtime import __version__
-
     return __version__
 
 

@@ -7,6 +7,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeAlias
 
+import numpy as np
+
 from guidegraph_runtime.errors import BundleError
 from guidegraph_runtime.files.npy import read_npy
 
@@ -46,8 +48,6 @@ def compare_output(name: str, kind: str, actual: NDArray[Any], expected: NDArray
 
     Tables differ as far as the worst of their columns; texts differ by infinity.
     """
-    import numpy as np
-
     if expected.dtype.names:
         columns = [
             compare_output(name, kind, actual[column], expected[column], tolerance)
@@ -90,8 +90,6 @@ def replay(bundle: Bundle, observer: Observer | None = None) -> list[Difference]
 
 
 def _array(bundle: Bundle, file: str) -> NDArray[Any]:
-    import numpy as np
-
     try:
         array = read_npy(io.BytesIO(bundle.file(file)), file)
         if not isinstance(array, np.ndarray):

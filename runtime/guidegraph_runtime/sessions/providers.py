@@ -75,13 +75,13 @@ def choose_providers(requested: str | Sequence[str] = AUTO, device_id: int = 0) 
             _fail(f"expected a provider, found none; {suggest_name('', (AUTO, *NAMES))}")
     if "cpu" in names:
         names = names[: names.index("cpu")]
-    return (*(_make_provider(name, device_id) for name in dict.fromkeys(names)), Provider("cpu"))
-
-
-def _make_provider(name: str, device_id: int) -> Provider:
-    if _DEVICES[name] == "cpu":
-        return Provider(name, options=_OPENVINO_OPTIONS)
-    return Provider(name, device_id, {"device_id": str(device_id)})
+    providers = [
+        Provider(name, options=_OPENVINO_OPTIONS)
+        if _DEVICES[name] == "cpu"
+        else Provider(name, device_id, {"device_id": str(device_id)})
+        for name in dict.fromkeys(names)
+    ]
+    return (*providers, Provider("cpu"))
 
 
 def missing(name: str, device_id: int = 0) -> str | None:
