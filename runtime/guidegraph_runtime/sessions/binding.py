@@ -77,7 +77,14 @@ class Binding:
         if not isinstance(value, DeviceTensor):
             array = np.asarray(value, order="C")
             check_tensor(self._session.location, tensor, str(array.dtype), array.shape, {})
-            value = self._upload(name, array)
+            device, previous = self._session.provider, self._uploaded.get(name)
+            if previous is not None and tuple(previous.shape()) == array.shape and device.device != "cpu":
+                self._session.call_onnxruntime(previous.update_inplace, array)
+                value = previous
+            else:
+                make = self._session.onnxruntime.OrtValue.ortvalue_from_numpy
+                made = self._session.call_onnxruntime(make, array, device.device, device.device_id)
+                value = self._uploaded[name] = cast(DeviceTensor, made)
         check_tensor(self._session.location, tensor, dtype_name(value.data_type()), value.shape(), {})
         self._values[name] = value
 
@@ -100,16 +107,6 @@ class Binding:
             session.call_onnxruntime(binding.bind_output, name, device.device, device.device_id)
         session.call(session.session.run_with_iobinding, binding, options=session.options((), NO_GRAPH))
         return dict(zip(names, binding.get_outputs(), strict=True))
-
-    def _upload(self, name: str, array: Array) -> DeviceTensor:
-        device, previous = self._session.provider, self._uploaded.get(name)
-        if previous is not None and tuple(previous.shape()) == array.shape and device.device != "cpu":
-            self._session.call_onnxruntime(previous.update_inplace, array)
-            return previous
-        make = self._session.onnxruntime.OrtValue.ortvalue_from_numpy
-        value = cast(DeviceTensor, self._session.call_onnxruntime(make, array, device.device, device.device_id))
-        self._uploaded[name] = value
-        return value
 
 
 class FixedBinding:

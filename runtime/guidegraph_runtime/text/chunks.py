@@ -45,19 +45,14 @@ class Chunker:
 
     def tokens(self, prompt: Sequence[Fragment]) -> list[Token]:
         """The ids of a prompt with their weights, without the start and end marks."""
-        return [
-            (int(id), weight)
-            for text, weight in prompt
-            for piece in self._pieces(text)
-            for id in self.words.get(piece) or self.tokenize(piece)
-        ]
-
-    def _pieces(self, text: str) -> list[str]:
-        """Split a text at the learned words."""
-        if not self.words:
-            return [text]
+        tokens: list[Token] = []
         pattern = "|".join(re.escape(word) for word in sorted(self.words, key=len, reverse=True))
-        return [piece for piece in re.split(rf"(?<!\w)({pattern})(?!\w)", text) if piece]
+        for text, weight in prompt:
+            pieces = [text]
+            if self.words:  # a learned word is a piece of its own
+                pieces = [piece for piece in re.split(rf"(?<!\w)({pattern})(?!\w)", text) if piece]
+            tokens += [(int(id), weight) for piece in pieces for id in self.words.get(piece) or self.tokenize(piece)]
+        return tokens
 
     def chunks(self, prompt: Sequence[Fragment]) -> list[list[Token]]:
         """Split a prompt into chunks, at least one, each with its marks and padded to `length`."""
