@@ -82,8 +82,8 @@ def read_manifest(data: bytes, location: str = MANIFEST) -> Manifest:
     requires = Requires(needs["opset"].integer(1, 10_000), providers)
     for name, part in parts.items():
         if part.opsets.get("", 0) > requires.opset:
-            found = str(part.opsets[""])
-            fields["parts"].at(name).fail(f"at most opset {requires.opset}, as 'requires' says", found)
+            opset = str(part.opsets[""])
+            fields["parts"].at(name).fail(f"at most opset {requires.opset}, as 'requires' says", opset)
     reference = _reference(fields["reference"], inputs, outputs, files) if "reference" in fields else None
     plan = read_plan(fields["plan"], parts)
     return Manifest(

@@ -159,8 +159,8 @@ def _read_tensors(location: str, nodes: Iterable[Any]) -> tuple[Tensor, ...]:
     for node in nodes:
         name, dtype = node.name, dtype_name(node.type)
         if dtype not in DTYPES:
-            found = f"{format_value(name)} of {node.type}"
-            message = f"expected tensors of {', '.join(DTYPES)} as inputs and outputs, found {found}"
+            actual = f"{format_value(name)} of {node.type}"
+            message = f"expected tensors of {', '.join(DTYPES)} as inputs and outputs, found {actual}"
             _refuse(location, message, "export the model again with one of these types")
         dims = tuple(dim if isinstance(dim, int) else f"{name}.{i}" for i, dim in enumerate(node.shape))
         tensors.append(Tensor(name, dtype, dims))
