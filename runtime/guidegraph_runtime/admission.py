@@ -83,7 +83,16 @@ def find_common_batch(names: str, *counts: int) -> int:
 def find_number_problem(value: object, *, infinite: bool = False) -> str | None:
     """Check that numbers are finite, also in lists, tables and arrays. infinite: allow infinities, but never NaN."""
     if hasattr(value, "dtype"):
-        return _find_array_problem(value, infinite)
+        import numpy as np
+
+        array = np.asarray(value)
+        if array.dtype.kind not in "fc" or np.isfinite(array).all():
+            return None
+        if array.ndim == 0:
+            return find_number_problem(float(array.real), infinite=infinite)
+        if nan_count := int(np.isnan(array).sum()):
+            return f"expected numbers; found nan in {nan_count} of {array.size} elements"
+        return None if infinite else "expected finite numbers; found infinities"
     if isinstance(value, float):
         if math.isnan(value):
             return "expected a number; found nan"
@@ -97,19 +106,6 @@ def find_number_problem(value: object, *, infinite: bool = False) -> str | None:
         except RecursionError:
             return "its lists have too many levels"
     return None
-
-
-def _find_array_problem(value: Any, infinite: bool) -> str | None:
-    import numpy as np
-
-    array = np.asarray(value)
-    if array.dtype.kind not in "fc" or np.isfinite(array).all():
-        return None
-    if array.ndim == 0:
-        return find_number_problem(float(array.real), infinite=infinite)
-    if nan_count := int(np.isnan(array).sum()):
-        return f"expected numbers; found nan in {nan_count} of {array.size} elements"
-    return None if infinite else "expected finite numbers; found infinities"
 
 
 def is_infinite(value: object) -> bool:

@@ -91,44 +91,32 @@ _UNUSED = {"verify": _RUN_OPTIONS, "describe": (*_RUN_OPTIONS, "json", "quiet")}
 """By mode, the options that it does not use."""
 
 
-def _check_mode(options: argparse.Namespace) -> None:
-    """Raise ``BundleError`` for an option that ``--verify`` or ``--describe`` does not use."""
+def _command(options: argparse.Namespace) -> int:
     mode = next((mode for mode in _UNUSED if getattr(options, mode)), None)
     unused = [f"--{name}" for name in _UNUSED.get(mode or "", ()) if getattr(options, name)]
     if unused:
         does = "repeats the run that the bundle carries" if mode == "verify" else "runs nothing, and prints text"
         message = f"expected no {', no '.join(unused)}: --{mode} {does}; leave out one or the other"
         raise BundleError(f"--{mode}", "bad-arguments", message)
-
-
-def _command(options: argparse.Namespace) -> int:
-    _check_mode(options)
     # SIGTERM ends a run like Ctrl-C: written files stay complete, and run.json records the cancellation.
     with end_on_sigterm(), enforce_limits(read_limits(options.limit)):
-        return _command_within_limits(options)
+        from guidegraph_runtime.running.bundle import Bundle
+        from guidegraph_runtime.sessions.sessions import SessionSettings
 
+        # Describing a bundle needs no GPU.
+        provider = "cpu" if options.describe else options.provider
+        cuda_graph = options.cuda_graph and not options.describe
+        settings = SessionSettings.on(provider, intra_threads=options.threads, cuda_graph=cuda_graph)
+        bundle = Bundle(options.bundle, settings)
+        if options.describe:
+            from guidegraph_runtime.running.describe import describe_bundle
 
-def _command_within_limits(options: argparse.Namespace) -> int:
-    from guidegraph_runtime.running.bundle import Bundle
-    from guidegraph_runtime.sessions.sessions import SessionSettings
-
-    # Describing a bundle needs no GPU.
-    provider = "cpu" if options.describe else options.provider
-    cuda_graph = options.cuda_graph and not options.describe
-    settings = SessionSettings.on(provider, intra_threads=options.threads, cuda_graph=cuda_graph)
-    bundle = Bundle(options.bundle, settings)
-    if options.describe:
-        from guidegraph_runtime.running.describe import describe_bundle
-
-        print_line(describe_bundle(bundle.manifest, bundle.digest, bundle.offers()))
+            print_line(describe_bundle(bundle.manifest, bundle.digest, bundle.offers()))
+            return DONE
+        if options.verify:
+            return _verify(bundle, options)
+        _run(bundle, options)
         return DONE
-    if options.verify:
-        return _verify(bundle, options)
-    from guidegraph_runtime.run_command import run
-
-    params, nodes = _params(bundle, options.set), _nodes(options.node)
-    run(bundle, params, nodes, options.only, options.out, lora=options.lora, as_json=options.json, quiet=options.quiet)
-    return DONE
 
 
 def _verify(bundle: Any, options: argparse.Namespace) -> int:
@@ -147,23 +135,20 @@ def _verify(bundle: Any, options: argparse.Namespace) -> int:
     return DONE if all(difference.fits for difference in differences) else FAILED
 
 
-def _params(bundle: Any, settings: Sequence[str]) -> dict[str, Any]:
+def _run(bundle: Any, options: argparse.Namespace) -> None:
+    from guidegraph_runtime.run_command import run
     from guidegraph_runtime.running.inputs import parse_input
 
     inputs, params = bundle.manifest.inputs, {}
-    for name, text in _pairs("--set", "K=V", settings).items():
+    for name, text in _pairs("--set", "K=V", options.set).items():
         params[name] = parse_input(name, inputs[name], text, bundle.where) if name in inputs else text
-    return params
-
-
-def _nodes(settings: Sequence[str]) -> dict[str, Any]:
     nodes: dict[str, Any] = {}
-    for name, text in _pairs("--node", "NODE.SETTING=V", settings).items():
+    for name, text in _pairs("--node", "NODE.SETTING=V", options.node).items():
         try:
             nodes[name] = json.loads(text)
         except (ValueError, RecursionError):
             nodes[name] = text  # a name, such as scheduler.heun
-    return nodes
+    run(bundle, params, nodes, options.only, options.out, lora=options.lora, as_json=options.json, quiet=options.quiet)
 
 
 def _pairs(option: str, form: str, settings: Sequence[str]) -> dict[str, str]:

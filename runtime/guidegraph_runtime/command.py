@@ -11,6 +11,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, NoReturn
 
+from guidegraph_runtime import __version__
 from guidegraph_runtime.error_text import describe_error
 from guidegraph_runtime.errors import BundleError
 from guidegraph_runtime.limits import Limits, parse_limits
@@ -37,7 +38,13 @@ def end_with_code(program: str, command: Callable[[], int]) -> NoReturn:
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = FAILED
     except OSError as error:
-        code = _print_end(FAILED, f"{error.filename or program}: os-error: {_os_reason(error)}")
+        if isinstance(error, WriteError):
+            reason = f"cannot be written: {error.strerror}"
+        elif error.filename is None and error.errno is not None:  # no file, so it concerns printing
+            reason = f"the output cannot be printed: {write_reason(error.errno)}"
+        else:
+            reason = with_shortage(error.strerror or str(error), error)
+        code = _print_end(FAILED, f"{error.filename or program}: os-error: {reason}")
     except Exception as error:
         shortage = explain_shortage(error)
         code = _print_end(FAILED, f"{program}: {shortage or f'internal-error: {describe_error(error)}'}")
@@ -95,18 +102,7 @@ def parse_threads(text: str) -> int:
 
 
 def show_version() -> str:
-    from guidegraph_runtime import __version__
-
     return __version__
-
-
-def _os_reason(error: OSError) -> str:
-    """The reason of an OSError, with a remedy if the disk is at fault. An error without a file concerns printing."""
-    if isinstance(error, WriteError):
-        return f"cannot be written: {error.strerror}"
-    if error.filename is None and error.errno is not None:
-        return f"the output cannot be printed: {write_reason(error.errno)}"
-    return with_shortage(error.strerror or str(error), error)
 
 
 def _print_warning(message: Warning | str, *_: object, **__: object) -> None:

@@ -114,7 +114,7 @@ def limit_message(name: str, amount: float, subject: str, limits: Limits | None 
     limit = getattr(limits or current_limits(), name)
     if limit is None or amount <= limit:
         return None
-    raised = _sufficient_limit(amount)
+    raised = "off" if amount > UNLIMITED else f"{amount:.0f}"
     return f"{subject}; the limit is {show_limit(name, limit)}. If that is right, raise it: --limit {name}={raised}"
 
 
@@ -216,8 +216,3 @@ def _value(name: str, text: str) -> int | float | None:
     if value <= 0:
         raise ValueError(f"limit '{name}': expected a number above 0; found '{text[:80]}'")
     return value
-
-
-def _sufficient_limit(amount: float) -> str:
-    """A value of the limit that would admit ``amount``."""
-    return "off" if amount > UNLIMITED else f"{amount:.0f}"

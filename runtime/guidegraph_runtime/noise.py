@@ -51,7 +51,12 @@ def sample_seeds(seed: SupportsIndex | Sequence[SupportsIndex], batch: int = 1) 
     """The seed of each sample: seed, seed + 1, … for one seed, the seeds themselves for a list."""
     if batch < 1:
         raise ValueError(f"batch must be at least 1, not {batch}")
-    seeds = _list_of_seeds(seed, batch)
+    try:  # every NumPy array has __index__, so only a call shows whether it is one seed
+        first = operator.index(seed)  # type: ignore[arg-type]
+    except TypeError:
+        seeds = [operator.index(item) for item in seed]  # type: ignore[union-attr]
+    else:
+        seeds = [first + i for i in range(batch)]
     if not seeds or batch not in (1, len(seeds)):
         raise ValueError(f"{len(seeds)} seeds cannot fill a batch of {batch}")
     for value in seeds:
@@ -87,15 +92,6 @@ def raw_bits(seed: SupportsIndex, count: int, index: SupportsIndex | None = None
     # Both integers are little-endian over their words: 2 × 64 bits of key, 4 × 64 bits of counter.
     bits = np.random.Philox(key=key, counter=draw << 128).random_raw(count)
     return np.asarray(bits, dtype=np.uint64)
-
-
-def _list_of_seeds(seed: SupportsIndex | Sequence[SupportsIndex], batch: int) -> list[int]:
-    # By trial, since every NumPy array has __index__.
-    try:
-        first = operator.index(seed)  # type: ignore[arg-type]
-    except TypeError:
-        return [operator.index(item) for item in seed]  # type: ignore[union-attr]
-    return [first + i for i in range(batch)]
 
 
 def _box_muller(bits: NDArray[np.uint64]) -> NDArray[np.float64]:

@@ -49,7 +49,13 @@ def write_output(folder: Path, name: str, kind: str, value: NDArray[Any], text: 
     Raises ``ValueError`` for a value that cannot be written, and ``OSError``.
     """
     if kind == "image":
-        return _write_pictures(folder, name, value, text)
+        from guidegraph_runtime.pictures.png import write_png
+
+        arrays = split_pictures(value)
+        files = picture_names(name, len(arrays))
+        for i, (file, array) in enumerate(zip(files, arrays, strict=True)):
+            write_png(folder / file, array, text(name, i, len(arrays)))
+        return files
     if kind == "table" or value.dtype.kind in "US":
         write_text(folder / f"{name}.json", json.dumps(plain_table(value), indent=2) + "\n")
         return [f"{name}.json"]
@@ -58,16 +64,6 @@ def write_output(folder: Path, name: str, kind: str, value: NDArray[Any], text: 
     with atomic_path(folder / f"{name}.safetensors") as temporary:
         temporary.write_bytes(save({name: value}))
     return [f"{name}.safetensors"]
-
-
-def _write_pictures(folder: Path, name: str, value: NDArray[Any], text: PictureText) -> list[str]:
-    from guidegraph_runtime.pictures.png import write_png
-
-    arrays = split_pictures(value)
-    files = picture_names(name, len(arrays))
-    for i, (file, array) in enumerate(zip(files, arrays, strict=True)):
-        write_png(folder / file, array, text(name, i, len(arrays)))
-    return files
 
 
 def split_pictures(value: NDArray[Any]) -> list[NDArray[np.uint8]]:

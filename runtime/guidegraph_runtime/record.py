@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from guidegraph_runtime.bundle.manifest_types import FILE_TYPES, Operation
+from guidegraph_runtime.bundle.manifest_types import FILE_TYPES
 from guidegraph_runtime.run_json import FORMAT, RunJson, picture_text, with_machine
 from guidegraph_runtime.running.inputs import resolve_inputs
 from guidegraph_runtime.running.overrides import host_operations, override_settings
@@ -70,7 +70,14 @@ class Record(RunJson):
                 },
                 "operations": {name: round(seconds, 6) for name, seconds in self.operations.items()},
             },
-            "versions": _versions(),
+            # From the modules: package metadata takes longer to read than a step.
+            "versions": with_machine(
+                {
+                    name: str(sys.modules[module].__version__)
+                    for name, module in _PACKAGES.items()
+                    if module in sys.modules
+                }
+            ),
             "made_by": dict(bundle.manifest.versions),
         }
 
@@ -99,7 +106,11 @@ def make_record(
         if item.type in FILE_TYPES:
             values[name] = _files(params[name]) if name in params else item.default
     plan = override_settings(manifest.plan, nodes, bundle.where)
-    seeds = {item.node: _seed(item, values) for item in host_operations(plan)}
+    seeds: dict[str, Any] = {}
+    for operation in host_operations(plan):
+        link = operation.inputs.get("seed")
+        own = operation.settings.get("seed")
+        seeds[operation.node] = own if link is None else values.get(link.removeprefix("params."))
     return Record(bundle, values, nodes, {node: seed for node, seed in seeds.items() if seed is not None}, only, lora)
 
 
@@ -112,17 +123,3 @@ def _files(value: Any) -> Any:
     if hasattr(value, "tobytes"):
         return f"sha256:{hashlib.sha256(value.tobytes()).hexdigest()}"
     return None if value is None else os.path.abspath(value)
-
-
-def _seed(operation: Operation, values: Mapping[str, Any]) -> Any:
-    if "seed" in operation.inputs:
-        return values.get(operation.inputs["seed"].removeprefix("params."))
-    return operation.settings.get("seed")
-
-
-def _versions() -> dict[str, str]:
-    """The versions of imported packages, from the modules: package metadata takes longer to read than a step."""
-    versions = {
-        name: str(sys.modules[module].__version__) for name, module in _PACKAGES.items() if module in sys.modules
-    }
-    return with_machine(versions)

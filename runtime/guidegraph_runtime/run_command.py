@@ -47,7 +47,14 @@ def run(
     prepared = bundle.prepare(params, nodes, only)
     bundle.check_provider(prepared)
     loras = bundle.read_loras(lora)
-    folder = _folder(out, bundle.manifest.name, Path(bundle.where))
+    if Path(bundle.where).resolve() in (target := (out or RUNS).resolve(), *target.parents):
+        message = "the files would be written into the bundle; choose another folder"
+        raise BundleError("--out", "no-folder", message)
+    try:
+        folder = make_run_folder(out, bundle.manifest.name)
+    except OSError as error:
+        message = f"the folder for the files cannot be made: {with_shortage(str(error), error)}"
+        raise BundleError("--out", "no-folder", message) from error
     with _lock_output(folder, quiet or as_json):
         earlier = read_record(folder / RECORD)
         _run_into(folder, bundle, record, params, prepared, loras=loras, as_json=as_json, quiet=quiet)
@@ -118,19 +125,6 @@ def _run_into(
         observer.on_end(status, time.perf_counter() - start_time)
     if not (as_json or quiet):
         out_line(summarise_files(folder, record.files))
-
-
-def _folder(out: Path | None, name: str, bundle: Path) -> Path:
-    """Create the output folder. Raises ``BundleError`` if that fails, or if it lies in the bundle."""
-    if bundle.resolve() in (target := (out or RUNS).resolve(), *target.parents):
-        message = "the files would be written into the bundle; choose another folder"
-        raise BundleError("--out", "no-folder", message)
-    try:
-        return make_run_folder(out, name)
-    except OSError as error:
-        raise BundleError(
-            "--out", "no-folder", f"the folder for the files cannot be made: {with_shortage(str(error), error)}"
-        ) from error
 
 
 class _SilentObserver:

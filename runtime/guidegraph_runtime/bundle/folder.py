@@ -33,7 +33,10 @@ def read_file(root: Path, name: str, limit: int, size: int | None = None) -> byt
     parts = name.split("/")
     try:
         for i in range(1, len(parts)):
-            _check_folder(root.joinpath(*parts[:i]))
+            folder = root.joinpath(*parts[:i])
+            status = os.lstat(folder)
+            if not stat.S_ISDIR(status.st_mode) or _is_link_like(status):
+                fail(str(folder), "expected a folder, found a link or a file")
         before = os.lstat(location)
         _check_regular(location, before)
         descriptor = os.open(location, _FLAGS)
@@ -85,12 +88,6 @@ def _walk_listed(root: Path, under: str, folders: set[str]) -> Iterator[tuple[st
             yield name, entry
             if name in folders:
                 yield from _walk_listed(root, name, folders)
-
-
-def _check_folder(path: Path) -> None:
-    status = os.lstat(path)
-    if not stat.S_ISDIR(status.st_mode) or _is_link_like(status):
-        fail(str(path), "expected a folder, found a link or a file")
 
 
 def _check_regular(location: str, status: os.stat_result) -> None:

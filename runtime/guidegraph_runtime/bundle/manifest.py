@@ -69,11 +69,21 @@ def read_manifest(data: bytes, location: str = MANIFEST) -> Manifest:
     files = {name: _file(cursor) for name, cursor in fields["files"].entries(_manifest_name_problem)}
     _check_case(fields["files"], files)
     inputs = {name: _input(cursor, files) for name, cursor in fields["inputs"].entries(identifier_problem)}
-    outputs = {name: _output(cursor) for name, cursor in fields["outputs"].entries(identifier_problem)}
-    _check_record(fields["outputs"], outputs)
+    outputs = {}
+    for name, cursor in fields["outputs"].entries(identifier_problem):
+        output = cursor.fields(["type", "source"])
+        outputs[name] = Output(output["type"].choice(OUTPUT_TYPES), output["source"].name(label_problem))
+    record = RECORD.removesuffix(".json")
+    if record in outputs and outputs[record].type == "table":
+        fields["outputs"].at(record).fail(f"another name for a table, since a run writes {RECORD}", f"'{record}'")
     parts = {name: _part(cursor, files) for name, cursor in fields["parts"].entries(label_problem)}
-    requires = _requires(fields["requires"])
-    _check_opsets(fields["parts"], parts, requires)
+    needs = fields["requires"].fields(["opset", "providers"])
+    providers = tuple(name.name(identifier_problem) for name in needs["providers"].items())
+    requires = Requires(needs["opset"].integer(1, 10_000), providers)
+    for name, part in parts.items():
+        if part.opsets.get("", 0) > requires.opset:
+            opset = str(part.opsets[""])
+            fields["parts"].at(name).fail(f"at most opset {requires.opset}, as 'requires' says", opset)
     reference = _reference(fields["reference"], inputs, outputs, files) if "reference" in fields else None
     plan = read_plan(fields["plan"], parts)
     return Manifest(
@@ -212,18 +222,6 @@ def _check_default(cursor: Cursor, spec: Input, files: Mapping[str, File]) -> No
             _file_reference(item, files)
 
 
-def _output(cursor: Cursor) -> Output:
-    fields = cursor.fields(["type", "source"])
-    return Output(fields["type"].choice(OUTPUT_TYPES), fields["source"].name(label_problem))
-
-
-def _check_record(cursor: Cursor, outputs: Mapping[str, Output]) -> None:
-    """Refuse a table whose file is the record of a run."""
-    name = RECORD.removesuffix(".json")
-    if name in outputs and outputs[name].type == "table":
-        cursor.at(name).fail(f"another name for a table, since a run writes {RECORD}", f"'{name}'")
-
-
 def _dims(cursor: Cursor) -> Dims:
     return tuple(
         dim.name(label_problem) if isinstance(dim.value, str) else dim.integer(0, MAX_DIM) for dim in cursor.items()
@@ -257,18 +255,6 @@ def _part(cursor: Cursor, files: Mapping[str, File]) -> Part:
         opsets=opsets,
         externals=tuple(_file_reference(name, files) for name in fields["externals"].items()),
     )
-
-
-def _requires(cursor: Cursor) -> Requires:
-    fields = cursor.fields(["opset", "providers"])
-    providers = tuple(name.name(identifier_problem) for name in fields["providers"].items())
-    return Requires(fields["opset"].integer(1, 10_000), providers)
-
-
-def _check_opsets(cursor: Cursor, parts: Mapping[str, Part], requires: Requires) -> None:
-    for name, part in parts.items():
-        if part.opsets.get("", 0) > requires.opset:
-            cursor.at(name).fail(f"at most opset {requires.opset}, as 'requires' says", str(part.opsets[""]))
 
 
 def _reference(
@@ -311,7 +297,16 @@ def _plain(manifest: Manifest) -> dict[str, Any]:
         "workflow": manifest.workflow,
         "inputs": {name: _plain_input(item) for name, item in manifest.inputs.items()},
         "outputs": {name: {"type": item.type, "source": item.source} for name, item in manifest.outputs.items()},
-        "parts": {name: _plain_part(item) for name, item in manifest.parts.items()},
+        "parts": {
+            name: {
+                "file": part.file,
+                "inputs": [_plain_tensor(tensor) for tensor in part.inputs],
+                "outputs": [_plain_tensor(tensor) for tensor in part.outputs],
+                "externals": list(part.externals),
+                "opsets": dict(part.opsets),
+            }
+            for name, part in manifest.parts.items()
+        },
         "plan": [_plain_operation(item) for item in manifest.plan],
         "files": {name: {"sha256": item.sha256, "size": item.size} for name, item in manifest.files.items()},
         "versions": dict(manifest.versions),
@@ -341,16 +336,6 @@ def _plain_input(spec: Input) -> dict[str, Any]:
     fields |= {"bounds": plain_bounds(spec.bounds)} if spec.bounds is not None else {}
     fields |= {"dtype": spec.dtype} if spec.dtype is not None else {}
     return fields | ({"dims": list(spec.dims)} if spec.dims is not None else {})
-
-
-def _plain_part(part: Part) -> dict[str, Any]:
-    return {
-        "file": part.file,
-        "inputs": [_plain_tensor(tensor) for tensor in part.inputs],
-        "outputs": [_plain_tensor(tensor) for tensor in part.outputs],
-        "externals": list(part.externals),
-        "opsets": dict(part.opsets),
-    }
 
 
 def _plain_tensor(tensor: Tensor) -> dict[str, Any]:

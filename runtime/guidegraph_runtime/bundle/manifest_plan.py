@@ -63,14 +63,10 @@ def _check_part_call(node: Cursor, settings: Cursor, parts: Mapping[str, Part]) 
         for _, bounds in settings.at(RANGES).entries(label_problem):
             read_bounds(bounds, "float")
     if JOINS in settings.value:
-        _check_joins(settings.at(JOINS))
-
-
-def _check_joins(cursor: Cursor) -> None:
-    fields = cursor.fields((), ["why", "indices", "padded"])
-    if "why" in fields:
-        fields["why"].text()
-    for _, axis in fields["indices"].entries(label_problem) if "indices" in fields else ():
-        axis.text()
-    for axis in fields["padded"].items() if "padded" in fields else ():
-        axis.text()
+        joins = settings.at(JOINS).fields((), ["why", "indices", "padded"])
+        if "why" in joins:
+            joins["why"].text()
+        for _, axis in joins["indices"].entries(label_problem) if "indices" in joins else ():
+            axis.text()
+        for axis in joins["padded"].items() if "padded" in joins else ():
+            axis.text()

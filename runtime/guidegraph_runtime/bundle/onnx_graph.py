@@ -85,7 +85,12 @@ class _GraphReader:
                 has_graph = True
                 self._graph(value, 1)
             elif name == "opset_import":
-                self._opset(value)
+                fields = dict(self._reader.fields("OperatorSetIdProto", value))
+                domain, version = self._domain(fields), fields.get("version", 0)
+                assert isinstance(version, int)
+                if domain in self._result.opsets:
+                    raise Malformed("one operator set twice")
+                self._result.opsets[domain] = version
             elif name == "functions":
                 # Nested functions could grow without bound when onnxruntime inlines them.
                 raise Malformed("functions of its own; put their nodes in their places (onnx.inliner)")
@@ -96,14 +101,6 @@ class _GraphReader:
         if not self._result.opsets:
             raise Malformed("no operator set")
         return self._result
-
-    def _opset(self, value: Value) -> None:
-        fields = dict(self._reader.fields("OperatorSetIdProto", value))
-        domain, version = self._domain(fields), fields.get("version", 0)
-        assert isinstance(version, int)
-        if domain in self._result.opsets:
-            raise Malformed("one operator set twice")
-        self._result.opsets[domain] = version
 
     def _domain(self, fields: dict[str, Value]) -> str:
         domain = self._reader.text(fields.get("domain", Span(0, 0)))
@@ -177,7 +174,11 @@ class _GraphReader:
         fields: dict[str, Value] = {}
         for name, inside in self._reader.fields("TensorProto", value):
             if name == "external_data":
-                self._entry(inside, external_data)
+                entry = dict(self._reader.fields("StringStringEntryProto", inside))
+                key, text = (self._reader.text(entry.get(part, Span(0, 0))) for part in ("key", "value"))
+                if key not in _KEYS or key in external_data:
+                    raise Malformed(f"an entry of external_data that is unknown or comes twice: {key[:40]!r}")
+                external_data[key] = text
             elif name == "dims":
                 dims += self._reader.varints(inside)
             elif name in ("int32_data", "int64_data") and _is_short(inside):
@@ -213,13 +214,6 @@ class _GraphReader:
         if values and (name := self._reader.text(fields.get("name", Span(0, 0)))):
             self._result.constants.setdefault(name, []).append(values)
         return [values] if values else []
-
-    def _entry(self, value: Value, external_data: dict[str, str]) -> None:
-        fields = dict(self._reader.fields("StringStringEntryProto", value))
-        key, text = (self._reader.text(fields.get(name, Span(0, 0))) for name in ("key", "value"))
-        if key not in _KEYS or key in external_data:
-            raise Malformed(f"an entry of external_data that is unknown or comes twice: {key[:40]!r}")
-        external_data[key] = text
 
     def _external(self, dims: list[int], external_data: dict[str, str], fields: dict[str, Value]) -> ExternalTensor:
         kind = fields.get("data_type", 0)

@@ -49,7 +49,9 @@ def _demands(node: SizedNode, constants: Mapping[str, Sequence[Ints]]) -> list[t
         return list(constants.get(node.inputs[i], ())) if i < len(node.inputs) and node.inputs[i] else []
 
     if node.op == "Loop":
-        return _trips(node, constants_of(0))
+        if not node.inputs or not node.inputs[0]:
+            return [("trips", 2**63 - 1, "is a loop with no number of trips")]
+        return [("trips", trips[0], f"takes {trips[0]:,} trips") for trips in constants_of(0) if trips]
     shapes = [*node.shapes]
     if node.op in _PRODUCTS:
         shapes += constants_of(_PRODUCTS[node.op])
@@ -65,12 +67,6 @@ def _demands(node: SizedNode, constants: Mapping[str, Sequence[Ints]]) -> list[t
         ]
     counts = [prod(max(0, side) for side in shape) for shape in shapes]
     return [("elements", count, f"makes {count:,} elements") for count in counts]
-
-
-def _trips(node: SizedNode, counts: Sequence[Ints]) -> list[tuple[str, int, str]]:
-    if not node.inputs or not node.inputs[0]:
-        return [("trips", 2**63 - 1, "is a loop with no number of trips")]
-    return [("trips", trips[0], f"takes {trips[0]:,} trips") for trips in counts if trips]
 
 
 def sparse_problem(shape: Ints) -> str | None:

@@ -171,8 +171,16 @@ class Reader:
             if number in seen and not field.many:
                 raise Malformed(f"the field {message}.{field.name} twice")
             seen.add(number)
-            value, position = self._value(wire, position, span.end)
-            yield field.name, value
+            if wire == _VARINT:
+                value, position = self.varint(position, span.end)
+                yield field.name, value
+                continue
+            fixed = 8 if wire == _FIXED64 else 4
+            length, start = self.varint(position, span.end) if wire == _BYTES else (fixed, position)
+            position = start + length
+            if position > span.end:
+                raise Malformed("a field that is longer than its message")
+            yield field.name, Span(start, position)
 
     def varint(self, position: int, end: int) -> tuple[int, int]:
         """Read the number at `position`, 0 to 2**64 - 1; return it and its end."""
@@ -215,11 +223,3 @@ class Reader:
         self.fields_left -= 1
         if self.fields_left < 0:
             raise Malformed("more fields than any graph has")
-
-    def _value(self, wire: int, position: int, end: int) -> tuple[Value, int]:
-        if wire == _VARINT:
-            return self.varint(position, end)
-        length, start = self.varint(position, end) if wire == _BYTES else (8 if wire == _FIXED64 else 4, position)
-        if length > end - start:
-            raise Malformed("a field that is longer than its message")
-        return Span(start, start + length), start + length

@@ -76,16 +76,13 @@ def estimate_cost(part: Part, sizes: Mapping[str, int]) -> Estimate:
     if area > second:
         growth = 2 if growth > SQUARE_FROM else 1
     nbytes = high * (area / second) ** growth
+    # A sample takes b · area + c · area² seconds; low and high are its seconds for each pixel at the two sizes.
     low, high = (cost.seconds / cost.sizes.get(BATCH, 1) for cost in (small, large))
-    return Estimate(math.ceil(batch * nbytes), batch * _sum_times(low / first, high / second, first, second, area))
+    low, high = low / first, high / second
+    quadratic = max(0.0, (high - low) / (second - first))
+    linear = max(0.0, high - quadratic * second)
+    return Estimate(math.ceil(batch * nbytes), batch * (linear * area + quadratic * area**2))
 
 
 def _area(part: Part, sizes: Mapping[str, int]) -> int:
     return math.prod(sizes.get(axis, 1) for axis in list_size_axes(part))
-
-
-def _sum_times(low: float, high: float, first: int, second: int, area: int) -> float:
-    """Seconds of one sample: b · area + c · area². low, high: those for each pixel at a small and at a large area."""
-    quadratic = max(0.0, (high - low) / (second - first))
-    linear = max(0.0, high - quadratic * second)
-    return linear * area + quadratic * area**2

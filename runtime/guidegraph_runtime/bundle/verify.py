@@ -111,7 +111,20 @@ def _graph(root: Path, part: Part, data: Mapping[str, bytes]) -> OnnxGraph:
     except Malformed as error:
         _refuse(location, f"expected an ONNX graph, found {error}", "export the workflow again")
     check_operators(location, graph)
-    _check_externals(location, part, graph, data)
+    used = set()
+    for tensor in graph.externals:
+        title = format_value(tensor.name)
+        if (wrong := file_name_problem(tensor.location)) is not None:
+            _refuse(location, f"expected for the weights {title} {wrong}, found {format_value(tensor.location)}")
+        name = join(dirname(part.file), tensor.location)
+        if name not in part.externals:
+            _refuse(location, f"expected weights in {', '.join(part.externals) or 'no file'}, found '{name}'")
+        if tensor.offset + tensor.size > len(data[name]):
+            actual = f"the weights {title} up to byte {tensor.offset + tensor.size}"
+            _refuse(location, f"expected at most the {len(data[name])} bytes of '{name}', found {actual}")
+        used.add(name)
+    if unused := sorted(set(part.externals) - used):
+        _refuse(location, f"expected weights in '{unused[0]}', found none that it reads there")
     if graph.opsets != dict(part.opsets):
         _refuse(location, f"expected the operator sets {dict(part.opsets)}, found {graph.opsets}", "export again")
     return graph
@@ -136,25 +149,6 @@ def check_operators(location: str, graph: OnnxGraph, do: str = "export the workf
         if not 1 <= version <= newest[domain]:
             update = "update onnxruntime, or export with an older opset"
             _refuse(location, f"expected opset 1 to {newest[domain]} of '{domain}', found {version}", update)
-
-
-def _check_externals(location: str, part: Part, graph: OnnxGraph, data: Mapping[str, bytes]) -> None:
-    used = set()
-    for tensor in graph.externals:
-        if (wrong := file_name_problem(tensor.location)) is not None:
-            _refuse(
-                location,
-                f"expected for the weights {format_value(tensor.name)} {wrong}, found {format_value(tensor.location)}",
-            )
-        name = join(dirname(part.file), tensor.location)
-        if name not in part.externals:
-            _refuse(location, f"expected weights in {', '.join(part.externals) or 'no file'}, found '{name}'")
-        if tensor.offset + tensor.size > len(data[name]):
-            actual = f"the weights {format_value(tensor.name)} up to byte {tensor.offset + tensor.size}"
-            _refuse(location, f"expected at most the {len(data[name])} bytes of '{name}', found {actual}")
-        used.add(name)
-    if unused := sorted(set(part.externals) - used):
-        _refuse(location, f"expected weights in '{unused[0]}', found none that it reads there")
 
 
 def _refuse(location: str, message: str, do: str = "export the workflow again") -> NoReturn:

@@ -75,7 +75,9 @@ def _hold_lock(file: Path, path: Path, activity: str, must_write: bool) -> Itera
     try:
         with suppress(OSError):  # it only serves the message of another process
             os.ftruncate(descriptor, 0)
-            os.write(descriptor, _describe_self(activity))
+            now = datetime.now().astimezone().isoformat(timespec="seconds")
+            holder = {"pid": os.getpid(), "host": platform.node(), "what": activity, "since": now}
+            os.write(descriptor, json.dumps(holder).encode())
         remove_stale(file.parent)
         locked_descriptor = descriptor
         with before_exit(lambda: _release(locked_descriptor, file)):
@@ -138,11 +140,6 @@ def _release(descriptor: int, file: Path) -> None:
                 file.unlink()
             finally:
                 os.close(descriptor)
-
-
-def _describe_self(activity: str) -> bytes:
-    now = datetime.now().astimezone().isoformat(timespec="seconds")
-    return json.dumps({"pid": os.getpid(), "host": platform.node(), "what": activity, "since": now}).encode()
 
 
 def _read_holder(file: Path) -> str:

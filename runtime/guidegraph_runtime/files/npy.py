@@ -29,7 +29,8 @@ def read_npy(file: BinaryIO, name: str) -> NDArray[Any]:
     start = file.tell()
     shape, dtype = _header(file, name)
     size = prod(shape) * dtype.itemsize
-    left = _size(file) - file.tell()
+    header_end = file.tell()
+    left = file.seek(0, os.SEEK_END) - header_end
     if size > left:
         raise ValueError(f"{name} declares {shape} of {dtype}, {size} bytes, and holds {left}: it is cut off or wrong")
     file.seek(start)
@@ -54,10 +55,3 @@ def _header(file: Any, name: str) -> tuple[tuple[int, ...], np.dtype[Any]]:
     shape, _, dtype = _HEADERS[version](file)
     check_limit("elements", prod(shape), f"{name} declares an array {shape} of {prod(shape):,} elements")
     return shape, dtype
-
-
-def _size(file: BinaryIO) -> int:
-    position = file.tell()
-    end = file.seek(0, os.SEEK_END)
-    file.seek(position)
-    return end

@@ -134,19 +134,17 @@ def require_regular_files(folder: Path) -> None:
         paths = [Path(entry.path) for entry in entries]
     for path in paths:
         check_path(path)
-        if ".index." in path.name and path.suffix == ".json":
-            _check_index(path)
-
-
-def _check_index(path: Path) -> None:
-    try:
-        index = json.loads(read_regular(path))
-    except ValueError:
-        return  # reading it will raise the error
-    names = index.get("weight_map") if isinstance(index, dict) else None
-    for name in names.values() if isinstance(names, dict) else ():
-        if not isinstance(name, str) or name != Path(name).name or "\\" in name:
-            raise RefusedFile(path, f"expected an index that names files beside it, found '{name!s:.80}'; get it again")
+        if ".index." not in path.name or path.suffix != ".json":
+            continue
+        try:
+            index = json.loads(read_regular(path))
+        except ValueError:
+            continue  # reading it will raise the error
+        names = index.get("weight_map") if isinstance(index, dict) else None
+        for name in names.values() if isinstance(names, dict) else ():
+            if not isinstance(name, str) or name != Path(name).name or "\\" in name:
+                message = f"expected an index that names files beside it, found '{name!s:.80}'; get it again"
+                raise RefusedFile(path, message)
 
 
 def require_inside(path: str | os.PathLike[str], real: str, roots: Sequence[Path]) -> None:

@@ -103,10 +103,7 @@ def _read(path: Path, strength: float, location: str) -> Lora:
         raise BundleError(location, "bad-lora", f"'{path}' cannot be read: {error.strerror or error}") from None
     except ValueError as error:
         raise BundleError(location, "bad-lora", str(error)) from None
-    return Lora(path, strength, pairs, _digest(data, pairs))
-
-
-def _digest(data: bytes, pairs: Mapping[str, Pair[Array]]) -> str:
-    """The sha256 of a file of factors and of their scales, which may come from another file."""
-    scales = [f"{layer}={pair.scale!r}" for layer, pair in pairs.items()]
-    return hashlib.sha256(b"\0".join([hashlib.sha256(data).digest(), "\n".join(scales).encode()])).hexdigest()
+    # The scales count too: they may come from another file.
+    scales = "\n".join(f"{layer}={pair.scale!r}" for layer, pair in pairs.items())
+    digest = hashlib.sha256(b"\0".join([hashlib.sha256(data).digest(), scales.encode()])).hexdigest()
+    return Lora(path, strength, pairs, digest)

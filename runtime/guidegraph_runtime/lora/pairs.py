@@ -75,18 +75,13 @@ def pair_factors(tensors: Mapping[str, Any], settings: PeftSettings, file: Path)
     _check_factors(down, up, file)
     networks = settings.alphas(down)
     scales = {layer: networks[layer].scale(layer, factor.shape[0], alphas.get(layer)) for layer, factor in down.items()}
-    _check_scales(scales, file)
-    return {layer: Pair(down[layer], up[layer], scale) for layer, scale in scales.items()}
-
-
-def _check_scales(scales: Mapping[str, float], file: Path) -> None:
-    """Raise ``ValueError`` for a scale that float32 cannot hold."""
     for layer, scale in scales.items():
         if abs(scale) > LARGEST_SCALE:
             raise ValueError(
                 f"'{file}' is damaged: the α of {layer} makes the scale {scale:.3g}, and float32 has numbers up to "
                 f"{LARGEST_SCALE:.2g}"
             )
+    return {layer: Pair(down[layer], up[layer], scale) for layer, scale in scales.items()}
 
 
 def _read_alpha(tensor: Any, key: str, file: Path) -> float:

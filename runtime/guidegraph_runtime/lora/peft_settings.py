@@ -121,8 +121,9 @@ class PeftSettings:
             raise ValueError(
                 f"'{self.source}' is not a LoRA that can be applied: it is a DoRA, and only pairs of low rank are read"
             )
+        alpha = self.fields[own["lora_alpha"]] if "lora_alpha" in own else None
         return Alphas(
-            self._alpha(own["lora_alpha"]) if "lora_alpha" in own else None,
+            None if alpha is None else self._number(own["lora_alpha"], alpha),
             self._patterns(own["alpha_pattern"]) if "alpha_pattern" in own else None,
             "use_rslora" in own and self._flag(own["use_rslora"]),
             prefix,
@@ -133,10 +134,6 @@ class PeftSettings:
         if value is not None and not isinstance(value, bool):
             raise self._wrong(name, "true or false", value)
         return value is True
-
-    def _alpha(self, name: str) -> float | None:
-        value = self.fields[name]
-        return None if value is None else self._number(name, value)
 
     def _number(self, name: str, value: object) -> float:
         if isinstance(value, (int, float)) and not isinstance(value, bool):
@@ -152,13 +149,14 @@ class PeftSettings:
         patterns = self.fields[name] or {}
         if not isinstance(patterns, dict):
             raise self._wrong(name, "an object of patterns and numbers", patterns)
-        return {self._pattern(name, key): self._number(f"{name}.{key}", value) for key, value in patterns.items()}
-
-    def _pattern(self, name: str, text: str) -> re.Pattern[str]:
-        try:
-            return compile_pattern(text)
-        except (ValueError, OverflowError, RecursionError):
-            raise self._wrong(name, RULES, text) from None
+        alphas = {}
+        for text, value in patterns.items():
+            try:
+                pattern = compile_pattern(text)
+            except (ValueError, OverflowError, RecursionError):
+                raise self._wrong(name, RULES, text) from None
+            alphas[pattern] = self._number(f"{name}.{text}", value)
+        return alphas
 
     def _wrong(self, name: str, expected: str, value: object) -> ValueError:
         return ValueError(

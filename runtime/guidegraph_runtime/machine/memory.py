@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterator
 from contextlib import suppress
 from functools import cache
 from pathlib import Path
@@ -28,24 +27,22 @@ def machine_memory() -> int | None:
 
 def available_memory() -> int | None:
     """The memory that this process can still allocate, limited by machine, container and rlimit; None if unknown."""
-    return min(_available_bytes(), default=None)
-
-
-def _available_bytes() -> Iterator[int]:
     if sys.platform != "linux":
-        return
+        return None
+    available = []
     with suppress(OSError, ValueError, KeyError):
         lines = (line.split() for line in Path("/proc/meminfo").read_text().splitlines())
-        yield {words[0]: int(words[1]) for words in lines}["MemAvailable:"] * 1024
+        available.append({words[0]: int(words[1]) for words in lines}["MemAvailable:"] * 1024)
     with suppress(OSError, ValueError):  # control groups, version 2; "max" is not a number
         group = Path("/sys/fs/cgroup")
         counts = dict(line.split() for line in (group / "memory.stat").read_text().splitlines())
         used = int((group / "memory.current").read_text()) - int(counts.get("inactive_file", 0))
-        yield max(0, int((group / "memory.max").read_text()) - used)
+        available.append(max(0, int((group / "memory.max").read_text()) - used))
     with suppress(OSError, ValueError, ImportError):
         import resource
 
         limit, _ = resource.getrlimit(resource.RLIMIT_AS)
         if limit != resource.RLIM_INFINITY:
             pages = int(Path("/proc/self/statm").read_text().split()[0])
-            yield max(0, limit - pages * resource.getpagesize())
+            available.append(max(0, limit - pages * resource.getpagesize()))
+    return min(available, default=None)

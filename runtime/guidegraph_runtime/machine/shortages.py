@@ -87,18 +87,8 @@ def explain_shortage(error: BaseException) -> str:
 
     A lack of permission is not a shortage: it may concern reading.
     """
-    return _memory(error) or _disk(error)
-
-
-def with_shortage(text: str, error: BaseException) -> str:
-    """Replace ``text`` by the explanation if the exception is a shortage, or append the explanation of its cause."""
-    if shortage := explain_shortage(error):
+    if shortage := _memory(error):
         return shortage
-    shortage = next(filter(None, map(explain_shortage, list_causes(error)[1:])), "")
-    return f"{text}: {shortage}" if shortage and shortage not in text else text
-
-
-def _disk(error: BaseException) -> str:
     if isinstance(error, WriteError):
         return str(error)
     number = os_error_number(error)
@@ -107,6 +97,14 @@ def _disk(error: BaseException) -> str:
     file = error.filename if isinstance(error, OSError) and isinstance(error.filename, (str, os.PathLike)) else None
     subject = "a file" if file is None else f"'{os.fspath(file)}'"
     return f"{subject} cannot be written: {write_reason(number, file)}"
+
+
+def with_shortage(text: str, error: BaseException) -> str:
+    """Replace ``text`` by the explanation if the exception is a shortage, or append the explanation of its cause."""
+    if shortage := explain_shortage(error):
+        return shortage
+    shortage = next(filter(None, map(explain_shortage, list_causes(error)[1:])), "")
+    return f"{text}: {shortage}" if shortage and shortage not in text else text
 
 
 def _memory(error: BaseException) -> str:

@@ -120,7 +120,18 @@ class JoinedInputs:
 
     def join(self, part: Part, calls: Sequence[PartCall]) -> tuple[dict[str, Array], list[int]]:
         """The inputs of all calls as one, by name, and how far the rows of each call's tables moved."""
-        joins, offsets = calls[0].joins, _row_offsets(part, calls)
+        joins = calls[0].joins
+        tables = [
+            (tensor.name, axis)
+            for tensor in part.inputs
+            if joins.is_table(tensor)
+            for axis, dim in enumerate(tensor.dims)
+            if dim in joins.indices.values()
+        ]
+        offsets = [0] * len(calls)
+        if tables:
+            name, axis = tables[0]
+            offsets = [0, *accumulate(call.shapes[name][axis] for call in calls[:-1])]
         return {tensor.name: self._join_tensor(tensor, joins, calls, offsets) for tensor in part.inputs}, offsets
 
     def _join_tensor(self, tensor: Tensor, joins: Joins, calls: Sequence[PartCall], offsets: Sequence[int]) -> Array:
@@ -139,18 +150,6 @@ class JoinedInputs:
         joined = _concatenate(tensor, joins, arrays)
         self._kept[name] = sources, shapes, joined
         return joined
-
-
-def _row_offsets(part: Part, calls: Sequence[PartCall]) -> list[int]:
-    """The number of table rows before the rows of each call; 0 for every call without tables."""
-    joins = calls[0].joins
-    tables = [(tensor, i) for tensor in part.inputs if joins.is_table(tensor) for i, dim in enumerate(tensor.dims)
-              if dim in joins.indices.values()]  # fmt: skip
-    if not tables:
-        return [0] * len(calls)
-    tensor, axis = tables[0]
-    lengths = [call.shapes[tensor.name][axis] for call in calls]
-    return [0, *accumulate(lengths[:-1])]
 
 
 def _concatenate(tensor: Tensor, joins: Joins, arrays: Sequence[Array]) -> Array:

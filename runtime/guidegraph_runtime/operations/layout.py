@@ -72,7 +72,12 @@ def place(box: Tensor | None = None, *, objects: Words = (), boxes: Places = ())
     kinds, shades = np.full(LARGEST_COUNT, KINDS - 1), np.full(LARGEST_COUNT, SHADES - 1)
     edges = np.zeros((LARGEST_COUNT, 4), dtype=np.float32)
     for row, (words, edge) in enumerate(zip(objects, boxes, strict=True)):
-        _check_box(words, edge)
+        if len(edge) != len(EDGES) or not (0 <= edge[0] < edge[2] <= 1 and 0 <= edge[1] < edge[3] <= 1):
+            raise SettingError(
+                "boxes",
+                f"the box of '{words}' is [{', '.join(EDGES)}], from 0 to 1 of the picture's side, with left < right "
+                f"and top < bottom; found {list(edge)}",
+            )
         kinds[row], colour = read_object(words)
         shades[row] = SHADES - 1 if colour == NATURAL else colour
         edges[row] = edge
@@ -124,16 +129,6 @@ def _share_box(box: Any, boxes: Sequence[Box], objects: Sequence[str]) -> list[B
 
 def _count_boxes(boxes: Sequence[Box]) -> str:
     return "1 box" if len(boxes) == 1 else f"{len(boxes)} boxes"
-
-
-def _check_box(words: str, box: Sequence[float]) -> None:
-    """Raise ``ValueError`` unless a box is inside the picture and has a width and a height."""
-    if len(box) != len(EDGES) or not (0 <= box[0] < box[2] <= 1 and 0 <= box[1] < box[3] <= 1):
-        raise SettingError(
-            "boxes",
-            f"the box of '{words}' is [{', '.join(EDGES)}], from 0 to 1 of the picture's side, with left < right and "
-            f"top < bottom; found {list(box)}",
-        )
 
 
 def _encode(kinds: NDArray[Any], shades: NDArray[Any], edges: NDArray[np.float32]) -> Latent:

@@ -22,7 +22,9 @@ def noise_shape(like: Any, seed: Any, shape: Any, batch: Any) -> tuple[int, ...]
     """The shape of the result of `noise.gaussian`; `like` has a ``shape``, or is None. Raises ``ValueError``."""
     count = check_int("batch", batch, low=1)
     if shape is not None:
-        shape = [check_int(f"shape[{i}]", side, low=1) for i, side in enumerate(_sequence("shape", shape))]
+        if not isinstance(shape, (list, tuple)) or not shape:
+            raise SettingError("shape", f"shape: expected a list of one number or more; found {shape!r:.80}")
+        shape = [check_int(f"shape[{i}]", side, low=1) for i, side in enumerate(shape)]
     if isinstance(seed, (Sequence, np.ndarray)) and np.ndim(seed) == 1:
         seeds: int | list[int] = [check_int(f"seed[{i}]", item, low=0) for i, item in enumerate(seed)]
     else:
@@ -78,9 +80,3 @@ def gaussian(
     seeds = [int(item) for item in seed] if isinstance(seed, (Sequence, np.ndarray)) and np.ndim(seed) == 1 else seed
     drawn = noise.gaussian(seeds, sizes, count, None if index is None else check_int("index", index, low=0))
     return drawn.astype(np.float64) if like is not None and like.dtype == np.float64 else drawn
-
-
-def _sequence(name: str, value: object) -> Sequence[Any]:
-    if not isinstance(value, (list, tuple)) or not value:
-        raise SettingError(name, f"{name}: expected a list of one number or more; found {value!r:.80}")
-    return value

@@ -81,12 +81,18 @@ def read_rgb(file: File) -> PIL.Image.Image:
     Raises the errors of `read_picture`, and ``ValueError`` for floating-point numbers, whose range is unknown.
     """
     import_optional("PIL.ImageOps", "a picture file")
-    from PIL import ImageOps
+    from PIL import Image, ImageOps
 
     picture = read_picture(file, ImageOps.exif_transpose)
     if picture.mode == "F":
         raise ValueError(f"{file_name(file)} holds floating-point numbers of unknown range: save it with 8 or 16 bits")
-    return _over_white(picture)
+    if picture.mode.startswith("I"):
+        picture = _to_8_bits(picture)
+    if not picture.has_transparency_data:
+        return picture.convert("RGB")
+    picture = picture.convert("RGBA")
+    white = Image.new("RGBA", picture.size, (255, 255, 255, 255))
+    return Image.alpha_composite(white, picture).convert("RGB")
 
 
 def resize_picture(picture: PIL.Image.Image, size: tuple[int, int], how: Resize) -> PIL.Image.Image:
@@ -114,15 +120,3 @@ def _to_8_bits(picture: PIL.Image.Image) -> PIL.Image.Image:
     if transparent_grey is not None:
         scaled.putalpha(Image.fromarray(np.where(np.asarray(picture) == transparent_grey, 0, 255).astype(np.uint8)))
     return scaled
-
-
-def _over_white(picture: PIL.Image.Image) -> PIL.Image.Image:
-    from PIL import Image
-
-    if picture.mode.startswith("I"):
-        picture = _to_8_bits(picture)
-    if not picture.has_transparency_data:
-        return picture.convert("RGB")
-    picture = picture.convert("RGBA")
-    white = Image.new("RGBA", picture.size, (255, 255, 255, 255))
-    return Image.alpha_composite(white, picture).convert("RGB")

@@ -30,12 +30,21 @@ def write_png(path: str | os.PathLike[str], array: NDArray[np.uint8], text: Mapp
 
 def encode_png(array: NDArray[np.uint8], text: Mapping[str, str] | None = None) -> bytes:
     """A grey (H W or H W 1), RGB (H W 3) or RGBA (H W 4) picture as the bytes of a PNG, `text` in its text chunks."""
-    pixels = _pixels(array)
+    if array.dtype != np.uint8:
+        raise ValueError(f"a picture's array must be uint8, not {array.dtype}")
+    if not (array.ndim == 2 or (array.ndim == 3 and array.shape[2] in _COLOUR_TYPES)) or 0 in array.shape:
+        raise ValueError(
+            f"a picture's array must have shape (H, W), (H, W, 1), (H, W, 3) or (H, W, 4), not {array.shape}"
+        )
+    pixels = array.reshape(*array.shape[:2], -1)
     height, width, channels = pixels.shape
     header = width.to_bytes(4) + height.to_bytes(4) + bytes((_DEPTH, _COLOUR_TYPES[channels], 0, 0, 0))
     chunks = [_chunk(b"IHDR", header)]
     for keyword, value in (text or {}).items():
-        _check_text(keyword, value)
+        if not (0 < len(keyword) <= _KEYWORD_LENGTH and keyword.isascii() and keyword.isprintable()):
+            raise ValueError(f"a PNG keyword has 1 to {_KEYWORD_LENGTH} printable ASCII characters, not {keyword!r}")
+        if "\0" in value:
+            raise ValueError(f"a PNG text cannot hold a NUL character: {keyword}")
         # 11.3.3.4: uncompressed, no language, UTF-8.
         chunks.append(_chunk(b"iTXt", keyword.encode() + b"\0" * 5 + value.encode()))
     chunks += [_chunk(b"IDAT", zlib.compress(_filter_rows(pixels).tobytes())), _chunk(b"IEND", b"")]
@@ -79,21 +88,3 @@ def _filter_rows(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
         filtered[start : start + len(current), 0] = chosen
         filtered[start : start + len(current), 1:] = rows[chosen, np.arange(len(current))]
     return filtered
-
-
-def _pixels(array: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """Check a picture's array and return it as H W C."""
-    if array.dtype != np.uint8:
-        raise ValueError(f"a picture's array must be uint8, not {array.dtype}")
-    if not (array.ndim == 2 or (array.ndim == 3 and array.shape[2] in _COLOUR_TYPES)) or 0 in array.shape:
-        raise ValueError(
-            f"a picture's array must have shape (H, W), (H, W, 1), (H, W, 3) or (H, W, 4), not {array.shape}"
-        )
-    return array.reshape(*array.shape[:2], -1)
-
-
-def _check_text(keyword: str, value: str) -> None:
-    if not (0 < len(keyword) <= _KEYWORD_LENGTH and keyword.isascii() and keyword.isprintable()):
-        raise ValueError(f"a PNG keyword has 1 to {_KEYWORD_LENGTH} printable ASCII characters, not {keyword!r}")
-    if "\0" in value:
-        raise ValueError(f"a PNG text cannot hold a NUL character: {keyword}")

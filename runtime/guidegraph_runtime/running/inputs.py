@@ -104,8 +104,10 @@ def check_value(name: str, spec: Input, value: Any, location: str) -> Any:
     except RecursionError:
         message = f"'{name}': its lists have too many levels"
         raise BundleError(location, "bad-value", message, param=name) from None
-    if spec.type in FILE_TYPES and _are_bytes(value, spec.many):
-        return value
+    if spec.type in FILE_TYPES:
+        files = value if spec.many and isinstance(value, list) else [value]
+        if files and all(isinstance(file, bytes) for file in files):
+            return value
     if value is None and spec.takes_null:
         return None
     if spec.type == "float" and isinstance(value, int) and not isinstance(value, bool):
@@ -141,12 +143,6 @@ def _find_overflow(value: Any) -> float | None:
     return next(overflows, None)
 
 
-def _are_bytes(value: Any, many: bool) -> bool:
-    return isinstance(value, bytes) or (
-        many and isinstance(value, list) and bool(value) and all(isinstance(item, bytes) for item in value)
-    )
-
-
 def parse_input(name: str, spec: Input, text: str, location: str) -> Any:
     """Parse a value from the command line by the type of its input; a list is JSON.
 
@@ -154,7 +150,12 @@ def parse_input(name: str, spec: Input, text: str, location: str) -> Any:
     ``BundleError`` for a value that is not of the type, and for a list that is not JSON.
     """
     if spec.type not in ("str", *FILE_TYPES):
-        return _json(name, spec, text, location)
+        try:
+            return json.loads(text)
+        except (ValueError, RecursionError):
+            several = ", or a list as JSON" if spec.many else ""
+            message = f"'{name}': expected {spec.wrong(text)}{several}, found {text!r:.80}"
+            raise BundleError(location, "bad-value", message, param=name) from None
     if not spec.many or not text.startswith("["):
         return text
     try:
@@ -183,12 +184,3 @@ def is_bracketed(text: str) -> bool:
             after = bare[i + 1 :]
             return not after.strip() or (after[0].isspace() and after.lstrip().startswith("#"))
     return False
-
-
-def _json(name: str, spec: Input, text: str, location: str) -> Any:
-    try:
-        return json.loads(text)
-    except (ValueError, RecursionError):
-        several = ", or a list as JSON" if spec.many else ""
-        message = f"'{name}': expected {spec.wrong(text)}{several}, found {text!r:.80}"
-        raise BundleError(location, "bad-value", message, param=name) from None

@@ -36,7 +36,12 @@ class Loop:
         over = settings.get("over")
         if isinstance(over, bool) or not isinstance(over, (str, int)):
             raise ValueError(f"a loop runs over a value or a number; found {over!r:.80}")
-        links = {name: _links(name, settings.get(name, {})) for name in _LINKS}
+        links = {}
+        for name in _LINKS:
+            value = settings.get(name, {})
+            if not isinstance(value, Mapping) or not all(isinstance(source, str) for source in value.values()):
+                raise ValueError(f"'{name}' of a loop maps names to names of values; found {value!r:.80}")
+            links[name] = {str(key): str(source) for key, source in value.items()}
         if links["next"].keys() != operation.inputs.keys():
             raise ValueError(f"a loop starts {sorted(operation.inputs)} and continues {sorted(links['next'])}")
         names = [settings.get(name, f"{operation.node}.{name}") for name in ("item", "index")]
@@ -49,9 +54,3 @@ class Loop:
         yield from (*self.start.values(), *self.next.values(), *self.collect.values(), *self.result.values())
         if isinstance(self.over, str):
             yield self.over
-
-
-def _links(name: str, value: object) -> dict[str, str]:
-    if not isinstance(value, Mapping) or not all(isinstance(source, str) for source in value.values()):
-        raise ValueError(f"'{name}' of a loop maps names to names of values; found {value!r:.80}")
-    return {str(key): str(source) for key, source in value.items()}

@@ -7,6 +7,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeAlias
 
+import numpy as np
+
 from guidegraph_runtime.errors import BundleError
 from guidegraph_runtime.files.npy import read_npy
 
@@ -46,8 +48,6 @@ def compare_output(name: str, kind: str, actual: NDArray[Any], expected: NDArray
 
     Tables differ as far as the worst of their columns; texts differ by infinity.
     """
-    import numpy as np
-
     if expected.dtype.names:
         columns = [
             compare_output(name, kind, actual[column], expected[column], tolerance)
@@ -81,21 +81,15 @@ def replay(bundle: Bundle, observer: Observer | None = None) -> list[Difference]
         raise BundleError(bundle.where, "no-reference", message)
     inputs = {name: bundle.load_value(name, value) for name, value in reference.inputs.items()}
     outputs = bundle.run_with(inputs, only=[*reference.outputs], observer=observer)
-    return [
-        compare_output(
-            name, bundle.manifest.outputs[name].type, outputs[name], _array(bundle, file), reference.tolerance
-        )
-        for name, file in reference.outputs.items()
-    ]
-
-
-def _array(bundle: Bundle, file: str) -> NDArray[Any]:
-    import numpy as np
-
-    try:
-        array = read_npy(io.BytesIO(bundle.file(file)), file)
-        if not isinstance(array, np.ndarray):
-            raise ValueError("several arrays")
-    except (ValueError, EOFError, OSError) as error:
-        raise BundleError(f"{bundle.where}/{file}", "bad-reference", f"expected an array (.npy): {error}") from None
-    return array
+    differences = []
+    for name, file in reference.outputs.items():
+        try:
+            array = read_npy(io.BytesIO(bundle.file(file)), file)
+            if not isinstance(array, np.ndarray):
+                raise ValueError("several arrays")
+        except (ValueError, EOFError, OSError) as error:
+            location = f"{bundle.where}/{file}"
+            raise BundleError(location, "bad-reference", f"expected an array (.npy): {error}") from None
+        kind = bundle.manifest.outputs[name].type
+        differences.append(compare_output(name, kind, outputs[name], array, reference.tolerance))
+    return differences

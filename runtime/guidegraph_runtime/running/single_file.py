@@ -184,7 +184,13 @@ def _draw_noise(
 ) -> Array:
     links = {port: source for port, source in operation.inputs.items() if port not in ("like", "index")}
     draw_values = Values(values)
-    trips = None if noise.over is None else _count_trips(noise.over, values)
+    trips = None
+    if noise.over is not None:
+        items = values.read(noise.over) if isinstance(noise.over, str) else noise.over
+        check_iterations(noise.over, items)
+        trips = items if isinstance(items, int) else len(items)
+        check_limit("trips", trips, f"the loop takes {trips:,} trips")
+        _check_trips(noise.over, trips)
     if noise.shape is not None:
         sizes = [size.value(shapes) for size in noise.shape]
         if (reason := find_memory_problem([ShapeOnly((trips or 1, *sizes))])) is not None:
@@ -200,16 +206,6 @@ def _draw_noise(
         Computation(description.location, refuse_part, description.file, draw_values).run([draw])
         draws.append(draw_values["drawn"])
     return np.asarray(draws[0]) if trips is None else np.stack(draws)
-
-
-def _count_trips(over: str | int, values: Values) -> int:
-    """The number of a loop's iterations, at least one."""
-    items = values.read(over) if isinstance(over, str) else over
-    check_iterations(over, items)
-    trips = items if isinstance(items, int) else len(items)
-    check_limit("trips", trips, f"the loop takes {trips:,} trips")
-    _check_trips(over, trips)
-    return trips
 
 
 def _check_trips(over: str | int, trips: int) -> None:
@@ -271,11 +267,11 @@ def _multiples(cursor: Cursor, dims: Sequence[int | str]) -> dict[str, int]:
 def _noise(cursor: Cursor) -> DrawRecipe:
     fields = cursor.fields(("node",), ("over", "shape"))
     shape = tuple(_size(size) for size in fields["shape"].items()) if "shape" in fields else None
-    return DrawRecipe(fields["node"].text(), _over(fields["over"]) if "over" in fields else None, shape)
-
-
-def _over(cursor: Cursor) -> str | int:
-    return cursor.text() if isinstance(cursor.value, str) else cursor.integer(1, 2**31 - 1)
+    over: str | int | None = None
+    if "over" in fields:
+        cursor = fields["over"]
+        over = cursor.text() if isinstance(cursor.value, str) else cursor.integer(1, 2**31 - 1)
+    return DrawRecipe(fields["node"].text(), over, shape)
 
 
 def _size(cursor: Cursor) -> Size:

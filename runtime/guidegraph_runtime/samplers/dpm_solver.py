@@ -228,18 +228,14 @@ class _Change(NamedTuple):
 
 
 def _exponential(a: Level, b: Level, eta: float, variable: Variable = BY_RATIO) -> _Change:
-    decay = _decay(a, b, variable)
+    # s′/s, which is e^{−h} of the step h of λ unless straight.
+    decay = variable.scale(a) * b.sigma / (variable.scale(b) * a.sigma)
     return _Change(
         keep=b.sigma / a.sigma * decay**eta,
         gain=1 - decay ** (1 + eta),
         noise=b.sigma * math.sqrt(1 - decay ** (2 * eta)),
         h=-(1 + eta) * math.log(decay) if decay > 0 else math.inf,
     )
-
-
-def _decay(a: Level, b: Level, variable: Variable) -> float:
-    """s′/s, which is e^{−h} of the step h of λ unless straight."""
-    return variable.scale(a) * b.sigma / (variable.scale(b) * a.sigma)
 
 
 def _log_step(a: Level, b: Level, variable: Variable) -> float:

@@ -26,7 +26,7 @@ from guidegraph_runtime.declare.settings import (
 from guidegraph_runtime.tables import noise_levels
 from guidegraph_runtime.tables.form import Form
 from guidegraph_runtime.tables.noise_levels import NoiseSchedule, Rule, parse_levels, parse_schedule
-from guidegraph_runtime.tables.rows import EPS, X0, Array, K, Level, Row, stack_rows
+from guidegraph_runtime.tables.rows import EPS, X0, K, Level, Row, stack_rows
 
 SHARED_SETTINGS = """
 Port levels: the levels to visit, from any levels node. Without it, the settings steps, spacing, offset, final, sigmas
@@ -293,6 +293,8 @@ def _to_outputs(rows: Sequence[Row], settings: Mapping[str, Any], form: Form) ->
     """The table of a sampler, its times, and the state where it starts."""
     table = stack_rows(rows)
     clip = settings["clip"]
+    # A row noises x̂0 again with ε if it reads ε, and neither x nor kept values, which hold parts of both.
+    reads_others = table.matrix[:, 0, 0].any() or table.matrix[:, 0, 4:].any() or table.matrix[:, 1:].any()
     fields = {
         "clip": (1.0 if clip else None) if isinstance(clip, bool) else clip,
         "threshold": settings["threshold"],
@@ -300,7 +302,7 @@ def _to_outputs(rows: Sequence[Row], settings: Mapping[str, Any], form: Form) ->
         "rederive_eps": settings.get("rederive_eps", True),
         "learned": settings.get("variance") == "learned",
         "reads_eps": bool(table.matrix[:, :, 2].any()),
-        "renoisable": _is_renoisable(table.matrix),
+        "renoisable": bool(table.matrix[:, 0, 2].any() and not reads_others),
         "reads_noise": bool(table.matrix[:, :, 3].any()),
         "reads_score": bool(table.score_gain.any()),
         "zero_snr": bool((table.alpha == 0).any()),
@@ -309,9 +311,3 @@ def _to_outputs(rows: Sequence[Row], settings: Mapping[str, Any], form: Form) ->
     }
     state = {"index": np.zeros(1, dtype=np.int64), "slots": np.zeros(K, dtype=np.float32)}
     return Sampler(table._asdict() | fields, table.t.astype(np.float32), state)
-
-
-def _is_renoisable(matrix: Array) -> bool:
-    """Whether a row noises x̂0 again with ε: it reads ε, and neither x nor kept values, which hold parts of both."""
-    reads_others = matrix[:, 0, 0].any() or matrix[:, 0, 4:].any() or matrix[:, 1:].any()
-    return bool(matrix[:, 0, 2].any() and not reads_others)

@@ -77,14 +77,26 @@ class Binding:
         if not isinstance(value, DeviceTensor):
             array = np.asarray(value, order="C")
             check_tensor(self._session.location, tensor, str(array.dtype), array.shape, {})
-            value = self._upload(name, array)
+            device, previous = self._session.provider, self._uploaded.get(name)
+            if previous is not None and tuple(previous.shape()) == array.shape and device.device != "cpu":
+                self._session.call_onnxruntime(previous.update_inplace, array)
+                value = previous
+            else:
+                make = self._session.onnxruntime.OrtValue.ortvalue_from_numpy
+                made = self._session.call_onnxruntime(make, array, device.device, device.device_id)
+                value = self._uploaded[name] = cast(DeviceTensor, made)
         check_tensor(self._session.location, tensor, dtype_name(value.data_type()), value.shape(), {})
         self._values[name] = value
 
     def run(self) -> dict[str, DeviceTensor]:
         """Run the graph; return all outputs by name, on the device. Outputs of earlier runs keep their values."""
         session, device = self._session, self._session.provider
-        self._check_sizes()
+        sizes: dict[str, int] = {}
+        for name, tensor in self._inputs.items():
+            if name not in self._values:
+                message = f"expected the input '{name}' to be set, found {', '.join(self._values) or 'none'}; set it"
+                raise BundleError(session.location, "bad-input", message)
+            check_tensor(session.location, tensor, tensor.dtype, self._values[name].shape(), sizes)
         # A new binding for each run: a reused one writes into the outputs of the last run. In onnxruntime 1.26 the
         # returned tensors then show the values of the next run, even if the outputs are bound again.
         binding = session.call_onnxruntime(session.session.io_binding)
@@ -95,24 +107,6 @@ class Binding:
             session.call_onnxruntime(binding.bind_output, name, device.device, device.device_id)
         session.call(session.session.run_with_iobinding, binding, options=session.options((), NO_GRAPH))
         return dict(zip(names, binding.get_outputs(), strict=True))
-
-    def _upload(self, name: str, array: Array) -> DeviceTensor:
-        device, previous = self._session.provider, self._uploaded.get(name)
-        if previous is not None and tuple(previous.shape()) == array.shape and device.device != "cpu":
-            self._session.call_onnxruntime(previous.update_inplace, array)
-            return previous
-        make = self._session.onnxruntime.OrtValue.ortvalue_from_numpy
-        value = cast(DeviceTensor, self._session.call_onnxruntime(make, array, device.device, device.device_id))
-        self._uploaded[name] = value
-        return value
-
-    def _check_sizes(self) -> None:
-        sizes: dict[str, int] = {}
-        for name, tensor in self._inputs.items():
-            if name not in self._values:
-                message = f"expected the input '{name}' to be set, found {', '.join(self._values) or 'none'}; set it"
-                raise BundleError(self._session.location, "bad-input", message)
-            check_tensor(self._session.location, tensor, tensor.dtype, self._values[name].shape(), sizes)
 
 
 class FixedBinding:

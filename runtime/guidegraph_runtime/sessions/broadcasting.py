@@ -47,7 +47,10 @@ def broadcast_shapes(part: Part, values: Mapping[str, Shaped]) -> list[Shape]:
 def broadcast_to(tensor: Tensor, array: Array, due: Shape) -> Array:
     """Cast an array to the dtype of its input and broadcast it to the due shape, in C order."""
     array = array.astype(tensor.dtype, copy=False)
-    return np.asarray(array if array.shape == due else _broadcast_to(tensor, array, due), order="C")
+    if array.shape != due:
+        check_broadcast(tensor, array.shape, due)
+        array = np.broadcast_to(array.reshape(array.shape + (1,) * (len(due) - array.ndim)), tuple(due))
+    return np.asarray(array, order="C")
 
 
 def axis_sizes(part: Part, values: Mapping[str, Shaped]) -> dict[str, int]:
@@ -82,8 +85,3 @@ def check_broadcast(tensor: Tensor, shape: Shape, due: Sequence[int]) -> None:
         for size, expected, dim in zip(padded, due, tensor.dims, strict=True)
     ):
         raise ValueError(f"'{tensor.name}' has shape {shape} where {tuple(due)} is due: sizes must agree")
-
-
-def _broadcast_to(tensor: Tensor, array: Array, due: Sequence[int]) -> Array:
-    check_broadcast(tensor, array.shape, due)
-    return np.broadcast_to(array.reshape(array.shape + (1,) * (len(due) - array.ndim)), tuple(due))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import stat
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
@@ -68,7 +69,8 @@ def open_graph_file(path: Path, settings: SessionSettings | None = None, max_byt
     weights = _weights(file, graph, whole_folder=file != path, max_bytes=max_bytes - len(data))
     settings = settings or SessionSettings.on()
     session = create_session(location, data, weights, settings)
-    part = Part(file.name, *_signature(location, session), graph.opsets, tuple(weights))
+    inputs, outputs = (_read_tensors(location, nodes) for nodes in (session.get_inputs(), session.get_outputs()))
+    part = Part(file.name, inputs, outputs, graph.opsets, tuple(weights))
     nbytes = len(data) + sum(map(len, weights.values()))
     import onnxruntime
 
@@ -151,20 +153,18 @@ def _read(path: Path, max_bytes: int, flags: int = _FLAGS, names: int | None = N
         _refuse(str(path), f"expected a file that can be read, found: {error.strerror}", "check the path", "bad-file")
 
 
-def _signature(location: str, session: Any) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
-    """The inputs and outputs of a graph."""
-    return tuple(
-        tuple(_tensor(location, node.name, node.type, node.shape) for node in nodes)
-        for nodes in (session.get_inputs(), session.get_outputs())
-    )  # type: ignore[return-value]
-
-
-def _tensor(location: str, name: str, kind: str, shape: Any) -> Tensor:
-    dtype = dtype_name(kind)
-    if dtype not in DTYPES:
-        message = f"expected tensors of {', '.join(DTYPES)} as inputs and outputs, found {format_value(name)} of {kind}"
-        _refuse(location, message, "export the model again with one of these types")
-    return Tensor(name, dtype, tuple(dim if isinstance(dim, int) else f"{name}.{i}" for i, dim in enumerate(shape)))
+def _read_tensors(location: str, nodes: Iterable[Any]) -> tuple[Tensor, ...]:
+    """The inputs or the outputs of a graph."""
+    tensors = []
+    for node in nodes:
+        name, dtype = node.name, dtype_name(node.type)
+        if dtype not in DTYPES:
+            actual = f"{format_value(name)} of {node.type}"
+            message = f"expected tensors of {', '.join(DTYPES)} as inputs and outputs, found {actual}"
+            _refuse(location, message, "export the model again with one of these types")
+        dims = tuple(dim if isinstance(dim, int) else f"{name}.{i}" for i, dim in enumerate(node.shape))
+        tensors.append(Tensor(name, dtype, dims))
+    return tuple(tensors)
 
 
 def _refuse(location: str, message: str, do: str, code: str = "bad-graph") -> NoReturn:

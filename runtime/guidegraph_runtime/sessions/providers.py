@@ -66,18 +66,22 @@ def choose_providers(requested: str | Sequence[str] = AUTO, device_id: int = 0) 
     else:
         names = [requested] if isinstance(requested, str) else list(requested)
         for name in names:
-            _check(name, device_id)
+            if name not in NAMES:
+                _fail(f"expected a provider, found {format_value(name)}; {suggest_name(name, (AUTO, *NAMES))}")
+            if (requirement := missing(name, device_id)) is not None:
+                available = ", ".join(provider for provider in NAMES if missing(provider, device_id) is None)
+                _fail(f"expected {name}, but {requirement}; choose one of those available: {AUTO}, {available}")
         if not names:
             _fail(f"expected a provider, found none; {suggest_name('', (AUTO, *NAMES))}")
     if "cpu" in names:
         names = names[: names.index("cpu")]
-    return (*(_make_provider(name, device_id) for name in dict.fromkeys(names)), Provider("cpu"))
-
-
-def _make_provider(name: str, device_id: int) -> Provider:
-    if _DEVICES[name] == "cpu":
-        return Provider(name, options=_OPENVINO_OPTIONS)
-    return Provider(name, device_id, {"device_id": str(device_id)})
+    providers = [
+        Provider(name, options=_OPENVINO_OPTIONS)
+        if _DEVICES[name] == "cpu"
+        else Provider(name, device_id, {"device_id": str(device_id)})
+        for name in dict.fromkeys(names)
+    ]
+    return (*providers, Provider("cpu"))
 
 
 def missing(name: str, device_id: int = 0) -> str | None:
@@ -124,14 +128,6 @@ def verify_providers(location: str, names: Sequence[str], requested: Sequence[Pr
                 f"expected a session on {provider.name}, found {', '.join(names)} only: onnxruntime could not load it; "
                 f"{_INSTALL[provider.device]}, or ask for cpu",
             )
-
-
-def _check(name: str, device_id: int) -> None:
-    if name not in NAMES:
-        _fail(f"expected a provider, found {format_value(name)}; {suggest_name(name, (AUTO, *NAMES))}")
-    if (requirement := missing(name, device_id)) is not None:
-        available = ", ".join(provider for provider in NAMES if missing(provider, device_id) is None)
-        _fail(f"expected {name}, but {requirement}; choose one of those available: {AUTO}, {available}")
 
 
 @cache

@@ -9,7 +9,7 @@ from typing import Any, NoReturn
 
 import numpy as np
 
-from guidegraph_runtime.bundle.manifest import Dims, Part, Tensor
+from guidegraph_runtime.bundle.manifest import Part, Tensor
 from guidegraph_runtime.bundle.onnx_graph import read_graph
 from guidegraph_runtime.bundle.opsets import onnxruntime_release
 from guidegraph_runtime.bundle.verify import VerifiedBundle
@@ -198,7 +198,16 @@ def make_session(
         ("input", session.get_inputs(), described.inputs),
         ("output", session.get_outputs(), described.outputs),
     ):
-        _check_signature(location, kind, nodes, tensors)
+        actual = [(node.name, dtype_name(node.type), len(node.shape)) for node in nodes]
+        expected = [(tensor.name, tensor.dtype, len(tensor.dims)) for tensor in tensors]
+        if actual != expected:
+            text = f"expected the {kind}s {_format_tensors(expected)}, found {_format_tensors(actual)}"
+            _refuse(f"{text}; export the workflow again", location)
+        for node, tensor in zip(nodes, tensors, strict=True):
+            sizes = zip(node.shape, tensor.dims, strict=True)
+            if any(isinstance(size, int) and size != dim for size, dim in sizes):  # a free axis takes any dim
+                text = f"expected the {kind} '{tensor.name}' with axes {tensor.dims}, found {tuple(node.shape)}"
+                _refuse(f"{text}; export the workflow again", location)
     return Session(location, described, session, settings, onnxruntime)
 
 
@@ -219,7 +228,19 @@ def create_session(location: str, data: bytes, weights: Mapping[str, bytes], set
     """
     import onnxruntime
 
-    options = _options(onnxruntime, settings)
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = settings.intra_threads
+    options.inter_op_num_threads = settings.inter_threads
+    if settings.inter_threads != 1:
+        options.execution_mode = onnxruntime.ExecutionMode.ORT_PARALLEL
+    level = getattr(onnxruntime.GraphOptimizationLevel, f"ORT_{_ORT_LEVELS[settings.optimization]}")
+    options.graph_optimization_level = level
+    options.log_severity_level = _FATAL  # errors are raised, not logged too
+    options.add_session_config_entry("session.load_model_format", "ONNX")
+    if settings.flush_denormals:
+        options.add_session_config_entry("session.set_denormal_as_zero", "1")
+    if settings.strict and settings.providers[0].device != "cpu":
+        options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
     if settings.providers[0].device == "cpu":
         limit_memory(onnxruntime)
         options.add_session_config_entry("session.use_env_allocators", "1")
@@ -260,23 +281,6 @@ def _ort_providers(settings: SessionSettings) -> list[tuple[str, dict[str, str]]
     return [(provider.ort_name, dict(provider.options)) for provider in providers]
 
 
-def _options(onnxruntime: Any, settings: SessionSettings) -> Any:
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = settings.intra_threads
-    options.inter_op_num_threads = settings.inter_threads
-    if settings.inter_threads != 1:
-        options.execution_mode = onnxruntime.ExecutionMode.ORT_PARALLEL
-    level = getattr(onnxruntime.GraphOptimizationLevel, f"ORT_{_ORT_LEVELS[settings.optimization]}")
-    options.graph_optimization_level = level
-    options.log_severity_level = _FATAL  # errors are raised, not logged too
-    options.add_session_config_entry("session.load_model_format", "ONNX")
-    if settings.flush_denormals:
-        options.add_session_config_entry("session.set_denormal_as_zero", "1")
-    if settings.strict and settings.providers[0].device != "cpu":
-        options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
-    return options
-
-
 def _add_weights(location: str, options: Any, data: bytes, weights: Mapping[str, bytes]) -> None:
     """Give a session the files of its weights. data: the graph."""
     if hasattr(options, "add_external_initializers_from_files_in_memory"):
@@ -300,23 +304,6 @@ def _add_weights(location: str, options: Any, data: bytes, weights: Mapping[str,
     ]
     values = [onnxruntime.OrtValue.ortvalue_from_numpy(array) for array in arrays]
     options.add_external_initializers([tensor.name for tensor in tensors], values)  # it copies them
-
-
-def _check_signature(location: str, kind: str, nodes: Sequence[Any], tensors: Sequence[Tensor]) -> None:
-    actual = [(node.name, dtype_name(node.type), len(node.shape)) for node in nodes]
-    expected = [(tensor.name, tensor.dtype, len(tensor.dims)) for tensor in tensors]
-    if actual != expected:
-        text = f"expected the {kind}s {_format_tensors(expected)}, found {_format_tensors(actual)}"
-        _refuse(f"{text}; export the workflow again", location)
-    for node, tensor in zip(nodes, tensors, strict=True):
-        if not _fits(node.shape, tensor.dims):
-            text = f"expected the {kind} '{tensor.name}' with axes {tensor.dims}, found {tuple(node.shape)}"
-            _refuse(f"{text}; export the workflow again", location)
-
-
-def _fits(shape: Sequence[Any], dims: Dims) -> bool:
-    """Whether a graph's shape accepts the dims of a manifest: each fixed size must be equal there."""
-    return all(not isinstance(size, int) or size == dim for size, dim in zip(shape, dims, strict=True))
 
 
 def _format_tensors(tensors: Sequence[tuple[str, str, int]]) -> str:

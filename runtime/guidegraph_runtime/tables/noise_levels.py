@@ -208,7 +208,7 @@ class NoiseSchedule:
 
     def time_of(self, ratio: float) -> float:
         """The time where σ/α is `ratio` > 0, clamped to the schedule."""
-        value = _flow_sigma(ratio) if self.form == "flow" else math.log(ratio)
+        value = math.log(ratio) if self.form != "flow" else ratio / (1 + ratio) if ratio < math.inf else 1.0
         return float(np.interp(value, self._values, np.arange(len(self.log_ratio))))
 
     def sigma_of(self, level: Level) -> float:
@@ -397,11 +397,6 @@ def exponential(high: float, low: float, ramp: Array) -> Array:
     """From high to low, evenly spaced in the logarithm; ramp from 0 to 1."""
     spaced: Array = np.exp(math.log(high) + ramp * (math.log(low) - math.log(high)))
     return spaced
-
-
-def _flow_sigma(ratio: float) -> float:
-    """σ of a flow where σ/α is `ratio`, which may be infinite."""
-    return ratio / (1 + ratio) if ratio < math.inf else 1.0
 
 
 def _last_with_signal(log_ratio: Array, last: float) -> float:

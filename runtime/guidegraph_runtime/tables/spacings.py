@@ -33,20 +33,15 @@ def beta_cdf(x: float, a: float, b: float) -> float:
     if x > (a + 1) / (a + b + 2):  # where the fraction of the mirrored one converges faster
         return 1 - beta_cdf(1 - x, b, a)
     log_front = math.lgamma(a + b) - math.lgamma(a) - math.lgamma(b) + a * math.log(x) + b * math.log1p(-x)
-    return math.exp(log_front) / (a * _fraction(x, a, b))
-
-
-def _fraction(x: float, a: float, b: float) -> float:
-    """1 + d₁/(1 + d₂/(1 + …)) of DLMF 8.17.22, evaluated from the inside; 200 terms exceed float64 here."""
-    value = 1.0
+    fraction = 1.0  # 1 + d₁/(1 + d₂/(1 + …)), evaluated from the inside; 200 terms exceed float64 here
     for n in range(200, 0, -1):
         m = n // 2
         if n % 2:
             d = -(a + m) * (a + b + m) * x / ((a + 2 * m) * (a + 2 * m + 1))
         else:
             d = m * (b - m) * x / ((a + 2 * m - 1) * (a + 2 * m))
-        value = 1 + d / value
-    return value
+        fraction = 1 + d / fraction
+    return math.exp(log_front) / (a * fraction)
 
 
 Aligned: TypeAlias = Literal["sd1", "sdxl", "svd"]

@@ -45,23 +45,21 @@ class Chunker:
 
     def tokens(self, prompt: Sequence[Fragment]) -> list[Token]:
         """The ids of a prompt with their weights, without the start and end marks."""
-        return [
-            (int(id), weight)
-            for text, weight in prompt
-            for piece in self._pieces(text)
-            for id in self.words.get(piece) or self.tokenize(piece)
-        ]
-
-    def _pieces(self, text: str) -> list[str]:
-        """Split a text at the learned words."""
-        if not self.words:
-            return [text]
+        tokens: list[Token] = []
         pattern = "|".join(re.escape(word) for word in sorted(self.words, key=len, reverse=True))
-        return [piece for piece in re.split(rf"(?<!\w)({pattern})(?!\w)", text) if piece]
+        for text, weight in prompt:
+            pieces = [text]
+            if self.words:  # a learned word is a piece of its own
+                pieces = [piece for piece in re.split(rf"(?<!\w)({pattern})(?!\w)", text) if piece]
+            tokens += [(int(id), weight) for piece in pieces for id in self.words.get(piece) or self.tokenize(piece)]
+        return tokens
 
     def chunks(self, prompt: Sequence[Fragment]) -> list[list[Token]]:
         """Split a prompt into chunks, at least one, each with its marks and padded to `length`."""
-        start, end = (_mark_tokens(marks) for marks in (self.start, self.end))
+        start, end = (
+            [(id, 1.0) for id in ((marks,) if isinstance(marks, int) else marks or ())]
+            for marks in (self.start, self.end)
+        )
         tokens, capacity = self.tokens(prompt), self.length - len(start) - len(end)
         pieces = [tokens[i : i + capacity] for i in range(0, max(len(tokens), 1), capacity)]
         if self.single and len(pieces) > 1:
@@ -69,12 +67,6 @@ class Chunker:
             warnings.warn(f"{len(tokens)} tokens, cut to {capacity}: '{text:.60}…'", stacklevel=4)
             pieces = pieces[:1]
         return [[*start, *piece, *end, *[(self.pad, 1.0)] * (capacity - len(piece))] for piece in pieces]
-
-
-def _mark_tokens(marks: Marks | None) -> list[Token]:
-    if marks is None:
-        return []
-    return [(id, 1.0) for id in ((marks,) if isinstance(marks, int) else marks)]
 
 
 def make_chunk_tables(
@@ -90,11 +82,8 @@ def make_chunk_tables(
     tables = []
     for chunker, rows in zip(chunkers, by_chunker, strict=True):
         missing = [0 if chunker.single else count - len(chunks) for chunks in rows]
-        tables.append(_table([[*chunks, *chunker.chunks([]) * n] for chunks, n in zip(rows, missing, strict=True)]))
+        filled = [[*chunks, *chunker.chunks([]) * n] for chunks, n in zip(rows, missing, strict=True)]
+        ids = [[[id for id, _ in chunk] for chunk in chunks] for chunks in filled]
+        weights = [[[weight for _, weight in chunk] for chunk in chunks] for chunks in filled]
+        tables.append(ChunkTable(np.array(ids, dtype=np.int64), np.array(weights, dtype=np.float64)))
     return tables
-
-
-def _table(rows: Sequence[Sequence[Sequence[Token]]]) -> ChunkTable:
-    ids = [[[id for id, _ in chunk] for chunk in chunks] for chunks in rows]
-    weights = [[[weight for _, weight in chunk] for chunk in chunks] for chunks in rows]
-    return ChunkTable(np.array(ids, dtype=np.int64), np.array(weights, dtype=np.float64))

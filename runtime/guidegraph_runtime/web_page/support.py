@@ -101,19 +101,18 @@ def find_operation_problems(plan: Sequence[Operation], read_file: Callable[[str]
                 f"it computes {', '.join(sorted(PAGE_OPERATIONS))}, and tables of whatever depends on one integer "
                 "input, such as a sampler's on its steps: leave out what it gives (--only), or use guidegraph-run"
             )
-        for problem in _find_setting_problems(operation, read_file):
-            yield f"{operation.node} ({operation.op}): {problem}; use guidegraph-run"
-
-
-def _find_setting_problems(operation: Operation, read_file: Callable[[str], bytes]) -> Iterator[str]:
-    settings = operation.settings
-    if operation.op != "text.tokenize":
-        return
-    if settings.get("weighted"):
-        yield "the prompt has weighted words, which a page does not read"
-    file: Any = settings["tokenizer"]
-    for problem in find_tokenizer_problems(json.loads(read_file(file["file"])), settings.get("length") is not None):
-        yield f"its tokenizer has {problem}, and a page splits texts into whole words and added tokens only"
+        if operation.op != "text.tokenize":
+            continue
+        settings, title = operation.settings, f"{operation.node} ({operation.op})"
+        if settings.get("weighted"):
+            yield f"{title}: the prompt has weighted words, which a page does not read; use guidegraph-run"
+        file: Any = settings["tokenizer"]
+        has_length = settings.get("length") is not None
+        for problem in find_tokenizer_problems(json.loads(read_file(file["file"])), has_length):
+            yield (
+                f"{title}: its tokenizer has {problem}, and a page splits texts into whole words and added tokens "
+                "only; use guidegraph-run"
+            )
 
 
 def find_tokenizer_problems(tokenizer: Mapping[str, Any], has_length: bool) -> Iterator[str]:
