@@ -100,6 +100,11 @@ class Call:
     _dependencies: tuple[str, ...] | None = field(default=None, init=False, repr=False, compare=False)
     _layout: CallLayout | None = field(default=None, init=False, repr=False, compare=False)
 
+    has_blocks: ClassVar[bool] = False
+    """Whether there are operations inside it."""
+    has_branches: ClassVar[bool] = False
+    """Whether it reads sources of which at most one is computed."""
+
     @property
     def outputs(self) -> Mapping[str, PortType]:
         return self.spec.outputs
@@ -223,6 +228,8 @@ class Choice(Call):
     Only that branch is computed. ``OTHERWISE``, if present, is used for any other value.
     """
 
+    has_branches: ClassVar[bool] = True
+
     @property
     def when(self) -> Source:
         (source,) = list_sources(self.settings[WHEN])
@@ -293,6 +300,8 @@ class Loop:
     can_stop: ClassVar[bool] = True
     """Whether a run can end after some of its iterations, and another go on from there."""
     node_id: ClassVar[str] = "loop"
+    has_blocks: ClassVar[bool] = True
+    has_branches: ClassVar[bool] = False
 
     def roots(self) -> tuple[Source, ...]:
         """The sources each iteration must compute: the next carries, the collected values and the extra results."""
@@ -467,15 +476,14 @@ def walk(ops: Mapping[str, Op], *, previews: bool = True) -> Iterator[Op]:
     while stack:
         for op in stack[-1]:
             yield op
-            blocks = op.blocks()
-            if blocks:
-                blocks = blocks if previews else blocks[:1]
+            if op.has_blocks:
+                blocks = op.blocks() if previews else op.blocks()[:1]
                 stack.append(chain.from_iterable(block.ops.values() for block in blocks))
                 break
         else:
             stack.pop()
 
 
-def walk_calls(ops: Mapping[str, Op], *, previews: bool = True) -> Iterator[Call]:
-    """Every call of a node, in the order of ``walk``."""
-    return (op for op in walk(ops, previews=previews) if isinstance(op, Call))
+def walk_calls(ops: Mapping[str, Op], *, previews: bool = True) -> list[Call]:
+    """All calls of nodes, in the order of ``walk``."""
+    return [op for op in walk(ops, previews=previews) if isinstance(op, Call)]

@@ -162,7 +162,7 @@ class Workflow:
             return bind(self.graph, params)
 
     def _read_params(self, params: Mapping[str, object]) -> Mapping[str, object]:
-        """The arguments with a file in place of each picture. Raises ``TypeError`` for what is no mapping of names."""
+        """The arguments with files in place of pictures. Raises ``TypeError`` unless they are a mapping of names."""
         if type(params) is not dict:  # asked first, as every run comes by here
             _check_type("params", params, Mapping, "a mapping of names to values, such as {'seed': 7}")
         for name in params:

@@ -8,6 +8,7 @@ caught here; for them the command runs in its own process (``guidegraph.commands
 
 from __future__ import annotations
 
+import io
 import logging
 import os
 import sys
@@ -20,6 +21,7 @@ from typing import Any, NoReturn
 
 from guidegraph.graph.trust.process_state import FOLDER_SETTING
 from guidegraph.graph.trust.torch_settings import Setting, list_torch_settings
+from guidegraph_runtime.printing import visible
 
 log = logging.getLogger(__name__)
 
@@ -133,6 +135,17 @@ def _forbid_exit(plugin: str) -> Iterator[None]:
         active = False
         for (module, name), function in before.items():
             setattr(module, name, function)
+
+
+class OutputToStderr(io.TextIOBase):
+    """A stream for the output of an import: to stderr, since a program may read a command's output, and escaped."""
+
+    def write(self, text: str) -> int:
+        sys.stderr.write(visible(text))
+        return len(text)
+
+    def flush(self) -> None:
+        sys.stderr.flush()
 
 
 @contextmanager

@@ -40,7 +40,7 @@ from guidegraph.plugins.entry_points import (
 )
 from guidegraph.plugins.failures import describe_removal, explain_failure, load_or_explain
 from guidegraph.plugins.import_by_name import import_plugin_module, package_folders
-from guidegraph.plugins.import_guard import guard_import, keep_settings
+from guidegraph.plugins.import_guard import OutputToStderr, guard_import, keep_settings
 from guidegraph.plugins.lazy_mapping import LazyMapping
 from guidegraph.plugins.observers import make_observers
 from guidegraph.plugins.previews import make_preview
@@ -381,11 +381,11 @@ def _runtime_version() -> dict[str, str]:
 
 @contextmanager
 def _guard_import(name: str, distribution: str, notes: list[str]) -> Iterator[None]:
-    """Around the import of a plugin. What it prints goes to stderr: another program may read a command's output."""
+    """Around the import of a plugin: guards it, and sends its output to stderr."""
     with ExitStack() as stack:
         stack.enter_context(pause_for_import())
         if normalise_name(distribution) != OWN_DISTRIBUTION:
             stack.enter_context(guard_import(name))
         stack.enter_context(keep_settings(notes))
-        stack.enter_context(redirect_stdout(sys.stderr))
+        stack.enter_context(redirect_stdout(OutputToStderr()))
         yield

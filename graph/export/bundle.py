@@ -10,6 +10,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from safetensors.torch import save
+
 from guidegraph.graph.export.errors import ExportError
 from guidegraph.graph.export.file_stems import choose_stems
 from guidegraph.graph.export.onnx.adaptable_weights import make_weight_table
@@ -111,8 +113,6 @@ def _describe_tensor(value: Any, shapes: Mapping[str, tuple[int | str, ...]]) ->
 
 
 def _save_tables(tables: Mapping[str, Any], path: Path) -> None:
-    from safetensors.torch import save
-
     path.write_bytes(save({name: tensor.detach().cpu().contiguous().clone() for name, tensor in tables.items()}))
 
 

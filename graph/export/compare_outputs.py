@@ -6,6 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
+import torch
+
 from guidegraph.graph.device_context import use_device
 from guidegraph.graph.export.workflow import Exported
 from guidegraph.graph.types import is_tensor
@@ -26,8 +29,6 @@ def choose_tolerance(exported: Exported) -> float:
 
 def run_example(exported: Exported) -> dict[str, Any]:
     """The outputs of a bundle of one call for its example inputs, computed with torch."""
-    import torch
-
     (part,) = exported.parts
     with use_device("cpu", "float32"), torch.no_grad():
         results = part.plan.function(*(port.example for port in part.plan.inputs))
@@ -46,8 +47,6 @@ class PartCheck:
     worst: dict[tuple[str, str], Difference] = field(default_factory=dict)
 
     def __call__(self, part: str, inputs: Mapping[str, Any], outputs: Mapping[str, Any]) -> None:
-        import torch
-
         plan = next(candidate.plan for candidate in self.exported.parts if candidate.plan.name == part)
         tensors = [torch.from_numpy(inputs[candidate.name]).to(self.device) for candidate in plan.inputs]
         with use_device(self.device, "float32"), torch.no_grad():
@@ -62,8 +61,6 @@ class PartCheck:
 
 def to_array(value: Any) -> Any:
     """An output of the engine as an array, as the runtime returns it: a table of columns as a structured array."""
-    import numpy as np
-
     if isinstance(value, Mapping):
         return make_table(value)
     return value.detach().cpu().numpy() if is_tensor(value) else np.asarray(value)

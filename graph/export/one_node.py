@@ -9,6 +9,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import Any
 
+import torch
+
 from guidegraph.graph.device_context import use_device
 from guidegraph.graph.export.errors import ExportError
 from guidegraph.graph.export.partition.assign import runs_on_host
@@ -71,8 +73,6 @@ def export_call(
     finite numbers become inputs with defaults; models and everything else become part of the graph. Raises
     ``ExportError`` for a name that means no call or several, and for the same reasons as `export_workflow`.
     """
-    import torch
-
     matches = find_calls(graph, name)
     if len(matches) != 1:
         problem = (

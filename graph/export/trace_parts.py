@@ -8,6 +8,8 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
 
+import torch
+
 from guidegraph.graph.device_context import use_device
 from guidegraph.graph.errors import NodeError, suggest
 from guidegraph.graph.export.errors import ExportError, FixedSizeError, NoSuchPart
@@ -108,8 +110,6 @@ def _trace_with_fallback(part: PartPlan, precision: str) -> ExportedPart:
 
 def _trace_free_sizes(part: PartPlan, precision: str) -> ExportedPart:
     """Trace a part with as many free axes as possible. Axes other than batches are fixed if the trace requires it."""
-    import torch
-
     part, axes = find_free_axes(part)
     while True:
         try:
@@ -129,8 +129,6 @@ def _trace_free_sizes(part: PartPlan, precision: str) -> ExportedPart:
 
 
 def _trace_graph(part: PartPlan, axes: list[dict[int, Axis]], precision: str) -> TracedPart:
-    import torch
-
     examples, names = (
         [part_input.example for part_input in part.inputs],
         [part_input.name for part_input in part.inputs],

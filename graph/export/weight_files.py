@@ -12,12 +12,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import Any, TypeAlias
+
+import onnx_ir
 
 from guidegraph.graph.export.onnx.adaptable_weights import LEAST_BYTES
-
-if TYPE_CHECKING:
-    import onnx_ir
 
 ALIGNMENT = 64
 """The offset of each weight is a multiple of so many bytes."""
@@ -42,8 +41,6 @@ def save_graphs(models: Mapping[str, onnx_ir.Model], folder: Path) -> dict[str, 
     ``weights-HASH.data``, a file for each set of models. Smaller ones are in the graph. Returns the names of the files
     of weights that each model reads.
     """
-    import onnx_ir
-
     contents = _find_contents(models)
     readers: dict[Content, list[str]] = {}
     for name, by_value in contents.items():
@@ -114,8 +111,6 @@ def _write_weights(tensors: Mapping[Content, Any], folder: Path, name: str) -> _
 @contextmanager
 def _place_outside(model: onnx_ir.Model, places: Mapping[str, Sequence[Any]]) -> Iterator[None]:
     """The model with references in place of weights, for a while. places: the file and the offset of each."""
-    import onnx_ir
-
     initializers = model.graph.initializers
     inside = {value: initializers[value].const_value for value in places}
     try:

@@ -6,6 +6,8 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, TypeAlias
 
+import torch
+
 from guidegraph.graph.device_context import use_device
 from guidegraph.graph.export.bundle_inputs import input_type, make_inputs
 from guidegraph.graph.export.errors import ExportError, LeftForRun, NotPassedOn
@@ -160,8 +162,6 @@ def plan_export(
     policy: Policy = OWN_WORKFLOW,
 ) -> tuple[HostPlanner, dict[str, str], tuple[Operation, ...], dict[str, str]]:
     """Do the example run. Returns the planner, the reasons for fixed parameters, the plan, and the outputs' names."""
-    import torch
-
     register_structured()
     output_sources = {name: out.source for name, out in graph.outputs.items() if only is None or name in only}
     ops: dict[str, Op] = hoist(prune(graph.ops, output_sources.values(), effects=False))

@@ -187,7 +187,7 @@ def _list_machine_problems(ops: Mapping[str, Op], values: Mapping[str, Any]) -> 
     checked = [call for call in walk_calls(ops) if call.spec.has_requirements]
     if not checked:
         return []
-    calls = [*walk_calls(ops)]
+    calls = walk_calls(ops)
     written, readers = _find_written_files(calls, values), _find_readers(calls)
     problems: list[Problem] = []
     for call in checked:
@@ -216,6 +216,8 @@ def list_admission_problems(
     graph: Graph, values: Mapping[str, Any], only: Collection[str] | None = None
 ) -> list[Problem]:
     """All problems of a run of some outputs (by default all) with these values of parameters."""
+    if not (graph.traits.shapes or graph.traits.requirements):
+        return []
     ops = _select_certain_ops(graph, values, only)
     return [*_list_shape_problems(ops, values), *_list_machine_problems(ops, values)]
 

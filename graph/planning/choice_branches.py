@@ -47,7 +47,8 @@ def choose_branch(choice: Choice, value: Any) -> str:
 
 def find_branch_operations(ops: Ops) -> set[str]:
     """The keys of all operations that a branch of a choice depends on, including choices in loop bodies."""
-    return set(find_dependencies(ops, [source for op in ops.values() for source in _branch_sources(op)]))
+    choosing = [op for op in ops.values() if op.has_branches or op.has_blocks]
+    return set(find_dependencies(ops, [source for op in choosing for source in _branch_sources(op)]))
 
 
 def _branch_sources(op: Op) -> Iterator[Source]:
@@ -75,7 +76,7 @@ def certain_operations(ops: Ops, roots: Iterable[Source], *, effects: bool = Tru
 
 def find_optional_operations(ops: Ops, roots: Iterable[Source]) -> set[str]:
     """The keys of the operations that only branches of choices need."""
-    if not any(isinstance(op, Choice) for op in ops.values()):
+    if not any(op.has_branches for op in ops.values()):
         return set()
     return find_branch_operations(ops) - certain_operations(ops, roots)
 
@@ -83,7 +84,7 @@ def find_optional_operations(ops: Ops, roots: Iterable[Source]) -> set[str]:
 def drop_optional(ops: Ops, roots: Iterable[Source]) -> dict[str, Op]:
     """The operations without the optional ones, in loop bodies too."""
     optional = find_optional_operations(ops, roots)
-    return {key: _drop_optional_inside(op) for key, op in ops.items() if key not in optional}
+    return {key: _drop_optional_inside(op) if op.has_blocks else op for key, op in ops.items() if key not in optional}
 
 
 def _drop_optional_inside(op: Op) -> Op:
@@ -92,7 +93,7 @@ def _drop_optional_inside(op: Op) -> Op:
 
 def find_next_choices(ops: Ops, roots: Iterable[Source], *, effects: bool = True) -> tuple[Choice, ...]:
     """The choices to make next: certain to be needed, with a ``when`` that depends on no other choice."""
-    if not any(isinstance(op, Choice) for op in ops.values()):
+    if not any(op.has_branches for op in ops.values()):
         return ()
     certain = certain_operations(ops, roots, effects=effects)
     undecided: set[str] = set()

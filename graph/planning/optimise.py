@@ -76,11 +76,11 @@ def drop_unneeded(ops: Mapping[str, Op], roots: Sequence[Source], *, effects: bo
 
 
 def _has_loops(ops: Mapping[str, Op]) -> bool:
-    return any(op.blocks() for op in ops.values())
+    return any(op.has_blocks for op in ops.values())
 
 
 def _size(ops: Mapping[str, Op]) -> int:
-    return len(ops) + sum(_size(block.ops) for op in ops.values() for block in op.blocks()[:1])
+    return len(ops) + sum([_size(op.blocks()[0].ops) for op in ops.values() if op.has_blocks])
 
 
 def _rewrite_ops(ops: dict[str, Op], aliases: Mapping[Source, Source]) -> dict[str, Op]:

@@ -36,7 +36,7 @@ def describe_origin(ops: Mapping[str, Op], values: Mapping[str, Any], loop: Loop
     """
     upstream = _list_upstream(ops, loop)
     loops = {key: op for key, op in [(loop.key, loop), *upstream.items()] if isinstance(op, Loop)}
-    inner = [*walk_calls(loops)]
+    inner = walk_calls(loops)
     described = {*upstream, *(op.key for op in walk(loops))}
     return {
         "over": _describe_source(loop.over, values),

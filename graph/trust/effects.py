@@ -96,7 +96,7 @@ def list_companions(port: Port, path: Path | None) -> Iterator[Path]:
 
 
 def _list_paths(sources: Sources, origins: Origins, values: Mapping[str, Any]) -> Iterator[tuple[Path | None, str]]:
-    """The paths that sources give, each with its parameter or ""; for a choice, those of all branches."""
+    """The paths that sources give, each with its parameter or ""; a choice gives the paths of all branches."""
     for source in list_sources(sources):
         for origin, _ in list_origins(source, origins):
             if isinstance(origin, Constant):

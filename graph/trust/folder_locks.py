@@ -23,7 +23,7 @@ def lock_folder(folder: Path, writer: str) -> Iterator[None]:
 
 @contextmanager
 def lock_output(path: Path, writer: str) -> Iterator[None]:
-    """Lock the path of a file or folder that is replaced as a whole, with a lock file beside it.
+    """Lock the path of a file or folder that is replaced as a whole, with a lock file in its folder.
 
     Raises the same errors as ``lock_folder``, for ``--output``.
     """

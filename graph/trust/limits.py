@@ -1,4 +1,4 @@
-"""Limits of the engine: those of the runtime, and checks of a workflow before it runs."""
+"""Limits of the engine: the runtime's, and checks of a workflow before it runs."""
 
 from __future__ import annotations
 

@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
 Values: TypeAlias = "tuple[Any, ...]"
 PROCESS, THREAD, FOLDER, SEEDS = slice(2), slice(2, 5), 5, slice(6, 8)
-"""Parts of the values that are read: torch's settings of the process, and those of this thread; the rest is read for
+"""Parts of the values that are read: torch's settings of the process and of this thread; the rest is read for
 third-party nodes alone: the current directory, and the seeds of torch's generators on the CPU and on CUDA devices."""
 
 
@@ -77,7 +77,7 @@ class StateKeeper:
 
 
 _active: list[SavedState] = []
-"""For each active call, in all threads, the state before it or, where it is shared, before the first call."""
+"""For each active call, in all threads, the state before it; shared state is from before the first call."""
 _runs: list[None] = []
 _reported: ContextVar[set[tuple[str, str]] | None] = ContextVar("guidegraph_reported", default=None)
 

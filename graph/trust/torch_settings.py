@@ -8,7 +8,7 @@ from typing import Any, NamedTuple, TypeAlias
 
 
 class DevicePrecision(NamedTuple):
-    """The precision for each device, as `fp32_precision` has it: ieee, tf32, bf16 or none."""
+    """The precision for each device, a value of `fp32_precision`: ieee, tf32, bf16 or none."""
 
     cuda: str
     cpu: str
@@ -55,7 +55,7 @@ class Setting(NamedTuple):
 
 
 class TorchSettings(NamedTuple):
-    """The settings: those of the process, those of each thread, and the use of deterministic algorithms."""
+    """The settings of the process and of each thread, and the use of deterministic algorithms."""
 
     dtype: Setting
     precision: Setting

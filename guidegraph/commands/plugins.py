@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 @app.command(epilog=examples("plugins", "plugins --plugin my_nodes", "plugins --json"))
 def plugins(json: Json = False, plugin: Plugins = None, no_plugins: NoPlugins = False) -> None:
-    """List the plugins: what each contributes, and why a failed one was not loaded.
+    """List the plugins with their nodes and types, and the reason for each that was not loaded.
 
     The exit code is 0 even if plugins failed; --json has the state of each.
     """

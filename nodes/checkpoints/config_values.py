@@ -7,6 +7,8 @@ from pathlib import Path
 from reprlib import Repr
 from typing import Any
 
+import yaml
+
 from guidegraph.graph.trust.file_checks import read_regular
 
 MAX_BYTES = 1 << 20
@@ -44,8 +46,6 @@ def load_yaml(path: Path) -> object:
     Raises ``ValueError`` if the file is missing, and ``UnreadableYaml`` that names it if it is too large, in bytes or
     with its aliases expanded, or not plain YAML.
     """
-    import yaml
-
     if not path.is_file():
         raise ValueError(f"there is no file '{path}': name the config.yaml of the model")
     if path.stat().st_size > MAX_BYTES:

@@ -6,6 +6,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from guidegraph.graph.node import node
+from guidegraph.nodes.checkpoints.diffusers.config import read_json
+from guidegraph.nodes.checkpoints.diffusers.schedule import CONFIG, read_flow_shift, read_sampler_settings
 
 
 class Sampling(NamedTuple):
@@ -33,9 +35,6 @@ def checkpoint_flow_shift(*, path: Path) -> FlowShiftSettings:
     at every size.
     Raises an error for a folder without a scheduler, and for a scheduler that is not a flow's.
     """
-    from guidegraph.nodes.checkpoints.diffusers.config import read_json
-    from guidegraph.nodes.checkpoints.diffusers.schedule import CONFIG, read_flow_shift
-
     if not path.is_dir():
         raise ValueError(
             f"'{path}' is not a folder, and only a diffusers folder tells how its levels shift: set the shift"
@@ -57,9 +56,7 @@ def checkpoint_sampling(*, path: Path) -> Sampling:
     """
     from guidegraph.nodes.checkpoints.compvis.config import is_compvis_folder
     from guidegraph.nodes.checkpoints.compvis.single_file import is_compvis
-    from guidegraph.nodes.checkpoints.diffusers.config import read_json
     from guidegraph.nodes.checkpoints.diffusers.folder import is_diffusers
-    from guidegraph.nodes.checkpoints.diffusers.schedule import CONFIG, read_sampler_settings
     from guidegraph.nodes.checkpoints.read_tensors import read_tensors
 
     if path.is_dir() and (is_diffusers(path) or not is_compvis_folder(path)):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -37,8 +38,6 @@ def measure_scale(
     count: Annotated[int, Ge(1)] = 16,
 ) -> Autoencoder:
     """A copy of an autoencoder with a scale that gives latents unit variance, measured on the first `count` batches."""
-    import copy
-
     import torch
 
     measured: Any = copy.deepcopy(autoencoder)

@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator
-from typing import TYPE_CHECKING, Annotated, NamedTuple, TypeAlias
+from typing import Annotated, NamedTuple, TypeAlias
 
+import numpy as np
 from annotated_types import Ge
+from numpy.typing import NDArray
 
 from guidegraph.graph.types import Tensor
 from guidegraph.nodes.metrics.metrics import Z95
-
-if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
 
 Resamples: TypeAlias = Annotated[int, Ge(0)]
 Seed: TypeAlias = Annotated[int, Ge(0)]
@@ -35,8 +33,6 @@ def bootstrap_interval(
     The interval is centred on the value, not taken from quantiles of the resampled figures, because a figure that is
     biased in small sets is more biased in sets with repeated samples.
     """
-    import numpy as np
-
     values = np.array(list(resampled), dtype=np.float64)
     return normal_interval(value, float(values.std(ddof=1)) if values.size > 1 else math.nan, low, high)
 
@@ -50,8 +46,6 @@ def normal_interval(value: float, deviation: float, low: float, high: float) -> 
 
 def draw_counts(seed: int, size: int, resamples: int) -> Iterator[NDArray[np.int64]]:
     """Draw `size` of `size` samples with replacement and count how often each is drawn (size) (Efron 1979)."""
-    import numpy as np
-
     generator = np.random.default_rng(seed)
     for _ in range(resamples):
         yield np.bincount(generator.integers(size, size=size), minlength=size)
@@ -63,8 +57,6 @@ def draw_halves(seed: int, size: int, resamples: int) -> Iterator[NDArray[np.int
     A figure's deviation over halves estimates that over full sets: this is the delete-half jackknife (Shao & Wu 1989).
     It never takes a sample twice, which would be its own nearest neighbour.
     """
-    import numpy as np
-
     generator = np.random.default_rng(seed)
     for _ in range(resamples):
         yield np.sort(generator.permutation(size)[: size // 2])

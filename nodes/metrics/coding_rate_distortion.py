@@ -10,6 +10,7 @@ import math
 from collections.abc import Sequence
 from typing import Annotated, Literal, NamedTuple, TypeAlias
 
+import numpy as np
 from annotated_types import Ge
 
 from guidegraph.graph.node import node
@@ -41,7 +42,6 @@ def coding_steps(
     Those of a flow schedule are T … 1. Fewer steps make a coarser chain with a higher rate, because it predicts x_s
     less well. spacing: even in the log of the signal-to-noise ratio, at fractional t, or even in t (`timesteps`).
     """
-    import numpy as np
     import torch
 
     first, last = schedule.first, schedule.last

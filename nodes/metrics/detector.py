@@ -8,6 +8,7 @@ from annotated_types import Ge, Gt, Le, Lt
 
 from guidegraph.graph.node import node
 from guidegraph.graph.types import Tensor
+from guidegraph.nodes.data.scene_sprites import CLASSES, OBJECTS, SKIES
 from guidegraph.nodes.types import Image
 
 Threshold: TypeAlias = Annotated[float, Gt(0), Lt(1)]
@@ -40,8 +41,6 @@ def finds(logits: Tensor, label: Tensor) -> Detections:
     An object is found if its logit is above 0; sky and ground are those with the largest logits. Additional objects do
     not count against a picture.
     """
-    from guidegraph.nodes.data.scene_sprites import CLASSES, OBJECTS, SKIES
-
     if logits.ndim != 2 or logits.shape != label.shape or logits.shape[1] != len(CLASSES):
         raise ValueError(
             f"expected logits and labels (B, {len(CLASSES)}) of scenes, found shapes {tuple(logits.shape)} and "

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
+import numpy as np
+
 from guidegraph.graph.device_context import current_device
 from guidegraph.graph.node import node
 from guidegraph.graph.trust.file_checks import open_regular, require_regular
@@ -21,6 +23,7 @@ from guidegraph.nodes.metrics.bootstrap import (
     prepare_feature_sets,
 )
 from guidegraph.nodes.shape_checks import has_values
+from guidegraph_runtime.files.npy import read_npz_member
 
 
 @structured
@@ -74,7 +77,7 @@ def load(*, path: Path) -> Moments:
 
     path: a .safetensors file of `guidegraph run`, or an .npz file with `mu` (D) and `sigma` (D, D). An .npz file does
     not contain the number of features: compare with it, but do not add features to it.
-    Raises an error if the file lacks moments, or has values that are not finite.
+    Raises an error if the file holds no moments, or values that are not finite.
     """
     import torch
 
@@ -92,12 +95,8 @@ def load(*, path: Path) -> Moments:
 
 
 def _read_published(path: Path) -> tuple[Tensor, Tensor, Tensor]:
-    """Read count, mean and scatter from an .npz file. Without a count in the file, with 2, the scatter is the
-    covariance."""
-    import numpy as np
+    """Read count, mean and scatter from an .npz file. It has no count: with 2, the scatter is the covariance."""
     import torch
-
-    from guidegraph_runtime.files.npy import read_npz_member
 
     try:
         with open_regular(path) as stream, np.load(stream, allow_pickle=False) as file:

@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Annotated, NamedTuple
+from typing import Annotated, NamedTuple
 
+import numpy as np
 from annotated_types import Ge
+from numpy.typing import NDArray
 
 from guidegraph.graph.node import node
 from guidegraph.graph.types import Tensor
 from guidegraph.nodes.metrics.bootstrap import Seed, prepare_feature_sets
-
-if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
 
 KERNEL_ROWS = 1024
 """Rows of a kernel matrix in memory at a time: the full matrix of 50,000 samples would take 20 GB."""
@@ -34,8 +32,6 @@ def kernel_distance(features: Tensor, reference: Tensor, *, blocks: Annotated[in
     is a jackknife that leaves out each of `blocks` blocks of either set; it is too large for very similar sets.
     The paper uses Inception features: values with others, such as EfficientNet's, are not comparable to its own.
     """
-    import numpy as np
-
     x, y = (f.numpy() for f in prepare_feature_sets(features, reference, least=3))
     full, without_x, without_y = _mmd_with_blocks(x, y, blocks)
     variance = sum(_jackknife(np.array(values)) for values in (without_x, without_y))
@@ -82,8 +78,6 @@ def _mmd_with_blocks(
     x: NDArray[np.float64], y: NDArray[np.float64], blocks: int
 ) -> tuple[float, list[float], list[float]]:
     """The estimate from all samples, and those without each block of x and of y, from kernel sums over blocks."""
-    import numpy as np
-
     (xs, nx), (ys, ny) = _edges(len(x), blocks), _edges(len(y), blocks)
 
     def sums(
@@ -113,8 +107,6 @@ def _mmd_with_blocks(
 
 def _edges(count: int, blocks: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """The start and length of each block; at least two samples remain when one block is left out."""
-    import numpy as np
-
     starts = np.arange(count) if blocks >= count - 1 else (np.arange(blocks) * count) // blocks
     return starts, np.diff(np.append(starts, count))
 

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
 
 from guidegraph.graph.node import node
 from guidegraph.graph.types import Tensor
 from guidegraph.nodes.shape_checks import check_finite, check_pairs, expand_mask
 from guidegraph.nodes.types import Image, Label, Mask, SemanticMap, Table
-
-if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
 
 Z95 = 1.959963984540054
 PEAK = 2.0
@@ -173,7 +172,6 @@ def mean_iou(predicted: Tensor, map: SemanticMap, mask: Mask | None = None) -> O
     times. mask (B, 1, H, W): count only pixels with mask 1. Raises an error for values that are not finite in counted
     pixels, and if no pixel counts.
     """
-    import numpy as np
     import torch
 
     if predicted.shape != map.shape:
@@ -213,8 +211,6 @@ def _classes_of(maps: Tensor, mask: Mask | None) -> NDArray[np.int64]:
 
 def _ratios(numerators: NDArray[np.float64], denominators: NDArray[np.float64]) -> NDArray[np.float64]:
     """Elementwise quotients, NaN where the denominator is 0."""
-    import numpy as np
-
     ratios: NDArray[np.float64] = np.divide(
         numerators, denominators, out=np.full(numerators.shape, np.nan), where=denominators > 0
     )

@@ -12,6 +12,7 @@ import math
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Annotated, Literal, TypeAlias
 
+import numpy as np
 from annotated_types import Ge, Le, MinLen
 
 from guidegraph.graph.node import node
@@ -159,7 +160,6 @@ class Chart:
 
     def image(self, legend: bool) -> Image:
         """Render the chart as a picture (1, 3, H, W) in [-1, 1]."""
-        import numpy as np
         import torch
 
         if self.limits is not None:

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from functools import partial as bind
 from typing import Annotated, Any, NamedTuple
 
+import numpy as np
 from annotated_types import Ge
 
 from guidegraph.graph.node import node
@@ -79,7 +80,6 @@ def scene_eval_tasks(
 
 def make_tasks(seed: int, count: int, batch: int, split: Split, index: int) -> SceneTasks:
     """Batch `index` of the tasks of a seed."""
-    import numpy as np
     import torch
 
     category, first = divmod(index * batch, count)

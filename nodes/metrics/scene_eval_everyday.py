@@ -8,6 +8,8 @@ from itertools import combinations
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import yaml
+
 from guidegraph.graph.errors import suggest
 from guidegraph.graph.node import node
 from guidegraph.graph.types import Tensor
@@ -83,8 +85,6 @@ def everyday_tasks(*, path: Path) -> EverydayTasks:
 
 def read_entries(path: Path) -> list[tuple[int, Any]]:
     """The entries of a list in a JSON or YAML file, each with its line. Raises ``ValueError`` for any other file."""
-    import yaml
-
     if not path.is_file():
         raise ValueError(f"there is no file '{path}': name a JSON or YAML file with prompts")
     if path.stat().st_size > LARGEST_FILE:

@@ -10,6 +10,7 @@ from annotated_types import Ge, Gt, MinLen
 from guidegraph.graph.node import node
 from guidegraph.graph.types import Written
 from guidegraph.nodes.types import Denoiser, TextEmbedder
+from guidegraph_runtime.lora.pairs import LARGEST_SCALE
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -56,7 +57,6 @@ def apply_lora(
     from guidegraph.nodes.models.networks.low_rank import merge_low_rank
     from guidegraph.nodes.models.networks.shared_tensors import copy_sharing_tensors
     from guidegraph.nodes.models.released.prompt_embedder import TowerText
-    from guidegraph_runtime.lora.pairs import LARGEST_SCALE
 
     denoiser = merge_low_rank(_adaptable(denoiser, "lora.apply"))
     if not abs(strength) <= LARGEST_SCALE:

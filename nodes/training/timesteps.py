@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, Annotated
 
+import numpy as np
 from annotated_types import Ge, Gt, Le
 
 from guidegraph.graph.node import node
@@ -30,7 +31,6 @@ def uniform_timesteps(
     The strata are in random order, so that the noise level does not depend on the position in the batch. The result
     depends on (seed, index) and B alone; `index` is the loop's.
     """
-    import numpy as np
     import torch
 
     positions = draw_positions(like, index, seed)
@@ -57,7 +57,6 @@ def logit_normal_timesteps(
     The density of u, which is σ on a flow without a shift, is π(u) = exp(−(logit u − m)²/(2s²)) / (s √(2π) u (1 − u)).
     mean, std: m and s; a mean above 0 draws more noise. Strata, seed, index and shift as for `timesteps.uniform`.
     """
-    import numpy as np
     import torch
 
     positions = torch.from_numpy(draw_positions(like, index, seed))
@@ -80,8 +79,6 @@ def mode_timesteps(
     2/(π − 2), where the density in the middle is infinite; 0 is uniform, and 1.29 was among the paper's best.
     Strata, seed, index and shift as for `timesteps.uniform`.
     """
-    import numpy as np
-
     u = draw_positions(like, index, seed)
     return to_timesteps(1 - u - scale * (np.cos(np.pi / 2 * u) ** 2 - 1 + u), like, schedule)
 
@@ -93,8 +90,6 @@ def cosmap_timesteps(like: Sample, schedule: Schedule, index: int = 0, *, seed: 
     The place in the trained range is 1 − 1/(tan(πu/2) + 1) for a uniform u, and its density 2/(π(1 − 2t + 2t²)). On a
     flow it is the σ where σ/α = tan(πu/2). Strata, seed, index and shift as for `timesteps.uniform`.
     """
-    import numpy as np
-
     u = draw_positions(like, index, seed)
     return to_timesteps(1 - 1 / (np.tan(np.pi / 2 * u) + 1), like, schedule)
 

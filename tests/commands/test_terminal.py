@@ -100,8 +100,7 @@ def test_control_characters_in_an_unknown_option_are_escaped(cli: Command, argum
     assert not find_unseen(result.out, result.err)
 
 
-def test_control_characters_in_the_texts_of_a_plugin_are_escaped(cli: Command, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("guidegraph.plugins.audit.audit_plugins", lambda plugins: {})
+def test_control_characters_in_the_texts_of_a_plugin_are_escaped(cli: Command) -> None:
     plugin = cli.workflow(
         "hostile_nodes.py",
         "from guidegraph import hookimpl, node\n"

@@ -6,12 +6,12 @@ import hashlib
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
 
-if TYPE_CHECKING:
-    from torch import Tensor
+import torch
+from torch import Tensor
 
-    from guidegraph.graph.export.onnx.model import TracedPart
+from guidegraph.graph.export.onnx.model import TracedPart
 
 ADAPTABLE_METHOD = "adaptable_weights"
 """A method of models: a mapping from the names of layers in LoRA files to the model's parameters, or to rows of one."""
@@ -146,8 +146,6 @@ def _digest(data: Any) -> bytes:
 
 
 def _tensor_bytes(tensor: Tensor) -> Any:
-    import torch
-
     return tensor.view(torch.uint8).numpy().data
 
 

@@ -10,19 +10,18 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
-from typing import TYPE_CHECKING
 
+import onnx_ir
 import sympy
+from onnxscript.version_converter import convert_version
 from torch.export import ExportedProgram
 
 from guidegraph.graph.export.errors import ExportError, FixedSizeError
 from guidegraph.graph.export.onnx.axes import Axis
 from guidegraph.graph.export.onnx.program import OPSET, onnx_registry, prepare
+from guidegraph.graph.export.onnx.simplify import optimise
 from guidegraph.graph.torch_private import onnx_exporter
 from guidegraph_runtime.files.atomic_write import atomic_files
-
-if TYPE_CHECKING:
-    import onnx_ir
 
 EMBEDDED_LIMIT = 1 << 31
 """Models with at least this many bytes of weights are two files, as a protobuf message is limited to 2 GiB."""
@@ -53,8 +52,6 @@ class TracedPart:
 
     def to_bytes(self) -> bytes:
         """The model as one protobuf message. Raises ``ExportError`` for more than 2 GiB of weights."""
-        import onnx_ir
-
         if self.weight_bytes >= EMBEDDED_LIMIT:
             raise ExportError(f"{self.weight_bytes} bytes of weights do not fit one ONNX message", "use save_part")
         data: bytes = onnx_ir.to_proto(self.model).SerializeToString()
@@ -66,8 +63,6 @@ def save_part(part: TracedPart, path: str | os.PathLike[str], embedded_limit: in
 
     Returns the files written. Both are written to temporary files and moved when they are complete.
     """
-    import onnx_ir
-
     path = Path(path)
     external = part.weight_bytes >= min(embedded_limit, EMBEDDED_LIMIT)
     data = path.with_name(f"{path.name}.data")
@@ -83,8 +78,6 @@ def save_part(part: TracedPart, path: str | os.PathLike[str], embedded_limit: in
 
 def to_onnx(program: ExportedProgram) -> onnx_ir.Model:
     """The exported program as an ONNX model. Errors of torch are passed on."""
-    from onnxscript.version_converter import convert_version
-
     with silence_torch():
         converted = onnx_exporter._exported_program_to_onnx_program(prepare(program), registry=onnx_registry())
         model: onnx_ir.Model = converted.model
@@ -94,8 +87,6 @@ def to_onnx(program: ExportedProgram) -> onnx_ir.Model:
 
 def finish(model: onnx_ir.Model, names: Sequence[str], output_names: Sequence[str]) -> onnx_ir.Model:
     """The model, optimised in place, with these names of its inputs and outputs."""
-    from guidegraph.graph.export.onnx.simplify import optimise
-
     with silence_torch():
         optimise(model)
     _rename_values(model, names, output_names)
@@ -159,8 +150,6 @@ class _Renamer:
     def __call__(self, value: onnx_ir.Value) -> None:
         if value.shape is None or value.shape.is_static():
             return
-        import onnx_ir
-
         sizes = [d if isinstance(d, int) else onnx_ir.SymbolicDim(self._name(d.value)) for d in value.shape]
         value.shape = onnx_ir.Shape(sizes)
 

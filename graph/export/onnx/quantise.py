@@ -6,15 +6,14 @@ The weights of convolutions are not quantised: rounding them costs more picture 
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+import onnx_ir
 from numpy.typing import NDArray
 
-if TYPE_CHECKING:
-    import onnx_ir
-
-    from guidegraph.graph.export.onnx.model import TracedPart
+from guidegraph.graph.export.onnx.constants import add_constant
+from guidegraph.graph.export.onnx.model import TracedPart
 
 MIN_WEIGHTS = 1024
 """Weights with fewer elements are not quantised."""
@@ -50,10 +49,6 @@ def quantise_weights(part: TracedPart) -> TracedPart:
 
 
 def _add_dequantised(graph: onnx_ir.Graph, weight: onnx_ir.Value, array: NDArray[Any], axis: int) -> onnx_ir.Value:
-    import onnx_ir
-
-    from guidegraph.graph.export.onnx.constants import add_constant
-
     scale = np.abs(array).max(axis=1 - axis).astype(np.float32) / 127
     scale[scale == 0] = 1.0
     rounded = np.clip(np.rint(array / np.expand_dims(scale, 1 - axis)), -127, 127).astype(np.int8)

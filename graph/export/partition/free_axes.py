@@ -6,14 +6,14 @@ import logging
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import torch
 
 from guidegraph.graph.export.onnx.axes import Axis
+from guidegraph.graph.export.onnx.fake_sizes import ShortFakes
 from guidegraph.graph.export.partition.subgraph import PartInput, PartPlan, batch_size, cut_batch, name_axes
 from guidegraph.graph.export.partition.traced_run import record_separate_calls
-
-if TYPE_CHECKING:
-    from guidegraph.graph.export.onnx.fake_sizes import ShortFakes
 
 MULTIPLES = (1, 2, 4, 8, 16, 32, 64, 128)
 MAX_SIZE = 1 << 16
@@ -46,8 +46,6 @@ def separate_batches(part: PartPlan) -> PartPlan:
     A run may repeat a leading axis of 1 for the whole batch. If the part, for example, concatenates batches, that would
     change the result. Such inputs are found by the output shapes for size 1 there and 2 elsewhere.
     """
-    from guidegraph.graph.export.onnx.fake_sizes import ShortFakes
-
     givers = dict.fromkeys(part_input.giver for part_input in part.inputs if "B" in part_input.axes)
     if not givers:
         return part
@@ -74,8 +72,6 @@ def _with_own_batch(part_input: PartInput) -> PartInput:
 
 def _output_shapes(part: PartPlan, single: str | None, fakes: ShortFakes) -> list[tuple[int, ...]] | None:
     """The output shapes for a batch of 2, with 1 sample in the values of `single`; None if the part fails."""
-    import torch
-
     with torch.no_grad(), silence_logger("torch._subclasses.fake_tensor"), fakes:
         tensors = []
         for part_input in part.inputs:
@@ -159,8 +155,6 @@ def _multiple(part: PartPlan, names: Sequence[Mapping[int, str]], name: str) -> 
 
 def _separate_calls(part: PartPlan, tensors: Sequence[Any]) -> set[str]:
     """Run a part, and return the keys of sibling calls that did not join."""
-    import torch
-
     with torch.no_grad(), record_separate_calls() as keys:
         part.function(*tensors)
     return keys
@@ -168,8 +162,6 @@ def _separate_calls(part: PartPlan, tensors: Sequence[Any]) -> set[str]:
 
 def _grow(tensor: Any, axes: Sequence[int], growth: int) -> Any:
     """A tensor extended along some axes with its own first elements."""
-    import torch
-
     for axis in axes:
         size = tensor.shape[axis]
         tensor = tensor.index_select(axis, torch.arange(size + growth, device=tensor.device) % size)

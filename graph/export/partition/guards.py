@@ -10,10 +10,13 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
+import torch
+
 from guidegraph.graph.errors import NodeError
 from guidegraph.graph.export.partition.leaves import path_of, plain_fields
 from guidegraph.graph.export.partition.subgraph import FEW_SAMPLES, ExampleValue, PartPlan, cut_batch
 from guidegraph.graph.export.partition.traced_run import keep_results
+from guidegraph.graph.torch_private import pytree
 
 Build = Callable[[Sequence[ExampleValue]], PartPlan]
 """Plans the part for other example values."""
@@ -67,16 +70,12 @@ def _outputs_or_none(part: PartPlan, inputs: Sequence[Any]) -> tuple[Any, ...] |
 
 
 def _outputs(part: PartPlan, inputs: Sequence[Any]) -> tuple[Any, ...]:
-    import torch
-
     with torch.no_grad():
         return part.function(*inputs)
 
 
 def _draw_inputs(part: PartPlan) -> list[Any]:
     """Random numbers as the inputs of a part, none of which is a zero that would hide a factor."""
-    import torch
-
     generator = torch.Generator().manual_seed(0)
 
     def draw_like(example: Any) -> Any:
@@ -88,14 +87,10 @@ def _draw_inputs(part: PartPlan) -> list[Any]:
 
 
 def _equal(a: Sequence[Any], b: Sequence[Any]) -> bool:
-    import torch
-
     return len(a) == len(b) and all(torch.allclose(x, y, equal_nan=True) for x, y in zip(a, b, strict=True))
 
 
 def replace_field(value: Any, path: str, other: Any) -> Any:
     """A structured value with one field replaced."""
-    from guidegraph.graph.torch_private import pytree
-
     flat, spec = pytree.tree_flatten_with_path(value)
     return pytree.tree_unflatten([other if path_of(keys) == path else leaf for keys, leaf in flat], spec)

@@ -8,6 +8,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from guidegraph.graph.export.errors import ExportError
 from guidegraph.graph.export.partition.example_values import ExampleValues
 from guidegraph.graph.export.partition.leaves import plain_fields, tensor_leaves
@@ -155,7 +157,7 @@ def are_siblings(a: ExportRecipe, b: ExportRecipe) -> bool:
 
 
 def link_siblings(calls: Sequence[tuple[Call, ExportRecipe]], examples: ExampleValues) -> list[Call]:
-    """Calls of the runtime's operations, each with what its siblings read at its recipe's port `beside`.
+    """Calls of the runtime's operations, each with the links of its siblings at its recipe's port `beside`.
 
     Only parameters and constants are linked, which are known before any operation runs.
     """
@@ -183,8 +185,6 @@ def _wrap_operation(name: str, ports: tuple[str, ...], outputs: tuple[str, ...])
     """An operation of the runtime wrapped as a node's function, for the example run."""
 
     def run(*args: Any, **by_name: Any) -> Any:
-        import torch
-
         results: Mapping[str, Any] = OPERATIONS[name](**dict(zip(ports, args, strict=False)), **by_name)
         if isinstance(results.get("out"), Mapping):
             results = results["out"]

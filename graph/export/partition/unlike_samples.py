@@ -11,9 +11,12 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+import torch
+
 from guidegraph.graph.errors import NodeError
 from guidegraph.graph.export.partition.free_axes import silence_logger
 from guidegraph.graph.export.partition.leaves import Axes, tensor_leaves
+from guidegraph.graph.export.partition.sample_flow import find_mixing
 from guidegraph.graph.export.partition.subgraph import ExampleValue, PartInput, PartPlan, cut_batch, name_axes
 from guidegraph.graph.ir import Call, Op
 from guidegraph.graph.sources import Source
@@ -112,8 +115,6 @@ def _find_problem(
     for name, letters in zip(part.outputs, axes, strict=True):
         if "B" not in letters:
             return f"it gives '{name}', which is one value for all samples"
-    from guidegraph.graph.export.partition.sample_flow import find_mixing
-
     try:
         with silence_logger("torch._subclasses.fake_tensor"):  # which prints an error beside raising it
             mixing = find_mixing(
@@ -143,8 +144,6 @@ def _try_two_samples(
     Two samples, of which the second counts the rows of a second copy of the tables, are compared with that one alone.
     axes: of the results.
     """
-    import torch
-
     samples = _make_samples(cut_batch(part, SAMPLES).inputs)
     last_sample = [
         tensor.narrow(item.axes.index("B"), -1, 1).contiguous() if "B" in item.axes else tensor
@@ -174,8 +173,6 @@ def _copy_tables(
     part: PartPlan, samples: Sequence[Any], indices: Mapping[str, str], axis_names: Sequence[Mapping[int, str]]
 ) -> tuple[list[Any], int]:
     """Inputs in which the second sample counts the rows of a second copy of the tables, and their number of rows."""
-    import torch
-
     inputs, rows = [], 0
     for tensor, names in zip(samples, axis_names, strict=True):
         for position in (position for position, name in names.items() if name in indices.values()):
@@ -191,8 +188,6 @@ def _copy_tables(
 
 def _make_samples(inputs: Sequence[PartInput]) -> list[Any]:
     """Inputs for two unlike samples: the example, after its mirror image at half the size, in its range too."""
-    import torch
-
     samples = []
     for item in inputs:
         sizes = [SAMPLES if axis == "B" else size for axis, size in zip(item.axes, item.example.shape, strict=True)]
@@ -208,8 +203,6 @@ def _make_samples(inputs: Sequence[PartInput]) -> list[Any]:
 
 
 def _are_close(a: Any, b: Any) -> bool:
-    import torch
-
     if a.shape != b.shape:
         return False
     scale = float(b.abs().max()) if b.numel() and b.is_floating_point() else 1.0
@@ -218,8 +211,6 @@ def _are_close(a: Any, b: Any) -> bool:
 
 def _ignores_padding(part: PartPlan, names: Sequence[Mapping[int, str]], axis: str) -> bool:
     """Whether zeros at the end of an axis, which a mask marks, change no result."""
-    import torch
-
     inputs = _make_samples(cut_batch(part, SAMPLES).inputs)
     longer, is_masked = [], False
     for tensor, axis_names in zip(inputs, names, strict=True):

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import onnx_ir
+from safetensors.torch import save
 
 from guidegraph.graph.export.errors import ExportError, raise_together
 from guidegraph.graph.export.onnx.model import EMBEDDED_LIMIT
@@ -119,8 +120,6 @@ def _plan_single(exported: Exported, kinds: Mapping[str, str], versions: Mapping
     files = dict(exported.host.files)
     read = {name: tables[name] for item in before.operations for name in item.inputs.values() if name in tables}
     if read:
-        from safetensors.torch import save
-
         files[TABLES] = save({name: item.detach().cpu().contiguous().clone() for name, item in read.items()})
     recipe = Manifest(
         name=exported.graph.name,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import partial as bind
-from typing import TYPE_CHECKING, Annotated, NamedTuple, TypeAlias
+from typing import Annotated, NamedTuple, TypeAlias
 
 import numpy as np
 from annotated_types import Ge, Le
@@ -17,12 +17,10 @@ from guidegraph.nodes.data.batches import FunctionBatches, SceneBatch128, to_ima
 from guidegraph.nodes.data.scenes128.captions import PARTIAL, Wording, choose_wording
 from guidegraph.nodes.data.scenes128.held_out import Split
 from guidegraph.nodes.data.scenes128.phrases import caption_words
+from guidegraph.nodes.data.scenes128.scene import Scene128, compose_scene
 from guidegraph.nodes.data.scenes128.vocabulary import CLASSES, COLOURS, GROUNDS, NAMES
 from guidegraph.nodes.shape_checks import has_values
 from guidegraph.nodes.types import SemanticMap
-
-if TYPE_CHECKING:
-    from guidegraph.nodes.data.scenes128.scene import Scene128
 
 Seed: TypeAlias = Annotated[int, Ge(0)]
 Count: TypeAlias = Annotated[int, Ge(1)]
@@ -178,8 +176,6 @@ def make_batch(
     seed: int, batch: int, index: int, *, split: Split, single: float, wording: Wording, captions: int
 ) -> SceneBatch128:
     """The `batch` scenes from scene `index · batch` on of the data set `seed`."""
-    from guidegraph.nodes.data.scenes128.scene import compose_scene
-
     first = index * batch
     compose = bind(compose_scene, seed, split=split, single=single, wording=wording, captions=captions)
     return stack_scenes([compose(first + i) for i in range(batch)])

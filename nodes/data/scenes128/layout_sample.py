@@ -20,6 +20,7 @@ from guidegraph.nodes.data.batches import FunctionBatches
 from guidegraph.nodes.data.scenes128.captions import PARTIAL, Wording, choose_wording
 from guidegraph.nodes.data.scenes128.dataset import Count, Probability, Seed, check_numbers
 from guidegraph.nodes.data.scenes128.held_out import Split
+from guidegraph.nodes.data.scenes128.scene import compose_layout
 from guidegraph.nodes.data.scenes128.vocabulary import COLOURS, NAMES
 from guidegraph.nodes.shape_checks import has_values
 from guidegraph.nodes.types import Latent, SemanticMap
@@ -83,8 +84,6 @@ def layouts_128(
 def make_layouts(seed: int, batch: int, index: int, *, split: Split, single: float, wording: Wording) -> LayoutBatch128:
     """The `batch` layouts from scene `index · batch` on of the data set `seed`."""
     import torch
-
-    from guidegraph.nodes.data.scenes128.scene import compose_layout
 
     first = index * batch
     described = [compose_layout(seed, first + i, split=split, single=single, wording=wording) for i in range(batch)]

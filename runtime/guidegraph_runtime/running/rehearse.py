@@ -72,7 +72,7 @@ class Demand:
 
 @dataclass
 class Rehearsal(Computation):
-    """Finds the shapes of a plan's values, and computes only what is cheap.
+    """Finds the shapes of a plan's values, and computes only cheap ones.
 
     It raises ``BundleError`` with the code ``refused`` or ``over-limit``. parts: by name. limit: the most bytes of one
     operation's values, by default the machine's memory. sources: by value, the input or node that determines its number
@@ -113,8 +113,8 @@ class Rehearsal(Computation):
                 for name in signature(declared.shape).parameters
             }
             if not any(_holds_unknown(value) for value in rule_arguments.values()):
-                found = declared.shape(**rule_arguments)
-                shape = None if found is None or None in found else cast(Shape, found)
+                sides = declared.shape(**rule_arguments)
+                shape = None if sides is None or None in sides else cast(Shape, sides)
         if shape is not None and (reason := find_memory_problem([ShapeOnly(shape)], self.limit)) is not None:
             raise SettingError(_find_largest(rule_arguments), reason)
         if all(map(self.is_known, inputs.values())) and operation.op not in _RANDOM_OPERATIONS:

@@ -274,7 +274,7 @@ outputs: {denoiser: denoiser, read: read}
         "missing-part: nodes.model (model.load) has no 'text' here, which port 'embedder' of text.encode takes; it "
         in (refusal(workflow, model="pkg:inpaint"))
     )
-    assert f"missing-file: model.load: 'path' names '{tmp_path}/nowhere', which is not there" in refusal(
+    assert f"missing-file: model.load: parameter 'model' names '{tmp_path}/nowhere', which is not there" in refusal(
         workflow, model=tmp_path / "nowhere"
     )
     broken = tmp_path / "broken"
