@@ -147,13 +147,16 @@ def possible_contents(kind: PortType) -> frozenset[Content]:
 
 
 def _alternative_contents(kind: type | SequenceOf) -> frozenset[Content]:
+    contents: frozenset[Content]
     if isinstance(kind, SequenceOf):
         contents = possible_contents(kind.element)
         return contents | {"list"} if str not in kind.element.alternatives else contents | {"list", "text"}
     if kind in (object, list, dict, tuple):
         return ANYTHING
     if Tensor in kind.__mro__:
-        return _contents_of_tensor(kind)
+        tensor: Any = kind
+        contents = frozenset(("tensor",)) if tensor.integer else frozenset(("tensor", "float"))
+        return contents | {"batch"} if tensor.axes is None or "B" in tensor.axes else contents
     if kind in structured_types().values():
         return _contents_of_structured(kind)
     if issubclass(kind, tuple) and hasattr(kind, "_fields"):
@@ -162,15 +165,6 @@ def _alternative_contents(kind: type | SequenceOf) -> frozenset[Content]:
             *(possible_contents(to_port_type(hints.get(name, Any))) for name in kind._fields)
         )
     return frozenset(("model",)) if port_kinds(PortType((kind,))) & {"model", "unknown"} else frozenset()
-
-
-def _contents_of_tensor(kind: Any) -> frozenset[Content]:
-    contents: set[Content] = {"tensor"}
-    if not kind.integer:
-        contents.add("float")
-    if kind.axes is None or "B" in kind.axes:
-        contents.add("batch")
-    return frozenset(contents)
 
 
 def _contents_of_structured(kind: Any) -> frozenset[Content]:
@@ -195,15 +189,12 @@ def _ports_with_values(case: NodeCase) -> Iterator[Port]:
 
 
 def _input_contents(case: NodeCase) -> frozenset[Content]:
-    return frozenset[Content]().union(*(_port_contents(case, port) for port in _ports_with_values(case)))
-
-
-def _port_contents(case: NodeCase, port: Port) -> frozenset[Content]:
-    """Contents of a port's values. A number or text that the case gives says more than the type."""
-    value = case.settings.get(port.name, case.inputs.get(port.name))
-    if isinstance(value, (bool, int, float, str)):
-        return frozenset()
-    return possible_contents(port.type)
+    """Contents of the values that it gets. A number or text that the case gives says more than the type."""
+    contents: frozenset[Content] = frozenset()
+    for port in _ports_with_values(case):
+        value = case.settings.get(port.name, case.inputs.get(port.name))
+        contents |= frozenset() if isinstance(value, (bool, int, float, str)) else possible_contents(port.type)
+    return contents
 
 
 def _output_contents(spec: NodeSpec) -> frozenset[Content]:

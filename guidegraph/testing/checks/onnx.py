@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from guidegraph.graph.errors import Mark, NodeError
+from guidegraph.graph.export.errors import ExportError
 from guidegraph.graph.export.onnx.axes import Axis
 from guidegraph.graph.export.partition.free_axes import silence_logger
 from guidegraph.graph.export.partition.leaves import Leaf, tensor_leaves
@@ -43,7 +44,6 @@ def check_onnx_export(case: NodeCase) -> None:
     missing = [name for name in ("onnx", "onnxscript", "onnxruntime") if find_spec(name) is None]
     if missing:
         raise Inapplicable(f"{', '.join(missing)} not installed: pip install {' '.join(missing)}")
-    from guidegraph.graph.export.errors import ExportError
     from guidegraph.graph.export.one_node import export_call
 
     graph, values = as_graph(case, args)
@@ -146,16 +146,10 @@ def as_graph(case: NodeCase, args: Arguments) -> tuple[Graph, dict[str, Any]]:
         if wired:
             values[name] = value
         settings[name] = Param(name) if wired else Literal(value)
-    params = {name: Parameter(name, _port(case, name), None, True, "", HERE, Path()) for name in values}
+    params = {name: Parameter(name, spec.ports[name], None, True, "", HERE, Path()) for name in values}
     operation = Call("node", spec, inputs, settings, HERE)
     outputs = {name: Wanted(Output("node", name), kind, HERE) for name, kind in spec.outputs.items()}
     return Graph(Path("conformance.yaml"), params, {"node": operation}, outputs, {}), values
-
-
-def _port(case: NodeCase, name: str) -> Any:
-    port = case.spec.port(name)
-    assert port is not None
-    return port
 
 
 def session_of(model: bytes) -> Any:
