@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from importlib.resources import files as package_files
 from pathlib import Path
@@ -81,6 +81,8 @@ def write_page(folder: Path, web: OnnxruntimeWeb) -> Page:
 
     Raises ``PageError`` if the bundle cannot be a page, and ``BundleError`` if it is not valid.
     """
+    from safetensors.numpy import save
+
     bundle = open_bundle(folder / BUNDLE)
     manifest = bundle.manifest
     tables = read_tables(bundle.data(TABLES), TABLES) if TABLES in manifest.files else {}
@@ -95,14 +97,18 @@ def write_page(folder: Path, web: OnnxruntimeWeb) -> Page:
         raise PageError(*problems)
     targets = [output.source for output in outputs.values()]
     page = make_tables(source, select_operations(manifest.plan, targets), targets)
-    for name, data in _static_files():
-        write_bytes(folder / name, data)
+    for static in package_files(__package__).joinpath("static").iterdir():  # the same for all bundles
+        write_bytes(folder / static.name, static.read_bytes())
     for path in web.files:
         with atomic_path(folder / ONNXRUNTIME / path.name) as temporary:
             shutil.copyfile(path, temporary)
-    _write_tables(page, folder / TABLES)
+    write_bytes(folder / TABLES, save(dict(page.arrays)))
     loaded = [*_bundle_files(manifest, page.plan), *(f"{ONNXRUNTIME}/{path.name}" for path in web.files), TABLES]
-    listing = {name: _describe(folder / name) for name in loaded}
+    listing: dict[str, Any] = {}
+    for name in loaded:
+        with (folder / name).open("rb") as file:
+            digest = hashlib.file_digest(file, "sha256").hexdigest()
+        listing[name] = {"sha256": digest, "size": (folder / name).stat().st_size}
     text = json.dumps(_page_json(manifest, bundle.digest, page, outputs, web, listing), indent=1, ensure_ascii=False)
     write_text(folder / PAGE, text + "\n")
     sizes = {name: item["size"] for name, item in listing.items()}
@@ -207,12 +213,6 @@ def _to_json(value: Any) -> Any:
     return value
 
 
-def _static_files() -> Iterator[tuple[str, bytes]]:
-    """The files of the page, which are the same for all bundles."""
-    for file in sorted(package_files(__package__).joinpath("static").iterdir(), key=lambda item: item.name):
-        yield file.name, file.read_bytes()
-
-
 def _bundle_files(manifest: Manifest, plan: Sequence[Operation]) -> list[str]:
     """The files of the bundle that a browser loads: the graphs, and those that settings and defaults name."""
     names: list[object] = []
@@ -227,15 +227,3 @@ def _bundle_files(manifest: Manifest, plan: Sequence[Operation]) -> list[str]:
             value["file"] for value in operation.settings.values() if isinstance(value, dict) and [*value] == ["file"]
         ]
     return [f"{BUNDLE}/{name}" for name in dict.fromkeys(map(str, names))]
-
-
-def _write_tables(page: PageTables, path: Path) -> None:
-    from safetensors.numpy import save
-
-    write_bytes(path, save(dict(page.arrays)))
-
-
-def _describe(path: Path) -> dict[str, Any]:
-    with path.open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
-    return {"sha256": digest, "size": path.stat().st_size}
