@@ -161,23 +161,20 @@ def _read_run(folder: Path) -> RunFolder:
             except Unreadable as error:
                 run.notes.append(f"The picture {file} {error}.")
         for file in file_names:
-            if file.endswith(".json"):
-                _add_value(run, name, file)
-            elif file.endswith(".safetensors"):
+            if file.endswith(".safetensors"):
                 run.other_files.append(file)
+            if not file.endswith(".json"):
+                continue
+            try:
+                value = read_json(resolve_inside(folder, file))
+            except Unreadable as error:
+                run.notes.append(f"The output {file} {error}.")
+                continue
+            if (table := as_table(value)) is not None:
+                run.tables[name] = table
+            else:
+                run.values.update(flatten(name, value))
     return run
-
-
-def _add_value(run: RunFolder, name: str, file: str) -> None:
-    try:
-        value = read_json(resolve_inside(run.folder, file))
-    except Unreadable as error:
-        run.notes.append(f"The output {file} {error}.")
-        return
-    if (table := as_table(value)) is not None:
-        run.tables[name] = table
-    else:
-        run.values.update(flatten(name, value))
 
 
 def flatten(name: str, value: Any) -> dict[str, Any]:

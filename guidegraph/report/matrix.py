@@ -57,10 +57,10 @@ def _render_matrix(cells: Table, rows: Sequence[int], down: str, across: str, na
     lines = []
     for row in distinct_values(cells[down]):
         line = [tag("th", format_level(row), scope="row")]
-        for value in (means.get((row, column)) for column in columns):
-            share = (value - low) / (high - low) if value is not None and high > low else 0.0
+        for mean in (means.get((row, column)) for column in columns):
+            share = (mean - low) / (high - low) if mean is not None and high > low else 0.0
             shade = f"n shade{min(4, int(share * 5))}"  # where it lies between the smallest and the largest entry
-            line.append(tag("td", "") if value is None else tag("td", format_value(value), class_=shade))
+            line.append(tag("td", "") if mean is None else tag("td", format_value(mean), class_=shade))
         lines.append(tag("tr", *line))
     body = tag("table", tag("thead", tag("tr", *head)), tag("tbody", *lines), class_="matrix")
     most = max(map(len, entries.values()), default=1)

@@ -158,28 +158,22 @@ def _alternative_contents(kind: type | SequenceOf) -> frozenset[Content]:
         contents = frozenset(("tensor",)) if tensor.integer else frozenset(("tensor", "float"))
         return contents | {"batch"} if tensor.axes is None or "B" in tensor.axes else contents
     if kind in structured_types().values():
-        return _contents_of_structured(kind)
+        axes: Mapping[str, Any] = getattr(kind, "leaf_axes", {})
+        hints = typing.get_type_hints(kind, include_extras=True)
+        contents = frozenset()
+        for name in (field.name for field in dataclasses.fields(kind)):
+            if name not in axes:
+                contents |= possible_contents(to_port_type(hints[name]))
+                continue
+            contents |= {"tensor", "float"}  # a field with declared axes is a tensor
+            contents |= {"batch"} if "B" in axes[name] else frozenset()
+        return contents
     if issubclass(kind, tuple) and hasattr(kind, "_fields"):
         hints = typing.get_type_hints(kind, include_extras=True)
         return frozenset[Content]().union(
             *(possible_contents(to_port_type(hints.get(name, Any))) for name in kind._fields)
         )
     return frozenset(("model",)) if port_kinds(PortType((kind,))) & {"model", "unknown"} else frozenset()
-
-
-def _contents_of_structured(kind: Any) -> frozenset[Content]:
-    """Contents of a structured type: fields with declared axes are tensors; others go by their annotations."""
-    axes: Mapping[str, Any] = getattr(kind, "leaf_axes", {})
-    hints = typing.get_type_hints(kind, include_extras=True)
-    contents: set[Content] = set()
-    for field in dataclasses.fields(kind):
-        if field.name in axes:
-            contents.update(("tensor", "float"))
-            if "B" in axes[field.name]:
-                contents.add("batch")
-        else:
-            contents |= possible_contents(to_port_type(hints[field.name]))
-    return frozenset(contents)
 
 
 def _ports_with_values(case: NodeCase) -> Iterator[Port]:

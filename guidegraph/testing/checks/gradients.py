@@ -66,7 +66,7 @@ def _check_gradient(case: NodeCase, args: Arguments, name: str, plain: dict[str,
         if gradient is None or not bool(gradient.any()):
             changed_args = args.map_tensors(case, partial(_perturb_leaf, path))
             pairs = zip(output_leaves(case, call_node(case, changed_args)), output_leaves(case, plain), strict=True)
-            compared = [(a.tensor, b.tensor) for (_, a), (_, b) in pairs if b.tensor.is_floating_point()]
+            compared = ((a.tensor, b.tensor) for (_, a), (_, b) in pairs if b.tensor.is_floating_point())
             if any(difference(a, b) > 1e-4 for a, b in compared):
                 raise case.error(
                     f"a gradient of the result with respect to '{path}'",

@@ -68,7 +68,7 @@ def check_onnx_export(case: NodeCase) -> None:
                 continue
             raise
         expected = [leaf for _, leaf in output_leaves(case, outputs)]
-        feeds = _expand_to_batch(_graph_inputs(case, variant), part.axes)
+        feeds = _make_feeds(case, variant, part.axes)
         arrays = run_onnx(session, dict(zip(names, feeds, strict=True)))
         for name, leaf, array in zip(part.plan.outputs, expected, arrays, strict=True):
             error_ = difference(torch.from_numpy(array), _expand_to_samples(leaf, array.shape))
@@ -90,19 +90,17 @@ def _variants(case: NodeCase, args: Arguments, free: Collection[str]) -> Iterato
         yield " at another width", args.map_tensors(case, widen)
 
 
-def _graph_inputs(case: NodeCase, args: Arguments) -> list[Tensor]:
-    """The inputs of the graph in order: tensors of ports and settings, and numeric settings."""
+def _make_feeds(case: NodeCase, args: Arguments, axes: Sequence[Mapping[int, Axis]]) -> list[Tensor]:
+    """The inputs of the graph in order: tensors of ports and settings, and numeric settings.
+
+    Single samples are expanded to the batch, as the runtime feeds them.
+    """
     tensors: list[Tensor] = []
     for name, value in (*args.ports.items(), *args.settings.items()):
         if name in args.settings and _is_wired(case, name, value) and not is_tensor(value):
             tensors.append(torch.tensor(value, dtype=torch.float32))
         else:
             tensors += [leaf.tensor for leaf in tensor_leaves(value)]
-    return tensors
-
-
-def _expand_to_batch(tensors: Sequence[Tensor], axes: Sequence[Mapping[int, Axis]]) -> list[Tensor]:
-    """The tensors with single samples expanded to the batch, as the runtime feeds them."""
     pairs = list(zip(tensors, axes, strict=True))
     batch = max(
         (t.shape[dim] for t, tensor_axes in pairs for dim, axis in tensor_axes.items() if axis.name == "batch"),
