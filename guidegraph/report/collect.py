@@ -161,23 +161,20 @@ def _read_run(folder: Path) -> RunFolder:
             except Unreadable as error:
                 run.notes.append(f"The picture {file} {error}.")
         for file in file_names:
-            if file.endswith(".json"):
-                _add_value(run, name, file)
-            elif file.endswith(".safetensors"):
+            if file.endswith(".safetensors"):
                 run.other_files.append(file)
+            if not file.endswith(".json"):
+                continue
+            try:
+                value = read_json(resolve_inside(folder, file))
+            except Unreadable as error:
+                run.notes.append(f"The output {file} {error}.")
+                continue
+            if (table := as_table(value)) is not None:
+                run.tables[name] = table
+            else:
+                run.values.update(flatten(name, value))
     return run
-
-
-def _add_value(run: RunFolder, name: str, file: str) -> None:
-    try:
-        value = read_json(resolve_inside(run.folder, file))
-    except Unreadable as error:
-        run.notes.append(f"The output {file} {error}.")
-        return
-    if (table := as_table(value)) is not None:
-        run.tables[name] = table
-    else:
-        run.values.update(flatten(name, value))
 
 
 def flatten(name: str, value: Any) -> dict[str, Any]:
@@ -201,10 +198,12 @@ def _read_sweep(folder: Path) -> SweepFolder:
     names = list(rows)
     if names[:1] != ["cell"] or STATUS not in names:
         raise Unreadable(f"cannot be used: the columns of {TABLE} are 'cell', the parameters, '{STATUS}' and outputs")
-    cells = _drop_repeated(rows)
+    first = {key: i for i, key in reversed([*enumerate(rows["cell"])])}
+    kept = sorted(first.values())  # equal rows of ``--from`` are one cell
+    cells = Table({name: [column[i] for i in kept] for name, column in rows.items()})
     swept = names[1 : names.index(STATUS)]
     after = names.index(SECONDS) if SECONDS in names else names.index(STATUS)
-    outputs = [n for n in names[after + 1 :] if not any(_is_picture(v) for v in cells[n])]
+    outputs = [n for n in names[after + 1 :] if not any(isinstance(v, str) and ".png" in v.lower() for v in cells[n])]
     sweep = SweepFolder(folder, plan, cells, swept, outputs)
     for i in range(cells.rows):
         _add_cell(sweep, i)
@@ -216,13 +215,6 @@ def _read_sweep(folder: Path) -> SweepFolder:
     return sweep
 
 
-def _drop_repeated(rows: Table) -> Table:
-    """The cells, each once: equal rows of ``--from`` are one cell."""
-    first = {key: i for i, key in reversed([*enumerate(rows["cell"])])}
-    kept = sorted(first.values())
-    return Table({name: [column[i] for i in kept] for name, column in rows.items()})
-
-
 def _text_columns(plan: dict[str, Any]) -> set[str]:
     """The columns of texts in the tables of a sweep: the key of the cell, and the parameters with texts as values."""
     values = {name: column for name, column in get_object(plan, "grid").items() if isinstance(column, list)}
@@ -231,14 +223,13 @@ def _text_columns(plan: dict[str, Any]) -> set[str]:
     if isinstance(names, list) and isinstance(rows, list):
         columns = zip(*(row for row in rows if isinstance(row, list)), strict=False)
         values |= {str(name): list(column) for name, column in zip(names, columns, strict=False)}
-    return {"cell", *(column_name(name) for name, column in values.items() if _has_texts(column))}
-
-
-def _has_texts(column: list[Any]) -> bool:
-    """Whether a parameter has texts as values. An infinity among numbers is recorded as a text, too."""
-    texts = {value for value in column if isinstance(value, str)}
-    has_numbers = any(isinstance(value, (int, float)) for value in column)
-    return bool(texts - {"Infinity", "-Infinity"} if has_numbers else texts)
+    kept = {"cell"}
+    for name, column in values.items():
+        texts = {value for value in column if isinstance(value, str)}
+        has_numbers = any(isinstance(value, (int, float)) for value in column)
+        if texts - {"Infinity", "-Infinity"} if has_numbers else texts:  # an infinity among numbers is a text, too
+            kept.add(column_name(name))
+    return kept
 
 
 def _add_cell(sweep: SweepFolder, i: int) -> None:
@@ -259,7 +250,3 @@ def _add_cell(sweep: SweepFolder, i: int) -> None:
 def format_point(sweep: SweepFolder, i: int) -> str:
     """The swept parameters of a row, as text."""
     return ", ".join(f"{name}{EQUALS}{format_level(sweep.cells[name][i])}" for name in sweep.swept)
-
-
-def _is_picture(value: Any) -> bool:
-    return isinstance(value, str) and ".png" in value.lower()

@@ -50,19 +50,25 @@ def sweep_plots(
     seeds = [n for n in swept if SEED.fullmatch(n) and n not in chosen and len(distinct_values(cells[n])) > 1]
     varied = [n for n in swept if n not in seeds and len(distinct_values(cells[n])) > 1]
     free = [n for n in varied if n not in choice.by]
-    along = choice.x if choice.x in swept else _richest_parameter(cells, free)
+    counts = {n: (is_numeric(cells[n]) and None not in cells[n], len(distinct_values(cells[n]))) for n in free}
+    along = choice.x if choice.x in swept else max(free, key=lambda n: counts[n], default=None)
     if along is None:
         return []
     distinguishing = _drop_implied(cells, [n for n in free if n != along], [along, *choice.by], tied)
-    by, facets = (list(choice.by), distinguishing) if choice.by else _split_lines_and_facets(distinguishing, cells)
+    by = list(choice.by)
+    for name in distinguishing if not by else ():
+        if len(_groups(cells, [*by, name])) > LINES:
+            break
+        by.append(name)
+    facets = [n for n in distinguishing if n not in by]
     axes = Axes(choice.x or along, along, tuple(by), bool(seeds))
-    known_columns = {
-        axes.x,
-        *(n for n in quantity_columns(cells, outputs) if any(_equals_parameter(cells, n, other) for other in swept)),
+    quantities = [n for n in quantity_columns(cells, outputs) if n != axes.x]
+    repeated = {  # outputs that equal a parameter in each cell
+        n
+        for n in quantities
+        if any(all(a is None or a == b for a, b in zip(cells[n], cells[other], strict=True)) for other in swept)
     }
-    return list(
-        _plots(cells, axes, facets, [n for n in quantity_columns(cells, outputs) if n not in known_columns], title)
-    )
+    return list(_plots(cells, axes, facets, [n for n in quantities if n not in repeated], title))
 
 
 def long_plots(
@@ -111,11 +117,6 @@ def _plots(table: Table, axes: Axes, facets: Sequence[str], outputs: Sequence[st
                 yield plot
 
 
-def _equals_parameter(cells: Table, output: str, parameter: str) -> bool:
-    """Whether an output equals the parameter in each cell."""
-    return all(a is None or a == b for a, b in zip(cells[output], cells[parameter], strict=True))
-
-
 def _groups(table: Table, names: Sequence[str]) -> dict[tuple[Any, ...], list[int]]:
     """The rows grouped by their values in some columns."""
     groups: dict[tuple[Any, ...], list[int]] = {}
@@ -131,12 +132,6 @@ def _rises(table: Table, x: str, by: Sequence[str], least: int) -> bool:
     return max(map(len, groups), default=0) >= least and all(a < b for g in groups for a, b in pairwise(g))
 
 
-def _richest_parameter(cells: Table, names: Sequence[str]) -> str | None:
-    """The numeric parameter with the most values; if none is numeric, the parameter with the most values."""
-    counts = {n: (is_numeric(cells[n]) and None not in cells[n], len(distinct_values(cells[n]))) for n in names}
-    return max(names, key=lambda n: counts[n], default=None)
-
-
 def _drop_implied(cells: Table, names: Sequence[str], fixed: Sequence[str], tied: Collection[str]) -> list[str]:
     """The parameters without tied ones that the fixed and other ones determine: for example, a model by its f."""
     kept: list[str] = []
@@ -145,13 +140,3 @@ def _drop_implied(cells: Table, names: Sequence[str], fixed: Sequence[str], tied
         if name not in tied or len(_groups(cells, [*columns, name])) > len(_groups(cells, columns)):
             kept.append(name)
     return kept
-
-
-def _split_lines_and_facets(names: Sequence[str], cells: Table) -> tuple[list[str], list[str]]:
-    """The parameters that distinguish lines, up to ``LINES`` lines, and the remaining ones, which distinguish plots."""
-    by: list[str] = []
-    for name in names:
-        if len(_groups(cells, [*by, name])) > LINES:
-            break
-        by.append(name)
-    return by, [n for n in names if n not in by]

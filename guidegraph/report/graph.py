@@ -34,7 +34,8 @@ def render_graph(workflow: Mapping[str, Any], registry: Registry, name: str, dra
     first_name = drawn.setdefault(repr(list(sources.values())), name)
     if first_name != name:
         return tag("p", "The same as ", tag("a", "the one above", href=f"#{first_name}"), ".", class_="note")
-    texts = fold("The workflow's text", *_texts(file, sources))
+    used = [join([tag("h3", path), code(text)]) for path, text in sources.items() if path != file]
+    texts = fold("The workflow's text", code(sources[file]), *used)
     return join([_drawing(file, sources, registry, name), texts])
 
 
@@ -51,8 +52,3 @@ def _drawing(file: str, sources: Mapping[str, str], registry: Registry, name: st
     style = f"width: 100%; max-width: {width}px; min-width: {round(width * LEAST)}px"
     svg = re.sub(r'width="\d+" height="\d+"', f'style="{style}"', svg, count=1)
     return tag("div", Html(svg), class_="graph", id=name, tabindex=0, role="region", aria_label="The graph")
-
-
-def _texts(file: str, sources: Mapping[str, str]) -> list[Html]:
-    used = {path: text for path, text in sources.items() if path != file}
-    return [code(sources[file]), *(join([tag("h3", path), code(text)]) for path, text in used.items())]

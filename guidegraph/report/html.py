@@ -59,7 +59,10 @@ def shorten(text: str) -> str:
 def table(columns: Mapping[str, Sequence[Any]], label: str) -> Html:
     """A table in a scrolling box, with at most ``ROWS`` rows."""
     rows = max(map(len, columns.values()), default=0)
-    numeric = {name: _numeric(values) for name, values in columns.items()}
+    numeric = {}
+    for name, values in columns.items():
+        kinds = [isinstance(v, (int, float)) and not isinstance(v, bool) for v in values if v not in (None, "")]
+        numeric[name] = bool(kinds) and all(kinds)
     heads = [tag("th", name, scope="col", class_="n" if numeric[name] else None) for name in columns]
     lines = [
         tag("tr", *(tag("td", _breakable(v[i]), class_="n" if numeric[n] else None) for n, v in columns.items()))
@@ -91,11 +94,6 @@ def code(text: str) -> Html:
 
 def render_table(table_: Table, label: str) -> Html:
     return table({name: list(table_[name]) for name in table_}, label)
-
-
-def _numeric(values: Sequence[Any]) -> bool:
-    kinds = [isinstance(v, (int, float)) and not isinstance(v, bool) for v in values if v not in (None, "")]
-    return bool(kinds) and all(kinds)
 
 
 def _breakable(value: Any) -> Html:

@@ -45,14 +45,13 @@ def _omit_shared(texts: Sequence[str], most: int) -> list[str]:
     groups: dict[str, set[str]] = {}
     for line in lines:
         groups.setdefault(clip(line, most), set()).add(line)
-    return [_omit_prefix(line, groups[clip(line, most)], most) for line in lines]
-
-
-def _omit_prefix(line: str, group: set[str], most: int) -> str:
-    """Clip a line of a group that begins alike, without most of its common beginning."""
-    if len(group) == 1:
-        return clip(line, most)
-    first, last, head = min(group), max(group), line[: most // 3].rstrip()
-    shared = next((i for i, (a, b) in enumerate(zip(first, last, strict=False)) if a != b), len(first))
-    word = line.rfind(" ", 0, shared) + 1
-    return clip(f"{head}…{line[word if word > len(head) else shared :]}", most)
+    labels = []
+    for line in lines:
+        group = groups[label := clip(line, most)]
+        if len(group) > 1:  # leave out most of the beginning that they share
+            first, last, head = min(group), max(group), line[: most // 3].rstrip()
+            shared = next((i for i, (a, b) in enumerate(zip(first, last, strict=False)) if a != b), len(first))
+            word = line.rfind(" ", 0, shared) + 1
+            label = clip(f"{head}…{line[word if word > len(head) else shared :]}", most)
+        labels.append(label)
+    return labels

@@ -54,23 +54,15 @@ def _render_matrix(cells: Table, rows: Sequence[int], down: str, across: str, na
     low, high = min(means.values(), default=0.0), max(means.values(), default=0.0)
     columns = distinct_values(cells[across])
     head = [tag("th", f"{down} \\ {across}"), *(tag("th", format_level(c), scope="col", class_="n") for c in columns)]
-    lines = [
-        tag(
-            "tr",
-            tag("th", format_level(row), scope="row"),
-            *(_render_entry(means.get((row, column)), low, high) for column in columns),
-        )
-        for row in distinct_values(cells[down])
-    ]
+    lines = []
+    for row in distinct_values(cells[down]):
+        line = [tag("th", format_level(row), scope="row")]
+        for mean in (means.get((row, column)) for column in columns):
+            share = (mean - low) / (high - low) if mean is not None and high > low else 0.0
+            shade = f"n shade{min(4, int(share * 5))}"  # where it lies between the smallest and the largest entry
+            line.append(tag("td", "") if mean is None else tag("td", format_value(mean), class_=shade))
+        lines.append(tag("tr", *line))
     body = tag("table", tag("thead", tag("tr", *head)), tag("tbody", *lines), class_="matrix")
     most = max(map(len, entries.values()), default=1)
     box = tag("div", body, class_="scroll", tabindex=0, role="region", aria_label=label)
     return join([box, note(f"Means over up to {most} seeds.")]) if most > 1 else box
-
-
-def _render_entry(value: float | None, low: float, high: float) -> Html:
-    """A cell; its class ``shade0`` to ``shade4`` says where it lies between the smallest and the largest entry."""
-    if value is None:
-        return tag("td", "")
-    share = (value - low) / (high - low) if high > low else 0.0
-    return tag("td", format_value(value), class_=f"n shade{min(4, int(share * 5))}")

@@ -9,7 +9,7 @@ from typing import Any
 from guidegraph.graph.registry import Registry
 from guidegraph.report.collect import Picture, RunFolder, SweepFolder, accelerator_of
 from guidegraph.report.curves import AUTOMATIC, CurveChoice
-from guidegraph.report.html import Html, code, format_value, join, note, table, tag
+from guidegraph.report.html import Html, code, format_value, note, table, tag
 from guidegraph.report.pictures import MOST, contact_sheet
 from guidegraph.report.read import get_object, to_number
 from guidegraph.report.sections import PageContext, Section, run_lead, run_sections, sweep_lead, sweep_sections
@@ -30,12 +30,30 @@ def render_page(
     """The HTML page. command: the command that recreates it. notes: the files left out, and why."""
     context = PageContext(registry, choice, MOST // len(results))
     if len(results) == 1:
-        name, lead, sections = _render_result(results[0], context, "a")
-        parts = [_header(name, lead, sections), *map(_note, notes), *(_section(s) for s in sections)]
+        title, lead, sections = _render_result(results[0], context, "a")
+        links = [tag("a", s.title, href=f"#{s.id}") for s in sections]
+        nav = tag("nav", *links, aria_label="On this page")
+        parts = [_section(s) for s in sections]
     else:
-        name, parts = title, _render_several(results, notes, title, context)
+        lead = tag("p", f"{len(results)} results beside each other.", class_="lead")
+        links = [tag("a", result.folder.name, href=f"#r{i}") for i, result in enumerate(results)]
+        nav = tag("nav", *links, aria_label="Results")
+        parts = _render_several(results, context)
+    header = [tag("header", tag("h1", title), lead, nav), *(tag("p", text, class_="warning") for text in notes)]
     again = tag("section", tag("h2", "This page again"), code(command), id="again")
-    return _document(name, join([*parts, again]))
+    style = files("guidegraph.report").joinpath("style.css").read_text(encoding="utf-8")
+    head = [
+        Html('<meta charset="utf-8">'),
+        Html(f'<meta http-equiv="Content-Security-Policy" content="{POLICY}">'),
+        Html('<meta name="viewport" content="width=device-width, initial-scale=1">'),
+        Html('<meta name="color-scheme" content="light dark">'),
+        Html('<link rel="icon" href="data:,">'),
+        tag("title", f"{title} · guidegraph"),
+        tag("style", Html(style)),
+    ]
+    footer = tag("footer", "Made by guidegraph report. The page holds all that it shows, and loads nothing.")
+    body = tag("body", tag("main", *header, *parts, again), footer)
+    return f"<!doctype html>\n{tag('html', tag('head', *head), body, lang='en')}\n"
 
 
 def _render_result(result: RunFolder | SweepFolder, context: PageContext, salt: str) -> tuple[str, Html, list[Section]]:
@@ -44,19 +62,12 @@ def _render_result(result: RunFolder | SweepFolder, context: PageContext, salt: 
     return result.name, sweep_lead(result), sweep_sections(result, context, salt)
 
 
-def _render_several(
-    results: Sequence[RunFolder | SweepFolder], notes: Sequence[str], title: str, context: PageContext
-) -> list[Html]:
-    lead = tag("p", f"{len(results)} results beside each other.", class_="lead")
-    folder_names = [result.folder.name for result in results]
-    links = [tag("a", name, href=f"#r{i}") for i, name in enumerate(folder_names)]
-    parts = [tag("header", tag("h1", title), lead, tag("nav", *links, aria_label="Results")), *map(_note, notes)]
+def _render_several(results: Sequence[RunFolder | SweepFolder], context: PageContext) -> list[Html]:
     runs = [result for result in results if isinstance(result, RunFolder)]
-    if len(runs) > 1:
-        parts.append(tag("section", tag("h2", "Beside each other"), *_compare_runs(runs)))
+    parts = [tag("section", tag("h2", "Beside each other"), *_compare_runs(runs))] if len(runs) > 1 else []
     for i, result in enumerate(results):
-        _, head, sections = _render_result(result, context, f"r{i}")
-        inside = [tag("header", tag("h2", folder_names[i]), head), *(_section(s) for s in sections)]
+        _, lead, sections = _render_result(result, context, f"r{i}")
+        inside = [tag("header", tag("h2", result.folder.name), lead), *(_section(s) for s in sections)]
         parts.append(tag("article", *inside, id=f"r{i}"))
     return parts
 
@@ -88,30 +99,5 @@ def _compare_runs(runs: Sequence[RunFolder]) -> list[Html]:
     return parts
 
 
-def _header(name: str, lead: Html, sections: Sequence[Section]) -> Html:
-    links = [tag("a", s.title, href=f"#{s.id}") for s in sections]
-    return tag("header", tag("h1", name), lead, tag("nav", *links, aria_label="On this page"))
-
-
 def _section(section: Section) -> Html:
     return tag("section", tag("h2", section.title), section.inside, id=section.id)
-
-
-def _note(text: str) -> Html:
-    return tag("p", text, class_="warning")
-
-
-def _document(title: str, body: Html) -> str:
-    style = files("guidegraph.report").joinpath("style.css").read_text(encoding="utf-8")
-    head = [
-        Html('<meta charset="utf-8">'),
-        Html(f'<meta http-equiv="Content-Security-Policy" content="{POLICY}">'),
-        Html('<meta name="viewport" content="width=device-width, initial-scale=1">'),
-        Html('<meta name="color-scheme" content="light dark">'),
-        Html('<link rel="icon" href="data:,">'),
-        tag("title", f"{title} · guidegraph"),
-        tag("style", Html(style)),
-    ]
-    footer = tag("footer", "Made by guidegraph report. The page holds all that it shows, and loads nothing.")
-    document = tag("html", tag("head", *head), tag("body", tag("main", body), footer), lang="en")
-    return f"<!doctype html>\n{document}\n"

@@ -87,7 +87,15 @@ def draw_curves(plot: Plot, salt: str, title: str = "") -> Html:
             _draw_series(axes, series, label, i % len(SERIES), joined=not plot.ticks)
         axes.set_xlabel(plot.x)
         axes.set_title(title or clip(plot.title, TITLE))
-        _set_x_axis(axes, plot)
+        positions = sorted({x for series in plot.series for x in series.x})
+        if plot.ticks:
+            axes.set_xticks(range(len(plot.ticks)), clip_distinctly(plot.ticks, TICK))
+            axes.margins(x=0.15)
+        elif positions[0] > 0 and len(positions) > 3 and positions[-1] / positions[0] >= 16:
+            axes.set_xscale("log")
+        if not plot.ticks and len(positions) <= 8:
+            axes.set_xticks(positions, [f"{x:g}" for x in positions])
+            axes.minorticks_off()
         if len(plot.series) > 1 or plot.series[0].name:
             long = max(map(len, labels)) > 18
             figure.legend(loc="outside lower center", ncols=1 if long else min(3, len(plot.series)), handlelength=3.2)
@@ -159,19 +167,6 @@ def _draw_series(axes: Axes, series: Series, label: str, i: int, joined: bool) -
         axes.fill_between(x, low, high, color=colour, alpha=0.14, linewidth=0)
 
 
-def _set_x_axis(axes: Axes, plot: Plot) -> None:
-    if plot.ticks:
-        axes.set_xticks(range(len(plot.ticks)), clip_distinctly(plot.ticks, TICK))
-        axes.margins(x=0.15)
-        return
-    positions = sorted({x for series in plot.series for x in series.x})
-    if positions[0] > 0 and len(positions) > 3 and positions[-1] / positions[0] >= 16:
-        axes.set_xscale("log")
-    if len(positions) <= 8:
-        axes.set_xticks(positions, [f"{x:g}" for x in positions])
-        axes.minorticks_off()
-
-
 def _to_svg(figure: Figure, title: str) -> Html:
     """The drawing as an element of a page, without styles or ids that could affect the rest of the page."""
     data = io.StringIO()
@@ -194,11 +189,11 @@ def _tidy_tag(element: str, used: Collection[str]) -> str:
     element = re.sub(r'\sxmlns(:\w+)?="[^"]*"', "", element).replace("xlink:href", "href")
     element = re.sub(r'\sid="([^"]*)"', lambda m: m[0] if m[1] in used else "", element)
     element = re.sub(r"#0a0[bc]0\d", lambda m: f"var(--{VARIABLES[m[0]]})", element)
-    return re.sub(r"font-family: [^;\"]*; ?|font: [^;\"]*", _font_style, element)
 
+    def shorten_font(match: re.Match[str]) -> str:
+        font = re.search(r"(bold|[1-9]00)?\s*([\d.]+px)", match[0])
+        if font is None:
+            return ""
+        return f"font-size: {font[2]}" + (f"; font-weight: {font[1]}" if font[1] else "")
 
-def _font_style(match: re.Match[str]) -> str:
-    font = re.search(r"(bold|[1-9]00)?\s*([\d.]+px)", match[0])
-    if font is None:
-        return ""
-    return f"font-size: {font[2]}" + (f"; font-weight: {font[1]}" if font[1] else "")
+    return re.sub(r"font-family: [^;\"]*; ?|font: [^;\"]*", shorten_font, element)

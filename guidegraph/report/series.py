@@ -77,7 +77,10 @@ def make_plot(table: Table, rows: Sequence[int], axes: Axes, y: str, title: str)
     for i in rows:
         step = table[axes.along][i]
         position = float(steps.index(step)) if ticks else to_number(table[axes.x][i])
-        if (point := _point(table, i, position, y, interval)) is not None:
+        value, *ends = (to_number(table[name][i]) for name in (y, *interval))
+        if abs(value) <= LARGEST and abs(position) <= LARGEST:
+            low, high = (value - ends[0], value + ends[0]) if len(ends) == 1 else ends or (math.nan, math.nan)
+            point = _Point(position, value, *(end if abs(end) <= LARGEST else math.nan for end in (low, high)))
             points.setdefault(tuple(table[n][i] for n in axes.by), {}).setdefault(step, []).append(point)
     distinguishing = select_distinguishing(list(points))
     names = [axes.by[i] for i in distinguishing]
@@ -87,10 +90,13 @@ def make_plot(table: Table, rows: Sequence[int], axes: Axes, y: str, title: str)
     if max((len(s.x) for s in series), default=0) < 2:
         return None
     most = max(len(p) for group in points.values() for p in group.values())
-    captions = [_caption(most, axes.seeds, interval)]
+    captions = [f"Bars and band: {'± ' if len(interval) == 1 else 'from '}{' to '.join(interval)}."] if interval else []
+    if most > 1:
+        unit = "seeds" if axes.seeds else "rows"
+        captions = [f"Mean over up to {most} {unit}, with its 95 % interval (Student's t)."]
     if axes.x != axes.along:
         captions.append(f"Along a line {axes.along} varies.")
-    return Plot(title, axes.x, y, series, ticks, " ".join(filter(None, captions)))
+    return Plot(title, axes.x, y, series, ticks, " ".join(captions))
 
 
 def select_distinguishing(keys: Sequence[tuple[Hashable, ...]]) -> list[int]:
@@ -157,20 +163,3 @@ def _series(name: str, points: dict[Hashable, list[_Point]], steps: Sequence[Any
         for values, value in ((series.x, position), (series.y, mean), (series.low, low), (series.high, high)):
             values.append(value)
     return series
-
-
-def _point(table: Table, i: int, x: float, y: str, interval: tuple[str, ...]) -> _Point | None:
-    value, *ends = (to_number(table[name][i]) for name in (y, *interval))
-    if not (abs(value) <= LARGEST and abs(x) <= LARGEST):
-        return None
-    low, high = (value - ends[0], value + ends[0]) if len(ends) == 1 else ends or (math.nan, math.nan)
-    return _Point(x, value, *(end if abs(end) <= LARGEST else math.nan for end in (low, high)))
-
-
-def _caption(most: int, seeds: bool, interval: tuple[str, ...]) -> str:
-    if most > 1:
-        unit = "seeds" if seeds else "rows"
-        return f"Mean over up to {most} {unit}, with its 95 % interval (Student's t)."
-    if len(interval) == 1:
-        return f"Bars and band: ± {interval[0]}."
-    return f"Bars and band: from {interval[0]} to {interval[1]}." if interval else ""

@@ -40,7 +40,13 @@ def collect_times(records: Sequence[dict[str, Any]]) -> list[TimeRow]:
             count = calls if isinstance(calls, int) else 0
             _add(rows, TimeRow(path, str(t.get("node", "")), count, to_number(t.get("seconds")), True))
     order = {path: i for i, path in enumerate(p for p, t in rows.items() if not t.inside)}
-    return sorted(rows.values(), key=lambda t: (_loop_of(t.path, order), t.inside))
+
+    def find_loop(path: str) -> int:
+        while path not in order and "." in path:
+            path = path.rpartition(".")[0]
+        return order.get(path, len(order))
+
+    return sorted(rows.values(), key=lambda t: (find_loop(t.path), t.inside))
 
 
 def render_timings(records: Sequence[dict[str, Any]], salt: str) -> Html:
@@ -78,12 +84,6 @@ def _add(rows: dict[str, TimeRow], time: TimeRow) -> None:
     row.calls += time.calls
     row.seconds += time.seconds
     row.computed += time.computed
-
-
-def _loop_of(path: str, order: dict[str, int]) -> int:
-    while path not in order and "." in path:
-        path = path.rpartition(".")[0]
-    return order.get(path, len(order))
 
 
 def _short(path: str) -> str:

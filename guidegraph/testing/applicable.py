@@ -147,45 +147,33 @@ def possible_contents(kind: PortType) -> frozenset[Content]:
 
 
 def _alternative_contents(kind: type | SequenceOf) -> frozenset[Content]:
+    contents: frozenset[Content]
     if isinstance(kind, SequenceOf):
         contents = possible_contents(kind.element)
         return contents | {"list"} if str not in kind.element.alternatives else contents | {"list", "text"}
     if kind in (object, list, dict, tuple):
         return ANYTHING
     if Tensor in kind.__mro__:
-        return _contents_of_tensor(kind)
+        tensor: Any = kind
+        contents = frozenset(("tensor",)) if tensor.integer else frozenset(("tensor", "float"))
+        return contents | {"batch"} if tensor.axes is None or "B" in tensor.axes else contents
     if kind in structured_types().values():
-        return _contents_of_structured(kind)
+        axes: Mapping[str, Any] = getattr(kind, "leaf_axes", {})
+        hints = typing.get_type_hints(kind, include_extras=True)
+        contents = frozenset()
+        for name in (field.name for field in dataclasses.fields(kind)):
+            if name not in axes:
+                contents |= possible_contents(to_port_type(hints[name]))
+                continue
+            contents |= {"tensor", "float"}  # a field with declared axes is a tensor
+            contents |= {"batch"} if "B" in axes[name] else frozenset()
+        return contents
     if issubclass(kind, tuple) and hasattr(kind, "_fields"):
         hints = typing.get_type_hints(kind, include_extras=True)
         return frozenset[Content]().union(
             *(possible_contents(to_port_type(hints.get(name, Any))) for name in kind._fields)
         )
     return frozenset(("model",)) if port_kinds(PortType((kind,))) & {"model", "unknown"} else frozenset()
-
-
-def _contents_of_tensor(kind: Any) -> frozenset[Content]:
-    contents: set[Content] = {"tensor"}
-    if not kind.integer:
-        contents.add("float")
-    if kind.axes is None or "B" in kind.axes:
-        contents.add("batch")
-    return frozenset(contents)
-
-
-def _contents_of_structured(kind: Any) -> frozenset[Content]:
-    """Contents of a structured type: fields with declared axes are tensors; others go by their annotations."""
-    axes: Mapping[str, Any] = getattr(kind, "leaf_axes", {})
-    hints = typing.get_type_hints(kind, include_extras=True)
-    contents: set[Content] = set()
-    for field in dataclasses.fields(kind):
-        if field.name in axes:
-            contents.update(("tensor", "float"))
-            if "B" in axes[field.name]:
-                contents.add("batch")
-        else:
-            contents |= possible_contents(to_port_type(hints[field.name]))
-    return frozenset(contents)
 
 
 def _ports_with_values(case: NodeCase) -> Iterator[Port]:
@@ -195,15 +183,12 @@ def _ports_with_values(case: NodeCase) -> Iterator[Port]:
 
 
 def _input_contents(case: NodeCase) -> frozenset[Content]:
-    return frozenset[Content]().union(*(_port_contents(case, port) for port in _ports_with_values(case)))
-
-
-def _port_contents(case: NodeCase, port: Port) -> frozenset[Content]:
-    """Contents of a port's values. A number or text that the case gives says more than the type."""
-    value = case.settings.get(port.name, case.inputs.get(port.name))
-    if isinstance(value, (bool, int, float, str)):
-        return frozenset()
-    return possible_contents(port.type)
+    """Contents of the values that it gets. A number or text that the case gives says more than the type."""
+    contents: frozenset[Content] = frozenset()
+    for port in _ports_with_values(case):
+        value = case.settings.get(port.name, case.inputs.get(port.name))
+        contents |= frozenset() if isinstance(value, (bool, int, float, str)) else possible_contents(port.type)
+    return contents
 
 
 def _output_contents(spec: NodeSpec) -> frozenset[Content]:

@@ -127,16 +127,15 @@ def name_outputs(case: NodeCase, result: Any) -> dict[str, Any]:
 
 def format_arguments(args: Arguments) -> str:
     """A short description of the arguments."""
-    words = [f"{name} {_brief(value)}" for name, value in {**args.ports, **args.settings}.items()]
+    words = []
+    for name, value in {**args.ports, **args.settings}.items():
+        shapes = [f"{leaf.path} {tuple(leaf.tensor.shape)}".strip() for leaf in tensor_leaves(value)[:3]]
+        text = ", ".join(shapes) if is_tensor(value) else f"{type(value).__name__}({', '.join(shapes)})"
+        if not shapes:
+            is_plain = isinstance(value, (str, int, float, bool, type(None)))
+            text = f"{value!r:.30}" if is_plain else type(value).__name__
+        words.append(f"{name} {text}")
     return ", ".join(words) or "no inputs"
-
-
-def _brief(value: Any) -> str:
-    leaves = tensor_leaves(value)
-    if leaves:
-        shapes = ", ".join(f"{leaf.path} {tuple(leaf.tensor.shape)}".strip() for leaf in leaves[:3])
-        return shapes if is_tensor(value) else f"{type(value).__name__}({shapes})"
-    return f"{value!r:.30}" if isinstance(value, (str, int, float, bool, type(None))) else type(value).__name__
 
 
 def output_leaves(case: NodeCase, outputs: Mapping[str, Any]) -> Iterator[tuple[str, Leaf]]:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass, replace
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from guidegraph.graph.node import get_spec
+from guidegraph.plugins.contribution import read_contribution
+from guidegraph.plugins.import_by_name import import_plugin_module
 from guidegraph.testing.applicable import applicable_checks
 from guidegraph.testing.case import NodeCase
 from guidegraph.testing.catalogue import CHECKS
@@ -51,28 +53,17 @@ def cases_of(plugin: object, cases: Iterable[NodeCase] = ()) -> list[NodeCase]:
     by_node: dict[str, list[NodeCase]] = {}
     for case in cases:
         by_node.setdefault(case.spec.id, []).append(case)
-    module = _import_module(plugin)
-    nodes = [*plugin] if isinstance(plugin, (list, tuple)) else [*_nodes_of(module)]
+    module: object = None
+    if isinstance(plugin, (list, tuple)):
+        nodes = [*plugin]
+    else:
+        module = import_plugin_module(plugin) if isinstance(plugin, str) else plugin
+        nodes = [spec.function for spec in read_contribution(module, None).nodes.values()]
     ids = {get_spec(function).id for function in nodes}
     if foreign := sorted(by_node.keys() - ids):
         raise ValueError(f"there is a case for {', '.join(foreign)}, which the plugin does not give")
     all_cases = [case for function in nodes for case in by_node.get(get_spec(function).id) or [NodeCase(function)]]
     return all_cases if module is None else [replace(case, plugin=module) for case in all_cases]
-
-
-def _nodes_of(module: object) -> Iterator[Callable[..., Any]]:
-    from guidegraph.plugins.contribution import read_contribution
-
-    yield from (spec.function for spec in read_contribution(module, None).nodes.values())
-
-
-def _import_module(plugin: object) -> object:
-    """The module with a plugin's hooks; ``None`` for a list of node functions."""
-    from guidegraph.plugins.import_by_name import import_plugin_module
-
-    if isinstance(plugin, (list, tuple)):
-        return None
-    return import_plugin_module(plugin) if isinstance(plugin, str) else plugin
 
 
 def conformance_cases(

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from guidegraph.graph.memory.weights import find_models
+from guidegraph.graph.torch_private import pytree
 from guidegraph.graph.types import is_tensor
 
 ROUNDING: Mapping[torch.dtype, float] = {
@@ -32,8 +33,6 @@ def difference(actual: Any, expected: Any) -> float:
 
 def comparable(value: Any) -> list[Any]:
     """The comparable contents of a value: tensors, weights of models, numbers and texts."""
-    from guidegraph.graph.torch_private import pytree
-
     values: list[Any] = []
     for leaf in pytree.tree_flatten(value)[0]:
         if is_tensor(leaf) or isinstance(leaf, (int, float, str)):

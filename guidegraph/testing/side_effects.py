@@ -60,8 +60,10 @@ def _hook(event: str, arguments: tuple[Any, ...]) -> None:
         return
     if event == "open":
         path, _, flags = arguments
-        if isinstance(path, (str, bytes, os.PathLike)) and not _is_of_python(absolute := _absolute(path)):
-            (done.writes if flags & WRITING else done.reads).append(absolute)
+        absolute = _absolute(path) if isinstance(path, (str, bytes, os.PathLike)) else None
+        if absolute is None or absolute.suffix in (".pyc", ".py") or any(map(absolute.is_relative_to, _ROOTS)):
+            return
+        (done.writes if flags & WRITING else done.reads).append(absolute)
     elif event in CHANGES:
         done.writes.append(_absolute(arguments[0]))
     elif event in OTHERS:
@@ -72,12 +74,7 @@ def _absolute(path: Any) -> Path:
     return Path(os.path.abspath(os.fsdecode(path)))
 
 
-def _is_of_python(path: Path) -> bool:
-    """Whether a path belongs to an installed package, to Python itself, or to the system's own tables."""
-    return any(path.is_relative_to(root) for root in _ROOTS) or path.suffix in (".pyc", ".py")
-
-
-_ROOTS = [
+_ROOTS = [  # installed packages, Python itself, and the system's own tables
     *{Path(sysconfig.get_path(name)).absolute() for name in ("stdlib", "platstdlib", "purelib", "platlib")},
     *{Path(sys.prefix).absolute(), Path(sys.base_prefix).absolute()},
     *(Path(root) for root in ("/proc", "/sys", "/dev", "/usr/share", "/etc/ssl")),

@@ -28,7 +28,7 @@ def why_mismatched(value: Any, kind: PortType) -> str | None:
     for location, element, inner in _elements(value, kind):
         if reason := why_mismatched(element, inner):
             return f"{location}: {reason}"
-    return _wrong_axes(value) or _wrong_choice(value)
+    return _find_wrong_field(value)
 
 
 def _elements(value: Any, kind: PortType) -> Iterator[tuple[str, Any, PortType]]:
@@ -55,30 +55,25 @@ def _fields(value: Any) -> list[str]:
     return []
 
 
-def _wrong_axes(value: Any) -> str | None:
-    """Why a tensor of a structured value lacks its declared axes; a vector or a number is accepted too.
+def _find_wrong_field(value: Any) -> str | None:
+    """Why a field lacks its declared axes, or is not among the choices of its ``Literal``; None if all are right.
 
-    A sampler's state, for instance, starts as one zero per slot, and gets the axes of a sample with the first step.
+    In place of a tensor with axes a vector or a number is accepted too. A sampler's state, for instance, starts as one
+    zero per slot, and gets the axes of a sample with the first step.
     """
     declared: Mapping[str, Sequence[str | int]] = getattr(type(value), "leaf_axes", {})
-    for name in _fields(value):
+    names = _fields(value)
+    for name in names:
         field_value = getattr(value, name)
         if is_tensor(field_value) and name in declared and field_value.ndim not in (0, 1, len(declared[name])):
             axes = ", ".join(map(str, declared[name]))
             return f"field '{name}': expected axes ({axes}), found {describe_value(field_value)}"
-    return None
-
-
-def _wrong_choice(value: Any) -> str | None:
-    """Why a field of a structured value is not among the choices of its ``Literal``; None if all are."""
-    names = _fields(value)
     hints = typing.get_type_hints(type(value), include_extras=True) if names else {}
     for name in names:
         choices = typing.get_args(hints.get(name)) if typing.get_origin(hints.get(name)) is typing.Literal else ()
         if choices and getattr(value, name) not in choices:
-            return (
-                f"field '{name}': expected one of {', '.join(map(repr, choices))}, found {getattr(value, name)!r:.40}"
-            )
+            expected = ", ".join(map(repr, choices))
+            return f"field '{name}': expected one of {expected}, found {getattr(value, name)!r:.40}"
     return None
 
 

@@ -103,24 +103,22 @@ def _variants(case: NodeCase, args: Arguments, batch: int) -> Iterator[tuple[str
 
 
 def _with_unlike_rows(args: Arguments, batch: int) -> Arguments | None:
-    """The arguments with another row of the sampler's table for each sample; None if they have no row."""
+    """The arguments with another row of the sampler's table for each sample; None if they have no row.
+
+    A step context gets another step, of a sampler of another length, and another noise level for each.
+    """
     ports = dict(args.ports)
     for name, value in args.ports.items():
         if isinstance(value, SchedulerState):
             ports[name] = replace(value, index=torch.arange(batch) % 2)
         elif isinstance(value, StepContext):
-            ports[name] = _with_unlike_levels(value, batch)
+            share = torch.arange(batch) / (2 * batch)
+            ratio = value.sigma / value.alpha * (1 + share.to(value.sigma))
+            alpha = 1 / (1 + ratio) if value.form == "flow" else (1 + ratio.square()).rsqrt()
+            order = torch.arange(batch, device=value.step.device)
+            ports[name] = replace(value, alpha=alpha, sigma=ratio * alpha, step=order, steps=batch + order)
     changed = any(value is not args.ports[name] for name, value in ports.items())
     return Arguments(ports, args.settings) if changed else None
-
-
-def _with_unlike_levels(context: StepContext, batch: int) -> StepContext:
-    """The context with another step, of a sampler of another length, and another noise level for each sample."""
-    share = torch.arange(batch) / (2 * batch)
-    ratio = context.sigma / context.alpha * (1 + share.to(context.sigma))
-    alpha = 1 / (1 + ratio) if context.form == "flow" else (1 + ratio.square()).rsqrt()
-    order = torch.arange(batch, device=context.step.device)
-    return replace(context, alpha=alpha, sigma=ratio * alpha, step=order, steps=batch + order)
 
 
 def _compare_unlike_rows(case: NodeCase, args: Arguments, batch: int) -> bool:

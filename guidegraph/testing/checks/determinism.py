@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from guidegraph.graph.memory.weights import find_models
-from guidegraph.testing.arguments import Arguments, call_node, make_arguments
+from guidegraph.testing.arguments import call_node, make_arguments
 from guidegraph.testing.case import NodeCase
 from guidegraph.testing.comparison import difference, is_identical
 from guidegraph.testing.outcome import Inapplicable
@@ -44,11 +43,15 @@ def check_determinism(case: NodeCase) -> None:
 def check_inputs_unchanged(case: NodeCase) -> None:
     """No input tensor, list or model is modified in place."""
     args = make_arguments(case)
-    tensors = list(_tensors(case, args))
+    models = [(n, model) for n, v in (*args.ports.items(), *args.settings.items()) for model in find_models(v)]
+    tensors = [(f"'{leaf.full_name(port.name)}'", leaf.tensor) for port, leaf in args.leaves(case)]
+    for name, model in models:
+        weights = (*model.named_parameters(), *model.named_buffers())
+        tensors += [(f"weight '{inner}' of the model at port '{name}'", tensor) for inner, tensor in weights]
     before = [(location, tensor, tensor._version, tensor.detach().clone()) for location, tensor in tensors]
     plain = {n: v for n, v in {**args.ports, **args.settings}.items() if isinstance(v, (list, dict))}
     copies = {name: copy.copy(value) for name, value in plain.items()}
-    modules = [(name, module, _module_state(module)) for name, module in _modules(args)]
+    modules = [(name, model, _module_state(model)) for name, model in models]
     if not (before or plain or modules):
         raise Inapplicable("it has no arguments that could be changed in place")
     call_node(case, args)
@@ -69,19 +72,6 @@ def check_inputs_unchanged(case: NodeCase) -> None:
                 "its hooks, its modules or its mode (train, eval) changed",
                 "return a copy that shares tensors (copy.deepcopy with a memo of the parameters), or take hooks off",
             )
-
-
-def _tensors(case: NodeCase, args: Arguments) -> Iterator[tuple[str, Tensor]]:
-    for port, leaf in args.leaves(case):
-        yield f"'{leaf.full_name(port.name)}'", leaf.tensor
-    for name, module in _modules(args):
-        for inner, tensor in (*module.named_parameters(), *module.named_buffers()):
-            yield f"weight '{inner}' of the model at port '{name}'", tensor
-
-
-def _modules(args: Arguments) -> Iterator[tuple[str, nn.Module]]:
-    for name, value in (*args.ports.items(), *args.settings.items()):
-        yield from ((name, module) for module in find_models(value))
 
 
 def _module_state(module: nn.Module) -> list[Any]:

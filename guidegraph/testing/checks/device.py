@@ -8,13 +8,11 @@ that reads values of tensors is checked there alone.
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from torch import Tensor
 
 from guidegraph.graph.export.partition.free_axes import silence_logger
-from guidegraph.graph.torch_private import FakeTensorMode
+from guidegraph.graph.torch_private import FakeTensorMode, pytree
 from guidegraph.nodes.types import Levels, Schedule, Scheduler
 from guidegraph.testing.arguments import (
     Arguments,
@@ -68,42 +66,24 @@ def check_device_independence(case: NodeCase) -> None:
                     "needs a GPU: it reads values of tensors, which tensors of the fake device do not have"
                 ) from None
             if "same device" in error.found or "device" in error.found.lower():
-                raise case.error(
-                    "all tensors on the device of the inputs", _describe_device(error.found), REMEDY
-                ) from error
+                found = error.found.replace(ELSEWHERE, "that of the inputs")
+                raise case.error("all tensors on the device of the inputs", found, REMEDY) from error
             raise
-        wrong = [
-            (path, leaf.tensor.device) for path, leaf in output_leaves(case, outputs) if _is_elsewhere(leaf.tensor)
-        ]
+        devices = [(path, leaf.tensor.device) for path, leaf in output_leaves(case, outputs)]
     tables = {name for name, value in outputs.items() if isinstance(value, TABLES)}
-    wrong = [(path, device) for path, device in wrong if path.partition(".")[0] not in tables]
+    wrong = [(p, device) for p, device in devices if device.type != ELSEWHERE and p.partition(".")[0] not in tables]
     if wrong:
         path, device = wrong[0]
         raise case.error(f"output '{path}' on the device of the inputs", f"it is on {device}", REMEDY)
-
-
-def _is_elsewhere(tensor: Tensor) -> bool:
-    return tensor.device.type != ELSEWHERE
-
-
-def _describe_device(message: str) -> str:
-    return message.replace(ELSEWHERE, "that of the inputs")
 
 
 def _check_on_cuda(case: NodeCase, args: Arguments) -> None:
     expected = call_node(case, args)
     outputs = call_node(case, move_tensors(case, args, lambda tensor: tensor.to("cuda")), "cuda")
     for path, leaf in output_leaves(case, outputs):
-        if leaf.tensor.device.type != "cuda" and not isinstance(
-            outputs[path.partition(".")[0]], (Levels, Schedule, Scheduler)
-        ):
+        if leaf.tensor.device.type != "cuda" and not isinstance(outputs[path.partition(".")[0]], TABLES):
             raise case.error(f"output '{path}' on cuda, as the inputs", f"it is on {leaf.tensor.device}", REMEDY)
-    error = difference({k: _to_cpu(v) for k, v in outputs.items()}, expected)
+    on_cpu = pytree.tree_map(lambda leaf: leaf.cpu() if isinstance(leaf, Tensor) else leaf, outputs)
+    error = difference(on_cpu, expected)
     if error > 1e-2:
         raise case.error("the CPU's result on CUDA", f"results that differ by {error:.1e}", "look for what differs")
-
-
-def _to_cpu(value: Any) -> Any:
-    from guidegraph.graph.torch_private import pytree
-
-    return pytree.tree_map(lambda leaf: leaf.cpu() if isinstance(leaf, Tensor) else leaf, value)

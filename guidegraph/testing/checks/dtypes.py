@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from guidegraph.graph.export.partition.leaves import Leaf
 from guidegraph.graph.port import Port
@@ -79,13 +78,10 @@ def _follows_run_dtype(port: Port, leaf: Leaf) -> bool:
 
 def _in_dtype(case: NodeCase, args: Arguments, dtype: torch.dtype) -> Arguments:
     """Cast tensors and model weights to a dtype; t, and tables in float64, keep theirs."""
-    cast = args.map_tensors(case, lambda port, leaf: _cast(port, leaf, dtype))
+    cast = args.map_tensors(
+        case, lambda port, leaf: leaf.tensor.to(dtype) if _follows_run_dtype(port, leaf) else leaf.tensor
+    )
     return move_models(cast, lambda tensor: tensor.to(dtype) if tensor.dtype == torch.float32 else tensor)
-
-
-def _cast(port: Port, leaf: Leaf, dtype: torch.dtype) -> Tensor:
-    tensor: Tensor = leaf.tensor
-    return tensor.to(dtype) if _follows_run_dtype(port, leaf) else tensor
 
 
 def _name(dtype: torch.dtype) -> str:

@@ -8,7 +8,7 @@ from typing import Any
 
 from guidegraph.graph.paths import find_shipped_folders
 from guidegraph.graph.trust.effects import classify_effect, list_companions
-from guidegraph.testing.arguments import Arguments, call_node, make_arguments
+from guidegraph.testing.arguments import call_node, make_arguments
 from guidegraph.testing.case import NodeCase
 from guidegraph.testing.side_effects import side_effects
 
@@ -27,7 +27,13 @@ def _find_violation(case: NodeCase) -> tuple[str, str, str] | None:
     args = make_arguments(case)
     with side_effects() as effects:
         call_node(case, args)
-    declared = [*_list_declared_files(case, args)]
+    declared: list[tuple[str, Path]] = []
+    for name, value in (*args.ports.items(), *args.settings.items()):
+        port = case.spec.ports[name]
+        if (kind := classify_effect(port)) is None:
+            continue
+        for path in _paths(value):
+            declared += [(kind, path), *(("read", beside) for beside in list_companions(port, path))]
     written = [path for kind, path in declared if kind == "write"]
     readable = [*(path for _, path in declared), *find_shipped_folders()]
     if effects.descriptions:
@@ -47,17 +53,6 @@ def _find_violation(case: NodeCase) -> tuple[str, str, str] | None:
                 "take the path as a setting of type Path; Beside(name) says that a file beside it is read too",
             )
     return None
-
-
-def _list_declared_files(case: NodeCase, args: Arguments) -> Iterator[tuple[str, Path]]:
-    for name, value in (*args.ports.items(), *args.settings.items()):
-        port = case.spec.port(name)
-        kind = classify_effect(port) if port is not None else None
-        if port is None or kind is None:
-            continue
-        for path in _paths(value):
-            yield kind, path
-            yield from (("read", beside) for beside in list_companions(port, path))
 
 
 def _paths(value: Any) -> Iterator[Path]:

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from guidegraph.graph.errors import Mark, NodeError
+from guidegraph.graph.export.errors import ExportError
 from guidegraph.graph.export.onnx.axes import Axis
 from guidegraph.graph.export.partition.free_axes import silence_logger
 from guidegraph.graph.export.partition.leaves import Leaf, tensor_leaves
@@ -43,7 +44,6 @@ def check_onnx_export(case: NodeCase) -> None:
     missing = [name for name in ("onnx", "onnxscript", "onnxruntime") if find_spec(name) is None]
     if missing:
         raise Inapplicable(f"{', '.join(missing)} not installed: pip install {' '.join(missing)}")
-    from guidegraph.graph.export.errors import ExportError
     from guidegraph.graph.export.one_node import export_call
 
     graph, values = as_graph(case, args)
@@ -68,7 +68,7 @@ def check_onnx_export(case: NodeCase) -> None:
                 continue
             raise
         expected = [leaf for _, leaf in output_leaves(case, outputs)]
-        feeds = _expand_to_batch(_graph_inputs(case, variant), part.axes)
+        feeds = _make_feeds(case, variant, part.axes)
         arrays = run_onnx(session, dict(zip(names, feeds, strict=True)))
         for name, leaf, array in zip(part.plan.outputs, expected, arrays, strict=True):
             error_ = difference(torch.from_numpy(array), _expand_to_samples(leaf, array.shape))
@@ -90,19 +90,17 @@ def _variants(case: NodeCase, args: Arguments, free: Collection[str]) -> Iterato
         yield " at another width", args.map_tensors(case, widen)
 
 
-def _graph_inputs(case: NodeCase, args: Arguments) -> list[Tensor]:
-    """The inputs of the graph in order: tensors of ports and settings, and numeric settings."""
+def _make_feeds(case: NodeCase, args: Arguments, axes: Sequence[Mapping[int, Axis]]) -> list[Tensor]:
+    """The inputs of the graph in order: tensors of ports and settings, and numeric settings.
+
+    Single samples are expanded to the batch, as the runtime feeds them.
+    """
     tensors: list[Tensor] = []
     for name, value in (*args.ports.items(), *args.settings.items()):
         if name in args.settings and _is_wired(case, name, value) and not is_tensor(value):
             tensors.append(torch.tensor(value, dtype=torch.float32))
         else:
             tensors += [leaf.tensor for leaf in tensor_leaves(value)]
-    return tensors
-
-
-def _expand_to_batch(tensors: Sequence[Tensor], axes: Sequence[Mapping[int, Axis]]) -> list[Tensor]:
-    """The tensors with single samples expanded to the batch, as the runtime feeds them."""
     pairs = list(zip(tensors, axes, strict=True))
     batch = max(
         (t.shape[dim] for t, tensor_axes in pairs for dim, axis in tensor_axes.items() if axis.name == "batch"),
@@ -146,16 +144,10 @@ def as_graph(case: NodeCase, args: Arguments) -> tuple[Graph, dict[str, Any]]:
         if wired:
             values[name] = value
         settings[name] = Param(name) if wired else Literal(value)
-    params = {name: Parameter(name, _port(case, name), None, True, "", HERE, Path()) for name in values}
+    params = {name: Parameter(name, spec.ports[name], None, True, "", HERE, Path()) for name in values}
     operation = Call("node", spec, inputs, settings, HERE)
     outputs = {name: Wanted(Output("node", name), kind, HERE) for name, kind in spec.outputs.items()}
     return Graph(Path("conformance.yaml"), params, {"node": operation}, outputs, {}), values
-
-
-def _port(case: NodeCase, name: str) -> Any:
-    port = case.spec.port(name)
-    assert port is not None
-    return port
 
 
 def session_of(model: bytes) -> Any:

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
-from guidegraph.graph.types import is_tensor
+from guidegraph.graph.literals import convert_literal
+from guidegraph.graph.types import is_tensor, takes_literal
 from guidegraph.nodes.guidance.step_context import StepContext
 from guidegraph.nodes.types import Condition, Prediction, SchedulerState, Score
 from guidegraph.testing.argument_variations import call_or_none, vary_arguments
 from guidegraph.testing.arguments import Arguments, call_node, make_arguments, output_leaves
 from guidegraph.testing.batches import WIDER, batch_size, declares_axes, widen
 from guidegraph.testing.case import NodeCase
-from guidegraph.testing.checks.defaults import check_defaults
 from guidegraph.testing.checks.sequences import check_sequences
 from guidegraph.testing.outcome import Inapplicable, Nonconforming
 from guidegraph.testing.type_match import why_lacking, why_mismatched
@@ -36,6 +37,21 @@ def check_types(case: NodeCase) -> None:
             _check_types_of(case, outputs, f" under {description}")
 
 
+def check_defaults(case: NodeCase) -> None:
+    """Each default is a value that a workflow could give. Raises ``Nonconforming`` for the first that is not."""
+    for port in case.spec.ports.values():
+        if port.required or not (takes_literal(port.type) or port.default is None):
+            continue
+        try:
+            convert_literal(port, port.default, Path())
+        except ValueError as error:
+            raise case.error(
+                f"the default of '{port.name}' to fit its annotation",
+                str(error),
+                "correct the default, or the annotation: a default is not checked when the node runs",
+            ) from None
+
+
 def check_shapes(case: NodeCase) -> None:
     """Inputs and outputs have the same batch, a score has the shape of a sample, and another width works too."""
     args = make_arguments(case)
@@ -47,15 +63,12 @@ def check_shapes(case: NodeCase) -> None:
     _check_batch(case, args, outputs)
     _check_sample_shapes(case, args, outputs)
     wide = args.map_tensors(case, widen)
-    if any(leaf.tensor.shape != other.tensor.shape for (_, leaf), (_, other) in _zip_leaves(case, args, wide)):
+    pairs = zip(args.leaves(case), wide.leaves(case), strict=True)
+    if any(leaf.tensor.shape != other.tensor.shape for (_, leaf), (_, other) in pairs):
         try:
             _check_types_of(case, call_node(case, wide), f" at a width that is larger by {WIDER}")
         except Nonconforming as error:
             raise case.error(f"a result at a width that is larger by {WIDER}", error.found, error.remedy) from error
-
-
-def _zip_leaves(case: NodeCase, a: Arguments, b: Arguments) -> Any:
-    return zip(a.leaves(case), b.leaves(case), strict=True)
 
 
 def _check_types_of(case: NodeCase, outputs: Mapping[str, Any], condition: str) -> None:

@@ -34,7 +34,27 @@ class CustomSequence(Sequence[Any]):
 def check_sequences(case: NodeCase) -> None:
     """Lists, tuples and other sequences give equal results; one element is accepted, or raises ``ValueError``."""
     for name, args in _sequences(case):
-        _check(case, name, args)
+        values = list(args.ports[name])
+        expected = call_node(case, args.with_port(name, list(values)))
+        others = {"a list": values, "a tuple": tuple(values), "a sequence of another class": CustomSequence(values)}
+        for description, other in others.items():
+            same = f"{description} at port '{name}' as good as a list"
+            try:
+                outputs = call_node(case, args.with_port(name, other))
+            except Nonconforming as error:
+                raise case.error(same, error.found, REMEDY) from error
+            if (deviation := difference(outputs, expected)) > rounding_tolerance(expected):
+                raise case.error(same, f"a result that differs by {deviation:.1e}", REMEDY)
+        try:
+            call_node(case, args.with_port(name, values[:1]))
+        except Nonconforming as error:
+            if isinstance(error.__cause__, ValueError):  # raised by the node: its ports are incompatible
+                continue
+            raise case.error(
+                f"a result for one entry at port '{name}', or a ValueError that says why not",
+                error.found,
+                "do not assume that there are two elements",
+            ) from error
 
 
 def _has_length(annotation: Any) -> bool:
@@ -57,41 +77,3 @@ def _sequences(case: NodeCase) -> Iterator[tuple[str, Arguments]]:
     for name, wired in wire_optional_ports(case, args):
         if name in ports and isinstance(wired.ports[name], (list, tuple)) and call_or_none(case, wired):
             yield name, wired
-
-
-def _check(case: NodeCase, name: str, args: Arguments) -> None:
-    values = list(args.ports[name])
-    expected = call_node(case, args.with_port(name, list(values)))
-    for description, other in (
-        ("a list", values),
-        ("a tuple", tuple(values)),
-        ("a sequence of another class", CustomSequence(values)),
-    ):
-        outputs = _call_with_remedy(
-            case, args.with_port(name, other), f"{description} at port '{name}' as good as a list"
-        )
-        if (error := difference(outputs, expected)) > rounding_tolerance(expected):
-            raise case.error(
-                f"{description} at port '{name}' as good as a list", f"a result that differs by {error:.1e}", REMEDY
-            )
-    _check_single_element(case, args, name, values[:1])
-
-
-def _call_with_remedy(case: NodeCase, args: Arguments, expected: str) -> dict[str, Any]:
-    try:
-        return call_node(case, args)
-    except Nonconforming as error:
-        raise case.error(expected, error.found, REMEDY) from error
-
-
-def _check_single_element(case: NodeCase, args: Arguments, name: str, values: list[Any]) -> None:
-    try:
-        call_node(case, args.with_port(name, values))
-    except Nonconforming as error:
-        if isinstance(error.__cause__, ValueError):  # raised by the node: its ports are incompatible
-            return
-        raise case.error(
-            f"a result for one entry at port '{name}', or a ValueError that says why not",
-            error.found,
-            "do not assume that there are two elements",
-        ) from error

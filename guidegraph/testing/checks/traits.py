@@ -105,8 +105,10 @@ def _check_unread(case: NodeCase, args: Arguments, name: str, needed: Iterable[s
 def _check_independent(
     case: NodeCase, args: Arguments, name: str, needed: Iterable[str], settings: str, expected: dict[str, Any]
 ) -> None:
-    remedy = _UNREAD.format(name)
-    for other in _other_values(case, args, name, needed):
+    remedy, ports = _UNREAD.format(name), case.spec.inputs
+    alike = [args.ports[n] for n in needed if n in args.ports and ports[n].type == ports[name].type]
+    stand_ins = alike or [None]  # as the engine takes them
+    for other in (perturb(args.ports[name]), *stand_ins):
         try:
             outputs = call_node(case, args.with_port(name, other))
         except Nonconforming as error:
@@ -118,14 +120,6 @@ def _check_independent(
                 f"it changes by {deviation:.1e} when '{name}' does",
                 remedy,
             )
-
-
-def _other_values(case: NodeCase, args: Arguments, name: str, needed: Iterable[str]) -> Iterator[Any]:
-    """Other values for a port: a perturbed one, and the engine's stand-in (a needed port of the same type, or None)."""
-    yield perturb(args.ports[name])
-    ports = case.spec.inputs
-    alike = [args.ports[n] for n in needed if n in args.ports and ports[n].type == ports[name].type]
-    yield from alike or [None]
 
 
 def _combinations(case: NodeCase, names: Sequence[str]) -> Iterator[dict[str, Any]]:

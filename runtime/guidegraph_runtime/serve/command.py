@@ -66,24 +66,12 @@ _size = _argument(parse_size)
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
     """Run the command, and exit with 0 (drained), 1 (failed), 2 (wrong arguments, a bad bundle) or 130 (ended)."""
-    end_with_code("guidegraph-serve", lambda: _command(_read_options(arguments)))
+    end_with_code("guidegraph-serve", lambda: _command(arguments))
 
 
 def process() -> NoReturn:
     """Run ``main`` and end the process at once."""
     end_process(main)
-
-
-def _read_options(arguments: Sequence[str] | None) -> argparse.Namespace:
-    """The options of the command line, or else of variables such as ``GUIDEGRAPH_SERVE_MAX_STEPS``."""
-    parser = _parser()
-    own = sys.argv[1:] if arguments is None else [*arguments]
-    parser.parse_args(own)  # first, since --help and --version need no variables
-    options = parser.parse_args([*_read_variables(parser), *own])
-    options.bundles = options.bundles or os.environ.get(f"{VARIABLES}BUNDLES", "").split()
-    if not options.bundles:
-        parser.error(f"expected the folder of a bundle, as an argument or in {VARIABLES}BUNDLES")
-    return options
 
 
 def _read_variables(parser: argparse.ArgumentParser) -> list[str]:
@@ -147,7 +135,14 @@ def _parser(exit_on_error: bool = True) -> argparse.ArgumentParser:
     return parser
 
 
-def _command(options: argparse.Namespace) -> int:
+def _command(arguments: Sequence[str] | None) -> int:
+    parser = _parser()
+    own = sys.argv[1:] if arguments is None else [*arguments]
+    parser.parse_args(own)  # first, since --help and --version need no variables
+    options = parser.parse_args([*_read_variables(parser), *own])
+    options.bundles = options.bundles or os.environ.get(f"{VARIABLES}BUNDLES", "").split()
+    if not options.bundles:
+        parser.error(f"expected the folder of a bundle, as an argument or in {VARIABLES}BUNDLES")
     missing = [name for name in PACKAGES if importlib.util.find_spec(name) is None]
     if missing:
         message = f"the server needs {', '.join(missing)}: {install_command('serve', 'guidegraph-runtime')}"

@@ -259,15 +259,15 @@ class JobWatch:
         self._stop: Callable[[], None] = lambda: None
 
     def __enter__(self) -> JobWatch:
-        self._stop = self._job.listen(self._notify, self._previews)
+        def notify() -> None:
+            with suppress(RuntimeError):  # the loop has ended with the server
+                self._loop.call_soon_threadsafe(self._changed.set)
+
+        self._stop = self._job.listen(notify, self._previews)
         return self
 
     def __exit__(self, *_: object) -> None:
         self._stop()
-
-    def _notify(self) -> None:
-        with suppress(RuntimeError):  # the loop has ended with the server
-            self._loop.call_soon_threadsafe(self._changed.set)
 
     async def wait(self, seconds: float) -> bool:
         """Wait for a change; False if there is none within the time."""

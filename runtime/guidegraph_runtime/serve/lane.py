@@ -8,7 +8,7 @@ long ones do not wait for ever.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from threading import Condition
 from typing import Generic, Protocol, TypeVar
@@ -63,7 +63,7 @@ class Lane(Generic[J]):
         open_bytes = sum(job.nbytes for job in self.jobs if job.is_open)
         chosen: list[J] = []
         samples = call_bytes = 0
-        for job in self._order():
+        for job in sorted(self.jobs, key=lambda j: (-j.priority, (j.remaining - AGING * j.waited) * j.step_seconds)):
             if samples + job.samples > self.batch:
                 continue
             if chosen and self.call_memory is not None and call_bytes + job.call_bytes > self.call_memory:
@@ -80,11 +80,6 @@ class Lane(Generic[J]):
         for job in self.jobs:
             job.waited += job not in chosen
         return chosen
-
-    def _order(self) -> Sequence[J]:
-        return sorted(
-            self.jobs, key=lambda job: (-job.priority, (job.remaining - AGING * job.waited) * job.step_seconds)
-        )
 
     @property
     def has_open(self) -> bool:

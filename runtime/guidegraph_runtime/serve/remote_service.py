@@ -115,15 +115,16 @@ class RemoteService(JobService):
 
     def begin(self, job: Job, request: DrawRequest) -> None:
         assert self._loop is not None, "attach was not called"
-        self._loop.call_soon_threadsafe(self._spawn, job, request)
+
+        def follow() -> None:
+            task = asyncio.ensure_future(self._follow(job, request))
+            self._tasks.add(task)  # the loop itself keeps no reference
+            task.add_done_callback(self._tasks.discard)
+
+        self._loop.call_soon_threadsafe(follow)
 
     def estimate_wait(self) -> int:
         return RETRY_SECONDS
-
-    def _spawn(self, job: Job, request: DrawRequest) -> None:
-        task = asyncio.ensure_future(self._follow(job, request))
-        self._tasks.add(task)  # the loop itself keeps no reference
-        task.add_done_callback(self._tasks.discard)
 
     async def _follow(self, job: Job, request: DrawRequest) -> None:
         """Draw a job until it has ended, here or at its replica, or its deadline has passed."""

@@ -16,11 +16,6 @@ class Assignment:
     is_dropped: Callable[[], bool]
 
 
-def _is_sent() -> bool:
-    """What ``is_dropped`` says of a request that was sent."""
-    return False
-
-
 class ReplicaLoads:
     """The open work of replicas by name. Its methods may be called in any thread.
 
@@ -42,8 +37,15 @@ class ReplicaLoads:
         with self._lock:
             names = [*replicas]
             self._assignments.pop(request, None)
-            self._forget(names)
-            loads = self._sum_work(names)
+            self._assignments = {
+                name: assignment
+                for name, assignment in self._assignments.items()
+                if assignment.replica in names and not assignment.is_dropped()
+            }
+            self._turns = {name: turn for name, turn in self._turns.items() if name in names}
+            loads = dict.fromkeys(names, 0)
+            for assignment in self._assignments.values():
+                loads[assignment.replica] += assignment.work
             order = sorted(names, key=lambda name: (loads[name], self._turns.get(name, 0)))
             if order:
                 self._assignments[request] = Assignment(order[0], work, is_dropped)
@@ -55,24 +57,9 @@ class ReplicaLoads:
         with self._lock:
             assignment = self._assignments.get(request)
             if assignment is not None:
-                self._assignments[request] = Assignment(replica, assignment.work, _is_sent)
+                self._assignments[request] = Assignment(replica, assignment.work, lambda: False)
 
     def release(self, request: str) -> None:
         """Count a request no more: it has ended."""
         with self._lock:
             self._assignments.pop(request, None)
-
-    def _forget(self, names: list[str]) -> None:
-        kept = {*names}
-        self._assignments = {
-            request: assignment
-            for request, assignment in self._assignments.items()
-            if assignment.replica in kept and not assignment.is_dropped()
-        }
-        self._turns = {name: turn for name, turn in self._turns.items() if name in kept}
-
-    def _sum_work(self, names: list[str]) -> dict[str, int]:
-        loads = dict.fromkeys(names, 0)
-        for assignment in self._assignments.values():
-            loads[assignment.replica] += assignment.work
-        return loads

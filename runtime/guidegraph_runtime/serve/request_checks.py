@@ -101,22 +101,7 @@ class RequestChecks:
 
     def check(self, request: DrawRequest) -> CheckedRequest:
         """Check a request, and compute its tokens and tables. Raises ``RequestRefused``."""
-        entry, seconds = self.find_entry(request.bundle), self._check_terms(request)
-        self._check_size(entry, request)
-        with collect_warnings() as warnings:
-            return CheckedRequest(self._prepare(entry, request), seconds, warnings)
-
-    def _check_size(self, entry: ShelfEntry, request: DrawRequest) -> None:
-        """Raise ``RequestRefused`` for a request with more texts and numbers than a body without files may have."""
-        inputs, limit = entry.manifest.inputs, self.options.body_bytes
-        is_file = {name: name in inputs and inputs[name].type in FILE_TYPES for name in request.params}
-        plain = {name: value for name, value in request.params.items() if not is_file[name]}
-        if len(json.dumps([plain, request.nodes], default=str)) > limit:
-            message = f"expected at most {limit} bytes of parameters beside files"
-            raise RequestRefused(message, None, "too-large", 413)
-
-    def _check_terms(self, request: DrawRequest) -> float:
-        """The seconds that the request may take. Raises ``RequestRefused``."""
+        entry = self.find_entry(request.bundle)
         if request.priority not in PRIORITIES:
             ends = f"{PRIORITIES[0]} to {PRIORITIES[-1]}"
             raise RequestRefused(f"expected a priority from {ends}, found {request.priority!r:.40}", "priority")
@@ -124,12 +109,32 @@ class RequestChecks:
         if not 0 < seconds <= self.options.seconds:
             message = f"expected a deadline above 0 and up to {self.options.seconds:g} seconds, found {seconds!r:.40}"
             raise RequestRefused(message, "deadline")
-        return seconds
+        inputs, limit = entry.manifest.inputs, self.options.body_bytes  # of a body without files
+        is_file = {name: name in inputs and inputs[name].type in FILE_TYPES for name in request.params}
+        plain = {name: value for name, value in request.params.items() if not is_file[name]}
+        if len(json.dumps([plain, request.nodes], default=str)) > limit:
+            message = f"expected at most {limit} bytes of parameters beside files"
+            raise RequestRefused(message, None, "too-large", 413)
+        with collect_warnings() as warnings:
+            return CheckedRequest(self._prepare(entry, request), seconds, warnings)
 
     def _prepare(self, entry: ShelfEntry, request: DrawRequest) -> Prepared:
-        params = {name: self._check_param(entry, name, value) for name, value in request.params.items()}
+        params: dict[str, Any] = {}
+        for name, value in request.params.items():
+            try:
+                spec = find_spec(entry.manifest, name, entry.name)
+                if spec.type in FILE_TYPES:
+                    self._check_file(name, spec, value)
+                params[name] = check_value(name, spec, value, entry.name)
+            except BundleError as error:
+                raise RequestRefused(error.message, name, error.code) from error
         nodes = request.nodes or {}
-        _check_nodes(entry, nodes)
+        operations = {operation.node: operation.op for operation in host_operations(entry.manifest.plan)}
+        for name in nodes:  # a request may read no file
+            node, _, setting = name.rpartition(".")
+            uses = {operations.get(node, ""), str(nodes.get(f"{node}.use", ""))}
+            if any(takes_file(operation, setting) for operation in uses):
+                raise RequestRefused(f"'{name}' names a file, and this server takes no files", name, "forbidden-read")
         try:
             with enforce_limits(self.limits):
                 prepared = entry.checks.prepare(params, nodes)
@@ -141,15 +146,6 @@ class RequestChecks:
             raise RequestRefused(drop_remedy(error.message), error.param, error.code) from error
         self._check_demand(entry, prepared, nodes)
         return prepared
-
-    def _check_param(self, entry: ShelfEntry, name: str, value: Any) -> Any:
-        try:
-            spec = find_spec(entry.manifest, name, entry.name)
-            if spec.type in FILE_TYPES:
-                self._check_file(name, spec, value)
-            return check_value(name, spec, value, entry.name)
-        except BundleError as error:
-            raise RequestRefused(error.message, name, error.code) from error
 
     def _check_file(self, name: str, spec: Input, value: Any) -> None:
         """Raise ``RequestRefused`` unless a file is the bytes of a picture or tensor: a path is never read."""
@@ -189,13 +185,3 @@ def _find_param(entry: ShelfEntry, nodes: Mapping[str, Any], setting: str) -> st
     overrides = {name: value for name, value in nodes.items() if name.rpartition(".")[2] == setting}
     sizes = {name: value if isinstance(value, int) else 0 for name, value in overrides.items()}
     return max(sizes, key=lambda name: sizes[name], default=setting if setting in entry.manifest.inputs else None)
-
-
-def _check_nodes(entry: ShelfEntry, nodes: Mapping[str, Any]) -> None:
-    """Refuse overrides of settings that name files: a request may read none."""
-    operations = {operation.node: operation.op for operation in host_operations(entry.manifest.plan)}
-    for name in nodes:
-        node, _, setting = name.rpartition(".")
-        uses = {operations.get(node, ""), str(nodes.get(f"{node}.use", ""))}
-        if any(takes_file(operation, setting) for operation in uses):
-            raise RequestRefused(f"'{name}' names a file, and this server takes no files", name, "forbidden-read")

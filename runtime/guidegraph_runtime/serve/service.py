@@ -47,9 +47,14 @@ def encode_outputs(
     for name, value in outputs.items():
         kind = bundle.manifest.outputs[name].type
         if kind == "image":
-            pictures = _encode_pictures(name, value, record.text)
-            encoded[name] = {"type": kind, "data": [{"b64_json": text} for text in pictures]}
-            size += sum(map(len, pictures))
+            try:
+                pictures = split_pictures(value)
+                texts = [record.text(name, i, len(pictures)) for i in range(len(pictures))]
+                files = [b64encode(encode_png(*pair)).decode() for pair in zip(pictures, texts, strict=True)]
+            except ValueError as error:
+                raise ValueError(f"output '{name}' {error}") from error
+            encoded[name] = {"type": kind, "data": [{"b64_json": file} for file in files]}
+            size += sum(map(len, files))
         elif kind == "table" or value.dtype.kind in "US":
             encoded[name] = {"type": "table", "value": plain_table(value)}
             size += value.nbytes
@@ -60,16 +65,6 @@ def encode_outputs(
             encoded[name] = {"type": kind, "safetensors": text}
             size += len(text)
     return encoded, size
-
-
-def _encode_pictures(name: str, value: NDArray[Any], text: Any) -> list[str]:
-    try:
-        pictures = split_pictures(value)
-        return [
-            b64encode(encode_png(picture, text(name, i, len(pictures)))).decode() for i, picture in enumerate(pictures)
-        ]
-    except ValueError as error:
-        raise ValueError(f"output '{name}' {error}") from error
 
 
 def encode_preview(manifest: Manifest, job: Job) -> bytes:

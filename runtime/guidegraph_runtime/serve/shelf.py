@@ -115,7 +115,12 @@ class BundleShelf:
             if entry.bundle is not None:
                 return entry.bundle
         try:
-            bundle = self._open(entry)
+            started = self._clock()
+            bundle = Bundle(entry.folder, self._settings)
+            if bundle.digest != entry.checks.digest:
+                message = f"'{name}' was changed since the server started: start the server again"
+                raise BundleError(str(entry.folder), "bundle-changed", message)
+            call_each(self._observers, lambda observer: observer.on_open(name, self._clock() - started))
         except BaseException:
             self.release(name)
             raise
@@ -170,15 +175,6 @@ class BundleShelf:
                 break
             self._drop(other)
         return self.open_bytes + entry.size <= self._memory
-
-    def _open(self, entry: ShelfEntry) -> Bundle:
-        started = self._clock()
-        bundle = Bundle(entry.folder, self._settings)
-        if bundle.digest != entry.checks.digest:
-            message = f"'{entry.name}' was changed since the server started: start the server again"
-            raise BundleError(str(entry.folder), "bundle-changed", message)
-        call_each(self._observers, lambda observer: observer.on_open(entry.name, self._clock() - started))
-        return bundle
 
     def _drop(self, entry: ShelfEntry) -> None:
         entry.bundle = None

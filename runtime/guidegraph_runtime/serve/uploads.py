@@ -34,26 +34,22 @@ def decode_files(inputs: Mapping[str, Input], params: Mapping[str, Any]) -> dict
 
 
 def _decode_value(name: str, spec: Input, value: Any) -> Any:
-    if isinstance(value, str):
-        return _decode_file(name, spec, value)
+    """The bytes of a data URL (RFC 2397) in base64, or of base64 alone; of each in a list."""
     if isinstance(value, list) and spec.many:
         return [_decode_value(name, spec, item) for item in value]
     if value is None or isinstance(value, bytes):
         return value
-    raise RequestRefused(f"'{name}': expected {describe_form(spec)}, found {value!r:.80}", name)
-
-
-def _decode_file(name: str, spec: Input, text: str) -> bytes:
-    """The bytes of a data URL (RFC 2397) in base64, or of base64 alone."""
-    content = text
-    if text.startswith("data:"):
-        head, comma, content = text.partition(",")
+    if not isinstance(value, str):
+        raise RequestRefused(f"'{name}': expected {describe_form(spec)}, found {value!r:.80}", name)
+    content = value
+    if value.startswith("data:"):
+        head, comma, content = value.partition(",")
         if not comma or not head.endswith(";base64"):
-            raise RequestRefused(f"'{name}': expected a data URL in base64, found {text!r:.40}…", name)
+            raise RequestRefused(f"'{name}': expected a data URL in base64, found {value!r:.40}…", name)
     try:
         return b64decode(content, validate=True)
     except (binascii.Error, ValueError):
-        message = f"'{name}': expected {describe_form(spec)}, found {text!r:.80}; the server reads no files of its own"
+        message = f"'{name}': expected {describe_form(spec)}, found {value!r:.80}; the server reads no files of its own"
         raise RequestRefused(message, name) from None
 
 

@@ -185,7 +185,10 @@ def make_tables(source: PlanSource, plan: Sequence[Operation], outputs: Sequence
 
 def _list_tabulations(source: PlanSource, split: PlanSplit, outputs: Sequence[str]) -> dict[TableKey, _Tabulation]:
     """The tabulations of each key; the one without inputs has the constants of the plan too."""
-    needed = {*outputs}.union(*map(_reads_with_flags, split.kept))
+    needed = {*outputs}
+    for operation in split.kept:  # what it or its body reads, and what says whether another value is read
+        needed |= {name for item in walk_operations([operation]) for name, _ in read_flags(item).values()}
+        needed |= {*page_inputs(operation).values()} if operation.body is None else reads(operation)
     tabulations = {}
     for key in dict.fromkeys([TableKey(), *split.reads.values()]):
         operations = [item for item in split.tabulated if {*split.reads[item.node]} <= {"", *key}]
@@ -255,10 +258,12 @@ class _Tabulation:
         arrays = {}
         for item in self.names:
             rows = [np.atleast_1d(_to_array(table[item])) for table in in_order]
-            different, index = _share_rows(rows)
+            every = np.concatenate(rows)
+            as_bytes = every.reshape(len(every), -1).view(np.uint8)
+            _, first, index = np.unique(as_bytes, axis=0, return_index=True, return_inverse=True)
             path = f"{name}*{share}/{item}"
-            starts = np.cumsum([0, *map(len, rows)]).astype(np.int32)
-            arrays |= {path: different, f"{path}/index": index, f"{path}/starts": starts}
+            arrays |= {path: every[first], f"{path}/index": index.reshape(-1).astype(np.int32)}
+            arrays[f"{path}/starts"] = np.cumsum([0, *map(len, rows)]).astype(np.int32)
         return TableRange(name, low, high, self.names, share, scalar), arrays
 
     def compute(self, key: TableKey, value: Any, word: Any) -> list[Values]:
@@ -277,20 +282,6 @@ class _Tabulation:
                     check_guards(operation, plan_values)
             results.append(plan_values)
         return results
-
-
-def _share_rows(values: Sequence[Array]) -> tuple[Array, Array]:
-    """The different rows of several arrays, and the rows of each of them, one after the other."""
-    every = np.concatenate(values)
-    as_bytes = every.reshape(len(every), -1).view(np.uint8)
-    _, first, index = np.unique(as_bytes, axis=0, return_index=True, return_inverse=True)
-    return every[first], index.reshape(-1).astype(np.int32)
-
-
-def _reads_with_flags(operation: Operation) -> set[str]:
-    """The values that an operation, or its body, reads, and those that say whether another is read."""
-    flags = {name for item in walk_operations([operation]) for name, _ in read_flags(item).values()}
-    return flags | ({*page_inputs(operation).values()} if operation.body is None else reads(operation))
 
 
 def _to_array(value: Any) -> Array:

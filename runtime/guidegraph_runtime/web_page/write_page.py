@@ -11,8 +11,6 @@ from importlib.resources import files as package_files
 from pathlib import Path
 from typing import Any
 
-from safetensors.numpy import save
-
 from guidegraph_runtime.bundle.bounds import plain_bounds
 from guidegraph_runtime.bundle.manifest_types import FILE_TYPES, Input, Manifest, Operation, Output, walk_operations
 from guidegraph_runtime.bundle.names import RANGES, TABLES
@@ -83,6 +81,8 @@ def write_page(folder: Path, web: OnnxruntimeWeb) -> Page:
 
     Raises ``PageError`` if the bundle cannot be a page, and ``BundleError`` if it is not valid.
     """
+    from safetensors.numpy import save
+
     bundle = open_bundle(folder / BUNDLE)
     manifest = bundle.manifest
     tables = read_tables(bundle.data(TABLES), TABLES) if TABLES in manifest.files else {}
@@ -97,17 +97,17 @@ def write_page(folder: Path, web: OnnxruntimeWeb) -> Page:
         raise PageError(*problems)
     targets = [output.source for output in outputs.values()]
     page = make_tables(source, select_operations(manifest.plan, targets), targets)
-    for file in sorted(package_files(__package__).joinpath("static").iterdir(), key=lambda item: item.name):
-        write_bytes(folder / file.name, file.read_bytes())
+    for static in package_files(__package__).joinpath("static").iterdir():
+        write_bytes(folder / static.name, static.read_bytes())
     for path in web.files:
         with atomic_path(folder / ONNXRUNTIME / path.name) as temporary:
             shutil.copyfile(path, temporary)
     write_bytes(folder / TABLES, save(dict(page.arrays)))
     loaded = [*_bundle_files(manifest, page.plan), *(f"{ONNXRUNTIME}/{path.name}" for path in web.files), TABLES]
-    listing: dict[str, dict[str, Any]] = {}
+    listing: dict[str, Any] = {}
     for name in loaded:
-        with (folder / name).open("rb") as opened:
-            digest = hashlib.file_digest(opened, "sha256").hexdigest()
+        with (folder / name).open("rb") as file:
+            digest = hashlib.file_digest(file, "sha256").hexdigest()
         listing[name] = {"sha256": digest, "size": (folder / name).stat().st_size}
     text = json.dumps(_page_json(manifest, bundle.digest, page, outputs, web, listing), indent=1, ensure_ascii=False)
     write_text(folder / PAGE, text + "\n")

@@ -40,7 +40,8 @@ class ServeAccess:
         Without a token, the ``Host`` header must name the loopback address, which a rebinding host name does not.
         """
         origin = headers.get("origin")
-        if origin is not None and origin not in self.origins and not _is_own_origin(origin, headers):
+        own = headers.get("host", "")
+        if origin is not None and origin not in self.origins and origin.partition("://")[2] != own:
             return HTTPStatus.FORBIDDEN, "pages of other sites are refused: --allow-origin admits one"
         if self.token is None:
             host = headers.get("host", "")
@@ -54,10 +55,6 @@ class ServeAccess:
         if kind.lower() == BEARER and secrets.compare_digest(token.strip().encode(), self.token.encode()):
             return None
         return HTTPStatus.UNAUTHORIZED, "expected the header 'Authorization: Bearer TOKEN' with this server's token"
-
-
-def _is_own_origin(origin: str, headers: Headers) -> bool:
-    return origin.partition("://")[2] == headers.get("host", "")
 
 
 class AccessGuard:

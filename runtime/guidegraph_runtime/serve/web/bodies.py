@@ -58,7 +58,11 @@ class BodyReader:
         A file of a form is its bytes, any other field its text. Several fields of one name, or of one that ends in
         ``[]``, are a list, and ``name[key]`` is the entry of an object, as clients write these.
         """
-        kind = _check_type(request, kinds)
+        kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+        if kind not in kinds:
+            names = {JSON_TYPE: "JSON", FORM_TYPE: "a form"}
+            expected = " or ".join(f"{names[kind]} with the header 'Content-Type: {kind}'" for kind in kinds)
+            raise RequestRefused(f"expected {expected}", status=415)
         try:
             async with asyncio.timeout(BODY_SECONDS):
                 if kind == FORM_TYPE:
@@ -69,7 +73,14 @@ class BodyReader:
         except TimeoutError:
             message = f"expected the body within {BODY_SECONDS:g} seconds"
             raise RequestRefused(message, code="timeout", status=408) from None
-        return _parse_object(body)
+        _count_values(body.count, (b",", b"[", b"{"))
+        try:
+            content = parse_json(body, "the request", remedy="")
+        except BundleError as error:
+            raise RequestRefused(error.message, error.param, "bad-json") from None
+        if not isinstance(content, dict):
+            raise RequestRefused("expected a JSON object", code="bad-json")
+        return content
 
     @contextmanager
     def reserve(self, request: Request) -> Iterator[None]:
@@ -102,30 +113,10 @@ class BodyReader:
             yield chunk
 
 
-def _check_type(request: Request, kinds: Sequence[str]) -> str:
-    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
-    if kind not in kinds:
-        names = {JSON_TYPE: "JSON", FORM_TYPE: "a form"}
-        expected = " or ".join(f"{names[kind]} with the header 'Content-Type: {kind}'" for kind in kinds)
-        raise RequestRefused(f"expected {expected}", status=415)
-    return kind
-
-
 def _count_values(count: Callable[[Any], int], marks: Sequence[Any]) -> None:
     """Raise ``RequestRefused`` for JSON with too many values. count: of a mark in it."""
     if sum(map(count, marks)) > MAX_VALUES:
         raise RequestRefused(f"expected at most {MAX_VALUES} commas and brackets", code="too-large", status=413)
-
-
-def _parse_object(body: bytes) -> dict[str, Any]:
-    _count_values(body.count, (b",", b"[", b"{"))
-    try:
-        content = parse_json(body, "the request", remedy="")
-    except BundleError as error:
-        raise RequestRefused(error.message, error.param, "bad-json") from None
-    if not isinstance(content, dict):
-        raise RequestRefused("expected a JSON object", code="bad-json")
-    return content
 
 
 async def _parse_form(request: Request, stream: AsyncGenerator[bytes, None], limit: int) -> dict[str, Any]:
@@ -139,25 +130,21 @@ async def _parse_form(request: Request, stream: AsyncGenerator[bytes, None], lim
         message = getattr(error, "message", None) or "its boundary or a part's head is wrong"
         raise RequestRefused(f"expected a form: {message}", code="bad-form") from None
     fields: dict[str, Any] = {}
-    for name, value in form.multi_items():
-        content = await value.read() if isinstance(value, UploadFile) else value
-        _add_field(fields, name, content)
+    for name, sent in form.multi_items():
+        value = await sent.read() if isinstance(sent, UploadFile) else sent
+        if (entry := _ENTRY.fullmatch(name)) is not None:
+            values = fields.setdefault(entry[1], {})
+            if not isinstance(values, dict):
+                raise RequestRefused(f"'{entry[1]}': expected one value or an object, found both", entry[1], "bad-form")
+            if isinstance(value, str):
+                _count_values(value.count, (",", "[", "{"))
+            values[entry[2]] = read_json_text(value)
+        elif name.endswith("[]"):
+            fields[name[:-2]] = [*_as_list(fields.get(name[:-2])), value]
+        else:
+            fields[name] = [*_as_list(fields[name]), value] if name in fields else value
     await form.close()
     return fields
-
-
-def _add_field(fields: dict[str, Any], name: str, value: Any) -> None:
-    if (entry := _ENTRY.fullmatch(name)) is not None:
-        values = fields.setdefault(entry[1], {})
-        if not isinstance(values, dict):
-            raise RequestRefused(f"'{entry[1]}': expected one value or an object, found both", entry[1], "bad-form")
-        if isinstance(value, str):
-            _count_values(value.count, (",", "[", "{"))
-        values[entry[2]] = read_json_text(value)
-    elif name.endswith("[]"):
-        fields[name[:-2]] = [*_as_list(fields.get(name[:-2])), value]
-    else:
-        fields[name] = [*_as_list(fields[name]), value] if name in fields else value
 
 
 def _as_list(value: Any) -> list[Any]:

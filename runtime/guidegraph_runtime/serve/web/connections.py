@@ -31,7 +31,11 @@ class LimitedConnection(H11Protocol):
         super().connection_made(transport)
         self._begin_idle_time()
         if self.limit_concurrency is not None and len(self.connections) >= self.limit_concurrency:
-            self._close_another()
+            peers = [peer for peer in self.connections if isinstance(peer, LimitedConnection) and peer is not self]
+            longest_idle = min((p for p in peers if p.is_idle), key=lambda peer: peer._idle_since, default=None)
+            if longest_idle is not None:
+                self.connections.discard(longest_idle)  # now, and not when the loop tells of its end
+                longest_idle.transport.close()
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._stop_timer()
@@ -53,11 +57,3 @@ class LimitedConnection(H11Protocol):
     def _close_if_idle(self) -> None:
         if self.is_idle:
             self.transport.close()
-
-    def _close_another(self) -> None:
-        peers = [peer for peer in self.connections if isinstance(peer, LimitedConnection) and peer is not self]
-        idle_peers = [peer for peer in peers if peer.is_idle]
-        if idle_peers:
-            longest_idle = min(idle_peers, key=lambda peer: peer._idle_since)
-            self.connections.discard(longest_idle)  # now, and not when the loop tells of its end
-            longest_idle.transport.close()

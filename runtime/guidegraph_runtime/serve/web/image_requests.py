@@ -94,7 +94,9 @@ def read_image_request(entry: ShelfEntry, body: dict[str, Any], most: int) -> Im
     params = {name: body.pop(name) for name in [*body] if name in inputs and body[name] is not None}
     nodes, priority, deadline = NODES.take(body), PRIORITY.take(body), DEADLINE.take(body)
     count = COUNT.take(body)
-    _add(params, "n", _read_batch(entry, count))
+    if count is not None and count < 1:
+        raise RequestRefused(f"expected n of at least 1, found {count}", "n")
+    _add(params, "n", {} if count is None or COUNT_INPUT not in inputs else {COUNT_INPUT: count})
     _add(params, "size", _read_size(entry, SIZE.take(body)))
     for field in USERS:
         field.take(body)
@@ -186,12 +188,6 @@ def _add(params: dict[str, Any], field: str, values: Mapping[str, Any]) -> None:
             reason = f"sets '{name}' to {value!r:.80}, and the request has {params[name]!r:.80}"
             message = f"'{field}' {reason}: leave one of them out"
             raise RequestRefused(message, field)
-
-
-def _read_batch(entry: ShelfEntry, count: int | None) -> dict[str, int]:
-    if count is not None and count < 1:
-        raise RequestRefused(f"expected n of at least 1, found {count}", "n")
-    return {} if count is None or COUNT_INPUT not in entry.manifest.inputs else {COUNT_INPUT: count}
 
 
 def _check_runs(entry: ShelfEntry, params: dict[str, Any], count: int, most: int) -> int:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, TypeAlias, get_args
 from urllib.parse import quote
 
@@ -90,8 +90,11 @@ def describe_api(routes: Iterable[Route], checks: RequestChecks, has_token: bool
     """
     paths: dict[str, dict[str, Any]] = {}
     for route in routes:
+        own: dict[str, ShelfEntry | None] = {route.path: None}
+        if route.path == BUNDLE_PATH:
+            own = {route.path.replace("{name}", quote(n, safe="")): entry for n, entry in checks.entries.items()}
         for method in sorted((route.methods or set()) - {"HEAD"}):  # answered as GET
-            for path, entry in _list_paths(route, checks.entries):
+            for path, entry in own.items():
                 operation = _describe_operation(route, entry, checks, has_token)
                 paths.setdefault(path, {})[method.lower()] = operation
     components: dict[str, Any] = {"schemas": _make_schemas()}
@@ -108,14 +111,6 @@ def describe_api(routes: Iterable[Route], checks: RequestChecks, has_token: bool
     return document
 
 
-def _list_paths(route: Route, entries: Mapping[str, ShelfEntry]) -> Iterator[tuple[str, ShelfEntry | None]]:
-    if route.path != BUNDLE_PATH:
-        yield route.path, None
-        return
-    for name, entry in entries.items():
-        yield route.path.replace("{name}", quote(name, safe="")), entry
-
-
 def _describe_operation(
     route: Route,
     entry: ShelfEntry | None,
@@ -127,15 +122,17 @@ def _describe_operation(
     summary = (inspect.getdoc(route.endpoint) or "").partition("\n")[0]
     is_open = route.path in OPEN_PATHS
     errors = sorted([*_ERRORS.get(name, ()), 403, 500, *([401] if has_token and not is_open else [])])
+    responses = {str(status): answer for status, answer in _ANSWERS[name].items()}
+    for status in errors:
+        headers = {"retry_after": "seconds after which the request may be sent again"} if status in (429, 503) else {}
+        responses[str(status)] = _answer_json(REASONS[status], _refer("Error"), **headers)
     operation: dict[str, Any] = {
         "operationId": name if entry is None else f"{name}_{quote(entry.name, safe='')}",
         "summary": summary,
-        "responses": {
-            **{str(status): answer for status, answer in _ANSWERS[name].items()},
-            **{str(status): _describe_error(status) for status in errors},
-        },
+        "responses": responses,
     }
-    parameters = [] if entry is not None else [_path_parameter(key) for key in re.findall(r"\{(\w+)\}", route.path)]
+    keys = re.findall(r"\{(\w+)\}", route.path) if entry is None else []
+    parameters = [{"name": key, "in": "path", "required": True, "schema": {"type": "string"}} for key in keys]
     if name == "stream_events":
         flag = {"type": "string", "enum": ["true", "false"], "default": "false"}
         help = "true: cancel the job when the client goes away before its end"
@@ -150,10 +147,6 @@ def _describe_operation(
         content |= {FORM_TYPE: describe_image_requests(checks, edits, _FORM_FILE)} if edits else {}
         operation["requestBody"] = _describe_body(content)
     return operation
-
-
-def _path_parameter(name: str) -> dict[str, Any]:
-    return {"name": name, "in": "path", "required": True, "schema": {"type": "string"}}
 
 
 def _describe_body(content: Mapping[str, Schema]) -> dict[str, Any]:
@@ -271,11 +264,6 @@ def _describe_answer(description: str, content: Mapping[str, Schema], **headers:
             for name, text in headers.items()
         }
     return answer | {"content": {kind: {"schema": schema} for kind, schema in content.items()}}
-
-
-def _describe_error(status: int) -> dict[str, Any]:
-    headers = {"retry_after": "seconds after which the request may be sent again"} if status in (429, 503) else {}
-    return _describe_answer(REASONS[status], {JSON_TYPE: _refer("Error")}, **headers)
 
 
 def _refer(name: str) -> Schema:

@@ -50,7 +50,9 @@ class RequestLog:
                 await self._app(scope, receive, send_and_note)
         finally:
             trace.seconds = time.monotonic() - started
-            trace.code = scope.get("state", {}).get(CODE, "") or _name_status(trace.status)
+            trace.code = scope.get("state", {}).get(CODE, "")
+            if not trace.code and trace.status >= HTTPStatus.BAD_REQUEST:
+                trace.code = HTTPStatus(trace.status).phrase.lower().replace(" ", "-")
             with trace_request(trace):
                 self._report(trace)
 
@@ -73,7 +75,3 @@ def note_code(scope: Scope, code: str) -> None:
     """Leave the code of a refusal for the log."""
     state: dict[str, Any] = scope.setdefault("state", {})
     state[CODE] = code
-
-
-def _name_status(status: int) -> str:
-    return HTTPStatus(status).phrase.lower().replace(" ", "-") if status >= HTTPStatus.BAD_REQUEST else ""

@@ -124,7 +124,14 @@ class ServeRoutes:
         ]
         guards = [Middleware(DefectGuard, report=self.report_defect), Middleware(AccessGuard, access=access)]
         log = Middleware(RequestLog, report=self.service.report_answer)
-        middleware = [log, *([_allow_origins(access.origins)] if access.origins else []), *guards]
+        cors = Middleware(
+            CORSMiddleware,
+            allow_origins=access.origins,
+            allow_methods=["GET", "POST", "DELETE"],
+            allow_headers=["*"],  # clients add their own, and the origin decides
+            expose_headers=["location", "retry-after", "x-job-id", REQUEST_ID],
+        )
+        middleware = [log, *([cors] if access.origins else []), *guards]
         handlers: dict[Any, Any] = {RequestRefused: self.refuse, HTTPException: answer_http_error}
         app = Starlette(routes=routes, middleware=middleware, exception_handlers=handlers, lifespan=lifespan)
         app.state.has_token = access.token is not None
@@ -247,7 +254,11 @@ class ServeRoutes:
 
     async def read_workflow(self, request: Request) -> Response:
         """The parameters and outputs of a bundle."""
-        return StrictJson(_describe_workflow(self.service.checks.find_entry(request.path_params["name"])))
+        entry = self.service.checks.find_entry(request.path_params["name"])
+        inputs = {name: _describe_input(spec) for name, spec in entry.inputs.items()}
+        outputs = {name: {"type": output.type} for name, output in entry.manifest.outputs.items()}
+        answer = {"name": entry.name, "digest": entry.checks.digest, "params": inputs, "outputs": outputs}
+        return StrictJson(answer)
 
     def _find_job(self, request: Request) -> Job:
         job = self.service.jobs.find(request.path_params["id"])
@@ -316,26 +327,6 @@ class ServeRoutes:
 
 def _name_jobs(jobs: Sequence[Job]) -> dict[str, str]:
     return {"x-job-id": ", ".join(job.id for job in jobs)}
-
-
-def _allow_origins(origins: tuple[str, ...]) -> Middleware:
-    headers = ["*"]  # clients add their own, and the origin decides
-    methods = ["GET", "POST", "DELETE"]
-    exposed = ["location", "retry-after", "x-job-id", REQUEST_ID]
-    return Middleware(
-        CORSMiddleware,
-        allow_origins=origins,
-        allow_methods=methods,
-        allow_headers=headers,
-        expose_headers=exposed,
-    )
-
-
-def _describe_workflow(entry: ShelfEntry) -> dict[str, Any]:
-    manifest = entry.manifest
-    inputs = {name: _describe_input(spec) for name, spec in entry.inputs.items()}
-    outputs = {name: {"type": output.type} for name, output in manifest.outputs.items()}
-    return {"name": entry.name, "digest": entry.checks.digest, "params": inputs, "outputs": outputs}
 
 
 def _describe_input(spec: Input) -> dict[str, Any]:

@@ -80,7 +80,12 @@ def serve(
     log, metrics = EventLog(log_level), ServeMetrics()
     show_collected(lambda text: log.print("warning", "warning", message=text))
     service = Service(folders, settings, options, [metrics, log])
-    with _bind(host, port) as listener:
+    try:
+        listener = open_listener(host, port)
+    except OSError as error:
+        message = f"{host}, port {port}, cannot be used: {error.strerror or error}"
+        raise BundleError("--port", "port-busy", message) from error
+    with listener:
         routes = ServeRoutes(service, metrics.read, int(time.time()))
         server = DrainingServer(make_config(routes.make_app(access)))
         service.start()
@@ -133,11 +138,3 @@ def format_address(listener: socket.socket) -> str:
     """The address of a server as a URL."""
     host, port = listener.getsockname()[:2]
     return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
-
-
-def _bind(host: str, port: int) -> socket.socket:
-    try:
-        return open_listener(host, port)
-    except OSError as error:
-        message = f"{host}, port {port}, cannot be used: {error.strerror or error}"
-        raise BundleError("--port", "port-busy", message) from error
