@@ -118,10 +118,10 @@ def _read_values(
         wrong |= kinds in ((bool,), (int,)) and type(value) is not kinds[0]
         if wrong:
             expected = "true or false" if kinds == (bool,) else "a whole number" if kinds == (int,) else _ANY_VALUE
-            found = f"'{shorten(label.text)}'"
+            actual = f"'{shorten(label.text)}'"
             if not label.plain and not isinstance(replace(label, plain=True).value, str):
-                found = f"the text {found}: write it without quotes"
-            message = f"a branch is for {expected} here; found {found}"
+                actual = f"the text {actual}: write it without quotes"
+            message = f"a branch is for {expected} here; found {actual}"
             resolver.report(label.mark, "bad-value", message, f"{path}.of")
             is_valid = False
         else:

@@ -66,8 +66,8 @@ def check_device_independence(case: NodeCase) -> None:
                     "needs a GPU: it reads values of tensors, which tensors of the fake device do not have"
                 ) from None
             if "same device" in error.found or "device" in error.found.lower():
-                found = error.found.replace(ELSEWHERE, "that of the inputs")
-                raise case.error("all tensors on the device of the inputs", found, REMEDY) from error
+                device_text = error.found.replace(ELSEWHERE, "that of the inputs")
+                raise case.error("all tensors on the device of the inputs", device_text, REMEDY) from error
             raise
         devices = [(path, leaf.tensor.device) for path, leaf in output_leaves(case, outputs)]
     tables = {name for name, value in outputs.items() if isinstance(value, TABLES)}

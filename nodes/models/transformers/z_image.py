@@ -243,8 +243,8 @@ class ZImage(nn.Module):
         first = torch.where(torch.arange(h.shape[1], device=x.device) < count, ends, 0)
         places = torch.cat([first[:, :, None].to(places), places[None, :, 1:].expand(x.shape[0], -1, -1)], dim=2)
         of_picture, of_text, of_both = (
-            turns_of(axis_angles(at, self.config.axes, ROTARY_BASE)[:, None])
-            for at in (places, text_places, torch.cat([places, text_places], dim=1))
+            turns_of(axis_angles(positions, self.config.axes, ROTARY_BASE)[:, None])
+            for positions in (places, text_places, torch.cat([places, text_places], dim=1))
         )
         for index, block in enumerate(self.noise_refiner):
             h = h + block(h, embedding, of_picture, None, hooks.attend(Site("self", "block", index), size))

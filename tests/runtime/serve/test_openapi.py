@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from jsonschema import Draft202012Validator
 from openapi_spec_validator import validate
@@ -167,6 +167,8 @@ TEXTS = st.builds(
 
 @settings(max_examples=200, deadline=None)
 @given(TEXTS)
+@example("9999=")
+@example("9999====")
 def test_the_schema_of_a_file_takes_the_texts_that_are_decoded(text: str) -> None:
     spec = Input("image", required=True)
     try:
