@@ -14,10 +14,7 @@ from pathlib import Path
 from types import NoneType, UnionType
 from typing import Annotated, Any, Final, Literal, TypeAlias, Union, get_args, get_origin
 
-from annotated_types import Ge, Gt, Le, Lt, MinLen
-
 from guidegraph.graph.types import Beside, RunsCode, Tensor, Written
-from guidegraph_runtime.declare.settings import Fixed, NotEmpty, Range
 
 UNDECIDED: Final = object()
 """The result of a converter for a value that pydantic has to validate."""
@@ -141,6 +138,10 @@ def _make_constrained(annotation: Any, constraints: Sequence[object]) -> Convert
 
 def _make_test(constraint: object) -> Callable[[Any], bool] | None:
     """Whether a value meets a constraint; None for a constraint that only pydantic knows."""
+    from annotated_types import Ge, Gt, Le, Lt, MinLen
+
+    from guidegraph_runtime.declare.settings import Fixed, NotEmpty, Range  # it imports NumPy
+
     if isinstance(constraint, Range):
         return lambda value: type(value) in _NUMBERS and constraint.contains(value)
     if isinstance(constraint, Fixed):
