@@ -107,7 +107,7 @@ def iterate(step: Step, outside: dict[Source, Any], context: LoopContext, plan: 
     rows = _precompute(step, body_plan, outside, items, first, context, plan)
     body_values, collected = _start_values(loop, outside, device)
     next_carries = [(Carry(loop.key, name), source) for name, source in loop.next.items()]
-    token = _find_token(loop, context, plan)
+    token = context.stop if loop.key in plan.graph.ops else None  # not for a loop that was moved out of another
     context.iterations.append(0)
     with _use_fresh_watch(context) as watch:
         for i in range(first, total):
@@ -190,11 +190,6 @@ def _check_names(loop: Loop, state: LoopState, outside: Mapping[Source, Any]) ->
                 f"{state.done} of {state.total} iterations has none; undo the change, or run from the beginning"
             )
             raise WorkflowError([Problem(loop.mark, REFUSED, message, f"nodes.{loop.key}")])
-
-
-def _find_token(loop: Loop, context: LoopContext, plan: Plan) -> StopToken | None:
-    """The token that stops this loop: one of the workflow's top level, and not one that was moved out of another."""
-    return context.stop if loop.key in plan.graph.ops else None
 
 
 def _stop_where_requested(

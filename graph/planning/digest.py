@@ -15,7 +15,7 @@ import stat
 import sys
 import uuid
 from collections.abc import Collection, Iterable, Iterator, Mapping
-from functools import cache
+from functools import cache, partial
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -55,14 +55,17 @@ SMALL_FILE = 1 << 20
 """The size in bytes up to which a file is read at once: `hashlib.file_digest` sets up a large buffer for each."""
 
 
-def file_digest(path: str | Path) -> str:
-    """The digest of a regular file's bytes, cached by inode, size and modification time."""
+def file_digest(path: str | Path, *, trusted: bool = False) -> str:
+    """The digest of a regular file's bytes, cached by inode, size and modification time.
+
+    trusted: a file of installed code, which is opened as Python opens it, without the checks of an untrusted path.
+    """
     status = os.stat(path)
     key = (str(path), status.st_ino, status.st_size, status.st_mtime_ns)
     if key not in _files:
-        with open_regular(path) as file:
+        with open(path, "rb") if trusted and stat.S_ISREG(status.st_mode) else open_regular(path) as file:
             content = file if status.st_size > SMALL_FILE else BytesIO(file.read())
-            _files[key] = hashlib.file_digest(content, lambda: hashlib.blake2b(digest_size=16)).hexdigest()
+            _files[key] = hashlib.file_digest(content, partial(hashlib.blake2b, digest_size=16)).hexdigest()
     return _files[key]
 
 
@@ -188,17 +191,9 @@ def _library_digest(record: str) -> str:
 
 
 def _source_file_digest(path: str) -> str:
-    """The digest of a file of a node's code; fresh if it cannot be read.
-
-    Small regular files are read as Python reads them, without the checks of an untrusted path: there are hundreds.
-    """
+    """The digest of a file of a node's code; fresh if it cannot be read."""
     try:
-        status = os.stat(path)
-        key = (path, status.st_ino, status.st_size, status.st_mtime_ns)
-        if key not in _files and stat.S_ISREG(status.st_mode) and status.st_size <= SMALL_FILE:
-            with open(path, "rb") as file:
-                _files[key] = hashlib.blake2b(file.read(), digest_size=16).hexdigest()
-        return _files[key] if key in _files else file_digest(path)
+        return file_digest(path, trusted=True)
     except (OSError, LimitExceeded):
         return fresh_digest()
 

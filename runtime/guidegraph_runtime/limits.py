@@ -120,9 +120,8 @@ def limit_message(name: str, amount: float, subject: str, limits: Limits | None 
 
 def check_limit(name: str, amount: float, subject: str, setting: str = "") -> None:
     """Raise ``LimitExceeded`` if ``amount`` exceeds a limit in force. setting: the one that determines the amount."""
-    limit = getattr(_current.get(), name)
-    if limit is not None and amount > limit:
-        raise LimitExceeded(name, amount, limit_message(name, amount, subject) or subject, setting)
+    if (message := limit_message(name, amount, subject)) is not None:
+        raise LimitExceeded(name, amount, message, setting)
 
 
 class TripCount:
