@@ -42,7 +42,7 @@ CHANGES: dict[str, Any] = {
     "batch": 2,
     "strength": 0.4,
     "low": 700.0,
-    "high": 500.0,
+    "high": 900.0,
     "every": 3,
     "site": "deep.up.3",
 }

@@ -360,7 +360,7 @@ def sample(bench: Bench) -> Cell:
 
 
 def list_samplers() -> list[str]:
-    """The names of all samplers that take a schedule and a number of steps."""
+    """The names of all samplers that take a schedule and a number of steps, and need nothing else."""
     from guidegraph.plugins.manager import PluginManager
 
     manager = PluginManager((), entry_points=False)
@@ -371,6 +371,7 @@ def list_samplers() -> list[str]:
         if spec.id.startswith("scheduler.")
         and {"scheduler", "steps", "state"} <= {*spec.outputs}
         and {"schedule", "steps"} <= {*spec.inputs, *spec.settings}
+        and not any(port.required for name, port in spec.settings.items() if name != "steps")
         and spec.id != "scheduler.named"
     )
 
