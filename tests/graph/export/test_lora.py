@@ -88,11 +88,13 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Made:
     pipe = pipelines.pipeline("sd1", folder)
     pipe.save_pretrained(folder / "model")
     (folder / "plugin.py").write_text(PLUGIN)
-    for name, text in (("unet", UNET), ("text", TEXT), ("both", TEXT.replace("tokens: tokens}", "tokens: sum}"))):
-        if name == "both":
+    joined = TEXT.replace("tokens: tokens}", "tokens: sum}")
+    for name, text in (("unet", UNET), ("text", TEXT), ("siblings", joined), ("fixed", joined)):
+        if text is joined:
+            use = "text.encode" if name == "siblings" else "text.weighted"
             text = text.replace(
                 "outputs:",
-                "  fixed:    {use: text.encode, in: {embedder: model.text}, with: {prompt: b}}\n"
+                f"  fixed:    {{use: {use}, in: {{embedder: model.text}}, with: {{prompt: b}}}}\n"
                 "  others:   {use: lora_test.tokens, in: {condition: fixed}}\n"
                 "  sum:      {use: tensor.cat, in: {tensors: [tokens, others]}, with: {axis: 1}}\noutputs:",
             )
@@ -169,9 +171,22 @@ def test_a_lora_of_the_text_encoder_is_that_of_the_engine(made: Made, tmp_path: 
     assert relative(wanted.numpy(), plain.numpy()) > 0.05
 
 
+def test_a_constant_prompt_beside_an_input_is_encoded_with_the_lora(made: Made, tmp_path: Path) -> None:
+    path = Lora(made.pipe, ("text_encoder",)).peft(tmp_path / "text.safetensors")
+    loaded: Any = load_checkpoint(path=made.folder / "model")
+    with torch.no_grad():
+        expected, plain = (
+            torch.cat([text(["c d"]).tokens, text(["b"]).tokens], dim=1)
+            for text in (apply_lora(loaded.denoiser, loaded.text, path=path).text, loaded.text)
+        )
+    actual = made.bundle("siblings.bundle").run_with({"prompt": "c d"}, lora=path)["tokens"]
+    assert relative(actual, expected.numpy()) <= 1e-4
+    assert relative(expected.numpy()[:, 77:], plain.numpy()[:, 77:]) > 0.05
+
+
 def test_what_was_computed_at_export_is_not_left_as_it_was(made: Made, tmp_path: Path) -> None:
     path = Lora(made.pipe, ("text_encoder",)).peft(tmp_path / "text.safetensors")
-    bundle = made.bundle("both.bundle")
+    bundle = made.bundle("fixed.bundle")
     with pytest.raises(BundleError, match=r"is fixed in this bundle: nodes\.fixed was computed with it at export"):
         bundle.run_with({}, lora=path)
 
