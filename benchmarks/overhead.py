@@ -26,9 +26,8 @@ from pathlib import Path
 
 from guidegraph import node
 from guidegraph.graph.execution.run import Attachments, run_plan
-from guidegraph.graph.node import get_spec
+from guidegraph.graph.node import Registry, get_spec
 from guidegraph.graph.planning.plan import compile_plan
-from guidegraph.graph.registry import Registry
 from guidegraph.graph.resolution.load import build
 from guidegraph.workflow import Workflow
 

@@ -46,7 +46,7 @@ import ray
 from ray import serve
 
 from guidegraph_runtime.ray_serve import DRAWER, build
-from guidegraph_runtime.serve.options import ServeOptions
+from guidegraph_runtime.serve.jobs import ServeOptions
 
 NAME = "measured"
 REPLICAS = "replicas"

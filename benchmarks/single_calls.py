@@ -27,7 +27,7 @@ from bundle_speed import machine
 from torch import Tensor
 
 from guidegraph.graph.acceleration.export_part import export_part
-from guidegraph.graph.acceleration.onnx_runner import OnnxRunner
+from guidegraph.graph.acceleration.onnx_backend import OnnxRunner
 from guidegraph.graph.acceleration.part_values import compare, list_tensors
 from guidegraph.graph.acceleration.store import GraphDescription, PartStore
 from guidegraph.graph.export.partition.subgraph import PartInput, PartPlan

@@ -6,6 +6,8 @@ import copy
 import copyreg
 import sys
 from collections import OrderedDict
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 _ATOMIC = (type(None), bool, int, float, str, bytes)
@@ -100,3 +102,23 @@ def _is_copied_by_attributes(module: Any) -> bool:
         and _COPY_METHODS.isdisjoint(vars(module))
         and not hasattr(module, "__deepcopy__")  # which a wrapper may look up in the module that it holds
     )
+
+
+@dataclass(frozen=True)
+class ExportRecipe:
+    """An operation of the torch-free runtime, and a traceable function of its outputs.
+
+    operation: its name in the runtime, such as ``text.tokenize``. ports: the operation's name for each of the node's
+    ports. settings: its literals; bytes become a file of the bundle. outputs: its output tensors by name, each with its
+    axes as in a port type: "B", "M", or a size. function: takes those tensors by name and returns the node's result.
+    beside: a port of the operation for a list, or "" if no port takes one. It takes the parameters and constants that
+    other calls of the operation with the same settings read, so that all fill up their results to one size, such as the
+    longest prompt's. The function must mark what is filled up, for example in a mask, so that it changes no result.
+    """
+
+    operation: str
+    ports: Mapping[str, str]
+    outputs: Mapping[str, tuple[str | int, ...]]
+    function: Callable[..., Any]
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    beside: str = ""

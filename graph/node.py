@@ -17,13 +17,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, ParamSpec, TypeAlias, TypeVar
 
 from guidegraph.graph.errors import suggest
-from guidegraph.graph.port import Port
-from guidegraph.graph.port_kinds import port_kinds
+from guidegraph.graph.port import Port, port_kinds
 from guidegraph.graph.types import ANY, PortType, namedtuple_fields, to_port_type
 from guidegraph.graph.values.output_check import OutputCheck, make_output_check
 
 if TYPE_CHECKING:
     from guidegraph_runtime.declare.settings import Range
+from collections.abc import Sequence
+
+from guidegraph.graph.types import Tensor
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -336,3 +338,22 @@ def _check_traits(
                 f"{name}: {trait}= takes an argument '{unknown[0]}', but the node has no such {kinds}; "
                 f"{suggest(unknown[0], sorted(allowed), 'arguments')}"
             )
+
+
+@dataclass(frozen=True)
+class Registry:
+    """All nodes, types and plugins that a workflow may use.
+
+    nodes: specifications by id. types: port types by name, for ``type:`` of a parameter.
+    failed: namespaces whose plugin did not load, with the reason.
+    versions: versions of plugin distributions, for ``requires``. absent: installed distributions whose plugin failed
+    or is disabled, with the reason. folders: the folders of each namespace's plugin, for workflows named
+    ``NAMESPACE:FILE``; empty for a plugin that is a single module.
+    """
+
+    nodes: Mapping[str, NodeSpec]
+    types: Mapping[str, type] = field(default_factory=lambda: {"Tensor": Tensor})
+    failed: Mapping[str, str] = field(default_factory=dict)
+    versions: Mapping[str, str] = field(default_factory=dict)
+    absent: Mapping[str, str] = field(default_factory=dict)
+    folders: Mapping[str, Sequence[Path]] = field(default_factory=dict)

@@ -35,14 +35,14 @@ if TYPE_CHECKING:  # for type checkers; a test compares it with _HOMES
     from guidegraph.graph.events import RunStarted as RunStarted
     from guidegraph.graph.events import TrainingStarted as TrainingStarted
     from guidegraph.graph.execution.loop_context import Previewed as Previewed
-    from guidegraph.graph.execution.result import RunResult as RunResult
+    from guidegraph.graph.execution.run_record import RunResult as RunResult
     from guidegraph.graph.export.errors import ExportError as ExportError
     from guidegraph.graph.export.onnx.decompositions import register_decomposition as register_decomposition
-    from guidegraph.graph.export_recipe import ExportRecipe as ExportRecipe
+    from guidegraph.graph.frozen_models import ExportRecipe as ExportRecipe
     from guidegraph.graph.ir import Graph as Graph
+    from guidegraph.graph.node import Registry as Registry
     from guidegraph.graph.node import node as node
     from guidegraph.graph.planning.plan import Plan as Plan
-    from guidegraph.graph.registry import Registry as Registry
     from guidegraph.graph.shared_runs.many_runs import ManyRuns as ManyRuns
     from guidegraph.graph.stopping.loop_state import LoopStopped as LoopStopped
     from guidegraph.graph.trust.limits import LimitExceeded as LimitExceeded
@@ -66,8 +66,8 @@ if TYPE_CHECKING:  # for type checkers; a test compares it with _HOMES
     from guidegraph.nodes.guidance.hooks import Site as Site
     from guidegraph.nodes.guidance.hooks import SkipRule as SkipRule
     from guidegraph.nodes.guidance.hooks import select_sites as select_sites
-    from guidegraph.nodes.guidance.rule_memory import RuleMemory as RuleMemory
-    from guidegraph.nodes.guidance.rule_memory import RuleWithMemory as RuleWithMemory
+    from guidegraph.nodes.guidance.step_context import RuleMemory as RuleMemory
+    from guidegraph.nodes.guidance.step_context import RuleWithMemory as RuleWithMemory
     from guidegraph.nodes.guidance.step_context import StepContext as StepContext
     from guidegraph.nodes.port_shapes import step_shape as step_shape
     from guidegraph.nodes.sampling.denoiser import predict as predict
@@ -144,14 +144,13 @@ _HOMES = {
         "TrainingStarted",
     ),
     "guidegraph.graph.execution.loop_context": ("Previewed",),
-    "guidegraph.graph.execution.result": ("RunResult",),
+    "guidegraph.graph.execution.run_record": ("RunResult",),
     "guidegraph.graph.export.errors": ("ExportError",),
     "guidegraph.graph.export.onnx.decompositions": ("register_decomposition",),
-    "guidegraph.graph.export_recipe": ("ExportRecipe",),
+    "guidegraph.graph.frozen_models": ("ExportRecipe",),
     "guidegraph.graph.ir": ("Graph",),
-    "guidegraph.graph.node": ("node",),
     "guidegraph.graph.planning.plan": ("Plan",),
-    "guidegraph.graph.registry": ("Registry",),
+    "guidegraph.graph.node": ("Registry", "node"),
     "guidegraph.graph.shared_runs.many_runs": ("ManyRuns",),
     "guidegraph.graph.stopping.loop_state": ("LoopStopped",),
     "guidegraph.graph.trust.limits": (
@@ -183,11 +182,11 @@ _HOMES = {
         "SkipRule",
         "select_sites",
     ),
-    "guidegraph.nodes.guidance.rule_memory": (
+    "guidegraph.nodes.guidance.step_context": (
         "RuleMemory",
         "RuleWithMemory",
+        "StepContext",
     ),
-    "guidegraph.nodes.guidance.step_context": ("StepContext",),
     "guidegraph.nodes.port_shapes": ("step_shape",),
     "guidegraph.nodes.sampling.denoiser": ("predict",),
     "guidegraph.nodes.sampling.levels": (

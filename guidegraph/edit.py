@@ -22,15 +22,14 @@ from pathlib import Path
 from typing import Concatenate, ParamSpec
 
 from guidegraph.graph.errors import Mark, Problem, WorkflowError
-from guidegraph.graph.language.edit.document import BYTE_ORDER_MARK, Document
+from guidegraph.graph.language.edit.document import BYTE_ORDER_MARK, Document, parse_value
 from guidegraph.graph.language.edit.nodes import add_node, move_node, remove_node, rename_node
 from guidegraph.graph.language.edit.parameters import add_parameter, remove_parameter, rename_parameter
-from guidegraph.graph.language.edit.render import parse_value
 from guidegraph.graph.language.edit.values import remove_value, set_value
 from guidegraph.graph.language.named_workflows import locate_workflow
 from guidegraph.graph.language.yaml_tree import read_text
 from guidegraph.graph.memory.pause_collector import pause_collector
-from guidegraph.graph.registry import Registry
+from guidegraph.graph.node import Registry
 from guidegraph.graph.resolution.load import build
 from guidegraph.graph.trust.file_checks import read_regular
 from guidegraph.graph.trust.limits import LimitExceeded

@@ -11,9 +11,9 @@ from guidegraph.graph.errors import Mark, Problem, WorkflowError, suggest
 from guidegraph.graph.ir import Graph
 from guidegraph.graph.language.bind_parameters import bind
 from guidegraph.graph.language.yaml_tree import shorten
+from guidegraph.graph.node import Registry
 from guidegraph.graph.planning.admission import list_admission_problems
 from guidegraph.graph.planning.plan import find_needed_ops
-from guidegraph.graph.registry import Registry
 from guidegraph.graph.run_config import RunConfig
 from guidegraph.graph.trust.effects import list_effects
 from guidegraph.graph.trust.policy import find_effect_problems
@@ -21,8 +21,8 @@ from guidegraph_runtime.files.run_folders import make_run_folder
 from guidegraph_runtime.machine.shortages import with_shortage
 
 if TYPE_CHECKING:
-    from guidegraph.graph.execution.attachments import Attachments
-    from guidegraph.graph.execution.result import RunResult
+    from guidegraph.graph.execution.loop_context import Attachments
+    from guidegraph.graph.execution.run_record import RunResult
     from guidegraph.runs.recipe import Recipe
     from guidegraph.runs.run import RecordedRun
     from guidegraph.runs.stopped_run import StoppedRun

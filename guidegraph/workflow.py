@@ -16,23 +16,23 @@ from typing import TYPE_CHECKING, Any
 from guidegraph.graph.cancellation import CancelToken
 from guidegraph.graph.errors import GuidegraphError, Mark, Problem, WorkflowError, suggest
 from guidegraph.graph.events import Observer
-from guidegraph.graph.execution.attachments import Attachments
 from guidegraph.graph.execution.cache import MemoryCache
-from guidegraph.graph.execution.result import RunResult
+from guidegraph.graph.execution.loop_context import Attachments
+from guidegraph.graph.execution.run_record import RunResult
 from guidegraph.graph.ir import Graph
 from guidegraph.graph.language.bind_parameters import bind
 from guidegraph.graph.language.named_workflows import locate_workflow
 from guidegraph.graph.memory.pause_collector import pause_collector
+from guidegraph.graph.node import Registry
 from guidegraph.graph.planning.passes import ALL_PASSES
 from guidegraph.graph.planning.plan import Plan, compile_plan
-from guidegraph.graph.registry import Registry
 from guidegraph.graph.resolution.load import build
 from guidegraph.graph.run_config import RunConfig
 from guidegraph.graph.trust.limits import Limits, current_limits, enforce_limits
 from guidegraph.graph.trust.policy import OWN_WORKFLOW, Policy
 from guidegraph.graph.types import PortType
 from guidegraph.session import Session, list_folder_problems
-from guidegraph_runtime.machine.byte_sizes import parse_size
+from guidegraph_runtime.machine.memory import parse_size
 
 if TYPE_CHECKING:
     from guidegraph.graph.execution.loop_context import Previewed

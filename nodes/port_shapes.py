@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from guidegraph_runtime.admission import SampleCount, Shape, find_batch_problem, find_common_batch
-from guidegraph_runtime.operations.label import constant_shape
+from guidegraph_runtime.operations.text import constant_shape
 
 
 def rows_of(value: Any) -> Shape:

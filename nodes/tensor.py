@@ -16,7 +16,7 @@ from guidegraph.graph.trust.limits import LimitExceeded
 from guidegraph.graph.types import Tensor
 from guidegraph.nodes.derive import node_for
 from guidegraph.nodes.types import Latent, Noise
-from guidegraph_runtime.operations.tensor import check_concatenation
+from guidegraph_runtime.operations.noise import check_concatenation
 
 if TYPE_CHECKING:
     import torch

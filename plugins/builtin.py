@@ -61,8 +61,7 @@ def guidegraph_nodes() -> list[Callable[..., Any]]:
 def guidegraph_types() -> list[type]:
     from guidegraph.nodes import sampler_types, tensor_types, types
     from guidegraph.nodes.guidance.hooks import HookedDenoiser, MemoryDenoiser, OpaqueDenoiser
-    from guidegraph.nodes.guidance.rule_memory import RuleMemory
-    from guidegraph.nodes.guidance.step_context import StepContext
+    from guidegraph.nodes.guidance.step_context import RuleMemory, StepContext
     from guidegraph.nodes.metrics.frechet import Moments
 
     classes = [

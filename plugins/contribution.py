@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterable
+import traceback
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from pathlib import Path
+from types import FrameType
+from typing import Any, TypeVar
 
 import pluggy
 
+from guidegraph import graph
 from guidegraph.graph.errors import suggest
 from guidegraph.graph.node import SPEC_ATTRIBUTE, NodeDefinitionError, NodeSpec, get_spec
 from guidegraph.plugins import hookspecs
-from guidegraph.plugins.entry_points import PluginError
-from guidegraph.plugins.failures import format_location
+from guidegraph.plugins.entry_points import DISABLE, PluginError
 from guidegraph_runtime.error_text import describe_error
 
 HOOKS = tuple(name for name in vars(hookspecs) if name.startswith("guidegraph_"))
@@ -107,3 +110,89 @@ def _collect(hook: pluggy.HookCaller, expected: str) -> list[Any]:
     except (Exception, SystemExit) as error:
         fix = f"repair the hook{format_location(error)}; it must return a list of {expected}"
         raise PluginError(f"{hook.name} failed: {describe_error(error)}", fix) from error
+
+
+def describe_removal(name: str, modules: Collection[str] = ()) -> str:
+    """How to leave a plugin out. modules: those that ``--plugin`` names; the others are installed."""
+    return f"leave out --plugin {name}" if name in modules else f"leave it out with {DISABLE}"
+
+
+def load_or_explain(load: Callable[[], Any], fix: str, removal: str) -> Any:
+    """Return the result of ``load``. Raises ``PluginError`` with the remedy ``fix``, or a more specific one.
+
+    removal: how to leave the plugin out.
+    """
+    try:
+        return load()
+    except (KeyboardInterrupt, PluginError):
+        raise
+    except NodeDefinitionError as error:
+        fix = f"repair the node's signature{format_location(error)}"
+        raise PluginError(f"cannot be imported: {error}", fix) from error
+    except ImportError as error:
+        raise PluginError(f"cannot be imported: {describe_error(error)}", fix) from error
+    except BaseException as error:
+        fix = f"repair it{format_location(error)}, or {removal}"
+        raise PluginError(f"cannot be imported: {describe_error(error)}", fix) from error
+
+
+def format_location(error: BaseException) -> str:
+    """Format the error's location in the plugin's code: " at FILE:LINE", or an empty string if unknown.
+
+    It is the last line of the package that the loader called, also if a library that it uses raised the error.
+    """
+    if isinstance(error, SyntaxError) and error.filename:
+        return f" at {error.filename}:{error.lineno}"
+    folders = [Path(str(module.__file__)).parent for module in (graph, pluggy)]
+    frames: list[tuple[FrameType, int]] = []
+    for frame, line in traceback.walk_tb(error.__traceback__):
+        file = frame.f_code.co_filename
+        is_import = file[:1] == "<" or "importlib" in file or Path(file).parent == Path(__file__).parent
+        if not is_import and not any(map(Path(file).is_relative_to, folders)):
+            frames.append((frame, line))
+    packages = [str(frame.f_globals.get("__name__", "")).partition(".")[0] for frame, _ in frames]
+    own = [entry for entry, package in zip(frames, packages, strict=True) if package == packages[0]]
+    return f" at {own[-1][0].f_code.co_filename}:{own[-1][1]}" if own else ""
+
+
+def explain_failure(error: BaseException, removal: str) -> tuple[str, str, str]:
+    """The reason, the fix and, if the plugin's own code failed, the traceback of an error.
+
+    removal: how to leave the plugin out.
+    """
+    if isinstance(error, PluginError):
+        cause = error.__cause__
+        return str(error), error.fix, "".join(traceback.format_exception(cause)) if cause else ""
+    return (
+        describe_error(error),
+        f"repair the plugin{format_location(error)}, or {removal}",
+        "".join(traceback.format_exception(error)),
+    )
+
+
+Value = TypeVar("Value")
+
+
+class LazyMapping(Mapping[str, Value]):
+    """A view of ``values``, which ``load`` and ``load_all`` fill in.
+
+    load: called with a key that is missing. load_all: called before the mapping is iterated or counted.
+    """
+
+    def __init__(self, values: Mapping[str, Value], load: Callable[[str], object], load_all: Callable[[], object]):
+        self._values, self._load, self._load_all = values, load, load_all
+
+    def __getitem__(self, key: str) -> Value:
+        try:
+            return self._values[key]
+        except KeyError:  # looked up once: another thread may be filling the values in
+            self._load(key)
+            return self._values[key]
+
+    def __iter__(self) -> Iterator[str]:
+        self._load_all()
+        return iter(self._values)
+
+    def __len__(self) -> int:
+        self._load_all()
+        return len(self._values)

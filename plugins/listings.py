@@ -24,7 +24,7 @@ from typing import Any
 from guidegraph.graph.trust.file_checks import read_regular
 from guidegraph.plugins.entry_points import list_entry_points, read_disabled_plugins, read_distribution
 from guidegraph_runtime.files.atomic_write import write_text
-from guidegraph_runtime.files.user_caches import user_cache_folder
+from guidegraph_runtime.files.run_folders import user_cache_folder
 
 FOLDER = "GUIDEGRAPH_LISTINGS"
 UNUSED_DAYS = 30

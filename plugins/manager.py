@@ -20,34 +20,51 @@ from typing import TYPE_CHECKING, Any, Literal
 from guidegraph import nodes
 from guidegraph.graph.events import Observer
 from guidegraph.graph.memory.pause_collector import pause_for_import
-from guidegraph.graph.node import NodeSpec
-from guidegraph.graph.registry import Registry
+from guidegraph.graph.node import NodeSpec, Registry
 from guidegraph.graph.types import PortType
 from guidegraph.plugins import builtin, hookspecs
 from guidegraph.plugins.builtin_nodes import BuiltinNodes
-from guidegraph.plugins.command_rollback import rollback_on_failure
-from guidegraph.plugins.contribution import Contribution, make_hook_manager, read_contribution
+from guidegraph.plugins.contribution import (
+    Contribution,
+    LazyMapping,
+    describe_removal,
+    explain_failure,
+    load_or_explain,
+    make_hook_manager,
+    read_contribution,
+)
 from guidegraph.plugins.entry_points import (
     DISABLE,
     OWN_DISTRIBUTION,
     PluginError,
     check_entry,
     check_requirement,
+    import_plugin_module,
     list_entry_points,
     normalise_name,
+    package_folders,
     read_disabled_plugins,
     read_distribution,
 )
-from guidegraph.plugins.failures import describe_removal, explain_failure, load_or_explain
-from guidegraph.plugins.import_by_name import import_plugin_module, package_folders
-from guidegraph.plugins.import_guard import OutputToStderr, guard_import, keep_settings
-from guidegraph.plugins.lazy_mapping import LazyMapping
-from guidegraph.plugins.observers import make_observers
+from guidegraph.plugins.import_guard import OutputToStderr, guard_import, keep_settings, rollback_on_failure
 from guidegraph.plugins.previews import make_preview
 
 if TYPE_CHECKING:
     from guidegraph.graph.ir import Graph
     from guidegraph.graph.run_config import RunConfig
+from typing import TYPE_CHECKING
+
+import pluggy
+
+from guidegraph.graph.cancellation import is_interrupt
+from guidegraph.graph.events import Event
+from guidegraph.plugins.hookspecs import RunInfo, hook_of
+from guidegraph_runtime.error_text import describe_error
+
+if TYPE_CHECKING:
+    from guidegraph.graph.ir import Graph
+    from guidegraph.graph.run_config import RunConfig
+
 
 log = logging.getLogger(__name__)
 
@@ -378,3 +395,57 @@ def _guard_import(name: str, distribution: str, notes: list[str]) -> Iterator[No
         stack.enter_context(keep_settings(notes))
         stack.enter_context(redirect_stdout(OutputToStderr()))
         yield
+
+
+HOOK = "guidegraph_observer"
+
+
+class GuardedObserver:
+    """A plugin's observer; if it fails, the failure is reported, the observer is left out, and the run continues."""
+
+    def __init__(self, observer: Observer, warn: Callable[[str], object]):
+        self._observer: Observer | None = observer
+        self._warn = warn
+
+    def __call__(self, event: Event) -> None:
+        if self._observer is None:
+            return
+        try:
+            with redirect_stdout(sys.stderr):  # a program may read a command's standard output
+                self._observer(event)
+        except BaseException as error:
+            if is_interrupt(error):
+                raise
+            name = getattr(self._observer, "__qualname__", type(self._observer).__name__)
+            self._warn(f"warning: the observer {name} failed and is left out: {describe_error(error)}")
+            self._observer = None
+
+
+def make_observers(
+    hooks: pluggy.PluginManager,
+    graph: Graph,
+    params: Mapping[str, Any],
+    config: RunConfig,
+    warn: Callable[[str], object],
+    report: Callable[[str, BaseException], None],
+) -> list[Observer]:
+    """The observers of a run with these parameters, which are copied for them if a plugin has the hook.
+
+    report: called with a plugin whose hook fails, and with the error. warn: called if an observer fails later.
+    """
+    observers: list[Observer] = []
+    if not getattr(hooks.hook, HOOK).get_hookimpls():
+        return observers
+    info = RunInfo(graph, params, config.device, config.dtype)
+    for name, plugin in hooks.list_name_plugin():
+        try:
+            with redirect_stdout(sys.stderr):
+                returned = hook_of(hooks, HOOK, plugin)(run=info)
+            if unfit := [o for o in returned if not callable(o)]:
+                raise PluginError(f"{HOOK} returned {unfit[0]!r}", "return a callable, or None")
+            observers += [GuardedObserver(o, warn) for o in returned]
+        except KeyboardInterrupt:
+            raise
+        except BaseException as error:
+            report(name, error)
+    return observers

@@ -26,8 +26,8 @@ from torch import Tensor
 
 from guidegraph import load_workflow
 from guidegraph.graph.errors import NodeError, WorkflowError
-from guidegraph.nodes.data.captions import SKY_PHRASES
 from guidegraph.nodes.data.datasets import scene
+from guidegraph.nodes.data.scenes import SKY_PHRASES
 from guidegraph.nodes.images.image import resize_image
 from guidegraph.nodes.metrics.detector import finds
 from guidegraph.nodes.metrics.metrics import mean_iou

@@ -16,8 +16,7 @@ from torch import nn
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from guidegraph.nodes.models.model_json import read_index
-from guidegraph.nodes.models.part_kinds import KINDS
-from guidegraph.nodes.models.store import load_part, save_parts
+from guidegraph.nodes.models.store import KINDS, load_part, save_parts
 
 CPU = torch.device("cpu")
 

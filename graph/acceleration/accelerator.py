@@ -13,8 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from guidegraph.graph.acceleration.backends import Backend, PartRunner
-from guidegraph.graph.acceleration.export_part import explain_failure, is_lasting
+from guidegraph.graph.acceleration.export_part import Backend, PartRunner, explain_failure, is_lasting
 from guidegraph.graph.acceleration.part import Part, PartExample, make_part
 from guidegraph.graph.acceleration.part_values import (
     FlatValue,
@@ -31,18 +30,18 @@ from guidegraph.graph.acceleration.parts import (
     StepGroup,
     calls_model,
     explain_outside,
+    explain_pieces,
     group_steps,
     join_block,
+    list_single_steps,
 )
-from guidegraph.graph.acceleration.single_steps import explain_pieces, list_single_steps
 from guidegraph.graph.acceleration.store import Refusal
 from guidegraph.graph.events import Observer, PartAccelerated
 from guidegraph.graph.execution.call import invoke, node_error
 from guidegraph.graph.execution.watched_sizes import Decisive
 from guidegraph.graph.export.partition.leaves import rebuild
-from guidegraph.graph.planning.batch import BatchCall
 from guidegraph.graph.planning.plan import Plan
-from guidegraph.graph.planning.steps import BlockPlan, Step
+from guidegraph.graph.planning.steps import BatchCall, BlockPlan, Step
 from guidegraph.graph.run_config import RunConfig
 
 if TYPE_CHECKING:

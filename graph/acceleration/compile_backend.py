@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from guidegraph.graph.acceleration.backends import PartRunner
+from guidegraph.graph.acceleration.export_part import PartRunner
 from guidegraph.graph.acceleration.part import Part, PartExample, WatchedSize, part_key, plan_function
 from guidegraph.graph.acceleration.part_values import FlatValue
 from guidegraph.graph.acceleration.store import Refusal

@@ -22,10 +22,9 @@ from guidegraph.graph.acceleration.part import WatchedSize
 from guidegraph.graph.run_config import RunConfig
 from guidegraph.graph.trust.file_checks import read_regular
 from guidegraph_runtime.error_text import describe_error
-from guidegraph_runtime.files.atomic_write import atomic_folder, write_text
-from guidegraph_runtime.files.bounded_json import read_json
-from guidegraph_runtime.files.temporary_names import remove_stale_once
-from guidegraph_runtime.files.user_caches import user_cache_folder
+from guidegraph_runtime.files.atomic_write import atomic_folder, remove_stale_once, write_text
+from guidegraph_runtime.files.regular_files import read_json
+from guidegraph_runtime.files.run_folders import user_cache_folder
 from guidegraph_runtime.machine.shortages import explain_shortage, with_shortage
 
 FOLDER = "GUIDEGRAPH_ACCELERATED"

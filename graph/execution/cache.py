@@ -21,7 +21,7 @@ from guidegraph.graph.values.leaves import find_difference
 from guidegraph.graph.values.ownership import IMMUTABLE_SEAL, Seal
 from guidegraph.graph.values.serialise import NotSerialisable, read_value, write_value
 from guidegraph_runtime.error_text import describe_error
-from guidegraph_runtime.files.temporary_names import remove_stale_once
+from guidegraph_runtime.files.atomic_write import remove_stale_once
 from guidegraph_runtime.machine.shortages import explain_shortage, with_shortage
 
 if TYPE_CHECKING:

@@ -16,13 +16,11 @@ from guidegraph.graph.device_context import current_device
 from guidegraph.graph.errors import GuidegraphError, NodeError, Problem, WorkflowError
 from guidegraph.graph.execution.cache import nbytes
 from guidegraph.graph.execution.call import invoke, node_error
-from guidegraph.graph.execution.interpreter import interpret
-from guidegraph.graph.execution.loop_context import LoopContext
-from guidegraph.graph.execution.to_device import to_device
+from guidegraph.graph.execution.loop_context import LoopContext, interpret
 from guidegraph.graph.execution.watched_sizes import LoopWatch, use_watch
 from guidegraph.graph.ir import Choice, Loop
 from guidegraph.graph.kinds import find_kind, load_function
-from guidegraph.graph.planning.choice_branches import choose_branch
+from guidegraph.graph.planning.passes import choose_branch
 from guidegraph.graph.planning.plan import Plan
 from guidegraph.graph.planning.steps import BlockPlan, BodyPlan, Phase, Step
 from guidegraph.graph.planning.wiring_checks import check_wiring
@@ -35,6 +33,13 @@ from guidegraph_runtime.error_text import describe_error
 
 if TYPE_CHECKING:
     import torch
+from typing import TYPE_CHECKING
+
+from guidegraph.graph.values.leaves import list_named_fields
+
+if TYPE_CHECKING:
+    import torch
+
 
 PRECOMPUTE_LIMIT = 64 << 20
 MOST_ROWS = 1024
@@ -395,3 +400,25 @@ def _stack_leaves(column: Sequence[Any]) -> Any:
         return _UNFIT
     # Values from before a training was resumed may be on another device.
     return torch.stack([v.to(column[-1].device) for v in column])
+
+
+def to_device(item: Any, device: torch.device) -> Any:
+    """A value with its tensors on a device, also those in a NamedTuple, dataclass, tuple, list or dictionary.
+
+    With the CPU as the device the value is returned as it is: tensors that a CPU run made elsewhere are meant to stay.
+    """
+    if device.type == "cpu":
+        return item
+    if is_tensor(item):
+        on_device = item.device.type == device.type and device.index in (None, item.device.index)
+        return item if on_device else item.to(device)
+    fields = list_named_fields(item)
+    if fields is not None:
+        moved = {name: to_device(value, device) for name, value in fields.items()}
+        if all(moved[name] is value for name, value in fields.items()):
+            return item
+        return moved if isinstance(item, dict) else type(item)(**moved)
+    if isinstance(item, (list, tuple)):
+        items = [to_device(value, device) for value in item]
+        return item if all(a is b for a, b in zip(items, item, strict=True)) else type(item)(items)
+    return item

@@ -5,18 +5,22 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeAlias
 
 from guidegraph.graph.cancellation import CancelToken
 from guidegraph.graph.events import Observer
+from guidegraph.graph.execution.cache import MemoryCache
 from guidegraph.graph.execution.call import node_error
 from guidegraph.graph.execution.join_calls import KeptJoins
 from guidegraph.graph.execution.watched_sizes import LoopWatch
+from guidegraph.graph.memory.weights import Mover
 from guidegraph.graph.planning.plan import Plan
 from guidegraph.graph.planning.steps import BlockPlan, Step
-from guidegraph.graph.stopping.loop_state import StopToken
+from guidegraph.graph.sources import Source
+from guidegraph.graph.stopping.loop_state import LoopState, StopToken
 from guidegraph.graph.trust.limits import LimitExceeded, TripCount
 from guidegraph.graph.types import PortType
+from guidegraph.graph.values.ownership import copy_value, is_mutable
 
 
 class BlockAccelerator(Protocol):
@@ -103,3 +107,55 @@ class LoopContext:
                 node_time = self.node_times[op.key] = NodeTime(op.node_id)
             node_time.calls += 1
             node_time.seconds += seconds / len(ops)
+
+
+@dataclass(frozen=True)
+class Attachments:
+    """Objects of this process that a run uses, in addition to its ``RunConfig``.
+
+    memory: a cache in memory. observers: called with each event. on_output: called with name, value and type as soon as
+    an output is complete. on_preview: called with each output of a training loop's previews.
+    stop: stops the run between two iterations of a loop. resume: the state of a loop to go on from.
+    mover: moves tensors to the device and back; by default torch does, on devices other than the CPU.
+    """
+
+    memory: MemoryCache | None = None
+    observers: Sequence[Observer] = ()
+    cancel: CancelToken = field(default_factory=CancelToken)
+    on_output: Callable[[str, Any, PortType], None] | None = None
+    on_preview: Callable[[Previewed], None] | None = None
+    mover: Mover | None = None
+    stop: StopToken = field(default_factory=StopToken)
+    resume: LoopState | None = None
+
+
+Execute: TypeAlias = "Callable[[Step, list[Any]], None]"
+"""Executes a step: reads its arguments from the slots and stores its outputs in them."""
+
+
+def fill_slots(block: BlockPlan, values: Mapping[Source, Any]) -> list[Any]:
+    """The slots of a block before its first step. values: all that it reads from outside.
+
+    Literals that can be changed in place are copied, since they outlive the run.
+    """
+    slots: list[Any] = [None] * block.size
+    for slot, constant in block.constants:
+        slots[slot] = copy_value(constant) if is_mutable(constant) else constant
+    for source, slot in block.inputs:
+        slots[slot] = values[source]
+    return slots
+
+
+def run_steps(block: BlockPlan, slots: list[Any], execute: Execute) -> None:
+    """Execute the steps of a block in order. A value leaves its slot after the last step that uses it."""
+    for step in block.steps:
+        execute(step, slots)
+        for slot in step.frees:
+            slots[slot] = None
+
+
+def interpret(block: BlockPlan, values: Mapping[Source, Any], execute: Execute) -> dict[Source, Any]:
+    """The results of a block by source. values: all that it reads from outside."""
+    slots = fill_slots(block, values)
+    run_steps(block, slots, execute)
+    return {source: slots[slot] for source, slot in block.results.items()}

@@ -10,26 +10,23 @@ from typing import Any
 from guidegraph.graph import events
 from guidegraph.graph.device_context import use_device
 from guidegraph.graph.errors import Cancelled, GuidegraphError
-from guidegraph.graph.execution.attachments import Attachments
 from guidegraph.graph.execution.cache import Caches, DiskCache, Values
-from guidegraph.graph.execution.interpreter import fill_slots
-from guidegraph.graph.execution.loop_context import LoopContext
-from guidegraph.graph.execution.result import RunResult
-from guidegraph.graph.execution.run_record import Delivery, RunRecord
+from guidegraph.graph.execution.loop_context import Attachments, LoopContext, fill_slots
+from guidegraph.graph.execution.run_record import Delivery, RunRecord, RunResult
 from guidegraph.graph.execution.top_level import RunState, TopLevel
 from guidegraph.graph.hardware.policy import ComputePolicy
 from guidegraph.graph.ir import Choice, Graph, Op
 from guidegraph.graph.memory.pause_collector import pause_collector, pause_for_import
 from guidegraph.graph.planning.admission import check_machine
-from guidegraph.graph.planning.choice_branches import (
+from guidegraph.graph.planning.passes import (
     choose_branch,
     find_branch_operations,
     find_next_choices,
     make_effect_test,
 )
-from guidegraph.graph.planning.dependencies import find_dependencies
 from guidegraph.graph.planning.plan import Plan, compile_plan
 from guidegraph.graph.planning.steps import BlockPlan
+from guidegraph.graph.planning.topological_order import find_dependencies
 from guidegraph.graph.planning.wiring_checks import WiringChecks
 from guidegraph.graph.run_config import RunConfig
 from guidegraph.graph.sources import Output, Source

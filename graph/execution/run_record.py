@@ -5,15 +5,14 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any, Literal
 
 from guidegraph.graph import events
 from guidegraph.graph.errors import NodeError
-from guidegraph.graph.execution.attachments import Attachments
-from guidegraph.graph.execution.loop_context import LoopContext
-from guidegraph.graph.execution.result import RunResult
+from guidegraph.graph.execution.loop_context import Attachments, LoopContext
 from guidegraph.graph.ir import Op
-from guidegraph.graph.planning.optimise import OutputSource
+from guidegraph.graph.planning.plan import OutputSource
 from guidegraph.graph.planning.steps import BlockPlan, Slot
 from guidegraph.graph.run_config import RunConfig
 from guidegraph.graph.values.ownership import copy_module, copy_value
@@ -115,3 +114,13 @@ class Delivery:
                     self._on_output(name, value, self._outputs[name][1])
                 if self._record.observers:
                     self._record.emit(events.OutputReady(name))
+
+
+@dataclass
+class RunResult:
+    """Outputs by name; digests, seconds and origins by the path of each operation that was needed."""
+
+    outputs: dict[str, Any]
+    digests: dict[str, str]
+    seconds: dict[str, float]
+    origins: dict[str, events.Origin]

@@ -4,29 +4,33 @@ from __future__ import annotations
 
 import contextvars
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, fields, is_dataclass
+from typing import Any, TypeAlias
 
 from guidegraph.graph.errors import GuidegraphError, NodeError
-from guidegraph.graph.events import Origin
+from guidegraph.graph.events import ModelMoved, Origin
 from guidegraph.graph.execution.cache import Caches
 from guidegraph.graph.execution.call import PortError, invoke, node_error
-from guidegraph.graph.execution.interpreter import run_steps
 from guidegraph.graph.execution.loop import run_step
-from guidegraph.graph.execution.loop_context import LoopContext
-from guidegraph.graph.execution.mutation_checks import PLAIN, InputState, check_unchanged, input_states
-from guidegraph.graph.execution.placement import Placement
-from guidegraph.graph.execution.run_record import Delivery, RunRecord
+from guidegraph.graph.execution.loop_context import Execute, LoopContext, run_steps
+from guidegraph.graph.execution.run_record import Delivery, RunRecord, node_path
 from guidegraph.graph.frozen_models import freeze
-from guidegraph.graph.ir import Call
-from guidegraph.graph.memory.weights import Mover
+from guidegraph.graph.ir import Call, Loop
+from guidegraph.graph.memory.residency import FROM_OUTSIDE, Residency, ValueOrigin, move_models
+from guidegraph.graph.memory.weights import Mover, TorchMover
 from guidegraph.graph.planning.plan import Plan
 from guidegraph.graph.planning.steps import BlockPlan, Slot, Step
 from guidegraph.graph.planning.wiring_checks import WiringChecks
+from guidegraph.graph.run_config import RunConfig
+from guidegraph.graph.sources import Output, Param, format_link
 from guidegraph.graph.trust.process_state import StateKeeper
+from guidegraph.graph.types import describe_value, is_tensor
+from guidegraph.graph.values.ownership import change_count
+from guidegraph_runtime.error_text import error_text
+from guidegraph_runtime.machine.shortages import with_shortage
 
 
 class IoThreads:
@@ -201,3 +205,146 @@ def _check_inputs(step: Step, slots: list[Any], states: Mapping[Slot, InputState
         check_unchanged(step, slots, states)
     except PortError as error:
         raise node_error(step, error) from error
+
+
+InputState: TypeAlias = tuple[int, ...]
+DEPTH = 4
+PLAIN = (int, float, str, type(None))
+"""Types of values that cannot be changed and hold no tensors."""
+
+
+def input_states(step: Step, slots: Sequence[Any]) -> dict[Slot, InputState]:
+    """For each slot that a step reads, a state that changes if its tensors, lists or dicts change in place.
+
+    A state has torch's version counters and the identities of the containers' elements. Models and objects of other
+    classes are not inspected, and writes through NumPy or ``.data`` are not detected.
+    """
+    return {
+        slot: tuple(_change_counts(slots[slot], DEPTH)) for slot in step.reads if not isinstance(slots[slot], PLAIN)
+    }
+
+
+def check_unchanged(step: Step, slots: Sequence[Any], before: Mapping[Slot, InputState]) -> None:
+    """Raise ``PortError`` if a step has changed an input in place: its other readers would see the change."""
+    for slot, state in before.items():
+        if tuple(_change_counts(slots[slot], DEPTH)) != state:
+            culprit = " by a node in the loop's body" if isinstance(step.op, Loop) else ""
+            raise PortError(
+                _find_port(step, slot),
+                f"this input was changed in place{culprit} ({describe_value(slots[slot])}), and others read it too: "
+                "work on a copy, such as x + y for x += y, x.clone() before x[…] = y, or list(values)",
+            )
+
+
+def _change_counts(value: Any, depth: int) -> Iterator[int]:
+    if is_tensor(value):
+        yield change_count(value)
+    elif depth and isinstance(value, (list, tuple, dict)):
+        items = [*value.values()] if isinstance(value, dict) else value
+        if not isinstance(value, tuple):
+            yield from (len(value), *map(id, items))
+        for item in items:
+            yield from _change_counts(item, depth - 1)
+    elif depth and is_dataclass(value) and not isinstance(value, type):
+        for field in fields(value):
+            yield from _change_counts(getattr(value, field.name, None), depth - 1)
+
+
+def _find_port(step: Step, slot: Slot) -> str:
+    """The name of the port that reads a slot; for a loop, the link to it."""
+    for call_step in (step, *step.members):
+        if not isinstance(call_step.op, Call):
+            continue
+        for name, slots in (*zip(call_step.op.spec.inputs, call_step.args, strict=False), *call_step.wired):
+            if slot == slots or (isinstance(slots, tuple) and slot in slots):
+                return name
+    sources = [source for source, slots in step.closure if slots == slot]
+    return next((format_link(source) for source in sources if isinstance(source, (Output, Param))), "over")
+
+
+class Placement:
+    """Brings the models of a block to the device: all at the start or, under a memory budget, step by step.
+
+    residency: of the models, under a budget. position: of the next step.
+    """
+
+    def __init__(self, block: BlockPlan, config: RunConfig, mover: Mover | None, on_move: Callable[[ModelMoved], None]):
+        self.block, self.config, self.mover, self.on_move = block, config, mover, on_move
+        self.residency: Residency | None = None
+        self.position = 0
+
+    def start(self, slots: list[Any]) -> None:
+        """Bring the models that the block starts with to the device; under a budget, only register them.
+
+        Raises ``NodeError`` for a step whose models exceed the budget, and ``GuidegraphError`` if models cannot be
+        moved.
+        """
+        block, config = self.block, self.config
+        if self.mover is None and config.on_cpu:
+            return
+        constant_slots = [slot for slot, _ in block.constants]
+        input_origins = {slot: (node_path(s.op), s.name) for s, slot in block.inputs if isinstance(s, Output)}
+        try:
+            mover = self.mover or TorchMover(config.device)
+            if config.memory_budget is None:
+                first_slots = (*constant_slots, *input_origins)
+                values = [(input_origins.get(slot, FROM_OUTSIDE), slots[slot]) for slot in first_slots]
+                move_models(values, mover, config.device, self.on_move)
+                return
+            origins = {**input_origins, **_list_origins(block)}
+            self.residency = Residency(block, mover, config.memory_budget, config.device, origins, self.on_move)
+            self.residency.start(slots, constant_slots, input_origins)
+        except NodeError:
+            raise
+        except Exception as error:
+            reason = with_shortage(error_text(error), error)
+            raise GuidegraphError(f"models cannot be brought to '{config.device}': {reason}") from error
+
+    def is_free(self, step: Step) -> bool:
+        """Whether a step can run early on another thread: it neither reads nor makes models under a budget."""
+        return self.residency is None or self.residency.is_free(step)
+
+    def run(self, step: Step, slots: list[Any], compute: Execute) -> None:
+        """Compute the next step with its models where it runs; only under a budget.
+
+        It runs on the device, or on the CPU if it only makes or saves models.
+        """
+        residency = self.residency
+        assert residency is not None
+        try:
+            residency.prepare(self.position)
+            with residency.placement(self.position, self.config.dtype):
+                compute(step, slots)
+            residency.move_outputs(self.position, slots)
+        except GuidegraphError:
+            raise
+        except Exception as error:
+            raise node_error(step, error) from error
+
+    def finish(self, step: Step, slots: Sequence[Any]) -> None:
+        """Register the models that the step made, and release those that no later step reads; only under a budget.
+
+        Raises ``NodeError``.
+        """
+        assert self.residency is not None
+        try:
+            self.residency.finish(self.position, slots)
+        except NodeError:
+            raise
+        except Exception as error:
+            raise node_error(step, error) from error
+        self.position += 1
+
+    def close(self) -> None:
+        """Move all models off the device if there is a budget, also after an error."""
+        if self.residency is not None:
+            self.residency.close()
+
+
+def _list_origins(block: BlockPlan) -> dict[int, ValueOrigin]:
+    """The operation's path and the output's name for each slot that a step fills."""
+    return {
+        slot: (node_path(output.op), output.name)
+        for step in block.steps
+        for slot, output in zip(step.outs, step.outputs(), strict=True)
+    }

@@ -12,8 +12,8 @@ import torch
 from guidegraph.graph.device_context import use_device
 from guidegraph.graph.export.workflow import Exported
 from guidegraph.graph.types import is_tensor
-from guidegraph_runtime.columns import make_table
-from guidegraph_runtime.running.reference_run import Difference, compare_output
+from guidegraph_runtime.checks import make_table
+from guidegraph_runtime.running.measure_costs import Difference, compare_output
 
 TOLERANCE = 2 / 255 * 2
 """The allowed absolute difference: 2/255 of the range of pictures, -1 to 1, and the same for other outputs."""

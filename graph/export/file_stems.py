@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 
-from guidegraph_runtime.bundle.names import file_name_problem
+from guidegraph_runtime.bundle.manifest_types import file_name_problem
 
 _LONGEST = 100
 

@@ -14,23 +14,22 @@ import torch
 from guidegraph.graph.device_context import use_device
 from guidegraph.graph.export.errors import ExportError
 from guidegraph.graph.export.partition.assign import runs_on_host
-from guidegraph.graph.export.partition.example_run import ExampleRun
-from guidegraph.graph.export.partition.example_values import ExampleValues
+from guidegraph.graph.export.partition.example_values import ExampleRun, ExampleValues
 from guidegraph.graph.export.partition.leaves import plain_fields, tensor_leaves
 from guidegraph.graph.export.partition.precision import EVERY_STEP
 from guidegraph.graph.export.partition.subgraph import ExampleValue, PartPlan, is_number, plan_part
 from guidegraph.graph.export.trace_parts import OnPart, trace_parts
 from guidegraph.graph.export.workflow import Exported
 from guidegraph.graph.ir import Call, Graph, Loop, Op, walk
-from guidegraph.graph.planning.dependencies import find_dependencies
 from guidegraph.graph.planning.plan import compile_plan
-from guidegraph.graph.port_kinds import port_kinds
+from guidegraph.graph.planning.topological_order import find_dependencies
+from guidegraph.graph.port import port_kinds
 from guidegraph.graph.run_config import RunConfig
 from guidegraph.graph.sources import Carry, Index, Item, Literal, Many, Output, Param, Source, Sources
 from guidegraph.graph.trust.policy import OWN_WORKFLOW, Policy
 from guidegraph.graph.types import PortType, register_structured
 from guidegraph_runtime.bundle.manifest import Input, Operation
-from guidegraph_runtime.bundle.names import CALL, FIELDS, MASKS
+from guidegraph_runtime.bundle.manifest_types import CALL, FIELDS, MASKS
 
 
 def find_calls(graph: Graph, name: str) -> list[Call]:

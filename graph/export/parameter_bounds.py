@@ -13,7 +13,7 @@ from guidegraph.graph.export.partition.subgraph import ExampleValue
 from guidegraph.graph.ir import Call, Loop, Op, walk
 from guidegraph.graph.planning.passes import call_trait, read_known_arguments
 from guidegraph.graph.sources import Many, Output, Param, Source
-from guidegraph_runtime.bundle.bounds import intersect_bounds, plain_bounds
+from guidegraph_runtime.bundle.manifest_types import intersect_bounds, plain_bounds
 from guidegraph_runtime.declare.operation import setting_copied_by
 from guidegraph_runtime.declare.settings import Range
 

@@ -7,10 +7,127 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
-from guidegraph.graph.hardware import instructions
+if TYPE_CHECKING:
+    import torch
+import os
+import platform
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from guidegraph.graph import torch_private
 
 if TYPE_CHECKING:
     import torch
+
+
+AMPERE = 8
+"""The lowest major compute capability of CUDA devices that multiply bfloat16."""
+
+ISA_LIMITS = ("ONEDNN_MAX_CPU_ISA", "DNNL_MAX_CPU_ISA")
+"""The environment variables that keep oneDNN from newer instructions; the first that is set counts."""
+
+BELOW_AVX512 = frozenset({"SSE41", "AVX", "AVX2", "AVX2_VNNI", "AVX2_VNNI_2"})
+BELOW_BF16 = BELOW_AVX512 | {"AVX512_CORE", "AVX512_CORE_VNNI"}
+BELOW_AMX = BELOW_BF16 | {"AVX512_CORE_BF16", "AVX512_CORE_FP16", "AVX10_1_512", "AVX10_2_512"}
+"""Values of these variables that leave out AVX-512, any multiplication of bfloat16, and AMX."""
+
+CPU_INFO = Path("/proc/cpuinfo")
+"""Where Linux describes the processor."""
+
+AMD = "AuthenticAMD"
+"""The vendor that AMD's processors give."""
+
+X86 = frozenset({"x86_64", "AMD64", "i386", "i686"})
+
+
+def is_present(device: torch.device) -> bool:
+    """Whether torch can use a CUDA device on this machine; without an index, whether it can use any."""
+    import torch
+
+    return (device.index or 0) < torch.cuda.device_count()
+
+
+def computes_bf16(device: torch.device) -> bool:
+    """Whether a device multiplies bfloat16 in hardware, without emulation.
+
+    A CPU does with AMX or AVX512-BF16, unless oneDNN is off or ``ONEDNN_MAX_CPU_ISA`` excludes them; a CUDA device does
+    from compute capability 8.0. False for any other device.
+    """
+    import torch
+
+    if device.type == "cuda":
+        return torch.cuda.get_device_capability(device)[0] >= AMPERE
+    avx512 = torch_private.is_avx512_bf16_supported() and isa_limit() not in BELOW_BF16
+    return device.type == "cpu" and uses_onednn() and (avx512 or has_amx())
+
+
+def computes_fp16(device: torch.device) -> bool:
+    """Whether a device has kernels for float16: CUDA devices, and CPUs for which oneDNN has some."""
+    import torch
+
+    if device.type == "cuda":
+        return True
+    supports = getattr(torch.ops.mkldnn, "_is_mkldnn_fp16_supported", None)
+    return device.type == "cpu" and uses_onednn() and supports is not None and bool(supports())
+
+
+@cache
+def vectorises_in_avx512() -> bool:
+    """Whether torch's own CPU kernels use AVX-512 (``ATEN_CPU_CAPABILITY`` can exclude it)."""
+    import torch
+
+    return torch.backends.cpu.get_cpu_capability() == "AVX512"
+
+
+def uses_onednn() -> bool:
+    """Whether torch has oneDNN and it is on."""
+    import torch
+
+    return bool(torch.backends.mkldnn.is_available() and torch.backends.mkldnn.enabled)
+
+
+def has_amx() -> bool:
+    """Whether the CPU has AMX and oneDNN may use it."""
+
+    return torch_private.is_amx_tile_supported() and isa_limit() not in BELOW_AMX
+
+
+def multiplies_faster_in_bf16() -> bool:
+    """Whether a CPU's products in bfloat16 are faster than in float32: with AMX, or with the AVX512-BF16 of AMD.
+
+    Intel's AVX512-BF16 alone was measured to be slower than float32.
+    """
+
+    return has_amx() or (torch_private.is_avx512_bf16_supported() and isa_limit() not in BELOW_BF16 and is_amd())
+
+
+@cache
+def is_amd() -> bool:
+    """Whether AMD made the CPU, as far as the system says."""
+    try:
+        described = CPU_INFO.read_text()
+    except OSError:
+        described = platform.processor()
+    return AMD in described
+
+
+def has_avx512() -> bool:
+    """Whether the CPU has AVX-512 and oneDNN may use it."""
+
+    return torch_private.is_avx512_supported() and isa_limit() not in BELOW_AVX512
+
+
+def is_x86() -> bool:
+    """Whether the CPU is one of the family whose instruction sets are told apart here."""
+    return platform.machine() in X86
+
+
+def isa_limit() -> str | None:
+    """The newest instruction set that the environment lets oneDNN use, in capitals; ``None`` without a limit."""
+    limit = next((os.environ[name] for name in ISA_LIMITS if os.environ.get(name)), None)
+    return None if limit is None else limit.upper()
+
 
 Layout: TypeAlias = Literal["packed", "channels_last", "as_given"]
 """Packed: channels-last maps, and a weight that is kept in the layout of oneDNN's kernels. Channels-last: such maps
@@ -71,7 +188,7 @@ class ComputePolicy:
         tail = keys % KEY_LANES
         if not self.is_cpu or dtype != torch.float32 or keys > PADDED_KEYS or tail < PADDED_TAIL:
             return 0
-        return KEY_LANES - tail if instructions.vectorises_in_avx512() else 0
+        return KEY_LANES - tail if vectorises_in_avx512() else 0
 
     def spare_width(self, dtype: torch.dtype, width: int, queries: int, keys: int) -> int:
         """Zeros to add to the width of heads so that attention without gradients takes the fast kernel."""
@@ -79,7 +196,7 @@ class ComputePolicy:
 
         if not self.is_cpu or dtype != torch.float32 or width > NARROW_HEAD or queries * keys < PADDED_LOGITS:
             return 0
-        return PADDED_HEAD - width if instructions.is_amd() else 0
+        return PADDED_HEAD - width if is_amd() else 0
 
     def multiplies_by_vector(self, dtype: torch.dtype, rows: int) -> bool:
         """Whether a linear layer without gradients is a product of its weight with a vector.
@@ -91,7 +208,7 @@ class ComputePolicy:
 
         if not self.is_cpu or dtype != torch.bfloat16 or rows != 1:
             return False
-        return instructions.vectorises_in_avx512() and instructions.uses_onednn() and instructions.has_amx()
+        return vectorises_in_avx512() and uses_onednn() and has_amx()
 
     def takes_huge_pages(self, size: int) -> bool:
         """Whether memory for a weight of this size in bytes belongs in huge pages.
@@ -117,9 +234,9 @@ class ComputePolicy:
         import torch
 
         device = torch.device(self.device)
-        if not (instructions.is_present(device) if device.type == "cuda" else self.is_cpu and instructions.is_x86()):
+        if not (is_present(device) if device.type == "cuda" else self.is_cpu and is_x86()):
             return False
-        return not (instructions.computes_bf16(device) if dtype == "bfloat16" else instructions.computes_fp16(device))
+        return not (computes_bf16(device) if dtype == "bfloat16" else computes_fp16(device))
 
     def describe_emulation(self, dtype: str) -> str:
         """The cost of a run in an emulated dtype, and the dtypes to choose in its place; empty for other dtypes."""
@@ -137,7 +254,7 @@ class ComputePolicy:
         )
 
     def _step_factor(self, dtype: str) -> str:
-        if not instructions.has_avx512():
+        if not has_avx512():
             return STEP_AVX2
         return STEP_BF16_AVX512 if dtype == "bfloat16" else STEP_AVX512
 
@@ -155,15 +272,15 @@ class ComputePolicy:
         import torch
 
         device = torch.device(self.device)
-        if not instructions.computes_bf16(device):
+        if not computes_bf16(device):
             return False
-        return device.type == "cuda" or instructions.multiplies_faster_in_bf16()
+        return device.type == "cuda" or multiplies_faster_in_bf16()
 
     def trains_in_emulated_bf16(self) -> bool:
         """Whether training in bf16 is emulated on the device, as far as is known."""
         import torch
 
-        return not instructions.computes_bf16(torch.device(self.device))
+        return not computes_bf16(torch.device(self.device))
 
     def describe_training_cost(self) -> str:
         """The cost of a training step in emulated bf16 on the device."""
@@ -171,7 +288,7 @@ class ComputePolicy:
             return (
                 "CUDA devices compute in it from compute capability 8.0, and a training step takes longer than in fp32"
             )
-        factor = TRAINING_AVX512 if instructions.has_avx512() else TRAINING_AVX2
+        factor = TRAINING_AVX512 if has_avx512() else TRAINING_AVX2
         return f"a training step takes {factor} times as long as in fp32"
 
 

@@ -11,10 +11,9 @@ from collections.abc import Iterable
 from typing import Any, TypeAlias
 
 from guidegraph.graph.language.parameters import list_enums
-from guidegraph.graph.node import NodeSpec
-from guidegraph.graph.node_descriptions import format_signature, read_parameter_docs
+from guidegraph.graph.node import NodeSpec, Registry
+from guidegraph.graph.node_json import format_signature, read_parameter_docs
 from guidegraph.graph.port import Port
-from guidegraph.graph.registry import Registry
 from guidegraph.graph.training import precision as training_precision
 from guidegraph.graph.training.options import OWN_OPTIONS
 from guidegraph.graph.types import takes_literal

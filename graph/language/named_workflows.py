@@ -7,8 +7,8 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from guidegraph.graph.errors import Mark, Problem, WorkflowError, closest_match, suggest
+from guidegraph.graph.node import Registry
 from guidegraph.graph.paths import PACKAGE, find_package_roots
-from guidegraph.graph.registry import Registry
 
 NAMED = re.compile(r"([^\W\d]\w+):(.+)", re.DOTALL)  # a single letter is a Windows drive
 WORKFLOW_SUFFIXES = (".yaml", ".yml")

@@ -12,8 +12,8 @@ from guidegraph.graph.ir import Parameter
 from guidegraph.graph.language.syntax import ParsedParam, ParsedWorkflow
 from guidegraph.graph.language.yaml_tree import shorten, to_python
 from guidegraph.graph.literals import convert_literal
+from guidegraph.graph.node import Registry
 from guidegraph.graph.port import REQUIRED, Port
-from guidegraph.graph.registry import Registry
 from guidegraph.graph.types import Tensor, takes_literal, to_port_type
 
 BASIC_TYPES: dict[str, Any] = {

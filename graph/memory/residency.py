@@ -18,14 +18,17 @@ from guidegraph.graph.device_context import use_device
 from guidegraph.graph.errors import GuidegraphError
 from guidegraph.graph.events import ModelMoved
 from guidegraph.graph.execution.call import node_error
-from guidegraph.graph.memory.cpu_loading import loads_on_cpu
 from guidegraph.graph.memory.weights import Mover, Weight, Weights, find_models
 from guidegraph.graph.planning.steps import BlockPlan, Slot, Step
 from guidegraph.graph.types import is_tensor
-from guidegraph_runtime.machine.byte_sizes import show_size
+from guidegraph_runtime.machine.memory import show_size
 
 if TYPE_CHECKING:
     import torch
+from guidegraph.graph.ir import Call
+from guidegraph.graph.port import PortKind, port_kinds
+from guidegraph.graph.sources import Literal, list_sources
+from guidegraph.graph.types import PortType
 
 ValueOrigin: TypeAlias = tuple[str, str]
 """The origin of a value: the path of its operation, and the output's name."""
@@ -249,3 +252,29 @@ class Residency:
     def _report(self, model: ResidentModel, device: str, moved: int, started: float) -> None:
         if moved:
             self._on_move(_make_event(model.module, model.origin, device, moved, started))
+
+
+def loads_on_cpu(op: object) -> bool:
+    """Whether a call makes models and no tensors, or reads models, is marked ``host`` and returns only plain values.
+
+    Calls of the first kind (``checkpoint.load``, ``lora.apply``) read models and plain values, or structured and plain
+    values such as a schedule; a call that reads both may compute, and runs on the device. Calls of the second kind
+    (``model.save``) read no tensors. Loops, and calls whose types leave it open, run on the device.
+    """
+    if not isinstance(op, Call):
+        return False
+    output_kinds = _all_kinds(op.outputs.values())
+    fed = {*op.inputs}
+    for name, sources in op.settings.items():  # a setting counts if it has a value other than a plain literal
+        if any(not isinstance(source, Literal) or is_tensor(source.value) for source in list_sources(sources)):
+            fed.add(name)
+    input_kinds = _all_kinds(port.type for name, port in op.spec.ports.items() if name in fed)
+    if "tensor" in output_kinds or "tensor" in input_kinds:
+        return False
+    if "model" in output_kinds:
+        return input_kinds <= {"model", "plain"} or input_kinds <= {"structured", "plain"}
+    return op.spec.host and output_kinds <= {"plain"} and "model" in input_kinds
+
+
+def _all_kinds(ports: Iterable[PortType]) -> set[PortKind]:
+    return {kind for port in ports for kind in port_kinds(port)}

@@ -17,9 +17,7 @@ from typing import Any
 from guidegraph.graph.errors import Problem, WorkflowError
 from guidegraph.graph.ir import Call, Graph, Loop, Op, walk_calls
 from guidegraph.graph.node import READ
-from guidegraph.graph.planning.choice_branches import drop_optional
-from guidegraph.graph.planning.make_choices import make_parameter_choices
-from guidegraph.graph.planning.passes import prune
+from guidegraph.graph.planning.passes import drop_optional, make_parameter_choices, prune
 from guidegraph.graph.port import Port
 from guidegraph.graph.sources import Carry, Literal, Many, Output, Param, Source, Sources
 from guidegraph.graph.types import is_tensor, takes_literal

@@ -2,24 +2,124 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
-from guidegraph.graph.ir import Graph, Op
+from guidegraph.graph.ir import Graph, GraphTraits, Op
 from guidegraph.graph.memory.pause_collector import pause_collector
 from guidegraph.graph.planning.admission import check_shapes
 from guidegraph.graph.planning.digest import Digests
-from guidegraph.graph.planning.make_choices import BlockAfterChoices, make_choices, make_parameter_choices
-from guidegraph.graph.planning.optimise import OutputSource, drop_unneeded, optimise
-from guidegraph.graph.planning.passes import bind_params, prune
+from guidegraph.graph.planning.passes import (
+    BlockAfterChoices,
+    bind_params,
+    follow_aliases,
+    hoist,
+    make_choices,
+    make_parameter_choices,
+    merge,
+    prune,
+    rewrite_sources,
+    skip,
+)
 from guidegraph.graph.planning.steps import BlockPlan, flatten_block
 from guidegraph.graph.planning.wiring_checks import check_wiring, order_for_checks
 from guidegraph.graph.run_config import RunConfig
 from guidegraph.graph.sources import Literal, Param, Source
 from guidegraph.graph.trust.policy import check_effects, list_parameter_paths
+from guidegraph.graph.types import PortType
 from guidegraph.graph.values.ownership import copy_parameter
+
+OutputSource: TypeAlias = tuple[Source, PortType]
+"""An output: the source of its value, and its type."""
+
+
+@dataclass
+class OptimisedGraph:
+    """A graph after the passes. effects: a readable summary of each pass by its name."""
+
+    ops: dict[str, Op]
+    outputs: dict[str, OutputSource]
+    effects: dict[str, str] = field(default_factory=dict)
+
+
+def optimise(
+    ops: Mapping[str, Op],
+    outputs: Mapping[str, OutputSource],
+    digests: Digests,
+    passes: frozenset[str],
+    traits: GraphTraits,
+    *,
+    only: bool,
+) -> OptimisedGraph:
+    """Apply the graph passes. traits: of the whole graph. only: keep the outputs alone, and drop nodes with effects."""
+    optimised = OptimisedGraph(dict(ops), dict(outputs))
+    aliases: dict[Source, Source] = {}
+    measure: Callable[[Mapping[str, Op]], int] = _size if traits.loops else len
+    size = measure(ops)
+
+    def apply(name: str, new_ops: dict[str, Op]) -> None:
+        nonlocal size
+        old_size, size = size, measure(new_ops)
+        optimised.effects[name] = f"{old_size} -> {size} operations"
+        optimised.ops = new_ops
+
+    if "skip" in passes:
+        new_ops = optimised.ops
+        if traits.skips:
+            new_ops, aliases = skip(new_ops, {})
+        apply("skip", _rewrite_ops(new_ops, aliases))
+    if "hoist" in passes:
+        apply("hoist", hoist(optimised.ops) if traits.loops else optimised.ops)
+    if "merge" in passes:
+        new_ops, merged = merge(optimised.ops, digests)
+        aliases = {**aliases, **merged}
+        if traits.loops:
+            new_ops = {key: _merge_body(op, digests, aliases) for key, op in new_ops.items()}
+        apply("merge", _rewrite_ops(new_ops, aliases))
+    change = follow_aliases(aliases)
+    optimised.outputs = {name: (change(source), kind) for name, (source, kind) in outputs.items()}
+    if "prune" in passes or only:
+        roots = [source for source, _ in optimised.outputs.values()]
+        apply("prune", drop_unneeded(optimised.ops, roots, effects=not only and traits.effects))
+    return optimised
+
+
+def drop_unneeded(ops: Mapping[str, Op], roots: Sequence[Source], *, effects: bool) -> dict[str, Op]:
+    """Drop the operations that no root needs, in loop bodies too."""
+    needed = prune(ops, roots, effects=effects)
+    if not any(op.has_blocks for op in needed.values()):
+        return needed
+    return prune({key: _prune_body(op) for key, op in needed.items()}, roots, effects=effects)
+
+
+def _size(ops: Mapping[str, Op]) -> int:
+    return len(ops) + sum([_size(op.blocks()[0].ops) for op in ops.values() if op.has_blocks])
+
+
+def _rewrite_ops(ops: dict[str, Op], aliases: Mapping[Source, Source]) -> dict[str, Op]:
+    if not aliases:
+        return ops
+    change = follow_aliases(aliases)
+    return {key: rewrite_sources(op, change) for key, op in ops.items()}
+
+
+def _merge_body(op: Op, digests: Digests, aliases: dict[Source, Source]) -> Op:
+    def merge_inner(body: Mapping[str, Op]) -> dict[str, Op]:
+        merged, twins = merge(body, digests)
+        aliases.update(twins)
+        return {key: _merge_body(inner, digests, aliases) for key, inner in merged.items()}
+
+    return op.map_body(merge_inner)
+
+
+def _prune_body(op: Op) -> Op:
+    def prune_inner(body: Mapping[str, Op]) -> dict[str, Op]:
+        (block,) = op.blocks()[:1]
+        return prune({key: _prune_body(inner) for key, inner in prune(body, block.roots).items()}, block.roots)
+
+    return op.map_body(prune_inner)
 
 
 @dataclass

@@ -14,8 +14,8 @@ from guidegraph.graph.errors import Problem, WorkflowError
 from guidegraph.graph.ir import Call, Op, walk_calls
 from guidegraph.graph.node import SHAPES, WIRED
 from guidegraph.graph.planning.admission import Extents
-from guidegraph.graph.planning.dependencies import find_dependencies
 from guidegraph.graph.planning.passes import call_trait, check_ports, read_known_arguments
+from guidegraph.graph.planning.topological_order import find_dependencies
 from guidegraph.graph.sources import Literal, Many, Output, Source, Sources
 
 

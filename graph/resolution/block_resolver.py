@@ -10,7 +10,7 @@ from pathlib import Path
 from guidegraph.graph.errors import Problem
 from guidegraph.graph.ir import Op, Parameter
 from guidegraph.graph.language.syntax import ParsedOp, ParsedWorkflow
-from guidegraph.graph.registry import Registry
+from guidegraph.graph.node import Registry
 from guidegraph.graph.resolution.ports import PortResolver, TypeRecord
 from guidegraph.graph.resolution.scope import ResolvedNode, Scope
 from guidegraph.graph.types import PortType

@@ -10,7 +10,7 @@ from guidegraph.graph.ir import Choice, Op
 from guidegraph.graph.language.syntax import ParsedChoice
 from guidegraph.graph.language.yaml_tree import Scalar, shorten
 from guidegraph.graph.node import NodeSpec
-from guidegraph.graph.planning.choice_branches import branch_label
+from guidegraph.graph.planning.passes import branch_label
 from guidegraph.graph.port import Port
 from guidegraph.graph.resolution.block_resolver import BlockContext
 from guidegraph.graph.resolution.link_rule import have_common_type, join

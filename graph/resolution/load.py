@@ -2,31 +2,31 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import os
-from collections.abc import Mapping
+import re
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 
-from guidegraph.graph.errors import Mark, Problem, WorkflowError
+from guidegraph.graph.errors import Mark, Problem, WorkflowError, suggest
 from guidegraph.graph.ir import Graph, GraphOutput, Op, Parameter
 from guidegraph.graph.language.bind_parameters import list_misfits
 from guidegraph.graph.language.named_workflows import WORKFLOW_SUFFIXES, suggest_file
 from guidegraph.graph.language.parameters import resolve_parameters
 from guidegraph.graph.language.parse import parse
 from guidegraph.graph.language.path_values import Uses, convert_path_parameters, convert_texts, list_uses, names_paths
-from guidegraph.graph.language.requirements import find_requirement_problems
-from guidegraph.graph.language.syntax import ParsedWorkflow
-from guidegraph.graph.language.yaml_tree import read_text
+from guidegraph.graph.language.syntax import ParsedLoop, ParsedNode, ParsedOp, ParsedWorkflow
+from guidegraph.graph.language.yaml_tree import Scalar, read_text, shorten
 from guidegraph.graph.memory.pause_collector import pause_collector
+from guidegraph.graph.node import Registry
 from guidegraph.graph.planning.passes import rewrite_sources
 from guidegraph.graph.planning.wiring_checks import check_wiring
-from guidegraph.graph.registry import Registry
 from guidegraph.graph.resolution.block_resolver import BlockContext
-from guidegraph.graph.resolution.expansion_limit import find_expansion_problems
 from guidegraph.graph.resolution.ports import PortResolver, TypeRecord
 from guidegraph.graph.resolution.resolver import Resolver
 from guidegraph.graph.resolution.scope import Scope, TypedSource
-from guidegraph.graph.resolution.sub_workflows import NOT_EMBEDDED
+from guidegraph.graph.resolution.sub_workflows import MAX_FILES, NOT_EMBEDDED, display_path, resolve_sub_workflow_path
 from guidegraph.graph.sources import Literal, Param, Source
 from guidegraph.graph.trust.limits import Limits, current_limits, enforce_limits, find_trip_problems, limit_message
 from guidegraph.graph.trust.policy import is_shipped
@@ -177,3 +177,116 @@ class _Builder:
             raise WorkflowError([*self._file_problems, *self.problems])
         check_wiring(ops.values(), {})
         return Graph(path, params, ops, outputs, self.sources)
+
+
+DISTRIBUTION = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._-]{0,98}[A-Za-z0-9])?")
+"""A distribution's name (PEP 508); safe to copy into a shell."""
+
+
+def find_requirement_problems(requires: Mapping[str, tuple[Mark, Scalar]], registry: Registry) -> list[Problem]:
+    """A problem for each requirement that is not met.
+
+    A requirement names a distribution (normalised as pip does) or a node's id, for the version of that node.
+    """
+    if not requires:
+        return []
+    from packaging.specifiers import InvalidSpecifier, SpecifierSet
+    from packaging.utils import canonicalize_name
+    from packaging.version import InvalidVersion
+
+    problems: list[Problem] = []
+    for name, (mark, tree) in requires.items():
+        location, text = f"requires.{shorten(name)}", tree.text
+        try:
+            specifier = SpecifierSet(text)
+        except InvalidSpecifier:
+            message = f"expected a version such as '>=0.1', found '{shorten(text)}'"
+            problems.append(Problem(tree.mark, "bad-value", message, location))
+            continue
+        node = registry.nodes.get(name)
+        version = node.version if node is not None else registry.versions.get(canonicalize_name(name))
+        if version is None and (reason := registry.absent.get(canonicalize_name(name))) is not None:
+            problems.append(
+                Problem(mark, "missing-plugin", f"the plugin '{name}' is not available: {reason}", location)
+            )
+            continue
+        if version is None:
+            problems.append(Problem(mark, "missing-plugin", _explain_absence(name, registry), location))
+            continue
+        try:
+            met = specifier.contains(version, prereleases=True)
+        except InvalidVersion:
+            met = False
+        if not met:
+            message = f"'{name}' {text} is required, version {version} is installed"
+            problems.append(Problem(tree.mark, "plugin-version", message, location))
+    return problems
+
+
+def _explain_absence(name: str, registry: Registry) -> str:
+    """The message for a required plugin that is missing."""
+    hint = suggest(name[:60], registry.versions, "installed")
+    if not DISTRIBUTION.fullmatch(name):
+        return f"the plugin '{shorten(name)}' is not installed, and its name is not valid; {hint}"
+    try:
+        version = importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        return f"the plugin '{shorten(name)}' is not installed: pip install {name}; {hint}"
+    reason = f"'{shorten(name)}' is installed, version {version}, and is not a plugin that is in use"
+    return f"{reason}; 'requires' takes plugins and nodes, so remove it"
+
+
+ParseFile = Callable[[Path, str], ParsedWorkflow | None]
+
+
+def find_expansion_problems(workflow: ParsedWorkflow, parse_file: ParseFile, endings: tuple[str, ...]) -> list[Problem]:
+    """A problem if a workflow has more nodes than the limit allows.
+
+    parse_file: parses a used workflow, given its path and its path for messages. endings: suffixes of such files.
+    """
+    counter = _NodeCounter(parse_file, endings)
+    total = counter.count_workflow(workflow, (workflow.path,))
+    message = limit_message("nodes", total, f"with the workflows that it uses, this is {total:,} nodes")
+    if message is None:
+        return []
+    mark, path = counter.find_largest(workflow)
+    return [Problem(mark, "too-large", message, path)]
+
+
+class _NodeCounter:
+    def __init__(self, parse_file: ParseFile, endings: tuple[str, ...]):
+        self._parse_file, self._endings = parse_file, endings
+        self._counts: dict[tuple[Path, int], int] = {}
+
+    def count_workflow(self, workflow: ParsedWorkflow, files: tuple[Path, ...]) -> int:
+        """Count a workflow's nodes. files: the workflows being counted, outermost first, this one included."""
+        key = workflow.path, len(files)
+        if key not in self._counts:
+            self._counts[key] = self._count_nodes(workflow.nodes, workflow, files)
+        return self._counts[key]
+
+    def find_largest(self, workflow: ParsedWorkflow) -> tuple[Mark, str]:
+        """The position and path of the node that contributes most nodes."""
+        files = (workflow.path,)
+        op = max(workflow.nodes.values(), key=lambda op: self._count_nodes({op.name: op}, workflow, files))
+        return (op.use.mark, f"{op.path}.use") if isinstance(op, ParsedNode) else (op.mark, op.path)
+
+    def _count_nodes(self, nodes: Mapping[str, ParsedOp], workflow: ParsedWorkflow, files: tuple[Path, ...]) -> int:
+        total = len(nodes)
+        for op in nodes.values():
+            if isinstance(op, ParsedLoop):
+                total += self._count_nodes(op.body, workflow, files) + len(op.option_nodes)
+            elif isinstance(op, ParsedNode) and op.use.text.endswith(self._endings):
+                total += self._count_used(op.use.text, workflow, files)
+        return total
+
+    def _count_used(self, use: str, workflow: ParsedWorkflow, files: tuple[Path, ...]) -> int:
+        """Count the nodes of a used workflow; 0 if it cannot be used, which is reported when it is resolved."""
+        try:
+            path = resolve_sub_workflow_path(use, workflow.path.parent)
+            if path in files or len(files) >= MAX_FILES:
+                return 0
+            used = self._parse_file(path, display_path(use, path, os.path.dirname(workflow.file)))
+        except (ValueError, WorkflowError):
+            return 0
+        return self.count_workflow(used, (*files, path)) if used is not None else 0

@@ -13,9 +13,8 @@ from guidegraph.graph.language.syntax import Links, ParsedNode, list_links
 from guidegraph.graph.language.yaml_tree import Scalar, Tree, shorten, to_python
 from guidegraph.graph.language.yaml_tree import YamlSequence as SequenceTree
 from guidegraph.graph.literals import convert_literal, is_text_type, to_absolute_path
-from guidegraph.graph.node import NodeSpec
+from guidegraph.graph.node import NodeSpec, Registry
 from guidegraph.graph.port import Port
-from guidegraph.graph.registry import Registry
 from guidegraph.graph.resolution.link_rule import can_link, may_fit, may_pass, narrows
 from guidegraph.graph.resolution.scope import Scope, TypedSource, Unresolved, resolve_link
 from guidegraph.graph.sources import Literal, Many, Param, Source, Sources

@@ -9,9 +9,9 @@ from typing import Any
 
 from guidegraph.graph.errors import Mark, Problem, WorkflowError, suggest
 from guidegraph.graph.ir import Call, Graph, Loop, Op
-from guidegraph.graph.planning.choice_branches import make_effect_test
-from guidegraph.graph.planning.dependencies import find_dependencies
+from guidegraph.graph.planning.passes import make_effect_test
 from guidegraph.graph.planning.plan import find_needed_ops
+from guidegraph.graph.planning.topological_order import find_dependencies
 from guidegraph.graph.run_config import RunConfig
 from guidegraph.graph.sources import Literal, Param
 from guidegraph.graph.stopping.loop_state import LoopState

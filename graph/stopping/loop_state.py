@@ -9,8 +9,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from guidegraph.graph.errors import Cancelled, GuidegraphError
-from guidegraph.graph.values.checksum import tensor_bytes
-from guidegraph.graph.values.serialise import NotSerialisable, decode, encode
+from guidegraph.graph.values.serialise import NotSerialisable, decode, encode, tensor_bytes
 
 if TYPE_CHECKING:
     import torch

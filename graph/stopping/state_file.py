@@ -12,7 +12,7 @@ from guidegraph.graph.stopping.loop_state import LoopState
 from guidegraph.graph.trust.file_checks import require_regular
 from guidegraph.graph.trust.limits import LimitExceeded
 from guidegraph.graph.types import register_structured
-from guidegraph.graph.values.checksummed_file import DamagedFile, read_checked, write_checked
+from guidegraph.graph.values.serialise import DamagedFile, read_checked, write_checked
 
 FORMAT = "guidegraph-loop-2"
 BAD_STATE = "bad-state"

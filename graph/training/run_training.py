@@ -24,34 +24,51 @@ from guidegraph.graph.device_context import current_device
 from guidegraph.graph.errors import Cancelled, NodeError
 from guidegraph.graph.events import TrainingStarted
 from guidegraph.graph.execution.call import PortError, node_error
-from guidegraph.graph.execution.loop import fetch_item, list_items, report_progress, run_phases, set_item, stack
+from guidegraph.graph.execution.loop import (
+    fetch_item,
+    list_items,
+    report_progress,
+    run_phases,
+    set_item,
+    stack,
+    to_device,
+)
 from guidegraph.graph.execution.loop_context import LoopContext, Previewed
-from guidegraph.graph.execution.to_device import to_device
 from guidegraph.graph.frozen_models import copy_frozen
 from guidegraph.graph.hardware.policy import ComputePolicy
 from guidegraph.graph.ir import Loop, walk
 from guidegraph.graph.planning.plan import Plan
 from guidegraph.graph.planning.steps import BodyPlan, Step, first_phase
 from guidegraph.graph.sources import Carry, Index, Source
-from guidegraph.graph.training.checkpoint import Checkpoint, TrainingProgress, resume_key
-from guidegraph.graph.training.compile_models import COMPILE, compile_models, keep_for_several_gradients, restore_model
+from guidegraph.graph.training.checkpoint import (
+    Checkpoint,
+    CheckpointError,
+    TrainingProgress,
+    lock_state,
+    preserve_generators,
+    read_generators,
+    resume_key,
+)
 from guidegraph.graph.training.fit import Fit, Preview, Training
-from guidegraph.graph.training.live_models import save_buffers
 from guidegraph.graph.training.precision import autocast, resolve_precision
-from guidegraph.graph.training.process_group import ProcessGroup
-from guidegraph.graph.training.ranks import take_rank_rows, use_rank
-from guidegraph.graph.training.resume import CheckpointError, lock_state
+from guidegraph.graph.training.ranks import ProcessGroup, take_rank_rows, use_rank
 from guidegraph.graph.training.trained_model import (
     TrainedModel,
     apply_links,
     check_weights,
     prepare_model,
+    save_buffers,
     set_gradients,
     step_model,
 )
 from guidegraph.graph.types import describe_value, is_tensor
 from guidegraph.graph.values.ownership import copy_value
-from guidegraph.graph.values.torch_generators import preserve_generators, read_generators
+
+if TYPE_CHECKING:
+    import torch
+from collections.abc import Callable, Iterable
+from contextlib import AbstractContextManager
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     import torch
@@ -374,3 +391,66 @@ def _iterate_items(step: Step, items: Sequence[Any], begin: int, end: int) -> It
             if i + 1 < end:
                 next_item = prepare(i + 1)
             yield i, item
+
+
+COMPILE = "compile"
+"""The accelerator that acts in trainings too."""
+
+
+def compile_models(models: Iterable[torch.nn.Module]) -> None:
+    """Compile the networks of models in place, forward and backward. Names, weights and copies stay as they are.
+
+    The networks that a model is made of are compiled, and not the model: nodes may call it by a method of its own.
+    """
+    for model in models:
+        for network in _list_networks(model):
+            _compile(network)
+
+
+def _compile(network: torch.nn.Module) -> None:
+    """Compile a network in place. ``Module.compile`` does nothing for containers of torch itself: dynamo skips them."""
+    import torch
+
+    if not type(network).__module__.startswith("torch.nn.") or not any(network.children()):
+        network.compile()
+        return
+    call: Callable[..., Any] = network._call_impl
+
+    def run(*args: Any, **by_name: Any) -> Any:
+        return call(*args, **by_name)
+
+    network._compiled_call_impl = torch.compile(run)
+
+
+def keep_for_several_gradients(accelerate: str) -> AbstractContextManager[Any]:
+    """A context in which compiled networks keep their values for the gradients of several losses.
+
+    By default a compiled backward pass may overwrite them, and torch raises an error if a second one needs them.
+    """
+    if accelerate != COMPILE:
+        return nullcontext()
+    from guidegraph.graph.torch_private import functorch_config
+
+    patch: AbstractContextManager[Any] = functorch_config.patch(donated_buffer=False)
+    return patch
+
+
+def _list_networks(model: torch.nn.Module) -> Iterator[torch.nn.Module]:
+    """The outermost modules in a model that are called, or the model itself if it has none."""
+    from torch import nn
+
+    children = [*model.children()]
+    if not children:
+        yield model
+    for child in children:
+        if isinstance(child, (nn.ModuleList, nn.ModuleDict)):
+            yield from _list_networks(child) if len(child) else ()
+        else:
+            yield child
+
+
+def restore_model(model: torch.nn.Module) -> torch.nn.Module:
+    """The model as it was before ``compile_models``."""
+    for module in model.modules():
+        module.__dict__.pop("_compiled_call_impl", None)
+    return model

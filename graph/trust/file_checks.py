@@ -7,10 +7,13 @@ folders that it may read. Checks of single files are imported from the runtime, 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from guidegraph.graph.errors import Mark, Problem, WorkflowError
+from guidegraph_runtime.files.locks import FOLDER_LOCK, FolderBusy, hold_lock
 from guidegraph_runtime.files.regular_files import (
     RefusedFile,
     check_path,
@@ -48,3 +51,34 @@ def check_paths(settings: Mapping[str, Any]) -> None:
             for element in value:
                 if isinstance(element, Path):
                     check_path(element)
+
+
+@contextmanager
+def lock_folder(folder: Path, writer: str) -> Iterator[None]:
+    """Lock an existing folder, and remove incomplete files left by killed processes.
+
+    writer: its name, such as "guidegraph run". Raises ``WorkflowError`` for ``--out`` if another process
+    holds the lock, and ``OSError`` if the disk is full.
+    """
+    with _lock(folder / FOLDER_LOCK, folder, writer, "--out"):
+        yield
+
+
+@contextmanager
+def lock_output(path: Path, writer: str) -> Iterator[None]:
+    """Lock the path of a file or folder that is replaced as a whole, with a lock file in its folder.
+
+    Raises the same errors as ``lock_folder``, for ``--output``.
+    """
+    path = path.resolve()
+    with _lock(path.with_name(f".{path.name[:64]}.lock"), path, writer, "--output"):
+        yield
+
+
+@contextmanager
+def _lock(file: Path, target: Path, writer: str, option: str) -> Iterator[None]:
+    try:
+        with hold_lock(file, target, writer):
+            yield
+    except FolderBusy as busy:
+        raise WorkflowError([Problem(Mark(option, 1, 1), "folder-busy", str(busy))]) from None

@@ -6,7 +6,7 @@ import dataclasses
 from typing import Any
 
 from guidegraph.graph.types import fields_of_structure
-from guidegraph.graph.values.checksum import tensor_bytes
+from guidegraph.graph.values.serialise import tensor_bytes
 
 _TENSOR = object()
 """The structure of a value that is a tensor."""

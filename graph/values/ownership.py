@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from guidegraph.graph.frozen_models import copy_frozen, deepcopy_module, is_module
 from guidegraph.graph.types import is_tensor
-from guidegraph.graph.values.checksum import tensor_bytes
+from guidegraph.graph.values.serialise import tensor_bytes
 
 if TYPE_CHECKING:
     import torch

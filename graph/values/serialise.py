@@ -10,11 +10,20 @@ import json
 import sys
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from guidegraph.graph.trust.file_checks import require_regular
 from guidegraph.graph.types import is_tensor, structured_types
-from guidegraph.graph.values.checksummed_file import read_checked, write_checked
+from guidegraph_runtime.files.atomic_write import atomic_path
+
+if TYPE_CHECKING:
+    import torch
+import zlib
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import torch
+
 
 FORMAT = "guidegraph-value-2"
 
@@ -111,3 +120,62 @@ def read_value(path: Path, device: str, key: str) -> Any:
         return decode(json.loads(metadata["tree"]), {name: tensor.to(device) for name, tensor in tensors.items()})
     except (KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"{path} is damaged: {error}") from error
+
+
+CHECKSUM = "checksum"
+
+
+class DamagedFile(ValueError):
+    """A file is damaged: it cannot be parsed, or its checksum does not match."""
+
+
+def write_checked(path: Path, tensors: Mapping[str, torch.Tensor], metadata: Mapping[str, str]) -> None:
+    """Write dense, contiguous CPU tensors and metadata with a checksum, atomically."""
+    from safetensors.torch import save_file
+
+    checked_metadata = {**metadata, CHECKSUM: file_checksum(metadata, tensors)}
+    with atomic_path(path) as temporary:
+        save_file(dict(tensors), str(temporary), metadata=checked_metadata)
+
+
+def read_checked(path: Path, *, copy: bool = True) -> tuple[dict[str, str], dict[str, torch.Tensor]]:
+    """Metadata and CPU tensors of a file.
+
+    copy: if off, the tensors are memory-mapped pages of the file and change with it. Raises ``DamagedFile`` and
+    ``OSError``.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(str(path), "pt") as file:
+            metadata = dict(file.metadata() or {})
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except (SafetensorError, KeyError, ValueError) as error:
+        raise DamagedFile(f"{path} is damaged: {error}") from error
+    if copy:
+        tensors = {name: tensor.clone() for name, tensor in tensors.items()}
+    expected = metadata.pop(CHECKSUM, "none")
+    actual = file_checksum(metadata, tensors)
+    if expected != actual:
+        raise DamagedFile(f"{path} is damaged: its checksum is {expected[:40]!r}, and that of its contents '{actual}'")
+    return metadata, tensors
+
+
+def tensor_bytes(tensor: torch.Tensor) -> memoryview:
+    """The bytes of a dense CPU tensor in row-major order; a view of its memory if it is contiguous."""
+    import torch
+
+    dense = tensor.detach().resolve_conj().resolve_neg().contiguous()
+    return dense.reshape(-1).view(torch.uint8).numpy().data
+
+
+def file_checksum(metadata: Mapping[str, str], tensors: Mapping[str, torch.Tensor]) -> str:
+    """The checksum, 8 hexadecimal digits, of a file's metadata and its tensors: names, dtypes, shapes and bytes.
+
+    The tensors are dense and on the CPU. The order of the names does not matter.
+    """
+    shapes = {name: [str(tensor.dtype), *tensor.shape] for name, tensor in tensors.items()}
+    crc = zlib.crc32(json.dumps([dict(metadata), shapes], sort_keys=True).encode())
+    for name in sorted(tensors):
+        crc = zlib.crc32(tensor_bytes(tensors[name]), crc)
+    return f"{crc:08x}"

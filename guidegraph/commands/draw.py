@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from guidegraph.commands.shared import options
-from guidegraph.commands.shared.output_file import write_or_print
+from guidegraph.commands.shared.options import write_or_print
 from guidegraph.commands.shared.plugins import require_plugins
 from guidegraph.commands.shared.root import app, examples, select_plugins
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from guidegraph.commands.shared import options
-from guidegraph.commands.shared.accelerate import AcceleratedCommand
+from guidegraph.commands.shared.options import AcceleratedCommand
 from guidegraph.commands.shared.printing import print_json, print_text
 from guidegraph.commands.shared.root import app, examples, select_plugins
 from guidegraph.graph.errors import Problem, WorkflowError
@@ -45,8 +45,7 @@ def plan(
     from json import dumps
 
     from guidegraph.commands.shared.open_workflow import WorkflowRequest, name_picture, parse_settings
-    from guidegraph.commands.shared.plan_parts import parts_json, parts_text
-    from guidegraph.commands.shared.plan_text import plan_json, plan_text
+    from guidegraph.commands.shared.plan_text import parts_json, parts_text, plan_json, plan_text
     from guidegraph.commands.shared.run_settings import RunSettings, apply_limits, parse_accelerator
     from guidegraph.graph.planning.plan import compile_plan, find_needed_ops
 

@@ -10,13 +10,12 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from guidegraph.commands.shared.errors import argument_problem
-from guidegraph.commands.shared.options import NoPlugins, PageFile, Plugins
-from guidegraph.commands.shared.output_file import check_output, write_output
+from guidegraph.commands.shared.options import NoPlugins, PageFile, Plugins, check_output, write_output
 from guidegraph.commands.shared.plugins import require_all_plugins
 from guidegraph.commands.shared.printing import print_text
 from guidegraph.commands.shared.root import app, examples, select_plugins
 from guidegraph.graph.errors import WorkflowError, suggest
-from guidegraph_runtime.machine.byte_sizes import show_size
+from guidegraph_runtime.machine.memory import show_size
 
 if TYPE_CHECKING:
     from guidegraph.report.collect import RunFolder, SweepFolder

@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from guidegraph.commands.shared import options
-from guidegraph.commands.shared.accelerate import AcceleratedCommand
 from guidegraph.commands.shared.errors import argument_problem
+from guidegraph.commands.shared.options import AcceleratedCommand
 from guidegraph.commands.shared.printing import print_json, print_note, print_text
 from guidegraph.commands.shared.root import app, examples, select_plugins
 from guidegraph.graph.errors import Problem, WorkflowError
@@ -134,12 +134,12 @@ def _run_here(
     request: WorkflowRequest, settings: RunSettings, out: Path | None, display: Display, limits: Sequence[str]
 ) -> None:
     """Run in this process; signals cancel the run."""
-    from guidegraph.commands.shared.resume_command import write_resume_command
+    from guidegraph.commands.shared.run_settings import write_resume_command
     from guidegraph.commands.shared.signals import cancel_on_signals
     from guidegraph.graph.cancellation import CancelToken
-    from guidegraph.graph.execution.attachments import Attachments
+    from guidegraph.graph.execution.loop_context import Attachments
     from guidegraph.graph.stopping.loop_state import LoopStopped
-    from guidegraph.graph.trust.folder_locks import lock_folder
+    from guidegraph.graph.trust.file_checks import lock_folder
     from guidegraph.session import make_folder
 
     token = CancelToken()

@@ -5,8 +5,7 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Any
 
-from guidegraph.commands.shared.options import NoPlugins, Output, Plugins
-from guidegraph.commands.shared.output_file import write_or_print
+from guidegraph.commands.shared.options import NoPlugins, Output, Plugins, write_or_print
 from guidegraph.commands.shared.plugins import list_contributions
 from guidegraph.commands.shared.printing import print_json
 from guidegraph.commands.shared.root import app, examples, select_plugins

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from guidegraph.commands.shared import options
-from guidegraph.commands.shared.accelerate import AcceleratedCommand
 from guidegraph.commands.shared.errors import FAILED, argument_problem
+from guidegraph.commands.shared.options import AcceleratedCommand
 from guidegraph.commands.shared.printing import output_stream, print_json, print_note, print_text
 from guidegraph.commands.shared.root import app, examples, select_plugins
 from guidegraph.graph.errors import Problem, WorkflowError
@@ -25,7 +25,7 @@ from guidegraph_runtime.printing import show_count
 if TYPE_CHECKING:
     from guidegraph.commands.shared.open_workflow import WorkflowRequest
     from guidegraph.commands.shared.run_settings import RunSettings
-    from guidegraph.graph.registry import Registry
+    from guidegraph.graph.node import Registry
     from guidegraph.graph.run_config import RunConfig
     from guidegraph.sweep.cells import Cell
     from guidegraph.sweep.grid_options import AxisTexts
@@ -157,10 +157,9 @@ def _check_arguments(arguments: SweepArguments, registry: Registry) -> Sweep:
     from guidegraph.runs.recipe import apply_recipe
     from guidegraph.session import Session
     from guidegraph.sweep.grid import make_grid
-    from guidegraph.sweep.grid_options import SAMPLER
+    from guidegraph.sweep.grid_options import SAMPLER, add_sampler_parameter
     from guidegraph.sweep.ray_cluster import Cluster
     from guidegraph.sweep.run import Sweep
-    from guidegraph.sweep.sampler_axis import add_sampler_parameter
 
     problems: list[Problem] = []
     config = _parse_config(arguments, problems)

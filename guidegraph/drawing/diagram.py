@@ -12,7 +12,7 @@ from typing import Any
 
 from guidegraph.drawing.layout import Key, Wire
 from guidegraph.graph.ir import Call, Choice, Graph, Loop, Op, walk
-from guidegraph.graph.resolution.loop_types import item_type
+from guidegraph.graph.resolution.loops import item_type
 from guidegraph.graph.sources import Carry, Index, Item, Literal, Output, Param, Source, Sources, list_sources
 from guidegraph.graph.training.fit import Fit
 from guidegraph.graph.types import ANY, PortType, namedtuple_fields

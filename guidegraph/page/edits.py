@@ -22,7 +22,7 @@ from guidegraph.graph.errors import GuidegraphError, WorkflowError
 from guidegraph.graph.language.edit.document import find_value
 from guidegraph.graph.language.edit.paths import locate
 from guidegraph.graph.language.yaml_tree import Scalar, YamlSequence
-from guidegraph.graph.registry import Registry
+from guidegraph.graph.node import Registry
 from guidegraph.graph.trust.policy import Policy
 from guidegraph.page.folder import WorkflowFolder
 

@@ -9,10 +9,9 @@ from typing import Any, TypeAlias
 
 from guidegraph.graph.ir import Parameter
 from guidegraph.graph.language.yaml_tree import Scalar, Tree, to_python
-from guidegraph.graph.node import NodeSpec
+from guidegraph.graph.node import NodeSpec, Registry
 from guidegraph.graph.node_json import describe_node
 from guidegraph.graph.port import Port
-from guidegraph.graph.registry import Registry
 from guidegraph.graph.types import SequenceOf, takes_literal
 
 Row: TypeAlias = dict[str, Any]

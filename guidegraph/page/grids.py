@@ -12,14 +12,14 @@ from typing import Any
 from guidegraph.graph.cancellation import CancelToken
 from guidegraph.graph.errors import Mark, Problem, WorkflowError
 from guidegraph.page.gallery import as_dict, as_list, describe_run, is_folder_name
+from guidegraph.plugins.hookspecs import PluginSelection
 from guidegraph.plugins.manager import PluginManager
-from guidegraph.plugins.selection import PluginSelection
 from guidegraph.session import Session
 from guidegraph.sweep.grid import make_grid
 from guidegraph.sweep.grid_options import SEED, AxisTexts, parse_grid, parse_seeds
 from guidegraph.sweep.run import Sweep, run_sweep
 from guidegraph.sweep.sweep_folder import CELLS, SWEEP
-from guidegraph_runtime.files.bounded_json import read_json
+from guidegraph_runtime.files.regular_files import read_json
 from guidegraph_runtime.run_json import RECORD, read_record
 
 MAX_CELLS = 100

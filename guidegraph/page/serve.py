@@ -11,18 +11,17 @@ import uvicorn
 
 from guidegraph.graph.errors import GuidegraphError
 from guidegraph.graph.run_config import RunConfig
-from guidegraph.page.access import LOOPBACK, Access
 from guidegraph.page.edits import PageEdits
 from guidegraph.page.folder import WorkflowFolder
 from guidegraph.page.frames import RunCache
 from guidegraph.page.jobs import JobQueue
 from guidegraph.page.server import PageServer
+from guidegraph.page.strangers import LOOPBACK, Access
 from guidegraph.page.view import Views
 from guidegraph.plugins.manager import PluginManager
 from guidegraph_runtime.files.run_folders import RUNS
-from guidegraph_runtime.machine.listener import open_listener
 from guidegraph_runtime.machine.memory import available_memory
-from guidegraph_runtime.machine.termination import end_at_once
+from guidegraph_runtime.machine.termination import end_at_once, open_listener
 
 CACHE_SHARE = 0.5
 """The cache's limit as a share of the memory that is free at the start: that of the GPU for runs on one."""

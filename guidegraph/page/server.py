@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
+import time
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from http import HTTPStatus
@@ -20,7 +22,6 @@ from starlette.types import ASGIApp
 
 from guidegraph.drawing.style import page_css
 from guidegraph.graph.errors import GuidegraphError
-from guidegraph.page.access import Access, GuardedApp
 from guidegraph.page.answers import (
     AsciiJson,
     answer_error,
@@ -32,15 +33,56 @@ from guidegraph.page.answers import (
 )
 from guidegraph.page.edits import PageEdits
 from guidegraph.page.folder import WorkflowFolder
-from guidegraph.page.frames import encode_first, is_picture
+from guidegraph.page.frames import describe_preview, describe_value, encode_first, is_picture
 from guidegraph.page.gallery import compare_texts, list_runs, read_picture, read_stopped_run
 from guidegraph.page.grids import list_grids, read_grid
 from guidegraph.page.jobs import JobQueue
-from guidegraph.page.news import JobNews
-from guidegraph.page.strangers import MAX_BYTES
-from guidegraph.page.values import describe_preview, describe_value
+from guidegraph.page.strangers import MAX_BYTES, Access, GuardedApp
 from guidegraph.page.view import SCOPE, Fingerprint, Views, read_fingerprint
 from guidegraph.page.wire_routes import WireRoutes
+
+PROGRESS_PERIOD = 0.5
+"""Seconds between two news of progress. A page reads each, on the processors that the run computes on."""
+
+
+class JobNews:
+    """The jobs as a page knows them, so that it is told each change once.
+
+    A job that begins, ends or is about to stop is news at once. The progress of the running one waits until
+    ``PROGRESS_PERIOD`` has passed since the last news, and only its newest state is told.
+    """
+
+    def __init__(self, jobs: JobQueue):
+        self._jobs = jobs
+        self._rows: dict[int, dict[str, Any]] = {}  # without nodes, by number
+        self._ended: set[int] = set()
+        self._state = (-1, -1, -1)
+        self._told_at = 0.0
+
+    def read(self) -> str:
+        """The jobs that have changed, as JSON, each with its nodes that have; empty without news that is due."""
+        state, now = self._jobs.state(), time.monotonic()
+        if state == self._state or (state[0] == self._state[0] and now - self._told_at < PROGRESS_PERIOD):
+            return ""
+        self._state, self._told_at = state, now
+        jobs = self._jobs.list_jobs()
+        numbers = {job.number for job in jobs}
+        self._rows = {number: row for number, row in self._rows.items() if number in numbers}
+        self._ended &= numbers
+        changed = []
+        for job in jobs:
+            if job.number in self._ended:
+                continue
+            is_ended = job.ended.is_set()  # before its description, which is complete then
+            known_row = self._rows.get(job.number)
+            row = job.describe(known_row["version"] if known_row else 0)
+            if is_ended:
+                self._ended.add(job.number)
+            if row != known_row:
+                changed.append(row)
+            self._rows[job.number] = {**row, "nodes": {}}
+        return json.dumps(changed)
+
 
 PERIOD = 0.1
 """Seconds between two looks at the files and the runs."""

@@ -21,7 +21,7 @@ from guidegraph.graph.language.syntax import (
     list_links,
 )
 from guidegraph.graph.language.yaml_tree import YamlSequence
-from guidegraph.graph.registry import Registry
+from guidegraph.graph.node import Registry
 from guidegraph.graph.resolution.ports import TypeRecord
 from guidegraph.graph.trust.policy import Policy
 from guidegraph.page.folder import WorkflowFolder

@@ -18,11 +18,11 @@ from guidegraph.graph.language.syntax import (
     list_links,
 )
 from guidegraph.graph.language.yaml_tree import Scalar, YamlSequence
-from guidegraph.graph.registry import Registry
+from guidegraph.graph.node import Registry
 from guidegraph.graph.resolution.link_rule import have_common_type
-from guidegraph.graph.resolution.loop_types import can_iterate, item_type, may_iterate
-from guidegraph.graph.resolution.order import list_edges
+from guidegraph.graph.resolution.loops import can_iterate, item_type, may_iterate
 from guidegraph.graph.resolution.ports import TypeRecord, accepts
+from guidegraph.graph.resolution.resolver import list_edges
 from guidegraph.graph.resolution.scope import Scope, TypedSource, Unresolved, resolve_link
 from guidegraph.graph.sources import Param
 from guidegraph.graph.types import PortType, namedtuple_fields

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from importlib.resources import files
 from typing import Any
 
-from guidegraph.graph.registry import Registry
+from guidegraph.graph.node import Registry
 from guidegraph.report.collect import Picture, RunFolder, SweepFolder, accelerator_of
 from guidegraph.report.curves import AUTOMATIC, CurveChoice
 from guidegraph.report.html import Html, code, format_value, note, table, tag

@@ -14,7 +14,7 @@ from guidegraph.graph.errors import Mark, Problem, WorkflowError
 from guidegraph.graph.trust.file_checks import read_regular
 from guidegraph.graph.trust.limits import LimitExceeded
 from guidegraph.nodes.table import Table, to_float
-from guidegraph_runtime.files.bounded_json import MAX_VALUES, parse_json
+from guidegraph_runtime.files.regular_files import MAX_VALUES, parse_json
 
 WHOLE = re.compile(r"-?(0|[1-9][0-9]{0,17})")
 NUMBER = re.compile(r"-?((0|[1-9][0-9]*)(\.[0-9]+)?(e[+-]?[0-9]+)?|inf|Infinity)|nan|NaN")

@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 from guidegraph.graph.errors import Problem, WorkflowError
 from guidegraph.graph.ir import Graph
-from guidegraph.graph.registry import Registry
+from guidegraph.graph.node import Registry
 from guidegraph.graph.trust.effects import Effect, list_effects
 from guidegraph.graph.trust.limits import find_trip_problems
 from guidegraph.graph.trust.policy import Policy, find_effect_problems

@@ -11,7 +11,7 @@ from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any
 
 from guidegraph.graph import events
-from guidegraph_runtime.machine.byte_sizes import show_size
+from guidegraph_runtime.machine.memory import show_size
 from guidegraph_runtime.printing import visible_line
 
 if TYPE_CHECKING:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from guidegraph.graph.errors import Problem, UnwritableOutput
 from guidegraph.graph.ir import Graph, walk
-from guidegraph.graph.registry import Registry
+from guidegraph.graph.node import Registry
 from guidegraph.graph.resolution.link_rule import can_link
 from guidegraph.graph.training.fit import Fit
 from guidegraph.graph.types import PortType, SequenceOf, Tensor, is_tensor

@@ -18,7 +18,7 @@ from guidegraph.graph.sources import Param
 from guidegraph.graph.trust.file_checks import open_regular
 from guidegraph.graph.trust.limits import LimitExceeded
 from guidegraph.runs.outputs import to_json
-from guidegraph_runtime.files.bounded_json import parse_json
+from guidegraph_runtime.files.regular_files import parse_json
 from guidegraph_runtime.run_json import picture_text
 
 KEYWORD = "guidegraph"

@@ -10,8 +10,8 @@ from typing import Any
 from guidegraph.graph import events
 from guidegraph.graph.errors import Cancelled
 from guidegraph.graph.ir import Call, Graph, walk
+from guidegraph.graph.node import Registry
 from guidegraph.graph.planning.plan import find_needed_ops
-from guidegraph.graph.registry import Registry
 from guidegraph.graph.run_config import RunConfig
 from guidegraph.graph.trust.effects import list_effects
 from guidegraph.graph.trust.policy import drop_dots, is_shipped

@@ -10,17 +10,22 @@ from typing import TYPE_CHECKING, Any
 from guidegraph.graph.cancellation import CancelToken
 from guidegraph.graph.events import Observer
 from guidegraph.graph.ir import Graph
-from guidegraph.graph.registry import Registry
+from guidegraph.graph.node import Registry
 from guidegraph.graph.run_config import RunConfig
 from guidegraph.graph.stopping.loop_state import LoopStopped, StopToken
 from guidegraph.runs.outputs import OutputWriter
-from guidegraph.runs.outside_writes import record_outside_writes
 from guidegraph.runs.recipe import Recipe, find_seeds, recipe_params
 from guidegraph.runs.record import RunRecord, collect_versions
 from guidegraph.runs.stopped_run import StoppedRun, make_stopped_run, strip_folders
 
 if TYPE_CHECKING:
     from guidegraph.graph.execution.cache import MemoryCache
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from contextvars import ContextVar
+from functools import cache
 
 
 class RecordedRun:
@@ -97,3 +102,57 @@ class RecordedRun:
                 self.stopped = replace(stopped, file=str(file))
                 self._record.stopped = self.stopped.describe()
                 raise
+
+
+WRITING = os.O_WRONLY | os.O_RDWR | os.O_APPEND
+MOST = 100
+"""How many files are recorded."""
+
+_recorded: ContextVar[dict[str, None] | None] = ContextVar("guidegraph_outside_writes", default=None)
+
+
+@contextmanager
+def record_outside_writes(allowed: Sequence[Path], listed: list[str]) -> Iterator[None]:
+    """Append the files that the block writes, and that still exist when it ends, to a list.
+
+    allowed: folders that do not count, besides the user's caches, compiled code and devices.
+    """
+    _install_hook()
+    written: dict[str, None] = {}
+    token = _recorded.set(written)
+    try:
+        yield
+    finally:
+        _recorded.reset(token)
+        caches = Path(os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache"))  # there may be no home
+        ignored = [*map(os.path.realpath, (*allowed, caches)), "/dev", "/proc"]
+        kept = []
+        for path in filter(os.path.lexists, written):
+            real = Path(os.path.realpath(path))
+            is_compiled = any(part == "__pycache__" or part.startswith("torchinductor_") for part in real.parts)
+            if not is_compiled and not any(real.is_relative_to(folder) for folder in ignored):
+                kept.append(path)
+        listed += kept[:MOST]
+
+
+@cache
+def _install_hook() -> None:
+    """Install the hook, which cannot be removed; it does nothing outside of runs."""
+    sys.addaudithook(_hook)
+
+
+def _hook(event: str, arguments: tuple[Any, ...]) -> None:
+    if event not in ("open", "os.rename", "os.link", "os.symlink"):
+        return
+    written = _recorded.get()
+    if written is None:
+        return
+    if event == "open":
+        path, mode, flags = arguments
+        if not (any(letter in mode for letter in "wax+") if mode else flags & WRITING):
+            return
+    else:
+        path = arguments[1]
+    if isinstance(path, (str, bytes, os.PathLike)) and len(written) < 100 * MOST:
+        with suppress(OSError, ValueError):  # the current folder was removed
+            written[os.path.abspath(os.fsdecode(path))] = None

@@ -13,9 +13,8 @@ from guidegraph.graph.errors import Mark, Problem, WorkflowError
 from guidegraph.graph.ir import Graph
 from guidegraph.graph.paths import PACKAGE, resolve_path
 from guidegraph.graph.run_config import RunConfig
-from guidegraph.graph.stopping.check_resume import check_resume, find_changed, read_origin
 from guidegraph.graph.stopping.choose_loop import STOP, find_stop
-from guidegraph.graph.stopping.loop_origin import check_origin, is_same
+from guidegraph.graph.stopping.loop_origin import check_origin, check_resume, find_changed, is_same, read_origin
 from guidegraph.graph.stopping.loop_state import REFUSED, LoopState
 from guidegraph.graph.stopping.state_file import BAD_STATE, read_state_file, state_error, write_state_file
 from guidegraph.graph.trust.policy import OWN_WORKFLOW, Policy, is_shipped

@@ -9,10 +9,9 @@ from typing import Any
 
 from guidegraph.graph.frozen_models import copy_frozen
 from guidegraph.graph.ir import Call, Graph
-from guidegraph.graph.planning.dependencies import find_dependencies
 from guidegraph.graph.planning.digest import Digests, digest_pairs, digest_strings
-from guidegraph.graph.planning.make_choices import make_choices
-from guidegraph.graph.planning.passes import bind_params
+from guidegraph.graph.planning.passes import bind_params, make_choices
+from guidegraph.graph.planning.topological_order import find_dependencies
 from guidegraph.graph.run_config import RunConfig
 from guidegraph.graph.sources import Literal, Many, Param, Sources
 from guidegraph.runs.recipe import portable_value

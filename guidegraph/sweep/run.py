@@ -12,8 +12,8 @@ from typing import Any
 
 from guidegraph.graph.cancellation import CancelToken
 from guidegraph.graph.errors import Problem, WorkflowError
+from guidegraph.plugins.hookspecs import PluginSelection
 from guidegraph.plugins.manager import PluginManager
-from guidegraph.plugins.selection import PluginSelection
 from guidegraph.runs.record import collect_versions
 from guidegraph.session import Session
 from guidegraph.sweep.cells import Cell, cell_key
@@ -21,8 +21,7 @@ from guidegraph.sweep.contact_sheet import write_sheet
 from guidegraph.sweep.grid import Grid
 from guidegraph.sweep.ray_cluster import LOCAL, Cluster, connect_ray, local_workers, run_on_ray
 from guidegraph.sweep.ray_worker import SweepOrder
-from guidegraph.sweep.record import check_same_workflow, describe_sweep
-from guidegraph.sweep.sweep_folder import Store
+from guidegraph.sweep.sweep_folder import Store, check_same_workflow, describe_sweep
 from guidegraph.sweep.table import read_rows, write_tables
 from guidegraph.sweep.worker import Outcome, Worker
 

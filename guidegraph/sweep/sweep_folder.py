@@ -3,17 +3,26 @@
 from __future__ import annotations
 
 import json
+import os
+import platform
 import shutil
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from datetime import datetime
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from guidegraph.graph.errors import Mark, Problem, WorkflowError
-from guidegraph.graph.trust.folder_locks import lock_folder
+from guidegraph.graph.ir import Graph
+from guidegraph.graph.node import Registry
+from guidegraph.graph.run_config import RunConfig
+from guidegraph.graph.trust.file_checks import lock_folder
+from guidegraph.runs.recipe import portable_params, portable_value
+from guidegraph.runs.record import collect_versions, describe_workflow
+from guidegraph.sweep.grid import Axis, Grid
 from guidegraph.sweep.worker import Outcome
 from guidegraph_runtime.files.atomic_write import atomic_folder, write_text
-from guidegraph_runtime.files.bounded_json import read_json
+from guidegraph_runtime.files.regular_files import read_json
 from guidegraph_runtime.run_json import RECORD, read_record
 
 MAX_OUTPUT_VALUES = 10_000_000
@@ -119,3 +128,61 @@ def _is_readable(path: Path) -> bool:
     except (OSError, ValueError):
         return False
     return True
+
+
+FORMAT = 1
+
+
+def describe_sweep(
+    graph: Graph,
+    registry: Registry,
+    config: RunConfig,
+    grid: Grid,
+    cells: int,
+    settings: Mapping[str, str],
+    execution: Mapping[str, Any],
+) -> dict[str, Any]:
+    """The description of a sweep.
+
+    cells: the number of distinct cells. execution: the fields on how it is run, such as plugins, Ray and workers.
+    """
+    try:
+        with open("/proc/cpuinfo", encoding="utf-8") as file:
+            processor = next((line.partition(":")[2].strip() for line in file if line.startswith("model name")), "")
+    except OSError:
+        processor = platform.processor()
+    table = next((axis for axis in grid.axes if axis.option == "--from"), None)
+    axes = {option: [a for a in grid.axes if a.option == option] for option in ("--grid", "--seeds")}
+    return {
+        "format": FORMAT,
+        "workflow": describe_workflow(graph),
+        "grid": {axis.names[0]: _values(axis) for axis in axes["--grid"]},
+        "seeds": next((_values(axis) for axis in axes["--seeds"]), None),
+        "from": None
+        if table is None
+        else {"columns": [*table.names], "rows": [[*map(portable_value, row)] for row in table.rows]},
+        "order": list(grid.names),
+        "cells": cells,
+        "set": {name: portable_value(grid.base[name]) for name in settings if name in grid.base},
+        "parameters": portable_params(grid.base),
+        **config.to_json(),
+        **execution,
+        "started": datetime.now().astimezone().isoformat(timespec="seconds"),
+        "machine": {"system": platform.platform(), "processor": processor, "cpus": os.cpu_count()},
+        "versions": collect_versions(registry, config.accelerate),
+    }
+
+
+def _values(axis: Axis) -> list[Any]:
+    return [portable_value(value) for (value,) in axis.rows]
+
+
+def check_same_workflow(store: Store, graph: Graph) -> None:
+    """Raise ``WorkflowError`` if the folder has a sweep of another workflow: neither the file nor the text agrees."""
+    if (existing := store.read_description()) is None:
+        return
+    workflow = existing["workflow"]
+    if workflow.get("file") == str(graph.file) or workflow.get("text") == graph.sources.get(str(graph.file)):
+        return
+    message = f"'{store.folder}' holds a sweep of {workflow.get('file')}: give another folder"
+    raise WorkflowError([Problem(Mark("--out", 1, 1), "another-sweep", message)])

@@ -10,11 +10,10 @@ A plugin's author points it at a node, and example inputs are made from the type
 """
 
 from guidegraph.testing.applicable import applicable_checks, why_inapplicable
-from guidegraph.testing.case import NodeCase
+from guidegraph.testing.case import Inapplicable, NodeCase, NoExample, Nonconforming
 from guidegraph.testing.catalogue import CHECKS
 from guidegraph.testing.collect import Check, cases_of, conformance_cases, conforms
 from guidegraph.testing.examples import example, register_example
-from guidegraph.testing.outcome import Inapplicable, NoExample, Nonconforming
 from guidegraph.testing.run_check import run_check
 
 __all__ = [

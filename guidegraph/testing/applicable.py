@@ -8,8 +8,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import Any, Literal, TypeAlias
 
 from guidegraph.graph.node import NodeSpec
-from guidegraph.graph.port import Port
-from guidegraph.graph.port_kinds import port_kinds
+from guidegraph.graph.port import Port, port_kinds
 from guidegraph.graph.types import PortType, SequenceOf, Tensor, structured_types, to_port_type
 from guidegraph.nodes.types import Levels, Schedule, Scheduler, Timesteps
 from guidegraph.testing.case import NodeCase

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import copy
+import typing
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,12 +16,11 @@ from guidegraph.graph.device_context import use_device
 from guidegraph.graph.export.partition.leaves import Leaf, rebuild, tensor_leaves
 from guidegraph.graph.frozen_models import freeze, is_module
 from guidegraph.graph.memory.weights import find_models
-from guidegraph.graph.port import Port
-from guidegraph.graph.port_kinds import port_kinds
+from guidegraph.graph.port import Port, port_kinds
 from guidegraph.graph.types import PortType, SequenceOf, is_tensor, register_structured
-from guidegraph.testing.case import NodeCase
+from guidegraph.graph.types import Tensor as AnyTensor
+from guidegraph.testing.case import Inapplicable, NodeCase, NoExample, Nonconforming
 from guidegraph.testing.examples import make_example
-from guidegraph.testing.outcome import Inapplicable
 
 
 @dataclass(frozen=True)
@@ -184,3 +185,134 @@ def takes_one_or_per_sample(kind: PortType) -> bool:
     """Whether a setting takes either one number for all samples or a tensor with one per sample."""
     names = [a for a in kind.alternatives if not isinstance(a, SequenceOf)]
     return float in names and any(a.__name__ == "Tensor" for a in names)
+
+
+WIDER = 4
+"""The increase in width: divisible by 4, so that a latent may be halved twice."""
+
+
+def declares_axes(kind: PortType, value: Any, leaf: Leaf) -> bool:
+    """Whether a type declares a tensor's axes. If it does not, the first axis is taken as the batch."""
+    if leaf.path and leaf.path in getattr(type(value), "leaf_axes", {}):
+        return True
+    return any(
+        not isinstance(alternative, SequenceOf)
+        and AnyTensor in alternative.__mro__
+        and getattr(alternative, "axes", None) is not None
+        for alternative in kind.alternatives
+    )
+
+
+def batch_size(case: NodeCase, arguments: Arguments) -> int | None:
+    """The number of samples of the inputs; None if no input has a batch axis.
+
+    Types that declare their axes decide before tensors whose first axis is taken as the batch.
+    """
+    declared: list[int] = []
+    guessed: list[int] = []
+    for port, leaf in arguments.leaves(case):
+        if "B" in leaf.axes:
+            value = arguments.ports.get(port.name, arguments.settings.get(port.name))
+            sizes = declared if declares_axes(port.type, value, leaf) or leaf.tensor.ndim == 4 else guessed
+            sizes.append(int(leaf.tensor.shape[leaf.axes.index("B")]))
+    texts = [len(value) for value in arguments.ports.values() if is_texts(value)]
+    return max(declared or guessed or texts, default=None)
+
+
+def is_texts(value: Any) -> bool:
+    return isinstance(value, (list, tuple)) and len(value) > 1 and all(isinstance(text, str) for text in value)
+
+
+def take_sample(case: NodeCase, arguments: Arguments, batch: int, index: int) -> Arguments:
+    """The arguments of one sample, with a batch axis of 1. Values shared by all samples stay."""
+
+    def cut(port: Port, leaf: Leaf) -> Tensor:
+        tensor: Tensor = leaf.tensor
+        return narrow_to_sample(tensor, leaf, batch, index)
+
+    sample = arguments.map_tensors(case, cut)
+    texts = {n: [v[index]] for n, v in arguments.ports.items() if is_texts(v) and len(v) == batch}
+    return Arguments({**sample.ports, **texts}, sample.settings)
+
+
+def narrow_to_sample(tensor: Tensor, leaf: Leaf, batch: int, index: int) -> Tensor:
+    """A tensor with the axes of a leaf, cut to one sample."""
+    for axis, letter in enumerate(leaf.axes):
+        if letter == "B" and tensor.shape[axis] == batch:
+            tensor = tensor.narrow(axis, index, 1)
+    return tensor
+
+
+def widen(port: Port, leaf: Leaf) -> Tensor:
+    """A leaf's tensor, widened by repeating its first columns."""
+    tensor: Tensor = leaf.tensor
+    for axis, letter in enumerate(leaf.axes):
+        if letter == "W":
+            index = torch.arange(tensor.shape[axis] + WIDER) % tensor.shape[axis]
+            tensor = tensor.index_select(axis, index)
+    return tensor
+
+
+NUMBERS: tuple[Any, ...] = (0, 1, 2, 0.0, 1.0, 0.5)
+
+
+def vary_settings(case: NodeCase, arguments: Arguments, numbers: bool = False) -> Iterator[tuple[str, Arguments]]:
+    """The arguments with one setting changed: each choice, True and False, and some numbers if ``numbers``.
+
+    Each comes with a description of the change for messages.
+    """
+    for name, port in case.spec.settings.items():
+        if name in case.settings or name in case.constant:
+            continue
+        for value in _values(port, numbers):
+            if value != arguments.settings[name] or type(value) is not type(arguments.settings[name]):
+                yield f"{name} = {value!r}", Arguments(arguments.ports, {**arguments.settings, name: value})
+
+
+def _values(port: Port, numbers: bool) -> Iterator[Any]:
+    kinds = [kind for kind in port.type.alternatives if not isinstance(kind, SequenceOf)]
+    values = [*literal_choices(port.annotation), *((False, True) if bool in kinds else ())]
+    if numbers:
+        values += [number for number in NUMBERS if type(number) in kinds]
+    for value in values:
+        with suppress(ValueError):
+            yield port.check(value)
+
+
+def literal_choices(annotation: Any) -> Iterator[Any]:
+    """The values of the ``Literal`` in an annotation, if any."""
+    if typing.get_origin(annotation) is typing.Literal:
+        yield from typing.get_args(annotation)
+        return
+    for inner in typing.get_args(annotation):
+        yield from literal_choices(inner) if typing.get_origin(inner) is not None else ()
+
+
+def wire_optional_ports(case: NodeCase, arguments: Arguments) -> Iterator[tuple[str, Arguments]]:
+    """The arguments with one more port: each optional port that has an example."""
+    for i, (name, port) in enumerate(case.spec.inputs.items()):
+        if name not in arguments.ports:
+            with suppress(NoExample):
+                yield name, arguments.with_port(name, make_example(case.id, port, i))
+
+
+def with_one_sample(case: NodeCase, arguments: Arguments) -> Iterator[tuple[str, Arguments]]:
+    """The arguments reduced to a batch of 1, if they have a larger batch."""
+    batch = batch_size(case, arguments)
+    if batch is not None and batch > 1:
+        yield "one sample", take_sample(case, arguments, batch, 0)
+
+
+def vary_arguments(case: NodeCase, arguments: Arguments) -> Iterator[tuple[str, Arguments]]:
+    """All of the variations above, one at a time."""
+    yield from with_one_sample(case, arguments)
+    yield from vary_settings(case, arguments)
+    yield from ((f"port '{name}' wired", wired) for name, wired in wire_optional_ports(case, arguments))
+
+
+def call_or_none(case: NodeCase, arguments: Arguments) -> dict[str, Any] | None:
+    """Call the node. Returns None if it fails, because these values do not go together."""
+    try:
+        return call_node(case, arguments)
+    except Nonconforming:
+        return None

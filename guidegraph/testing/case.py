@@ -9,7 +9,22 @@ from typing import Any
 from guidegraph.graph.errors import suggest
 from guidegraph.graph.node import NodeSpec, get_spec
 from guidegraph.testing.catalogue import CHECKS
-from guidegraph.testing.outcome import Nonconforming
+
+
+class Nonconforming(AssertionError):
+    """A node violates its contract. The message gives the expectation, the actual result and the remedy."""
+
+    def __init__(self, node: str, expected: str, actual: str, remedy: str):
+        super().__init__(f"{node}: expected {expected}\n  found: {actual}\n  to do: {remedy}")
+        self.expected, self.found, self.remedy = expected, actual, remedy
+
+
+class NoExample(Nonconforming):
+    """No example value exists for a port or a setting of the node."""
+
+
+class Inapplicable(Exception):
+    """A check does not apply to this node; the message is the reason."""
 
 
 @dataclass(frozen=True)

@@ -9,11 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 from guidegraph.graph.node import get_spec
 from guidegraph.plugins.contribution import read_contribution
-from guidegraph.plugins.import_by_name import import_plugin_module
+from guidegraph.plugins.entry_points import import_plugin_module
 from guidegraph.testing.applicable import applicable_checks
-from guidegraph.testing.case import NodeCase
+from guidegraph.testing.case import Inapplicable, NodeCase, Nonconforming
 from guidegraph.testing.catalogue import CHECKS
-from guidegraph.testing.outcome import Inapplicable, Nonconforming
 from guidegraph.testing.run_check import run_check
 
 if TYPE_CHECKING:

@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 
 from guidegraph.testing.applicable import why_inapplicable
+from guidegraph.testing.case import Nonconforming
 from guidegraph.testing.catalogue import CHECKS
 from guidegraph.testing.collect import Check, cases_of, conforms
-from guidegraph.testing.outcome import Nonconforming
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

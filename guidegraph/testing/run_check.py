@@ -6,9 +6,8 @@ from collections.abc import Callable
 from importlib import import_module
 
 from guidegraph.testing.applicable import why_inapplicable
-from guidegraph.testing.case import NodeCase
+from guidegraph.testing.case import Inapplicable, NodeCase
 from guidegraph.testing.catalogue import CHECKS
-from guidegraph.testing.outcome import Inapplicable
 
 _HOME = "guidegraph.testing.checks"
 

@@ -11,7 +11,7 @@ from annotated_types import Ge, Gt
 from guidegraph.graph.node import node
 from guidegraph.graph.types import Beside
 from guidegraph.nodes.checkpoints.load_options import AttentionOrder, NoiseSchedule, PredictionChoice
-from guidegraph.nodes.models.absent_part import AbsentPart
+from guidegraph.nodes.models.model_json import AbsentPart
 from guidegraph.nodes.sampling.schedule import trained
 from guidegraph.nodes.types import (
     Autoencoder,

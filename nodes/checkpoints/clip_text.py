@@ -14,7 +14,7 @@ from torch import Tensor
 
 from guidegraph.nodes.checkpoints.config_values import read_integer, read_number
 from guidegraph.nodes.checkpoints.filling import build_filled, check_fit
-from guidegraph.nodes.models.networks.bounded_build import check_depth
+from guidegraph.nodes.models.networks.shells import check_depth
 from guidegraph.nodes.models.released.clip_text_model import ACTIVATIONS, ClipTextConfig, ClipTextModel
 from guidegraph.nodes.models.released.pretrained_text import tokenizer_from_folder
 

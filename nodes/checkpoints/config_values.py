@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from reprlib import Repr
 from typing import Any
 
 import yaml
+from torch import Tensor
 
 from guidegraph.graph.trust.file_checks import read_regular
 
@@ -155,3 +157,14 @@ def read_choice(params: Mapping[str, Any], name: str, default: str, path: Path, 
 
 def _wrong(path: Path, name: str, value: object, expected: str) -> ValueError:
     return ValueError(f"'{path}': '{name}' is {format_value(value)}; expected {expected}: {REPAIR}")
+
+
+def strip_prefix(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    """The tensors whose names begin with a prefix, under their names without it."""
+    return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
+
+
+def numbers_in_names(names: Iterable[str], pattern: str) -> set[int]:
+    """The numbers that a pattern's only group matches at the start of names."""
+    expression = re.compile(pattern)
+    return {int(match[1]) for name in names if (match := expression.match(name))}

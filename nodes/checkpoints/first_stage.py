@@ -7,9 +7,9 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
+from guidegraph.nodes.checkpoints.config_values import numbers_in_names
 from guidegraph.nodes.checkpoints.filling import check_axes, fill
 from guidegraph.nodes.checkpoints.load_options import LoadOptions
-from guidegraph.nodes.checkpoints.tensor_names import numbers_in_names
 from guidegraph.nodes.models.released.autoencoder import FirstStageShape, ReleasedFirstStage, ReleasedKL, ReleasedVQ
 
 NEEDED = ("encoder.conv_in.weight", "encoder.conv_out.weight", "decoder.conv_in.weight", "decoder.conv_out.weight")

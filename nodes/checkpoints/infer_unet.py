@@ -10,8 +10,8 @@ from typing import Literal
 
 from torch import Tensor
 
+from guidegraph.nodes.checkpoints.config_values import numbers_in_names
 from guidegraph.nodes.checkpoints.filling import check_axes
-from guidegraph.nodes.checkpoints.tensor_names import numbers_in_names
 from guidegraph.nodes.models.released.config import ClassifierShape, UNetShape, count_heads
 from guidegraph.nodes.types import PredictionKind
 

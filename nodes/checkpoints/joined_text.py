@@ -10,10 +10,10 @@ from torch import Tensor
 
 from guidegraph.nodes.checkpoints.clip_text import check_clip, infer_clip_settings
 from guidegraph.nodes.checkpoints.compvis.text import ACTIVATIONS, build_tower
+from guidegraph.nodes.checkpoints.config_values import strip_prefix
 from guidegraph.nodes.checkpoints.load_options import LoadOptions
 from guidegraph.nodes.checkpoints.t5_text import build_t5, build_t5_tower, check_t5, infer_t5_settings
-from guidegraph.nodes.checkpoints.tensor_names import strip_prefix
-from guidegraph.nodes.models.absent_part import AbsentPart
+from guidegraph.nodes.models.model_json import AbsentPart
 from guidegraph.nodes.models.released.joined_text import SD3Text
 from guidegraph.nodes.models.released.towers import ClipTower, T5Tower
 from guidegraph.nodes.models.transformers.mmdit import MMDiTConfig

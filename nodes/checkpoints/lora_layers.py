@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 from collections.abc import Collection, Iterable, Iterator, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Literal
 
 import torch
@@ -13,17 +14,18 @@ from torch import Tensor, nn
 from guidegraph.nodes.checkpoints.diffusers.flux import flux_layers
 from guidegraph.nodes.checkpoints.diffusers.pixart import pixart_layers
 from guidegraph.nodes.checkpoints.diffusers.sd3_names import sd3_layers
-from guidegraph.nodes.checkpoints.diffusers.unet import unet_layout
-from guidegraph.nodes.checkpoints.diffusers.unet_names import to_diffusers
+from guidegraph.nodes.checkpoints.diffusers.unet import to_diffusers, unet_layout
 from guidegraph.nodes.checkpoints.diffusers.z_image import z_image_layers
-from guidegraph.nodes.checkpoints.layer_rows import LayerRows
+from guidegraph.nodes.checkpoints.filling import LayerRows
+from guidegraph.nodes.checkpoints.read_tensors import read_tensors
 from guidegraph.nodes.models.networks.low_rank import LAYERS, low_rank_layers
 from guidegraph.nodes.models.released.unet import ReleasedUNet
 from guidegraph.nodes.models.transformers.flux import Flux
 from guidegraph.nodes.models.transformers.mmdit import MMDiT
 from guidegraph.nodes.models.transformers.pixart import PixArt
 from guidegraph.nodes.models.transformers.z_image import ZImage
-from guidegraph_runtime.lora.peft_settings import METADATA
+from guidegraph_runtime.lora.pairs import find_adapter_file, pair_factors
+from guidegraph_runtime.lora.peft_settings import METADATA, read_folder_settings, read_header_settings
 
 
 def denoiser_layers(network: nn.Module) -> dict[str, str]:
@@ -160,3 +162,34 @@ def _layers(module: nn.Module) -> Iterator[tuple[str, nn.Module]]:
 def kohya_name(network: str, name: str) -> str:
     """The name of a layer in kohya's files."""
     return f"lora_{network}_{name.replace('.', '_')}"
+
+
+@dataclass(frozen=True)
+class Factors:
+    """The change of one layer's weight: scale · up · down, with up (out, r, …) and down (r, in, …)."""
+
+    down: Tensor
+    up: Tensor
+    scale: float
+
+    def difference(self, weight: Tensor) -> Tensor | None:
+        """The change as float32 with the shape and device of a weight, or None if the shapes do not fit."""
+        up, down = self.up.flatten(1), self.down.flatten(1)
+        if up.shape[0] != weight.shape[0] or down.shape[1] != weight[0].numel() or up.shape[1] != down.shape[0]:
+            return None
+        product = up.to(weight.device, torch.float32) @ down.to(weight.device, torch.float32)
+        return self.scale * product.reshape(weight.shape)
+
+
+def read_lora(path: Path) -> dict[str, Factors]:
+    """Read the factors of a LoRA file or a peft folder, by its names of the layers.
+
+    Raises one ``ValueError`` that names the file for unpaired keys, for settings of wrong types, and for other kinds of
+    adapters.
+    """
+    if path.is_dir():
+        settings, file = read_folder_settings(path), find_adapter_file(path)
+    else:
+        settings, file = read_header_settings(path), path
+    pairs = pair_factors(read_tensors(file), settings, file)
+    return {layer: Factors(pair.down, pair.up, pair.scale) for layer, pair in pairs.items()}

@@ -12,10 +12,10 @@ from tokenizers import normalizers
 from torch import Tensor, nn
 
 from guidegraph.graph.device_context import current_dtype
+from guidegraph.nodes.checkpoints.config_values import numbers_in_names
 from guidegraph.nodes.checkpoints.filling import build_text_model, check_fit, fill
-from guidegraph.nodes.checkpoints.tensor_names import numbers_in_names
 from guidegraph.nodes.conditioning.text_pretrained import import_transformers
-from guidegraph.nodes.models.networks.bounded_build import check_depth
+from guidegraph.nodes.models.networks.shells import check_depth
 from guidegraph.nodes.models.released.pretrained_text import tokenizer_from_folder
 from guidegraph.nodes.models.released.towers import T5Tower
 from guidegraph_runtime.machine.optional_packages import install_command

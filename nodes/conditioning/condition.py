@@ -54,7 +54,7 @@ def spatial_condition(parts: Sequence[Tensor], *, size: Size | None = None, mode
 def _resize(part: Tensor, size: tuple[int, int], mode: Mode) -> Tensor:
     from torch.nn import functional
 
-    from guidegraph.nodes.images.resize import resize_antialiased
+    from guidegraph.nodes.images.image import resize_antialiased
 
     if tuple(part.shape[2:]) == size:
         return part

@@ -16,7 +16,7 @@ from guidegraph.nodes.derive import node_from_operation
 from guidegraph.nodes.shape_checks import check_finite, has_values
 from guidegraph.nodes.types import Condition, Label, LabelEmbedder
 from guidegraph_runtime.declare.settings import Count, Range
-from guidegraph_runtime.operations.label import Class
+from guidegraph_runtime.operations.text import Class
 
 
 def _class_range(classes: int | None) -> dict[str, Range]:

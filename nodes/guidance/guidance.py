@@ -10,9 +10,9 @@ from typing import Annotated, Any
 from annotated_types import Ge, Le
 
 from guidegraph.graph.node import node
-from guidegraph.graph.types import is_tensor
+from guidegraph.graph.types import Tensor, is_tensor
 from guidegraph.nodes import port_shapes
-from guidegraph.nodes.sampling.clipping import clip_x0
+from guidegraph.nodes.sampling.scheduler_step import clip_x0
 from guidegraph.nodes.shape_checks import check_compatible, expand_to_batch, has_values
 from guidegraph.nodes.types import (
     Classifier,
@@ -184,3 +184,9 @@ def interval(
         return scale if bool(inside) else 1.0
     scales = torch.as_tensor(drop_trailing_axes(scale), device=t.device, dtype=level.dtype)
     return torch.where(inside, scales, 1.0)
+
+
+@node("classifier.predict")
+def classify(classifier: Classifier, x: Sample, t: Timesteps) -> Tensor:
+    """The logits (B, K) of samples x (B, C, H, W) at t (1) or (B)."""
+    return classifier(x, expand_to_batch(t, x.shape[0], "t"))

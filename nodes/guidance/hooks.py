@@ -8,7 +8,7 @@ from typing import Any, Literal, Protocol, Self, TypeAlias, cast, runtime_checka
 
 from guidegraph.graph.errors import suggest
 from guidegraph.graph.types import Tensor, capability
-from guidegraph.nodes.guidance.rule_memory import RuleMemory, RuleWithMemory
+from guidegraph.nodes.guidance.step_context import RuleMemory, RuleWithMemory
 from guidegraph.nodes.types import Condition, Denoiser, Prediction
 
 SiteKind: TypeAlias = Literal["input", "self", "cross", "joint", "skip", "feature", "deep"]

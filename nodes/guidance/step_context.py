@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from guidegraph.graph.node import node
 from guidegraph.graph.types import Tensor, structured
@@ -111,3 +112,38 @@ def context(scheduler: Scheduler, x: Sample, state: SchedulerState, t: Timesteps
         expand_to_batch(t, x.shape[0], "t")
     step, steps = (column.index_select(0, index) for column in scheduler.numbers)
     return StepContext(x, t.to(x.device), alpha, sigma, step.to(x.device), steps.to(x.device), scheduler.form)
+
+
+@structured
+@dataclass(frozen=True, eq=False)
+class RuleMemory:
+    """The memory of a denoiser's rules between two calls: a tensor (B, …) by the name of each site, such as
+    "deep.up.4".
+
+    A site's memory has the shape, dtype and device of the value that `HookedDenoiser.captured` gives there, and each
+    row belongs to one sample. It starts as zeros.
+    """
+
+    values: dict[str, Tensor]
+
+    def expand(self, batch: int) -> RuleMemory:
+        """The memory with `batch` rows; a single row is repeated. Raises ``ValueError`` for another number of rows."""
+        for name, value in self.values.items():
+            if value.shape[0] not in (batch, 1):
+                raise ValueError(
+                    f"the memory of site '{name}' is of {value.shape[0]} samples and x has {batch}: carry a memory of "
+                    "its own for each call, which starts from denoiser.empty_memory with the same x"
+                )
+        return RuleMemory({name: value.expand(batch, *value.shape[1:]) for name, value in self.values.items()})
+
+
+@dataclass(frozen=True)
+class RuleWithMemory:
+    """A rule that is also called with its site's memory, and returns the next memory as well.
+
+    function: takes what a rule of the site's kind takes, then the memory, and returns two values: what such a rule
+    returns, and the next memory, in the shape, dtype and device of the one before. It keeps nothing itself, so that
+    a call depends on its arguments alone.
+    """
+
+    function: Callable[..., tuple[Any, Tensor]]

@@ -56,10 +56,10 @@ def freeze_encoder(autoencoder: Autoencoder) -> Autoencoder:
 
     Raises an error for another kind of autoencoder.
     """
-    from guidegraph.nodes.models.own import decoder_training
+    from guidegraph.nodes.models.own import autoencoder as networks
 
     network = _check_kind(autoencoder)
-    return build_untrained(lambda: decoder_training.freeze_encoder(network), seed=0)
+    return build_untrained(lambda: networks.freeze_encoder(network), seed=0)
 
 
 @node("autoencoder.renew_decoder")
@@ -76,10 +76,10 @@ def renew_decoder(
     of the encoder. seed: of the initial weights.
     Raises an error for another kind of autoencoder.
     """
-    from guidegraph.nodes.models.own import decoder_training
+    from guidegraph.nodes.models.own import autoencoder as networks
 
     network = _check_kind(autoencoder)
-    return build_untrained(lambda: decoder_training.renew_decoder(network, channels=channels, blocks=blocks), seed)
+    return build_untrained(lambda: networks.renew_decoder(network, channels=channels, blocks=blocks), seed)
 
 
 def _check_kind(autoencoder: Autoencoder) -> KLAutoencoder:

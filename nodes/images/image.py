@@ -5,7 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Annotated, Literal
 
+import torch
 from annotated_types import Gt, Le
+from torch import Tensor
+from torch.nn import functional as F
 
 from guidegraph.graph.node import node
 from guidegraph.nodes import port_shapes
@@ -34,8 +37,6 @@ def resize_image(image: Image, *, size: Size, mode: Filter = "bicubic") -> Image
     size: the side, or [height, width]. mode: the interpolation filter.
     """
     from torch.nn import functional
-
-    from guidegraph.nodes.images.resize import resize_antialiased
 
     height, width = (size, size) if isinstance(size, int) else size
     host.check_pixels(height, width)
@@ -78,3 +79,12 @@ def composite(inside: Image, outside: Image, mask: Mask) -> Image:
     """
     check_compatible("pictures and masks", inside, outside, mask, start=2)
     return outside + cast_mask(mask, outside) * (inside - outside)
+
+
+def resize_antialiased(x: Tensor, size: tuple[int, int], mode: str = "bilinear") -> Tensor:
+    """Resize x (B, C, H, W) to size (H, W), bilinear or bicubic, in its dtype.
+
+    Half precision is computed in float32: torch has no half-precision kernel for this on a CPU.
+    """
+    wide = x.to(torch.promote_types(x.dtype, torch.float32))
+    return F.interpolate(wide, size, mode=mode, antialias=True).to(x.dtype)

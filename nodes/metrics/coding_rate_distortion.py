@@ -15,7 +15,7 @@ from annotated_types import Ge
 
 from guidegraph.graph.node import node
 from guidegraph.graph.types import Tensor
-from guidegraph.nodes.metrics.bootstrap import Resamples, Seed, bootstrap_interval, draw_counts
+from guidegraph.nodes.metrics.metrics import Resamples, Seed, bootstrap_interval, draw_counts
 from guidegraph.nodes.shape_checks import check_compatible
 from guidegraph.nodes.types import Prediction, Sample, Schedule, Table, Timesteps
 

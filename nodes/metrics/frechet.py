@@ -14,7 +14,7 @@ from guidegraph.graph.device_context import current_device
 from guidegraph.graph.node import node
 from guidegraph.graph.trust.file_checks import open_regular, require_regular
 from guidegraph.graph.types import Tensor, structured
-from guidegraph.nodes.metrics.bootstrap import (
+from guidegraph.nodes.metrics.metrics import (
     Interval,
     Resamples,
     Seed,

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from guidegraph.graph.node import node
 from guidegraph.graph.types import Tensor
-from guidegraph.nodes.metrics.bootstrap import Seed, prepare_feature_sets
+from guidegraph.nodes.metrics.metrics import Seed, prepare_feature_sets
 
 KERNEL_ROWS = 1024
 """Rows of a kernel matrix in memory at a time: the full matrix of 50,000 samples would take 20 GB."""

@@ -18,7 +18,7 @@ from annotated_types import Ge
 from guidegraph.graph.node import node
 from guidegraph.graph.types import Tensor
 from guidegraph.nodes.data.batches import FunctionBatches, to_image
-from guidegraph.nodes.data.scenes128.held_out import Split
+from guidegraph.nodes.data.scenes128.content import Split
 from guidegraph.nodes.data.scenes128.tasks import (
     BINDING,
     CATEGORIES,

@@ -15,7 +15,7 @@ from guidegraph.nodes.models.model_nodes import Count, build_untrained
 @node("model.detector")
 def new_detector(*, seed: int = 0, channels: Count = 32) -> Any:
     """An untrained detector of the objects, skies and grounds of scenes."""
-    from guidegraph.nodes.models.own.detector import Detector, DetectorConfig
+    from guidegraph.nodes.models.own.box_detector import Detector, DetectorConfig
 
     return build_untrained(lambda: Detector(DetectorConfig(channels=channels)), seed)
 

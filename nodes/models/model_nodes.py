@@ -20,8 +20,7 @@ from annotated_types import Ge, MinLen
 from guidegraph.graph.device_context import current_device, current_dtype
 from guidegraph.graph.node import node
 from guidegraph.graph.types import Written
-from guidegraph.nodes.models.absent_part import AbsentPart, MissingPart
-from guidegraph.nodes.models.model_json import list_parts, read_index
+from guidegraph.nodes.models.model_json import AbsentPart, MissingPart, list_parts, read_index
 from guidegraph.nodes.sampling import schedule as schedules
 from guidegraph.nodes.types import (
     Autoencoder,
@@ -217,7 +216,7 @@ def new_autoencoder(
 @node("model.pixels")
 def new_pixel_space(*, channels: Count = 3) -> Autoencoder:
     """Pixels as their own latents, f = 1: nothing to train; autoencoder.measure_scale can measure the scale."""
-    from guidegraph.nodes.models.own.pixel_space import PixelSpace, PixelSpaceConfig
+    from guidegraph.nodes.models.own.autoencoder import PixelSpace, PixelSpaceConfig
 
     return PixelSpace(PixelSpaceConfig(channels)).eval()
 
@@ -270,7 +269,7 @@ def new_text_transformer(
 
     length: tokens of a text with the one at its start; longer texts are cut.
     """
-    from guidegraph.nodes.data.captions import vocabulary
+    from guidegraph.nodes.data.scenes import vocabulary
     from guidegraph.nodes.models.own.text_encoder import TextConfig, TextEncoder, TextModel, build_tokenizer
 
     tokenizer = build_tokenizer(vocabulary() if words is None else words, length)
@@ -281,7 +280,7 @@ def new_text_transformer(
 @node("model.label_embedder")
 def new_label_embedder(*, seed: int = 0, classes: Count = 10, width: Count = 128) -> LabelEmbedder:
     """An untrained embedder of class labels, and of the null class, as a condition's vector."""
-    from guidegraph.nodes.models.own.label_embedder import LabelConfig, LabelModel
+    from guidegraph.nodes.models.own.text_encoder import LabelConfig, LabelModel
 
     return build_untrained(lambda: LabelModel(LabelConfig(classes=classes, width=width)), seed)
 
@@ -312,7 +311,7 @@ def new_segmenter(
     *, seed: int = 0, classes: Count = 23, channels: Count = 24, multipliers: Multipliers = (1, 2, 3)
 ) -> Segmenter:
     """An untrained segmenter, by default for the classes of scenes."""
-    from guidegraph.nodes.models.own.segmenter import SegmentationNet, SegmenterConfig
+    from guidegraph.nodes.models.own.classifier import SegmentationNet, SegmenterConfig
 
     config = SegmenterConfig(classes=classes, channels=channels, multipliers=multipliers)
     return build_untrained(lambda: SegmentationNet(config), seed)
@@ -331,7 +330,7 @@ def new_image_embedder(
 
     tokens: number of tokens made from the pooled features; 0 for a vector alone.
     """
-    from guidegraph.nodes.models.own.image_embedder import ImageModel, VisionConfig
+    from guidegraph.nodes.models.own.text_encoder import ImageModel, VisionConfig
 
     config = VisionConfig(width=width, tokens=tokens, channels=channels, multipliers=multipliers)
     return build_untrained(lambda: ImageModel(config), seed)

@@ -11,7 +11,7 @@ from annotated_types import Gt
 from guidegraph.graph.node import node
 from guidegraph.graph.types import Tensor
 from guidegraph.nodes.guidance.hooks import HookedDenoiser, HookedWrapper, MemoryDenoiser, Site
-from guidegraph.nodes.guidance.rule_memory import RuleMemory
+from guidegraph.nodes.guidance.step_context import RuleMemory
 from guidegraph.nodes.shape_checks import has_values
 from guidegraph.nodes.types import Condition, Denoiser, Prediction, PredictionKind, Schedule
 

@@ -11,7 +11,7 @@ from guidegraph.graph.node import node
 from guidegraph.graph.types import Tensor
 from guidegraph.nodes.models.model_nodes import Count, build_untrained
 from guidegraph.nodes.training.losses import Weight
-from guidegraph.nodes.types import Autoencoder, Discriminator, Image
+from guidegraph.nodes.types import Autoencoder, Discriminator, Image, SemanticMap
 
 LossKind = Literal["hinge", "vanilla"]
 StepIndex = Annotated[int, Ge(0)]
@@ -30,7 +30,7 @@ def new_discriminator(*, seed: int = 0, channels: Count = 32, layers: Count = 2)
 
     seed: of the initial weights. channels: width of the first layer.
     """
-    from guidegraph.nodes.models.own.discriminator import DiscriminatorConfig, PatchDiscriminator
+    from guidegraph.nodes.models.own.classifier import DiscriminatorConfig, PatchDiscriminator
 
     config = DiscriminatorConfig(channels=channels, layers=layers)
     return build_untrained(lambda: PatchDiscriminator(config), seed)
@@ -142,3 +142,49 @@ def sum_losses(losses: Sequence[Tensor], *, weights: list[Weight] | None = None)
     if len(factors) != len(losses):
         raise ValueError(f"{len(losses)} losses need as many weights; found {len(factors)}")
     return torch.stack([factor * loss.float().reshape(()) for factor, loss in zip(factors, losses, strict=True)]).sum()
+
+
+@node("model.feature_classifier")
+def new_feature_classifier(*, seed: int = 0, channels: Count = 192, classes: Count = 76, width: Count = 192) -> Any:
+    """An untrained classifier of each cell of features (B, channels, h, w), for `loss.feature_classes`.
+
+    seed: of the initial weights. channels: of the features; classes: 76 for `data.scene_map`, 12 for
+    `data.colour_map`; width: of the layer between.
+    """
+    from guidegraph.nodes.models.own.classifier import FeatureClassifier, FeatureClassifierConfig
+
+    config = FeatureClassifierConfig(channels=channels, classes=classes, width=width)
+    return build_untrained(lambda: FeatureClassifier(config), seed)
+
+
+@node("loss.feature_classes")
+def feature_classes_loss(
+    classifier: Any,
+    features: Tensor,
+    share: SemanticMap,
+    focus: Tensor | None = None,
+    *,
+    focus_weight: Annotated[float, Ge(0)] = 0.0,
+) -> Tensor:
+    """Mean cross-entropy of the classes of features (B, C, h, w) and the shares (B, K, h, w) of classes in each cell.
+
+    The gradient goes to the classifier and, through the features, to the denoiser and its text encoder.
+    focus: where a cell counts more, (B, 1, h, w) in [0, 1]: by 1 + focus_weight · focus; the weights have a mean of 1.
+    Raises an error unless the shapes of the logits and the shares match, and the shapes of the shares and the focus.
+    """
+    from torch.nn import functional
+
+    logits = classifier(features)
+    if logits.shape != share.shape:
+        raise ValueError(
+            f"logits {tuple(logits.shape)} of features {tuple(features.shape)} and shares {tuple(share.shape)} must "
+            "have one shape: set 'classes' of the classifier and 'size' of the map"
+        )
+    # cross_entropy of shares exports as an operator of ONNX that takes classes alone
+    error = -(share.float() * functional.log_softmax(logits.float(), 1)).sum(1)
+    if focus is None:
+        return error.mean()
+    if focus.shape != (share.shape[0], 1, *share.shape[2:]):
+        raise ValueError(f"expected a focus (B, 1, h, w) for shares {tuple(share.shape)}; found {tuple(focus.shape)}")
+    weight = 1 + focus_weight * focus[:, 0].float()
+    return (weight * error).sum() / weight.sum()

@@ -17,8 +17,8 @@ if TYPE_CHECKING:
 
     from torch import Tensor, nn
 
-    from guidegraph.nodes.checkpoints.layer_rows import LayerRows
-    from guidegraph.nodes.checkpoints.lora_file import Factors
+    from guidegraph.nodes.checkpoints.filling import LayerRows
+    from guidegraph.nodes.checkpoints.lora_layers import Factors
     from guidegraph.nodes.models.own.denoiser import NetworkDenoiser
 
 Rank = Annotated[int, Ge(1)]
@@ -51,9 +51,8 @@ def apply_lora(
     Raises an error that names the file if any of its layers is missing in the model or has another shape: the LoRA
     belongs to another model, and nothing is applied.
     """
-    from guidegraph.nodes.checkpoints.layer_rows import LayerRows
-    from guidegraph.nodes.checkpoints.lora_file import read_lora
-    from guidegraph.nodes.checkpoints.lora_layers import denoiser_rows, text_layers
+    from guidegraph.nodes.checkpoints.filling import LayerRows
+    from guidegraph.nodes.checkpoints.lora_layers import denoiser_rows, read_lora, text_layers
     from guidegraph.nodes.models.networks.low_rank import merge_low_rank
     from guidegraph.nodes.models.networks.shared_tensors import copy_sharing_tensors
     from guidegraph.nodes.models.released.prompt_embedder import TowerText

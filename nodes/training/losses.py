@@ -165,7 +165,7 @@ def detector_loss(detector: Any, image: Image, label: Tensor) -> Tensor:
 
     label (B, K) in {0, 1}, as from `data.scenes`.
     """
-    from guidegraph.nodes.models.own.detector import detector_loss as loss
+    from guidegraph.nodes.models.own.box_detector import detector_loss as loss
 
     return loss(detector(image).float(), label, detector.config)
 

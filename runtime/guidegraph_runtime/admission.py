@@ -12,8 +12,7 @@ from dataclasses import dataclass
 from math import prod
 from typing import Any, TypeAlias
 
-from guidegraph_runtime.machine.byte_sizes import show_size
-from guidegraph_runtime.machine.memory import machine_memory
+from guidegraph_runtime.machine.memory import machine_memory, show_size
 from guidegraph_runtime.printing import show_count
 
 Shape: TypeAlias = tuple[int, ...]

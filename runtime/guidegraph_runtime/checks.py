@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import operator
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -141,3 +141,26 @@ def _mismatch(name: str, expected: str, value: object) -> SettingError:
         text = repr(value)
         description = f"{type(value).__name__} {text if len(text) <= _MAX_SHOWN else text[:_MAX_SHOWN] + '…'}"
     return SettingError(name.partition("[")[0], f"{name}: expected {expected}; found {description}")
+
+
+def make_table(columns: Mapping[str, Sequence[Any] | NDArray[Any]]) -> NDArray[Any]:
+    """A structured array (R) of columns with R cells each: texts, integers, floats or flags, or None."""
+    arrays: dict[str, NDArray[Any]] = {}
+    for name, column in columns.items():
+        if isinstance(column, np.ndarray):
+            arrays[name] = column
+            continue
+        is_text = all(cell is None or isinstance(cell, str) for cell in column)
+        cells = [("" if is_text else np.nan) if cell is None else cell for cell in column]
+        arrays[name] = np.array(cells, dtype=str if is_text else None)
+    count = max(map(len, arrays.values()), default=0)
+    table = np.zeros(count, dtype=[(name, array.dtype) for name, array in arrays.items()])
+    for name, array in arrays.items():
+        table[name] = array
+    return table
+
+
+def list_columns(table: NDArray[Any]) -> dict[str, list[Any]]:
+    """The columns of a structured array (R) by name, with None for cells without a value."""
+    columns = {name: table[name].tolist() for name in table.dtype.names or ()}
+    return {name: [None if cell == "" or cell != cell else cell for cell in cells] for name, cells in columns.items()}

@@ -120,7 +120,7 @@ def _command(options: argparse.Namespace) -> int:
 
 
 def _verify(bundle: Any, options: argparse.Namespace) -> int:
-    from guidegraph_runtime.running.reference_run import replay
+    from guidegraph_runtime.running.measure_costs import replay
 
     differences = replay(bundle)
     if options.json:

@@ -17,7 +17,7 @@ from itertools import accumulate
 from operator import mul
 from typing import Any
 
-from guidegraph_runtime.machine.byte_sizes import parse_size, show_size
+from guidegraph_runtime.machine.memory import parse_size, show_size
 
 UNLIMITED = 2**63 - 1
 """The value of a limit that is switched off."""

@@ -83,7 +83,7 @@ def plain_table(value: NDArray[Any]) -> Any:
     """Numbers or texts for JSON: lists as the array has axes; of a table, a dict of its columns."""
     if value.dtype.names is None:
         return plain_numbers(value.tolist())
-    from guidegraph_runtime.columns import list_columns
+    from guidegraph_runtime.checks import list_columns
 
     return {name: plain_numbers(column) for name, column in list_columns(value).items()}
 

@@ -15,7 +15,7 @@ from typing import Any
 
 from guidegraph_runtime.error_text import error_text
 from guidegraph_runtime.files.atomic_write import write_text
-from guidegraph_runtime.files.bounded_json import read_json
+from guidegraph_runtime.files.regular_files import read_json
 from guidegraph_runtime.machine.termination import before_exit
 
 RECORD = "run.json"

@@ -6,7 +6,7 @@ import json
 import pickle
 from pathlib import Path
 
-from guidegraph.graph.values.checksummed_file import read_checked, write_checked
+from guidegraph.graph.values.serialise import read_checked, write_checked
 from tests.attacks.arena import Arena, Outcome, attack
 from tests.attacks.files import overwrite
 

@@ -7,7 +7,7 @@ import json
 import onnxruntime
 import pytest
 
-from guidegraph.commands.shared.accelerate import insert_value
+from guidegraph.commands.shared.options import insert_value
 from guidegraph.graph.acceleration import requirements
 from guidegraph.graph.acceleration.requirements import acceleration_problem
 from guidegraph.graph.errors import GuidegraphError

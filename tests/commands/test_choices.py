@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from guidegraph.graph.language.json_schema import json_schema
-from guidegraph.graph.registry import Registry
+from guidegraph.graph.node import Registry
 from tests.commands.command import Command
 
 CHOICE = """

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from guidegraph_runtime.files import atomic_write as temporary
 from guidegraph_runtime.files import locks
-from guidegraph_runtime.files import temporary_names as temporary
 from guidegraph_runtime.files.locks import FOLDER_LOCK, hold_lock
 from tests.commands.command import Command
 from tests.commands.test_run import LOOP, names

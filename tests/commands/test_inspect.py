@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from guidegraph.commands.nodes_markdown import COMMAND
-from guidegraph.graph.hardware import instructions
+from guidegraph.commands.nodes import COMMAND
+from guidegraph.graph.hardware import policy
 from tests.commands.command import ROOT, TOYS, Command, process
 from tests.commands.test_run import DRAW, LOOP
 
@@ -82,8 +82,8 @@ def test_plan_drops_steps_that_no_requested_output_needs(cli: Command) -> None:
 
 
 def test_plan_says_what_an_emulated_dtype_costs(cli: Command, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(instructions, "is_x86", lambda: True)
-    monkeypatch.setattr(instructions, "computes_fp16", lambda device: False)
+    monkeypatch.setattr(policy, "is_x86", lambda: True)
+    monkeypatch.setattr(policy, "computes_fp16", lambda device: False)
     workflow = cli.workflow("draw.yaml", DRAW)
     lines = cli("plan", workflow, "--dtype", "float16").out.splitlines()
     assert lines[2] == "computes on cpu in float16"

@@ -39,7 +39,7 @@ def test_a_budget_on_the_cpu_is_a_usage_error(cli: Command) -> None:
 
 def test_model_moves_are_logged_and_recorded(cli: Command, monkeypatch: pytest.MonkeyPatch) -> None:
     log.clear()
-    monkeypatch.setattr("guidegraph.graph.execution.placement.TorchMover", lambda device: log.device)
+    monkeypatch.setattr("guidegraph.graph.execution.top_level.TorchMover", lambda device: log.device)
     monkeypatch.setattr("guidegraph.commands.shared.run_settings._device_problem", lambda device: "")
     arguments = ["--device", "cuda", "--memory-budget", "1kB", "--json", "--out", "out"]
     arguments += ["--plugin", "tests.graph.memory.fake_device"]

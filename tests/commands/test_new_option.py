@@ -23,12 +23,12 @@ exec(compile(text, sys.argv[1], "exec"), vars(changed))
 import guidegraph
 from guidegraph.commands.open import open as open_page
 from guidegraph.commands.run import run
-from guidegraph.commands.shared.resume_command import _list_options
+from guidegraph.commands.shared.run_settings import _list_options
 from guidegraph.commands.shared.open_workflow import WorkflowRequest
 from guidegraph.commands.shared.run_settings import RunSettings
 from guidegraph.commands.sweep import sweep
 from guidegraph.graph.trust.policy import Grants
-from guidegraph.plugins.selection import PluginSelection
+from guidegraph.plugins.hookspecs import PluginSelection
 
 for function in (run, sweep, open_page, guidegraph.load_workflow, guidegraph.Workflow):
     assert inspect.signature(function).parameters["patience"].default == 3, function

@@ -12,8 +12,7 @@ from annotated_types import Ge
 
 from guidegraph import Tensor, hookimpl, node
 from guidegraph.graph.execution.run import RunResult
-from guidegraph.graph.node import get_spec
-from guidegraph.graph.registry import Registry
+from guidegraph.graph.node import Registry, get_spec
 from guidegraph.graph.resolution.load import build
 from guidegraph.graph.types import Beside
 from tests.graph.running import run_graph

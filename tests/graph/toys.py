@@ -9,8 +9,7 @@ from typing import Annotated, Any, Literal, NamedTuple, Protocol
 
 from annotated_types import Ge
 
-from guidegraph.graph.node import get_spec, node
-from guidegraph.graph.registry import Registry
+from guidegraph.graph.node import Registry, get_spec, node
 from guidegraph.graph.types import Tensor
 from guidegraph.plugins.hookspecs import hookimpl
 

@@ -7,9 +7,8 @@ import torch
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from guidegraph.nodes.kept_levels import MOST_TIMESTEPS, keep_level
 from guidegraph.nodes.sampling import schedule as schedules
-from guidegraph.nodes.types import Schedule
+from guidegraph.nodes.types import MOST_TIMESTEPS, Schedule, keep_level
 from tests.nodes.sampling.closed_form import scaled_linear
 
 X = torch.zeros(2, 4, 8, 8)

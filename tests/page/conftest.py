@@ -23,8 +23,8 @@ from tests.commands.command import TOYS, environment
 if TYPE_CHECKING:
     from starlette.testclient import TestClient
 
-    from guidegraph.page.access import Access
     from guidegraph.page.server import PageServer
+    from guidegraph.page.strangers import Access
     from guidegraph.plugins.manager import PluginManager
 
 PORT = 8000
@@ -116,7 +116,7 @@ def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Site]:
             pytest.skip(f"{name} is not installed")
     from starlette.testclient import TestClient
 
-    from guidegraph.page.access import Access
+    from guidegraph.page.strangers import Access
 
     monkeypatch.chdir(tmp_path)
     (tmp_path / "draw.yaml").write_text(DRAW)

@@ -268,7 +268,7 @@ def test_a_run_that_fails_before_it_begins_has_no_values(site: Site, monkeypatch
 def test_a_value_is_described_in_a_few_lines(make: Any, lines: list[str]) -> None:
     import torch
 
-    from guidegraph.page.values import describe_value
+    from guidegraph.page.frames import describe_value
 
     assert describe_value(make(torch)) == lines
 

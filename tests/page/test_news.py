@@ -28,8 +28,8 @@ def merge(texts: list[str]) -> dict[int, dict[str, Any]]:
 def test_a_fast_run_is_told_a_few_times_a_second_with_its_last_state(
     site: Site, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from guidegraph.page.job import JobProgress
-    from guidegraph.page.news import PROGRESS_PERIOD, JobNews
+    from guidegraph.page.jobs import JobProgress
+    from guidegraph.page.server import PROGRESS_PERIOD, JobNews
 
     texts: list[str] = []
     now, news = 0.0, JobNews(site.page.jobs)
@@ -42,7 +42,7 @@ def test_a_fast_run_is_told_a_few_times_a_second_with_its_last_state(
             now += STEP
             texts.append(news.read())
 
-    replace_clock(monkeypatch, lambda: now, "guidegraph.page.news")
+    replace_clock(monkeypatch, lambda: now, "guidegraph.page.server")
     monkeypatch.setattr(JobProgress, "__call__", record_and_read)
     site.run_to_end(count=str(STEPS))
     running = [text for text in texts if text]
@@ -60,9 +60,9 @@ def test_a_fast_run_is_told_a_few_times_a_second_with_its_last_state(
 
 
 def test_a_run_that_begins_or_ends_is_told_at_once(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
-    from guidegraph.page.news import JobNews
+    from guidegraph.page.server import JobNews
 
-    replace_clock(monkeypatch, lambda: 0.0, "guidegraph.page.news")
+    replace_clock(monkeypatch, lambda: 0.0, "guidegraph.page.server")
     news = JobNews(site.page.jobs)
     for number in (1, 2):
         site.run_to_end(seed=str(number))
@@ -71,7 +71,7 @@ def test_a_run_that_begins_or_ends_is_told_at_once(site: Site, monkeypatch: pyte
 
 
 def test_a_new_page_is_told_of_all_runs_and_another_of_those_that_have_changed(site: Site) -> None:
-    from guidegraph.page.news import JobNews
+    from guidegraph.page.server import JobNews
 
     news = JobNews(site.page.jobs)
     site.run_to_end(seed="5")
@@ -84,7 +84,7 @@ def test_a_new_page_is_told_of_all_runs_and_another_of_those_that_have_changed(s
 
 
 def test_only_nodes_that_have_changed_are_told() -> None:
-    from guidegraph.page.job import JobProgress
+    from guidegraph.page.jobs import JobProgress
 
     progress = JobProgress()
     progress(events.NodeStarted("nodes.a", "toy.number"))

@@ -14,11 +14,11 @@ import pytest
 from guidegraph.edit import WorkflowEditor
 from guidegraph.graph.errors import WorkflowError
 from guidegraph.graph.trust.policy import OWN_WORKFLOW
-from guidegraph.page.drafts import Place, find_insertions, find_place, make_draft, search_nodes
 from guidegraph.page.edits import connect
 from guidegraph.page.folder import WorkflowFolder
 from guidegraph.page.forms import describe_node_for_page
 from guidegraph.page.view import Views
+from guidegraph.page.wire_routes import Place, find_insertions, find_place, make_draft, search_nodes
 from guidegraph.page.wiring import Wiring
 from tests.page.conftest import DRAW, Site
 from tests.paths import ROOT

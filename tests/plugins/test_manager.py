@@ -20,8 +20,7 @@ from guidegraph.graph.events import RunFinished
 from guidegraph.graph.planning.digest import Digests
 from guidegraph.graph.resolution.load import build
 from guidegraph.graph.run_config import RunConfig
-from guidegraph.plugins.contribution import HOOKS
-from guidegraph.plugins.lazy_mapping import LazyMapping
+from guidegraph.plugins.contribution import HOOKS, LazyMapping
 from guidegraph.plugins.manager import PluginManager, PluginStatus, default_registry
 
 NODE = """

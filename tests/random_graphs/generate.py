@@ -18,8 +18,7 @@ from typing import Annotated, Any, Literal, get_args, get_origin
 import yaml
 
 import tests.random_graphs.nodes  # noqa: F401  importing the module registers its nodes
-from guidegraph.graph.node import NodeSpec, get_spec
-from guidegraph.graph.registry import Registry
+from guidegraph.graph.node import NodeSpec, Registry, get_spec
 from guidegraph.graph.types import Tensor
 from guidegraph.nodes.types import Image, Latent, Sample
 from tests.random_graphs.annotations import can_link, element, is_subtype, may_fit, members

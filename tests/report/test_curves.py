@@ -13,10 +13,9 @@ import pytest
 from guidegraph.nodes.table import Table
 from guidegraph.report.curves import CurveChoice, long_plots, sweep_plots, table_plots
 from guidegraph.report.html import table as html_table
-from guidegraph.report.intervals import mean_interval, t_quantile
 from guidegraph.report.plots import draw_curves
 from guidegraph.report.read import parse_cell, read_csv
-from guidegraph.report.series import Plot, Series, select_distinguishing
+from guidegraph.report.series import Plot, Series, mean_interval, select_distinguishing, t_quantile
 from guidegraph.sweep.table import as_csv
 
 

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from guidegraph.report.labels import LINE, TICK, caption_of, clip, clip_distinctly, list_numbered
-from guidegraph.report.plots import draw_curves
+from guidegraph.report.plots import LINE, TICK, caption_of, clip, clip_distinctly, draw_curves, list_numbered
 from guidegraph.report.series import Plot, Series
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 
 from guidegraph.nodes.table import Table
-from guidegraph.report.matrix import render_matrices
+from guidegraph.report.sections import render_matrices
 
 CELLS = Table(
     {

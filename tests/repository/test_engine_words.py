@@ -36,12 +36,12 @@ a run), sample (of a batch), condition, level, schedule (of learning rates), ste
 
 EXCEPTIONS = {
     ("graph/export/onnx/affine.py", "epsilon"): "an attribute of ONNX's BatchNormalization",
-    ("graph/export/onnx/attention.py", "attn_mask"): "a parameter of torch's operator",
+    ("graph/export/onnx/program.py", "attn_mask"): "a parameter of torch's operator",
     ("graph/export/onnx/decompositions.py", "output_mask"): "a parameter of torch's operator",
     ("graph/export/onnx/gradients.py", "attn_mask"): "a parameter of torch's operator",
     ("graph/export/one_node.py", "MASKS"): "the runtime's name for a key of a bundle",
     ("graph/export/partition/sample_rules.py", "grid_sampler_2d grid_sampler_3d"): "torch's operators",
-    ("graph/training/muon.py", "alpha"): "a parameter of torch's addmm",
+    ("graph/training/trained_model.py", "alpha"): "a parameter of torch's addmm",
     ("graph/values/ownership.py", "PIL.Image"): "a class of Pillow",
     ("graph/values/ownership.py", "Image"): "a class of Pillow",
 }

@@ -9,7 +9,7 @@ import pytest
 from rich.console import Console
 
 from guidegraph.graph import events
-from guidegraph.plugins.observers import GuardedObserver
+from guidegraph.plugins.manager import GuardedObserver
 from guidegraph.runs.observers import Bars, JsonLog, PlainLog, encode_event
 
 RUN: list[events.Event] = [

@@ -19,8 +19,7 @@ from safetensors.torch import load_file
 from guidegraph.graph.errors import Mark, UnwritableOutput
 from guidegraph.graph.execution.loop_context import Previewed
 from guidegraph.graph.ir import Graph, GraphOutput
-from guidegraph.graph.node import get_spec, node
-from guidegraph.graph.registry import Registry
+from guidegraph.graph.node import Registry, get_spec, node
 from guidegraph.graph.sources import Literal
 from guidegraph.graph.training.fit import Fit, Preview, Training
 from guidegraph.graph.types import ANY, PortType, Tensor, to_port_type

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import pytest
 
 from guidegraph.graph.errors import Cancelled
-from guidegraph.graph.shared_runs.turns import Task, Turns
+from guidegraph.graph.shared_runs.many_runs import Task, Turns
 from tests.must_end import must_end
 
 

@@ -11,7 +11,7 @@ from PIL import Image
 from guidegraph import Workflow, WorkflowError
 from guidegraph.graph.resolution.load import build
 from guidegraph.plugins.manager import PluginManager
-from guidegraph.sweep.sampler_axis import add_sampler_parameter
+from guidegraph.sweep.grid_options import add_sampler_parameter
 from tests.commands.command import Command
 from tests.paths import ROOT
 from tests.sweep.test_sweep import sweep, table

@@ -12,11 +12,10 @@ from guidegraph.graph.node import NodeSpec
 from guidegraph.nodes.data.scenes128.layout_sample import encode_layout
 from guidegraph.nodes.metrics.frechet import Moments
 from guidegraph.nodes.models.own.autoencoder import AutoencoderConfig, KLAutoencoder, VQAutoencoder, VQConfig
-from guidegraph.nodes.models.own.box_detector import BoxDetector, BoxDetectorConfig
-from guidegraph.nodes.models.own.detector import Detector, DetectorConfig
+from guidegraph.nodes.models.own.box_detector import BoxDetector, BoxDetectorConfig, Detector, DetectorConfig
 from guidegraph.nodes.sampling.schedule import flow
 from guidegraph.nodes.sampling.scheduler import ddpm
-from guidegraph.nodes.training.feature_classes import new_feature_classifier
+from guidegraph.nodes.training.adversarial import new_feature_classifier
 from guidegraph.nodes.types import Classifier, Condition, Prediction, Schedule, Table
 from guidegraph.plugins.manager import PluginManager
 from guidegraph.testing import NodeCase, example

@@ -13,8 +13,7 @@ from guidegraph import Image, Prediction, Sample, Schedule, Scheduler, Timesteps
 from guidegraph.graph.types import to_port_type
 from guidegraph.testing import CHECKS, NodeCase, applicable_checks, cases_of, conformance_cases, why_inapplicable
 from guidegraph.testing.applicable import possible_contents
-from guidegraph.testing.arguments import Arguments, call_node, make_arguments, output_leaves
-from guidegraph.testing.batches import is_texts
+from guidegraph.testing.arguments import Arguments, call_node, is_texts, make_arguments, output_leaves
 from tests.testing import wrong_nodes
 from tests.testing.builtin_cases import NOT_BUILT, overrides, specs
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from guidegraph.plugins.import_by_name import import_plugin_module
+from guidegraph.plugins.entry_points import import_plugin_module
 from guidegraph.testing import NodeCase, Nonconforming, applicable_checks, cases_of, run_check
 from tests.paths import ROOT
 

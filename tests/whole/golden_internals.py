@@ -13,9 +13,8 @@ from guidegraph.graph.ir import Loop, Op, walk
 from guidegraph.graph.planning import digest
 from guidegraph.graph.planning.digest import Digests
 from guidegraph.graph.sources import Param, Source
-from guidegraph.graph.training.checkpoint import resume_key
+from guidegraph.graph.training.checkpoint import read_state, resume_key
 from guidegraph.graph.training.fit import Fit
-from guidegraph.graph.training.resume import read_state
 from guidegraph.graph.types import structured_types
 from guidegraph.graph.values.serialise import read_value
 from guidegraph_runtime.running.single_file import inputs_of

@@ -10,7 +10,7 @@ import torch
 
 from guidegraph.nodes.conditioning.condition import null_condition, spatial_condition
 from guidegraph.nodes.conditioning.mask import apply_mask, random_mask
-from guidegraph.nodes.conditioning.text import encode_text
+from guidegraph.nodes.conditioning.text_prompt import encode_text
 from guidegraph.nodes.data.batches import SceneBatch
 from guidegraph.nodes.data.datasets import scene
 from guidegraph.nodes.data.scene_sprites import OBJECTS

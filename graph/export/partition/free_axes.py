@@ -12,8 +12,7 @@ import torch
 
 from guidegraph.graph.export.onnx.axes import Axis
 from guidegraph.graph.export.onnx.fake_sizes import ShortFakes
-from guidegraph.graph.export.partition.subgraph import PartPlan, batch_size, cut_batch, name_axes
-from guidegraph.graph.export.partition.traced_run import record_separate_calls
+from guidegraph.graph.export.partition.subgraph import PartPlan, batch_size, cut_batch, name_axes, record_separate_calls
 
 MULTIPLES = (1, 2, 4, 8, 16, 32, 64, 128)
 MAX_SIZE = 1 << 16

@@ -13,7 +13,7 @@ import torch
 from guidegraph.graph.export.errors import ExportError
 from guidegraph.graph.export.partition.example_values import ExampleValues
 from guidegraph.graph.export.partition.leaves import plain_fields, tensor_leaves
-from guidegraph.graph.export_recipe import ExportRecipe
+from guidegraph.graph.frozen_models import ExportRecipe
 from guidegraph.graph.ir import Call
 from guidegraph.graph.node import NodeSpec
 from guidegraph.graph.port import Port

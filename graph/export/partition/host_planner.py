@@ -10,10 +10,8 @@ from guidegraph.graph.errors import NodeError
 from guidegraph.graph.execution.loop import stack
 from guidegraph.graph.export.errors import ExportError, LeftForRun, NotPassedOn
 from guidegraph.graph.export.parameter_bounds import find_input_ranges
-from guidegraph.graph.export.partition.choices import make_choice_operation
-from guidegraph.graph.export.partition.example_run import ExampleRun
-from guidegraph.graph.export.partition.example_values import ExampleValues
-from guidegraph.graph.export.partition.guards import find_guards
+from guidegraph.graph.export.partition.example_values import ExampleRun, ExampleValues
+from guidegraph.graph.export.partition.guards import find_guards, find_unread_inputs
 from guidegraph.graph.export.partition.host_operations import (
     are_siblings,
     find_recipe,
@@ -24,13 +22,90 @@ from guidegraph.graph.export.partition.host_operations import (
 from guidegraph.graph.export.partition.leaves import plain_fields, tensor_leaves
 from guidegraph.graph.export.partition.subgraph import ExampleValue, PartPlan, is_number, plan_part
 from guidegraph.graph.export.partition.unlike_samples import make_joinable
-from guidegraph.graph.export.partition.unread_inputs import find_unread_inputs
-from guidegraph.graph.export_recipe import ExportRecipe
+from guidegraph.graph.frozen_models import ExportRecipe
 from guidegraph.graph.ir import Call, Choice, Loop, Op
-from guidegraph.graph.planning.choice_branches import find_branch_conditions
+from guidegraph.graph.planning.passes import find_branch_conditions
 from guidegraph.graph.sources import Carry, Output, Param, Source
 from guidegraph_runtime.bundle.manifest import Operation
-from guidegraph_runtime.bundle.names import JOINS, RANGES
+from guidegraph_runtime.bundle.manifest_types import JOINS, RANGES
+from guidegraph_runtime.declare.choice_words import CHOOSE, WHEN
+
+
+def make_choice_operation(choice: Choice, examples: ExampleValues) -> Operation:
+    """The plan's operation for a choice.
+
+    ``of`` has each branch as ``{"from": {name in the choice: name in the branch}}``, or as ``{"is": value}`` for a
+    plain value that is the same in every run. Raises ``ExportError`` if the branches differ in structure.
+    """
+    settings: dict[str, Any] = {}
+    inputs: dict[str, str] = {}
+    if examples.is_dynamic(choice.when):
+        inputs[WHEN] = examples.value_names(choice.when)[""]
+    else:
+        when = examples.value(choice.when)
+        settings[WHEN] = when.item() if hasattr(when, "item") else when
+    branches = {name: choice.branch(name) for name in choice.inputs}
+    names = {name: _branch_names(choice, source, examples) for name, source in branches.items()}
+    _check_same_structure(choice, names, branches, examples)
+    base = examples.name(Output(choice.key, "out"))
+    result_names = {
+        path: f"{base}.{path}" if path else base
+        for branch_names in names.values()
+        if branch_names
+        for path in branch_names
+    }
+    for path in examples.field_names(next(iter(branches.values()))):
+        if path in result_names:
+            examples.run_names[result_names[path]] = result_names[path]
+    settings["of"] = {
+        name: {"from": {result_names[path]: value_name for path, value_name in branch_names.items()}}
+        if branch_names
+        else {"is": examples.value(branches[name])}
+        for name, branch_names in names.items()
+    }
+    inputs |= {value_name: value_name for branch_names in names.values() for value_name in branch_names.values()}
+    return Operation(CHOOSE, choice.key, inputs, settings, tuple(result_names.values()) or (base,))
+
+
+def _branch_names(choice: Choice, source: Source, examples: ExampleValues) -> dict[str, str]:
+    """The names in the run of a branch's values by path; empty for a plain value that is the same in every run."""
+    value = examples.value(source)
+    if examples.is_dynamic(source) or tensor_leaves(value) or is_number(value):
+        return examples.value_names(source) | examples.field_names(source)
+    if isinstance(value, (str, bool)) or value is None:
+        return {}
+    raise NotPassedOn(
+        choice.key,
+        f"nodes.{choice.key} (choose) gives a {type(value).__name__}, and a bundle passes on tensors, numbers, texts",
+        "choose among what the models give instead",
+        place=str(choice.mark),
+    )
+
+
+def _check_same_structure(
+    choice: Choice, names: dict[str, dict[str, str]], branches: dict[str, Source], examples: ExampleValues
+) -> None:
+    """Raise ``ExportError`` unless all branches have the same fields, with the same values in the constant ones."""
+
+    def structure(name: str) -> tuple[set[str], dict[str, Any]]:
+        fields = plain_fields(examples.value(branches[name]))
+        fixed = {path: value for path, value in fields.items() if path not in names[name]}
+        return set(names[name]) or {""}, fixed
+
+    first, *remaining = branches
+    for name in remaining:
+        if structure(name) != structure(first):
+            raise ExportError(
+                f"the branches '{first}' and '{name}' of nodes.{choice.key} give values of different structure: "
+                f"{_format_structure(*structure(first))}; {_format_structure(*structure(name))}",
+                "give both the same kind of value, or leave it out of the exported outputs (--only)",
+                place=str(choice.mark),
+            )
+
+
+def _format_structure(paths: set[str], fixed: dict[str, Any]) -> str:
+    plain = [f"{path}={value!r:.40}" for path, value in fixed.items()]
+    return ", ".join([*(path or "one value" for path in sorted(paths)), *plain])
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ import numpy as np
 from guidegraph.graph.export.errors import ExportError, raise_together
 from guidegraph_runtime.bundle.manifest_types import Operation, walk_operations
 from guidegraph_runtime.operations import shapes_read_by
-from guidegraph_runtime.running.loops import Loop
+from guidegraph_runtime.running.values import Loop
 
 BUNDLE_REMEDY = "export a bundle instead, which can do it: leave out --single-file"
 

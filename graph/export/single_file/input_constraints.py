@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from guidegraph_runtime.bundle.manifest_types import Operation, Tensor, walk_operations
-from guidegraph_runtime.bundle.names import MULTIPLES
-from guidegraph_runtime.running.loops import Loop
+from guidegraph_runtime.bundle.manifest_types import MULTIPLES, Operation, Tensor, walk_operations
+from guidegraph_runtime.running.values import Loop
 
 
 def find_starting_values(plan: Sequence[Operation]) -> frozenset[str]:

@@ -5,12 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 from guidegraph.graph.errors import suggest
-from guidegraph.graph.language.edit.document import Document, find_entry, find_value, refuse
-from guidegraph.graph.language.edit.entries import insert_entry, replace_key
-from guidegraph.graph.language.edit.links import Link, list_links, relink
+from guidegraph.graph.language.edit.document import Document, find_entry, find_value, plain_text, refuse, to_tree
+from guidegraph.graph.language.edit.entries import Link, insert_entry, list_links, relink, replace_key
 from guidegraph.graph.language.edit.nodes import refuse_linked
 from guidegraph.graph.language.edit.paths import Location, locate_value
-from guidegraph.graph.language.edit.render import plain_text, to_tree
 from guidegraph.graph.language.edit.values import remove_step, render_value, set_value
 from guidegraph.graph.language.parse import WORKFLOW_KEYS
 from guidegraph.graph.language.yaml_tree import YamlMapping, shorten

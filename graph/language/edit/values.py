@@ -6,7 +6,20 @@ from collections.abc import Iterator
 from typing import Any
 
 from guidegraph.graph.errors import suggest
-from guidegraph.graph.language.edit.document import Document, Replacement, find_entry, find_value, is_empty, refuse
+from guidegraph.graph.language.edit.document import (
+    Document,
+    Replacement,
+    can_be_plain,
+    find_entry,
+    find_value,
+    is_empty,
+    is_word,
+    plain_text,
+    refuse,
+    render,
+    render_entry,
+    to_tree,
+)
 from guidegraph.graph.language.edit.entries import insert_entry, remove_item, replace_value
 from guidegraph.graph.language.edit.paths import (
     PARAM_KEYS,
@@ -19,7 +32,6 @@ from guidegraph.graph.language.edit.paths import (
     locate_value,
     refuse_unknown,
 )
-from guidegraph.graph.language.edit.render import can_be_plain, is_word, plain_text, render, render_entry, to_tree
 from guidegraph.graph.language.yaml_tree import Scalar, Tree, YamlMapping, YamlSequence, describe_tree, shorten
 
 _ADDED_AS_MAPPING = {"parameter": "{default: …}", "node": "{use: …, in: {…}}"}

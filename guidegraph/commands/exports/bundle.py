@@ -35,14 +35,18 @@ from guidegraph.graph.errors import GuidegraphError, NodeError, Problem, Workflo
 from guidegraph.graph.execution.intermediates import use_viewer
 from guidegraph.graph.ir import Graph
 from guidegraph.graph.memory.pause_collector import pause_for_import
-from guidegraph.graph.trust.folder_locks import lock_output
+from guidegraph.graph.trust.file_checks import lock_output
 from guidegraph.runs.recipe import portable_params
-from guidegraph_runtime.machine.byte_sizes import show_size
+from guidegraph_runtime.machine.memory import show_size
 
 if TYPE_CHECKING:
     from guidegraph.graph.export.workflow import Exported
     from guidegraph.graph.trust.policy import Policy
     from guidegraph_runtime.bundle.manifest import Manifest, Preview, Reference
+from guidegraph.graph.export.workflow import Exported
+from guidegraph.graph.ir import Call, Choice, Loop, Op, walk
+from guidegraph.graph.planning.topological_order import find_dependencies
+from guidegraph.graph.sources import Index, Item, Param, Source, list_sources
 
 REFERENCE = "reference"
 
@@ -158,7 +162,6 @@ def _run_engine(
 
     With ``--check`` it is the whole example, for how far errors add up over all steps.
     """
-    from guidegraph.graph.export.short_run import shorten_run
 
     if not arguments.check and not arguments.reference:
         return {}, {}
@@ -231,8 +234,8 @@ def _add_costs(path: Path, calls: Mapping[str, Mapping[str, Any]]) -> None:
 
     calls: the inputs of a call of each part.
     """
-    from guidegraph_runtime.bundle.names import COSTS
-    from guidegraph_runtime.bundle.part_costs import write_costs
+    from guidegraph_runtime.bundle.folder import write_costs
+    from guidegraph_runtime.bundle.manifest_types import COSTS
     from guidegraph_runtime.files.atomic_write import write_bytes
     from guidegraph_runtime.running.bundle import Bundle
     from guidegraph_runtime.running.measure_costs import measure_costs
@@ -297,7 +300,7 @@ def _replay_matches(path: Path, short: Mapping[str, int], calls: dict[str, Mappi
     each part.
     """
     from guidegraph_runtime.running.bundle import Bundle
-    from guidegraph_runtime.running.reference_run import replay
+    from guidegraph_runtime.running.measure_costs import replay
     from guidegraph_runtime.sessions.sessions import SessionSettings
 
     def observe(part: str, inputs: Mapping[str, Any], outputs: Mapping[str, Any]) -> None:
@@ -311,3 +314,58 @@ def _replay_matches(path: Path, short: Mapping[str, int], calls: dict[str, Mappi
             f"{difference.name}: {'as the engine' if difference.fits else 'differs'}{run}, {difference.text}{far}"
         )
     return all(difference.fits for difference in differences)
+
+
+ITERATIONS = 8
+"""More than the most results of earlier steps that a sampler keeps, so that first, middle and last steps occur."""
+
+
+def shorten_run(exported: Exported) -> dict[str, int]:
+    """Values of the inputs that set how often the example's loops run: ``ITERATIONS`` for each.
+
+    Such an input is the only whole number that a loop's sequence depends on, and no larger than its iterations. Empty
+    if a step may differ from others by more than its numbers, since a short run might lack such a step: if the workflow
+    has choices, such as rules with a memory, if a node leaves out a port at some steps, such as guidance in an
+    interval, or if one that the runtime does not know reads the number of the step.
+    """
+    ops = exported.graph.ops
+    if any(isinstance(op, Choice) for op in walk(ops)) or any(map(_has_unlike_steps, walk(ops))):
+        return {}
+    short: dict[str, int] = {}
+    for key, iterations in exported.iterations.items():
+        loop = ops[key]
+        assert isinstance(loop, Loop)
+        counts = {name: value for name, value in _find_counts(exported, loop.over).items() if value <= iterations}
+        if len(counts) == 1:
+            short |= dict.fromkeys(counts, ITERATIONS)
+    return short
+
+
+def _has_unlike_steps(op: Op) -> bool:
+    """Whether some call in a loop's body needs other ports at some steps, or its code reads the number of the step."""
+    if not isinstance(op, Loop):
+        return False
+    for call in (call for call in op.body.values() if isinstance(call, Call)):
+        if not call.spec.runtime and any(isinstance(source, Index) for source in call.sources()):
+            return True
+        if call.spec.needs is not None:
+            arguments = [call.argument(name) for name in call.spec.needs_arguments]
+            roots = [source for sources in arguments if sources is not None for source in list_sources(sources)]
+            sources = [*roots, *(s for inner in find_dependencies(op.body, roots).values() for s in inner.sources())]
+            if any(isinstance(source, (Item, Index)) for source in sources):
+                return True
+    return False
+
+
+def _find_counts(exported: Exported, source: Source) -> dict[str, Any]:
+    """The inputs that a value depends on and that are whole numbers above ``ITERATIONS``, with the example's values."""
+    sources = [source]
+    for op in find_dependencies(exported.graph.ops, [source]).values():
+        sources += op.sources()
+    names = dict.fromkeys(source.name for source in sources if isinstance(source, Param))
+    inputs = {name: exported.inputs[name] for name in names if name in exported.inputs}
+    return {
+        name: exported.values[name]
+        for name, declared in inputs.items()
+        if declared.type == "int" and not declared.many and not declared.choices and exported.values[name] > ITERATIONS
+    }

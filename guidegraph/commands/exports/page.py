@@ -14,10 +14,15 @@ from guidegraph.commands.exports.steps import ExportArguments
 from guidegraph.commands.shared.errors import argument_problem
 from guidegraph.commands.shared.printing import print_text
 from guidegraph.graph.errors import WorkflowError
-from guidegraph.graph.trust.folder_locks import lock_output
-from guidegraph_runtime.machine.byte_sizes import show_size
-from guidegraph_runtime.web_page.onnxruntime_web import INSTALL, find_onnxruntime_web
-from guidegraph_runtime.web_page.support import PageError, find_part_problems, find_provider_problems
+from guidegraph.graph.trust.file_checks import lock_output
+from guidegraph_runtime.machine.memory import show_size
+from guidegraph_runtime.web_page.support import (
+    INSTALL,
+    PageError,
+    find_onnxruntime_web,
+    find_part_problems,
+    find_provider_problems,
+)
 
 if TYPE_CHECKING:
     from guidegraph.graph.export.trace_parts import ExportedPart

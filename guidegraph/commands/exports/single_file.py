@@ -28,10 +28,10 @@ from guidegraph.commands.exports.steps import (
 from guidegraph.commands.shared.errors import argument_problem
 from guidegraph.commands.shared.printing import print_text
 from guidegraph.graph.errors import Problem, WorkflowError
-from guidegraph.graph.trust.folder_locks import lock_output
+from guidegraph.graph.trust.file_checks import lock_output
 from guidegraph.graph.trust.policy import Policy
 from guidegraph.runs.recipe import portable_params
-from guidegraph_runtime.machine.byte_sizes import show_size
+from guidegraph_runtime.machine.memory import show_size
 
 if TYPE_CHECKING:
     from guidegraph.graph.export.single_file.write import SingleFile

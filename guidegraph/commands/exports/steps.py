@@ -16,8 +16,8 @@ from guidegraph.commands.shared.open_workflow import OpenedWorkflow, WorkflowReq
 from guidegraph.commands.shared.printing import print_text
 from guidegraph.graph.errors import GuidegraphError, Mark, NodeError, Problem, WorkflowError
 from guidegraph.graph.ir import Call, Graph, walk
-from guidegraph.graph.port_kinds import port_kinds
-from guidegraph.graph.registry import Registry
+from guidegraph.graph.node import Registry
+from guidegraph.graph.port import port_kinds
 from guidegraph.graph.run_config import RunConfig
 from guidegraph.graph.trust.policy import Policy
 from guidegraph.nodes.table import Table
@@ -25,12 +25,12 @@ from guidegraph.runs.outputs import is_image
 from guidegraph.session import Prepared, list_folder_problems
 from guidegraph_runtime.bundle.manifest_types import walk_operations
 from guidegraph_runtime.error_text import list_causes
-from guidegraph_runtime.machine.byte_sizes import show_size
+from guidegraph_runtime.machine.memory import show_size
 
 if TYPE_CHECKING:
     from guidegraph.graph.export.trace_parts import ExportedPart
     from guidegraph.graph.export.workflow import Exported
-    from guidegraph_runtime.running.reference_run import Difference
+    from guidegraph_runtime.running.measure_costs import Difference
 
 NEEDED = ("onnx", "onnxscript")
 

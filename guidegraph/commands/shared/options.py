@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Annotated, Any, TypeAlias, TypeVar
 
 import typer
+from typer.core import TyperCommand
 
-from guidegraph.graph.run_config import list_options
+from guidegraph.commands.shared.errors import argument_problem
+from guidegraph.commands.shared.printing import print_text
+from guidegraph.graph.errors import WorkflowError
+from guidegraph.graph.run_config import ACCELERATORS, list_options
 from guidegraph.graph.trust.policy import Grants
+from guidegraph_runtime.files.atomic_write import write_text
+from guidegraph_runtime.machine.shortages import WriteError
 
 C = TypeVar("C", bound=Callable[..., Any])
 
@@ -114,3 +120,72 @@ PluginFolder: TypeAlias = Annotated[
         show_default="guidegraph-NAME",
     ),
 ]
+
+
+OPTION, DEFAULT = "--accelerate", "onnx"
+
+
+class AcceleratedCommand(TyperCommand):
+    """A command with the option ``--accelerate``, which means ``--accelerate onnx`` if no value follows.
+
+    Where that leaves more arguments than the command has, the word behind the option was meant as its value.
+    """
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        complete = insert_value(args)
+        ctx.allow_extra_args = True
+        super().parse_args(ctx, [*complete])
+        ctx.allow_extra_args = False
+        if not ctx.args:
+            return []
+        ctx.params.clear()
+        words = [*args, "-"]
+        has_word_behind = OPTION in words and not words[words.index(OPTION) + 1].startswith("-")
+        return super().parse_args(ctx, [*args] if has_word_behind else complete)
+
+
+def insert_value(arguments: Sequence[str]) -> list[str]:
+    """The arguments with the default value after an ``--accelerate`` that no known value follows."""
+    complete: list[str] = []
+    for argument, following in zip(arguments, [*arguments[1:], ""], strict=False):
+        lacks_value = argument == OPTION and following not in ACCELERATORS
+        complete.append(f"{OPTION}={DEFAULT}" if lacks_value else argument)
+    return complete
+
+
+def write_or_print(text: str, output: Path | None, print_: Callable[[str], object] = print_text) -> None:
+    """Write text to a file, or print it with ``print_``. Raises as ``write_output`` does."""
+    if output is None or str(output) == "-":
+        print_(text)
+    else:
+        write_output(output, text)
+
+
+def write_output(target: Path, text: str) -> None:
+    """Write the file of ``-o``. Raises ``WorkflowError`` for a wrong path, ``WriteError`` for a full disk."""
+    check_output(target)
+    try:
+        write_text(target, text)
+    except WriteError:
+        raise
+    except OSError as error:
+        raise _not_written(target, error) from error
+
+
+def check_output(target: Path) -> None:
+    """Raise ``WorkflowError`` if ``target`` is a folder, or lies inside of a file."""
+    try:
+        file = next((parent for parent in target.parents if parent.exists() and not parent.is_dir()), None)
+        is_folder = target.is_dir()
+    except OSError as error:
+        raise _not_written(target, error) from error
+    if file is not None:
+        raise WorkflowError([argument_problem("not-a-folder", f"'{file}' is not a folder", "--output")])
+    if is_folder:
+        problem = argument_problem("not-a-file", f"'{target}' is a folder; name the file to write", "--output")
+        raise WorkflowError([problem])
+
+
+def _not_written(target: Path, error: OSError) -> WorkflowError:
+    message = f"'{target}' cannot be written: {error.strerror}; name another file"
+    return WorkflowError([argument_problem("not-written", message, "--output")])

@@ -2,13 +2,115 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+import difflib
+import shlex
+from collections.abc import Sequence
+from typing import Annotated, Any
 
 import typer
+from typer.core import TyperGroup
 
-from guidegraph.commands.shared.hints import HintingGroup
 from guidegraph.commands.shared.options import NoPlugins, Plugins
-from guidegraph.plugins.selection import PluginSelection
+from guidegraph.graph.language.named_workflows import SUFFIXES
+from guidegraph.plugins.hookspecs import PluginSelection
+
+ARGUMENTS = "guidegraph.arguments"
+SET = "--set"
+OUT = "--out"
+_PAGE = "the page is shown by: guidegraph open FILE"
+MEANT = {
+    "serve": "export a workflow as a bundle (guidegraph export FILE -o BUNDLE) and serve it: guidegraph-serve BUNDLE",
+    "list": "guidegraph nodes lists the nodes, and guidegraph plugins the plugins",
+    "ls": "guidegraph nodes lists the nodes, and guidegraph plugins the plugins",
+    "search": "guidegraph nodes --search WORD",
+    "find": "guidegraph nodes --search WORD",
+    "edit": "guidegraph open FILE edits a workflow in the browser, and guidegraph set FILE PATH VALUE one value",
+    "ui": _PAGE,
+    "gui": _PAGE,
+    "web": _PAGE,
+    "page": _PAGE,
+    "train": "a training is a workflow: guidegraph run FILE",
+    "generate": "guidegraph run pkg:text_to_image_128.yaml --set prompt=TEXT",
+    "check": "guidegraph validate FILE",
+    "lint": "guidegraph validate FILE",
+    "show": "guidegraph plan FILE, or guidegraph draw FILE -o graph.svg",
+    "grid": "guidegraph sweep FILE --grid NAME=1,2,3",
+    "help": "guidegraph -h, or guidegraph COMMAND -h",
+    "version": "guidegraph --version",
+}
+"""Commands that do not exist, as they are typed, and the one that does it."""
+
+SWEEP_OPTIONS = {"--grid": "--grid NAME=1,2,3", "--seeds": "--seeds 0:8", "--from": "--from FILE.csv"}
+"""Options of a sweep that are typed at other commands, each with an example."""
+
+
+class HintingGroup(TyperGroup):
+    """The commands, with whole lines of help, and with a hint in an error about an unknown command or option."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        ctx.meta[ARGUMENTS] = list(args)
+        return super().parse_args(ctx, args)
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except Exception as error:
+            # typer uses click up to 0.20, and a copy of its own since: the classes are known by their names.
+            if "UsageError" in {kind.__name__ for kind in type(error).__mro__}:
+                add_hint(error, ctx.meta[ARGUMENTS])
+            raise
+
+    def format_commands(self, ctx: Any, formatter: Any) -> None:
+        commands = [(name, self.get_command(ctx, name)) for name in self.list_commands(ctx)]
+        rows = [(name, command.get_short_help_str(1000)) for name, command in commands if command is not None]
+        with formatter.section("Commands"):
+            formatter.write_dl(rows)
+
+
+def add_hint(error: Any, arguments: Sequence[str]) -> None:
+    """Add a hint to the message of a usage error, if there is one. arguments: after ``guidegraph``."""
+    name = next((a for a in arguments if not a.startswith("-")), "")
+    option = getattr(error, "option_name", None)
+    if "No such command" in error.message:
+        hint = MEANT.get(name, "")
+        if not hint and name.endswith(SUFFIXES):
+            hint = f"guidegraph run {shlex.quote(name)}"
+        if hint:
+            error.message = f"No such command '{name}'. Instead: {hint}."
+    elif option and "No such option" in error.message:
+        _hint_at_set(error, option, arguments)
+    elif "unexpected extra argument" in error.message and _takes_set(error):
+        text = error.message.partition(" (")[2].removesuffix(")")
+        if text.endswith(SUFFIXES):  # a second workflow
+            return
+        setting = text if "=" in text.partition(" ")[0] else f"prompt={text}"
+        error.message += f". Parameters are given by --set: {SET} {shlex.quote(setting)}."
+
+
+def _hint_at_set(error: Any, option: str, arguments: Sequence[str]) -> None:
+    """Say that a parameter is given by ``--set``, unless the option is a misspelt one of the command."""
+    options = [name for parameter in error.ctx.command.params for name in parameter.opts] if error.ctx else []
+    if option == "-o" and OUT in options:
+        error.message = f"No such option: -o. The folder is given by {OUT}: {OUT} FOLDER"
+        return
+    if option in SWEEP_OPTIONS and OUT in options and _takes_set(error):
+        error.message = f"No such option: {option}. A sweep takes it: guidegraph sweep FILE {SWEEP_OPTIONS[option]}"
+        error.possibilities = None
+        return
+    if not _takes_set(error) or difflib.get_close_matches(option, options, n=1, cutoff=0.75):
+        return
+    place = next((i for i, a in enumerate(arguments) if a.partition("=")[0] == option), len(arguments))
+    following = next((a for a in arguments[place + 1 : place + 2] if not a.startswith("-")), "VALUE")
+    value = arguments[place].partition("=")[2] if place < len(arguments) and "=" in arguments[place] else following
+    error.possibilities = None
+    setting = shlex.quote(f"{option.lstrip('-').replace('-', '_')}={value}")
+    error.message = f"No such option: {option}. A parameter of the workflow is given by --set: {SET} {setting}"
+
+
+def _takes_set(error: Any) -> bool:
+    command = getattr(getattr(error, "ctx", None), "command", None)
+    return command is not None and any(SET in parameter.opts for parameter in command.params)
+
 
 app = typer.Typer(
     cls=HintingGroup,

@@ -17,17 +17,18 @@ from guidegraph.nodes.guidance.step_context import StepContext, UnlikeRows
 from guidegraph.nodes.types import SchedulerState, Timesteps
 from guidegraph.testing.arguments import (
     Arguments,
+    batch_size,
     call_node,
     make_arguments,
     name_outputs,
+    narrow_to_sample,
     output_leaves,
     require_traceable,
+    take_sample,
     takes_one_or_per_sample,
 )
-from guidegraph.testing.batches import batch_size, narrow_to_sample, take_sample
-from guidegraph.testing.case import NodeCase
+from guidegraph.testing.case import Inapplicable, NodeCase, Nonconforming
 from guidegraph.testing.comparison import difference, rounding_tolerance
-from guidegraph.testing.outcome import Inapplicable, Nonconforming
 
 
 def check_batch_invariance(case: NodeCase) -> None:

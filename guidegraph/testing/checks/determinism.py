@@ -10,9 +10,8 @@ from torch import nn
 
 from guidegraph.graph.memory.weights import find_models
 from guidegraph.testing.arguments import call_node, make_arguments
-from guidegraph.testing.case import NodeCase
+from guidegraph.testing.case import Inapplicable, NodeCase
 from guidegraph.testing.comparison import difference, is_identical
-from guidegraph.testing.outcome import Inapplicable
 
 
 def check_determinism(case: NodeCase) -> None:

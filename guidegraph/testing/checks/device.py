@@ -22,9 +22,8 @@ from guidegraph.testing.arguments import (
     output_leaves,
     require_traceable,
 )
-from guidegraph.testing.case import NodeCase
+from guidegraph.testing.case import Inapplicable, NodeCase, Nonconforming
 from guidegraph.testing.comparison import difference
-from guidegraph.testing.outcome import Inapplicable, Nonconforming
 
 ELSEWHERE = "meta"
 TABLES = (Levels, Schedule, Scheduler)

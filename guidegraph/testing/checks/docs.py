@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from guidegraph.graph.node_descriptions import read_parameter_docs
+from guidegraph.graph.node_json import read_parameter_docs
 from guidegraph.testing.case import NodeCase
 
 

@@ -11,8 +11,7 @@ from guidegraph.graph.export.partition.leaves import Leaf
 from guidegraph.graph.port import Port
 from guidegraph.nodes.types import Levels, Schedule, Scheduler, Timesteps
 from guidegraph.testing.arguments import Arguments, call_node, make_arguments, move_models, output_leaves
-from guidegraph.testing.case import NodeCase
-from guidegraph.testing.outcome import Inapplicable, Nonconforming
+from guidegraph.testing.case import Inapplicable, NodeCase, Nonconforming
 
 EXPECTED: Mapping[torch.dtype, tuple[torch.dtype, ...]] = {
     torch.float32: (torch.float32,),

@@ -12,9 +12,8 @@ from guidegraph.graph.export.partition.leaves import Leaf
 from guidegraph.graph.port import Port
 from guidegraph.nodes.types import Timesteps
 from guidegraph.testing.arguments import Arguments, call_node, make_arguments, output_leaves, perturb, require_traceable
-from guidegraph.testing.case import NodeCase
+from guidegraph.testing.case import Inapplicable, NodeCase
 from guidegraph.testing.comparison import difference
-from guidegraph.testing.outcome import Inapplicable
 
 REMEDY = (
     "compute with tensors, without .detach(), .data, .item(), torch.no_grad() or torch.tensor(x); or say why no "

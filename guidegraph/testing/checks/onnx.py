@@ -17,14 +17,21 @@ from guidegraph.graph.export.partition.free_axes import silence_logger
 from guidegraph.graph.export.partition.leaves import Leaf, tensor_leaves
 from guidegraph.graph.ir import Call, Graph, Parameter
 from guidegraph.graph.ir import GraphOutput as Wanted
-from guidegraph.graph.port_kinds import port_kinds
+from guidegraph.graph.port import port_kinds
 from guidegraph.graph.sources import Literal, Output, Param, Sources
 from guidegraph.graph.types import is_tensor
-from guidegraph.testing.arguments import Arguments, call_node, make_arguments, output_leaves, require_traceable
-from guidegraph.testing.batches import batch_size, take_sample, widen
-from guidegraph.testing.case import NodeCase
+from guidegraph.testing.arguments import (
+    Arguments,
+    batch_size,
+    call_node,
+    make_arguments,
+    output_leaves,
+    require_traceable,
+    take_sample,
+    widen,
+)
+from guidegraph.testing.case import Inapplicable, NodeCase, Nonconforming
 from guidegraph.testing.comparison import difference
-from guidegraph.testing.outcome import Inapplicable, Nonconforming
 
 TOLERANCE = 1e-3
 HERE = Mark("conformance", 1, 1)

@@ -2,21 +2,40 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import dataclasses
+import typing
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from guidegraph.graph.literals import convert_literal
-from guidegraph.graph.types import is_tensor, takes_literal
+from guidegraph.graph.types import (
+    PortType,
+    SequenceOf,
+    describe_value,
+    explain_mismatch,
+    is_tensor,
+    structured_types,
+    takes_literal,
+    to_port_type,
+)
 from guidegraph.nodes.guidance.step_context import StepContext
 from guidegraph.nodes.types import Condition, Prediction, SchedulerState, Score
-from guidegraph.testing.argument_variations import call_or_none, vary_arguments
-from guidegraph.testing.arguments import Arguments, call_node, make_arguments, output_leaves
-from guidegraph.testing.batches import WIDER, batch_size, declares_axes, widen
-from guidegraph.testing.case import NodeCase
-from guidegraph.testing.checks.sequences import check_sequences
-from guidegraph.testing.outcome import Inapplicable, Nonconforming
-from guidegraph.testing.type_match import why_lacking, why_mismatched
+from guidegraph.testing.arguments import (
+    WIDER,
+    Arguments,
+    batch_size,
+    call_node,
+    call_or_none,
+    declares_axes,
+    make_arguments,
+    output_leaves,
+    vary_arguments,
+    widen,
+    wire_optional_ports,
+)
+from guidegraph.testing.case import Inapplicable, NodeCase, Nonconforming
+from guidegraph.testing.comparison import difference, rounding_tolerance
 
 
 def check_types(case: NodeCase) -> None:
@@ -119,3 +138,140 @@ def _check_sample_shapes(case: NodeCase, args: Arguments, outputs: Mapping[str, 
                 f"{tuple(value.variance.shape)} and {tuple(value.value.shape)}",
                 "keep the variance of one of the inputs: dataclasses.replace(prediction, value=…)",
             )
+
+
+def why_mismatched(value: Any, kind: PortType) -> str | None:
+    """Why a value does not match a type, naming the wrong element; None if it matches.
+
+    Of a lazy sequence only the first and the last element are examined.
+    """
+    if reason := explain_mismatch(value, kind):
+        return reason
+    for location, element, inner in _elements(value, kind):
+        if reason := why_mismatched(element, inner):
+            return f"{location}: {reason}"
+    return _find_wrong_field(value)
+
+
+def _elements(value: Any, kind: PortType) -> Iterator[tuple[str, Any, PortType]]:
+    """The elements of a value, each with its name and its type."""
+    fields = _fields(value)
+    if fields:
+        hints = typing.get_type_hints(type(value), include_extras=True)
+        yield from ((f"field '{name}'", getattr(value, name), to_port_type(hints.get(name, Any))) for name in fields)
+        return
+    element = kind.sequence.element if kind.sequence is not None else None
+    if element is None or isinstance(value, str) or not isinstance(value, Sequence) or not len(value):
+        return
+    concrete = isinstance(value, (list, tuple))
+    indices = range(len(value)) if concrete else sorted({0, len(value) - 1})
+    yield from ((f"entry {i}", value[i], element) for i in indices)
+
+
+def _fields(value: Any) -> list[str]:
+    """The names of the fields of a NamedTuple or of a structured value."""
+    if isinstance(value, tuple) and hasattr(value, "_fields"):
+        return list(value._fields)
+    if type(value) in structured_types().values():
+        return [field.name for field in dataclasses.fields(value)]
+    return []
+
+
+def _find_wrong_field(value: Any) -> str | None:
+    """Why a field lacks its declared axes, or is not among the choices of its ``Literal``; None if all are right.
+
+    In place of a tensor with axes a vector or a number is accepted too. A sampler's state, for instance, starts as one
+    zero per slot, and gets the axes of a sample with the first step.
+    """
+    declared: Mapping[str, Sequence[str | int]] = getattr(type(value), "leaf_axes", {})
+    names = _fields(value)
+    for name in names:
+        field_value = getattr(value, name)
+        if is_tensor(field_value) and name in declared and field_value.ndim not in (0, 1, len(declared[name])):
+            axes = ", ".join(map(str, declared[name]))
+            return f"field '{name}': expected axes ({axes}), found {describe_value(field_value)}"
+    hints = typing.get_type_hints(type(value), include_extras=True) if names else {}
+    for name in names:
+        choices = typing.get_args(hints.get(name)) if typing.get_origin(hints.get(name)) is typing.Literal else ()
+        if choices and getattr(value, name) not in choices:
+            expected = ", ".join(map(repr, choices))
+            return f"field '{name}': expected one of {expected}, found {getattr(value, name)!r:.40}"
+    return None
+
+
+def why_lacking(value: Any, kind: PortType) -> str | None:
+    """Why a model does not satisfy a protocol; None if it does. A function satisfies a callable protocol."""
+    if value is None or not kind.alternatives:
+        return None
+    protocols = [a for a in kind.alternatives if not isinstance(a, SequenceOf) and getattr(a, "_is_protocol", False)]
+    checked: list[Any] = [p for p in protocols if getattr(p, "_is_runtime_protocol", False)]
+    if len(protocols) < len(kind.alternatives) or len(checked) < len(protocols):
+        return None
+    return None if any(isinstance(value, p) for p in checked) else f"{describe_value(value)} lacks methods of {kind}"
+
+
+REMEDY = (
+    "use a sequence by its length and its elements alone: list(values) before a method of lists, [*values, x] for "
+    "values + [x]"
+)
+
+
+class CustomSequence(Sequence[Any]):
+    """A sequence that is neither a list nor a tuple, like a data set."""
+
+    def __init__(self, values: Sequence[Any]) -> None:
+        self._values = values
+
+    def __len__(self) -> int:
+        return len(self._values)
+
+    def __getitem__(self, index: Any) -> Any:
+        return self._values[index]
+
+
+def check_sequences(case: NodeCase) -> None:
+    """Lists, tuples and other sequences give equal results; one element is accepted, or raises ``ValueError``."""
+    for name, args in _sequences(case):
+        values = list(args.ports[name])
+        expected = call_node(case, args.with_port(name, list(values)))
+        others = {"a list": values, "a tuple": tuple(values), "a sequence of another class": CustomSequence(values)}
+        for description, other in others.items():
+            same = f"{description} at port '{name}' as good as a list"
+            try:
+                outputs = call_node(case, args.with_port(name, other))
+            except Nonconforming as error:
+                raise case.error(same, error.found, REMEDY) from error
+            if (deviation := difference(outputs, expected)) > rounding_tolerance(expected):
+                raise case.error(same, f"a result that differs by {deviation:.1e}", REMEDY)
+        try:
+            call_node(case, args.with_port(name, values[:1]))
+        except Nonconforming as error:
+            if isinstance(error.__cause__, ValueError):  # raised by the node: its ports are incompatible
+                continue
+            raise case.error(
+                f"a result for one entry at port '{name}', or a ValueError that says why not",
+                error.found,
+                "do not assume that there are two elements",
+            ) from error
+
+
+def _has_length(annotation: Any) -> bool:
+    """Whether an annotation is, or holds, a tuple of a fixed length."""
+    inner = typing.get_args(annotation)
+    if typing.get_origin(annotation) is tuple:
+        return Ellipsis not in inner
+    return any(map(_has_length, inner))
+
+
+def _sequences(case: NodeCase) -> Iterator[tuple[str, Arguments]]:
+    """Each port that takes a sequence, with arguments in which it is wired."""
+    args = make_arguments(case)
+    ports = {
+        name
+        for name, port in case.spec.inputs.items()
+        if port.type.sequence is not None and not _has_length(port.annotation)
+    }
+    yield from ((name, args) for name in ports if isinstance(args.ports.get(name), (list, tuple)))
+    for name, wired in wire_optional_ports(case, args):
+        if name in ports and isinstance(wired.ports[name], (list, tuple)) and call_or_none(case, wired):
+            yield name, wired

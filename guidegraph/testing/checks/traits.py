@@ -7,11 +7,18 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 from guidegraph.graph.types import is_tensor
-from guidegraph.testing.argument_variations import call_or_none, literal_choices, vary_settings, wire_optional_ports
-from guidegraph.testing.arguments import Arguments, call_node, make_arguments, perturb
-from guidegraph.testing.case import NodeCase
+from guidegraph.testing.arguments import (
+    Arguments,
+    call_node,
+    call_or_none,
+    literal_choices,
+    make_arguments,
+    perturb,
+    vary_settings,
+    wire_optional_ports,
+)
+from guidegraph.testing.case import NodeCase, Nonconforming
 from guidegraph.testing.comparison import difference, rounding_tolerance
-from guidegraph.testing.outcome import Nonconforming
 
 USUAL: tuple[Any, ...] = (0, 1, 0.0, 1.0, False, True, 0.5, 2.0, "", None)
 LIMIT = 400

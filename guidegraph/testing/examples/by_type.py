@@ -11,8 +11,8 @@ from typing import Any
 
 from guidegraph.graph.port import Port
 from guidegraph.graph.types import PortType, SequenceOf, Tensor, to_port_type, type_name
+from guidegraph.testing.case import NoExample
 from guidegraph.testing.examples.sizes import BATCH, TEXTS, Maker, draw_normal, make_integers
-from guidegraph.testing.outcome import NoExample
 
 NUMBERS: tuple[Any, ...] = (2, 1, 0, 3, 0.5, 0.25)
 """Tried in order for a setting without a default, until one is valid."""

@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn import functional as F
 
 from guidegraph.nodes.checkpoints.clip_text import (
     NO_WEIGHTS,
@@ -19,17 +20,18 @@ from guidegraph.nodes.checkpoints.clip_text import (
     load_tokenizer,
 )
 from guidegraph.nodes.checkpoints.compvis.model_facts import Facts
+from guidegraph.nodes.checkpoints.config_values import strip_prefix
 from guidegraph.nodes.checkpoints.filling import build_filled, check_axes
 from guidegraph.nodes.checkpoints.first_stage import NEEDED
 from guidegraph.nodes.checkpoints.ldm_text import HEADS, build_ldm_text, check_ldm_text
 from guidegraph.nodes.checkpoints.quantised.deferred import DeferredTensor
-from guidegraph.nodes.checkpoints.tensor_names import strip_prefix
 from guidegraph.nodes.conditioning.text_pretrained import import_transformers
-from guidegraph.nodes.models.absent_part import AbsentPart
+from guidegraph.nodes.models.model_json import AbsentPart
 from guidegraph.nodes.models.released.ldm_text import ClassTokens
-from guidegraph.nodes.models.released.map_rescaler import MapRescaler
 from guidegraph.nodes.models.released.prompt_embedder import ReleasedText
 from guidegraph.nodes.models.released.towers import ClipTower, Hidden
+from guidegraph.nodes.shape_checks import check_channels, check_sides
+from guidegraph.nodes.types import Condition
 
 Tensors = Mapping[str, Tensor]
 OPENCLIP_PAD = 0
@@ -206,3 +208,26 @@ def _no_tokenizer_message(path: Path, kind: str) -> str:
         f"a folder with the tokenizer of {kind} (vocab.json and merges.txt, or tokenizer.json), such as the folder "
         "`tokenizer` of a diffusers folder of this family"
     )
+
+
+class MapRescaler(nn.Module):
+    """A `SemanticEmbedder`: shrinks a map `stages` times by a factor, then a 1 × 1 convolution maps its classes."""
+
+    def __init__(
+        self, classes: int, channels: int, *, stages: int, factor: float, mode: str, bias: bool = False
+    ) -> None:
+        super().__init__()
+        self.classes, self.stages, self.factor, self.mode = classes, stages, factor, mode
+        self.channel_mapper = nn.Conv2d(classes, channels, 1, bias=bias)
+
+    def forward(self, semantic: Tensor) -> Condition:
+        """The spatial condition (B, channels, h, w) of maps (B, classes, H, W), one-hot at the size of the picture.
+
+        Raises ``ValueError`` for another number of classes, and for sides that do not shrink to whole cells.
+        """
+        check_channels(semantic, self.classes, "the model of maps")
+        check_sides(semantic, round(self.factor**-self.stages), "the model of maps")
+        h = semantic.to(self.channel_mapper.weight.dtype)
+        for _ in range(self.stages):
+            h = F.interpolate(h, scale_factor=self.factor, mode=self.mode)
+        return Condition(spatial=self.channel_mapper(h))

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from guidegraph.nodes.checkpoints.config_values import read_integer, read_number
-from guidegraph.nodes.checkpoints.diffusers.block_names import join_qkv, rename_layer
 from guidegraph.nodes.checkpoints.diffusers.config import check_config
+from guidegraph.nodes.checkpoints.filling import have_equal_rows, join_mapped, list_mapped_files
 from guidegraph.nodes.checkpoints.transformers.measure import build_config
 from guidegraph.nodes.models.transformers.dit import DiTConfig
 from guidegraph.nodes.types import PredictionKind
@@ -113,3 +113,27 @@ def _check_equal(first: Tensor, tensor: Tensor, name: str, source: str) -> None:
             f"'{source}': {name} differs from the other blocks' copies, and a DiT has one embedding of t and of labels "
             "for all blocks. It was trained with one for each, which is not supported: nothing was loaded"
         )
+
+
+def rename_layer(name: str, layers: Mapping[str, str]) -> str:
+    """The name of a weight with the name of its layer replaced; unknown names stay."""
+    for theirs, ours in layers.items():
+        if name == theirs or name.startswith(f"{theirs}."):
+            return ours + name[len(theirs) :]
+    return name
+
+
+def join_qkv(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Join weights or biases named `….q.…`, `….k.…` and `….v.…` to one `….qkv.…`, queries first.
+
+    Layers of which one is missing, or of another width, stay and are left over in filling.
+    """
+    joined, mapped = dict(tensors), list_mapped_files()
+    for first in tensors:
+        owner, _, end = first.rpartition(".")
+        if not owner.endswith(".q"):
+            continue
+        parts = [f"{owner[:-1]}{letter}.{end}" for letter in "qkv"]
+        if all(part in tensors for part in parts) and have_equal_rows([tensors[part] for part in parts]):
+            joined[f"{owner[:-1]}qkv.{end}"] = join_mapped([joined.pop(part) for part in parts], mapped)
+    return joined

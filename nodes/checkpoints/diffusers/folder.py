@@ -7,10 +7,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from guidegraph.nodes.checkpoints.config_values import read_integer
 from guidegraph.nodes.checkpoints.denoiser import build_denoiser
-from guidegraph.nodes.checkpoints.diffusers import dit, first_stage, flux, pixart, sd3, unet, z_image
-from guidegraph.nodes.checkpoints.diffusers.component_weights import read_component
-from guidegraph.nodes.checkpoints.diffusers.config import read_json
+from guidegraph.nodes.checkpoints.diffusers import dit, first_stage, flux, pixart, unet, z_image
+from guidegraph.nodes.checkpoints.diffusers.config import check_config, read_json
+from guidegraph.nodes.checkpoints.diffusers.first_stage import read_component
 from guidegraph.nodes.checkpoints.diffusers.schedule import CONFIG, read_scheduler
 from guidegraph.nodes.checkpoints.diffusers.sd3_names import sd3_tensors
 from guidegraph.nodes.checkpoints.diffusers.text import (
@@ -29,11 +30,58 @@ from guidegraph.nodes.checkpoints.read_tensors import read_tensors
 from guidegraph.nodes.checkpoints.transformers.dit import build_dit
 from guidegraph.nodes.checkpoints.transformers.flux import build_flux, is_flux
 from guidegraph.nodes.checkpoints.transformers.flux import load_flux as load_flux_file
+from guidegraph.nodes.checkpoints.transformers.measure import build_config
 from guidegraph.nodes.checkpoints.transformers.pixart import build_pixart
 from guidegraph.nodes.checkpoints.transformers.sd3 import FLOW, build_mmdit
 from guidegraph.nodes.checkpoints.transformers.z_image import build_z_image, is_z_image
 from guidegraph.nodes.checkpoints.transformers.z_image import load_z_image as load_z_image_file
+from guidegraph.nodes.models.transformers.mmdit import MMDiTConfig
 from guidegraph.nodes.types import PredictionKind
+
+CLASS = "SD3Transformer2DModel"
+USED = (
+    "patch_size", "in_channels", "num_layers", "attention_head_dim", "num_attention_heads", "joint_attention_dim",
+    "caption_projection_dim", "pooled_projection_dim", "out_channels", "pos_embed_max_size", "dual_attention_layers",
+)  # fmt: skip
+IGNORED = ("sample_size",)
+"""Without effect: the positions are in the file."""
+
+FIXED: dict[str, tuple[Any, ...]] = {"qk_norm": (None, "rms_norm")}
+
+
+def read_sd3_config(config: Mapping[str, Any], path: Path, kind: PredictionKind) -> MMDiTConfig:
+    """Read the hyper-parameters from a config.json of diffusers; `kind` is the prediction.
+
+    Raises one ``ValueError`` that names the file and the fields with unsupported values.
+    """
+    check_config(config, path, USED, FIXED, IGNORED)
+    channels = read_integer(config, "in_channels", 16, path)
+    heads = read_integer(config, "num_attention_heads", 18, path)
+    width = heads * read_integer(config, "attention_head_dim", 64, path)
+    if read_integer(config, "caption_projection_dim", 1152, path) != width:
+        raise ValueError(f"'{path}': 'caption_projection_dim' is not the width of the heads, {width}")
+    dual = config.get("dual_attention_layers", ())
+    if not isinstance(dual, list | tuple) or not all(isinstance(index, int) for index in dual):
+        raise ValueError(f"'{path}': 'dual_attention_layers' is {dual!r:.60}; expected a list of whole numbers")
+    return build_config(
+        MMDiTConfig,
+        "MMDiT",
+        str(path),
+        in_channels=channels,
+        out_channels=channels if config.get("out_channels") is None else read_integer(config, "out_channels", 16, path),
+        patch=read_integer(config, "patch_size", 2, path),
+        width=width,
+        depth=read_integer(config, "num_layers", 18, path),
+        heads=heads,
+        hidden=4 * width,
+        context_dim=read_integer(config, "joint_attention_dim", 4096, path),
+        vector_dim=read_integer(config, "pooled_projection_dim", 2048, path),
+        side=read_integer(config, "pos_embed_max_size", 96, path),
+        qk_norm=config.get("qk_norm") is not None,
+        dual=tuple(dual),
+        kind=kind,
+    )
+
 
 INDEX = "model_index.json"
 UNUSED = ("safety_checker", "feature_extractor", "image_encoder", "watermark")
@@ -115,7 +163,7 @@ def _refuse_pipeline_settings(folder: Path, transformer: str | None, options: Lo
     use."""
     if transformer in (flux.CLASS, *pixart.CLASSES) and not options.t5:
         raise ValueError(f"'{folder}' is of a model that takes its tokens from T5 alone: leave t5 out")
-    if transformer != sd3.CLASS:
+    if transformer != CLASS:
         options.refuse_t5(str(folder))
     if options.transformer is not None and transformer not in REPLACEABLE:
         raise ValueError(
@@ -151,7 +199,7 @@ def _load_text(
     parts: Mapping[str, Any],
 ) -> Any:
     """Load the text embedder of a pipeline; classes: of its text encoders. parts: those loaded before."""
-    if transformer == sd3.CLASS:
+    if transformer == CLASS:
         return load_sd3_text(folder, classes, parts["denoiser"].config, t5=options.t5)
     if transformer == flux.CLASS:
         return load_flux_text(folder, classes, parts["denoiser"].config)
@@ -186,7 +234,7 @@ def load_dit(folder: Path, kind: PredictionKind, ema: bool) -> dict[str, Any]:
 def load_sd3(folder: Path, kind: PredictionKind, ema: bool) -> dict[str, Any]:
     """Load the `denoiser` of the folder of Stable Diffusion 3's transformer."""
     path = folder / "config.json"
-    config = sd3.read_sd3_config(read_json(path), path, kind)
+    config = read_sd3_config(read_json(path), path, kind)
     return build_mmdit(config, sd3_tensors(read_component(folder, ema), config), str(folder))
 
 
@@ -213,7 +261,7 @@ def load_pixart(folder: Path, kind: PredictionKind, ema: bool) -> dict[str, Any]
 
 TRANSFORMERS = {
     dit.CLASS: load_dit,
-    sd3.CLASS: load_sd3,
+    CLASS: load_sd3,
     flux.CLASS: load_flux,
     z_image.CLASS: load_z_image,
     **dict.fromkeys(pixart.CLASSES, load_pixart),
@@ -226,7 +274,7 @@ REPLACEABLE = {
 }
 """Transformers that may be another file's, by class: what they are called, the test of a file, and its loader."""
 
-FLOWS = (sd3.CLASS, flux.CLASS, z_image.CLASS)
+FLOWS = (CLASS, flux.CLASS, z_image.CLASS)
 """Transformers whose prediction is a flow's if no scheduler says otherwise."""
 
 

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from guidegraph.nodes.checkpoints.config_values import read_integer, read_number
 from guidegraph.nodes.checkpoints.diffusers.config import check_config
-from guidegraph.nodes.checkpoints.layer_rows import LayerRows, join_rows
+from guidegraph.nodes.checkpoints.filling import LayerRows, join_rows
 from guidegraph.nodes.checkpoints.transformers.measure import build_config
 from guidegraph.nodes.models.transformers.pixart import PixArtConfig
 from guidegraph.nodes.types import PredictionKind

@@ -21,7 +21,7 @@ from guidegraph.nodes.checkpoints.diffusers.config import read_json
 from guidegraph_runtime.errors import SettingError
 from guidegraph_runtime.operations import OPERATIONS
 from guidegraph_runtime.samplers.consistency import distillation_timesteps
-from guidegraph_runtime.tables import noise_levels, spacings
+from guidegraph_runtime.tables import noise_levels
 from guidegraph_runtime.tables.noise_levels import LANDING, Levels, NoiseSchedule, check_levels
 from guidegraph_runtime.tables.rows import Level
 
@@ -239,7 +239,7 @@ def _sigmas_kind(config: Config) -> Sigmas:
 
 def _respace(kind: Sigmas, high: float, low: float, steps: int) -> Array:
     if kind == "beta":
-        return spacings.beta_sigmas(high, low, steps, 0.6, 0.6)
+        return noise_levels.beta_sigmas(high, low, steps, 0.6, 0.6)
     ramp = np.linspace(0, 1, steps)
     return (
         noise_levels.polynomial(high, low, ramp, 7.0) if kind == "karras" else noise_levels.exponential(high, low, ramp)

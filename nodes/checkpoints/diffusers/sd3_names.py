@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from torch import Tensor
 
-from guidegraph.nodes.checkpoints.layer_rows import LayerRows, join_rows
+from guidegraph.nodes.checkpoints.filling import LayerRows, join_rows
 from guidegraph.nodes.models.transformers.mmdit import MMDiTConfig
 
 QKV = ("q", "k", "v")

@@ -21,10 +21,10 @@ from guidegraph.nodes.checkpoints.transformers.measure import (
     refuse_settings,
     resolve_heads_and_schedule,
 )
-from guidegraph.nodes.models.own.label_embedder import LabelConfig, LabelModel
+from guidegraph.nodes.models.own.text_encoder import LabelConfig, LabelModel
 from guidegraph.nodes.models.transformers.denoiser import DiTDenoiser
 from guidegraph.nodes.models.transformers.dit import DiT, DiTConfig
-from guidegraph.nodes.models.transformers.positions import sincos_positions
+from guidegraph.nodes.models.transformers.layers import sincos_positions
 
 LABELS = "y_embedder.embedding_table.weight"
 FIRST_BLOCK = "blocks.0.adaLN_modulation.1.weight"

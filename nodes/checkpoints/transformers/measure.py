@@ -12,9 +12,9 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
+from guidegraph.nodes.checkpoints.config_values import numbers_in_names, strip_prefix
 from guidegraph.nodes.checkpoints.filling import check_axes
 from guidegraph.nodes.checkpoints.load_options import LoadOptions
-from guidegraph.nodes.checkpoints.tensor_names import numbers_in_names, strip_prefix
 
 PATCHES, POSITIONS, HEAD = "x_embedder.proj.weight", "pos_embed", "final_layer.linear.weight"
 UNUSED = ("tokenizer", "scale", "shift", "config", "upsample_heads", "groups")

@@ -11,11 +11,11 @@ from typing import Any
 
 from torch import Tensor
 
+from guidegraph.nodes.checkpoints.config_values import numbers_in_names, strip_prefix
 from guidegraph.nodes.checkpoints.filling import build_filled
 from guidegraph.nodes.checkpoints.first_stage import build_flow_first_stage
 from guidegraph.nodes.checkpoints.joined_text import load_sd3_text
 from guidegraph.nodes.checkpoints.load_options import LoadOptions
-from guidegraph.nodes.checkpoints.tensor_names import numbers_in_names, strip_prefix
 from guidegraph.nodes.checkpoints.transformers.measure import (
     PREFIX,
     build_config,

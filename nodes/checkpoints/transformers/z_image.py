@@ -11,9 +11,9 @@ from typing import Any
 
 from torch import Tensor
 
+from guidegraph.nodes.checkpoints.config_values import numbers_in_names
 from guidegraph.nodes.checkpoints.filling import build_filled
 from guidegraph.nodes.checkpoints.load_options import LoadOptions
-from guidegraph.nodes.checkpoints.tensor_names import numbers_in_names
 from guidegraph.nodes.checkpoints.transformers.measure import (
     PREFIX,
     build_config,

@@ -6,9 +6,8 @@ import re
 from typing import NamedTuple
 
 from guidegraph.nodes.data.scenes128 import phrases
-from guidegraph.nodes.data.scenes128.content import Background, Content, Group
+from guidegraph.nodes.data.scenes128.content import Background, Content, Group, Split
 from guidegraph.nodes.data.scenes128.draws import Draws
-from guidegraph.nodes.data.scenes128.held_out import Split
 from guidegraph.nodes.data.scenes128.vocabulary import (
     ABOVE,
     COLOURS,

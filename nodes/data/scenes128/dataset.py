@@ -15,7 +15,7 @@ from guidegraph.graph.node import node
 from guidegraph.graph.types import Tensor
 from guidegraph.nodes.data.batches import FunctionBatches, SceneBatch128, to_image
 from guidegraph.nodes.data.scenes128.captions import PARTIAL, Wording, choose_wording
-from guidegraph.nodes.data.scenes128.held_out import Split
+from guidegraph.nodes.data.scenes128.content import Split
 from guidegraph.nodes.data.scenes128.phrases import caption_words
 from guidegraph.nodes.data.scenes128.scene import Scene128, compose_scene
 from guidegraph.nodes.data.scenes128.vocabulary import CLASSES, COLOURS, GROUNDS, NAMES

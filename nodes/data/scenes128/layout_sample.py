@@ -6,25 +6,29 @@ one denoiser draws the layout of a prompt, and another one the picture of a prom
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from functools import partial as bind
 from typing import Annotated, NamedTuple
 
 import numpy as np
 from annotated_types import Ge
 
+from guidegraph.graph.device_context import current_device, current_dtype
 from guidegraph.graph.node import node
 from guidegraph.graph.types import Tensor
 from guidegraph.nodes import port_shapes
 from guidegraph.nodes.data.batches import FunctionBatches
 from guidegraph.nodes.data.scenes128.captions import PARTIAL, Wording, choose_wording
+from guidegraph.nodes.data.scenes128.content import Split
 from guidegraph.nodes.data.scenes128.dataset import Count, Probability, Seed, check_numbers
-from guidegraph.nodes.data.scenes128.held_out import Split
 from guidegraph.nodes.data.scenes128.scene import compose_layout
 from guidegraph.nodes.data.scenes128.vocabulary import COLOURS, NAMES
+from guidegraph.nodes.derive import node_for, to_runtime
 from guidegraph.nodes.shape_checks import has_values
-from guidegraph.nodes.types import Latent, SemanticMap
-from guidegraph_runtime.operations.layout import CENTRE, KINDS, LOWER, ON, SHADES, SIZE
+from guidegraph.nodes.types import Latent, SemanticMap, Table
+from guidegraph_runtime.checks import list_columns
+from guidegraph_runtime.operations import OPERATIONS
+from guidegraph_runtime.operations.layout import CENTRE, KINDS, LOWER, ON, SHADES, SIZE, Box, describe_problem
 from guidegraph_runtime.operations.layout import CHANNELS as CHANNELS
 
 MAP_CHANNELS = len(NAMES) + SHADES + 5
@@ -234,3 +238,23 @@ def measure_cover(low: Tensor, high: Tensor, size: int) -> Tensor:
     inner_low = torch.maximum(low[..., None] * size, first)
     inner_high = torch.minimum(high[..., None] * size, first + 1)
     return (inner_high - inner_low).clamp(0, 1)
+
+
+def _check_settings(objects: Sequence[str], boxes: Sequence[Box], wired: Collection[str]) -> dict[str, str]:
+    """The problem of the settings; where the port ``box`` is linked, the boxes are made of that."""
+    problem = "" if "box" in wired else describe_problem(objects, boxes)
+    return {"boxes": problem} if problem else {}
+
+
+@node_for("layout.place", host=True, shape=port_shapes.one_row, check=_check_settings)
+def place_layout(box: Tensor | None, *, objects: Sequence[str], boxes: Sequence[Box]) -> Latent:
+    import torch
+
+    layout = OPERATIONS["layout.place"](box=to_runtime(box), objects=objects, boxes=boxes)["out"]
+    return torch.from_numpy(layout).to(current_device(), current_dtype())
+
+
+@node_for("layout.table", host=True)
+def list_layout(layout: Latent) -> Table:
+    table = OPERATIONS["layout.table"](layout=widen(layout).cpu().numpy())["out"]
+    return Table(list_columns(table))

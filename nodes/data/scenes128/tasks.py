@@ -7,14 +7,17 @@ from itertools import product
 from typing import NamedTuple
 
 from guidegraph.nodes.data.scenes128.captions import HELD_OUT_FORM_RATE, Wording
-from guidegraph.nodes.data.scenes128.content import ARTWORK, Content, Group, choose_background
-from guidegraph.nodes.data.scenes128.draws import TASK, Draws
-from guidegraph.nodes.data.scenes128.held_out import (
+from guidegraph.nodes.data.scenes128.content import (
+    ARTWORK,
+    Content,
+    Group,
     Split,
+    choose_background,
     is_held_out_colour,
     is_held_out_count,
     list_pairs,
 )
+from guidegraph.nodes.data.scenes128.draws import TASK, Draws
 from guidegraph.nodes.data.scenes128.scene import Scene128, finish_scene
 from guidegraph.nodes.data.scenes128.vocabulary import (
     ABOVE,

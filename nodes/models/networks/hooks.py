@@ -22,7 +22,7 @@ from guidegraph.nodes.guidance.hooks import (
     SiteStage,
     list_site_choices,
 )
-from guidegraph.nodes.guidance.rule_memory import RuleMemory, RuleWithMemory
+from guidegraph.nodes.guidance.step_context import RuleMemory, RuleWithMemory
 from guidegraph.nodes.models.networks.attention import attention
 from guidegraph.nodes.models.networks.low_rank import trainable_names
 from guidegraph.nodes.shape_checks import has_values

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from guidegraph.graph.errors import suggest
-from guidegraph.nodes.models.extractors.picture_range import to_picture_range
+from guidegraph.nodes.models.extractors.torchscript import to_picture_range
 from guidegraph.nodes.models.onnx.denoiser import run_arrays, run_on_device
 from guidegraph.nodes.models.onnx.ports import describe_tensors
 from guidegraph_runtime.errors import BundleError

@@ -83,8 +83,8 @@ def onnx_denoiser(
 def _of_bundle(path: Path, settings: SessionSettings) -> OpaqueDenoiser:
     from guidegraph.nodes.models.onnx.denoiser import OnnxDenoiser
     from guidegraph.nodes.models.onnx.ports import make_bundle_ports
-    from guidegraph_runtime.bundle.names import CALL, MASKS
-    from guidegraph_runtime.bundle.names import FIELDS as FIXED_FIELDS
+    from guidegraph_runtime.bundle.manifest_types import CALL, MASKS
+    from guidegraph_runtime.bundle.manifest_types import FIELDS as FIXED_FIELDS
     from guidegraph_runtime.running.bundle import Bundle
 
     bundle = Bundle(path, settings)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import torch
@@ -12,6 +12,7 @@ from torch.nn import functional as F
 from guidegraph.nodes.models.networks.scaled_autoencoder import ScaledAutoencoder
 from guidegraph.nodes.models.own.layers import Downsample, ResidualBlock, Upsample, group_norm
 from guidegraph.nodes.models.own.quantiser import VectorQuantiser
+from guidegraph.nodes.shape_checks import check_channels
 
 INITIAL_LOG_VARIANCE = -6.0
 
@@ -196,3 +197,55 @@ def gradient_loss(prediction: Tensor, target: Tensor) -> Tensor:
     """Mean absolute error of the horizontal and vertical differences: a light term for sharp edges."""
     error = prediction - target
     return F.l1_loss(error[..., 1:], error[..., :-1]) + F.l1_loss(error[..., 1:, :], error[..., :-1, :])
+
+
+class DecoderTraining(KLAutoencoder):
+    """A `KLAutoencoder` with a frozen encoder."""
+
+    def trainable_names(self) -> list[str]:
+        """Names of the trainable parameters."""
+        return [f"decoder.{name}" for name, _ in self.decoder.named_parameters()]
+
+
+def freeze_encoder(autoencoder: KLAutoencoder) -> DecoderTraining:
+    """A copy whose decoder can be trained further."""
+    copy = DecoderTraining(autoencoder.config)
+    copy.load_state_dict(autoencoder.state_dict())
+    return copy
+
+
+def renew_decoder(autoencoder: KLAutoencoder, *, channels: int, blocks: int) -> DecoderTraining:
+    """A copy with the same latents and an untrained decoder; 0 channels or blocks stand for the encoder's."""
+    config: AutoencoderConfig = replace(autoencoder.config, decoder_channels=channels, decoder_blocks=blocks)
+    copy = DecoderTraining(config)
+    copy.encoder.load_state_dict(autoencoder.encoder.state_dict())
+    copy.scale.copy_(autoencoder.scale)
+    return copy
+
+
+@dataclass(frozen=True)
+class PixelSpaceConfig:
+    """channels: number of channels of the pictures."""
+
+    channels: int = 3
+
+
+class PixelSpace(nn.Module):
+    """An `Autoencoder` whose latent (B, 3, H, W) is the picture times `scale`, one over its standard deviation."""
+
+    scale: Tensor
+
+    def __init__(self, config: PixelSpaceConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.register_buffer("scale", torch.ones(()))
+
+    def encode(self, image: Tensor) -> Tensor:
+        """Pictures (B, C, H, W) in [-1, 1], of unit variance once the scale is measured."""
+        check_channels(image, self.config.channels, "the first stage")
+        return (image.to(self.scale.dtype) * self.scale).to(image.dtype)
+
+    def decode(self, latent: Tensor) -> Tensor:
+        """The pictures (B, C, H, W) of latents as `encode` gives them."""
+        check_channels(latent, self.config.channels, "the first stage")
+        return (latent.to(self.scale.dtype) / self.scale).to(latent.dtype)

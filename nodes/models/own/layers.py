@@ -13,9 +13,9 @@ from torch.nn import functional as F
 
 from guidegraph.nodes.guidance.hooks import SiteKind
 from guidegraph.nodes.models.networks.attention import attention
-from guidegraph.nodes.models.networks.group_norm import GroupNorm
 from guidegraph.nodes.models.networks.hooks import NO_HOOKS, Attend, AttentionInput, AttentionLayer, Hooks
 from guidegraph.nodes.models.networks.packed_convolution import PackedConv2d
+from guidegraph.nodes.models.networks.shells import GroupNorm
 
 
 def timestep_embedding(t: Tensor, width: int) -> Tensor:

@@ -9,7 +9,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from guidegraph.nodes.models.released.prompt_embedder import TowerText
-from guidegraph.nodes.models.released.towers import ClipTower, T5Tower, TowerOutput
+from guidegraph.nodes.models.released.towers import ChatTower, ClipTower, T5Tower, TowerOutput
+from guidegraph.nodes.shape_checks import has_values
 from guidegraph.nodes.types import Condition
 
 
@@ -50,3 +51,29 @@ class SD3Text(TowerText):
         clip_mask = torch.stack([out.mask for out in clip if out.mask is not None]).any(0)
         mask = torch.cat([clip_mask, clip_mask.new_ones(t5_tokens.shape[:2])], dim=1)
         return Condition(vector=vector, tokens=torch.cat([tokens, t5_tokens], dim=1), mask=mask)
+
+
+class ChatText(TowerText):
+    """A `TextEmbedder` of a language model alone: tokens (B, L, D) with their mask, L of the longest prompt."""
+
+    def __init__(self, tower: ChatTower) -> None:
+        super().__init__([tower])
+
+    def join(self, outputs: Sequence[TowerOutput], has_text: Tensor) -> Condition:
+        tokens, mask = outputs[0].tokens, outputs[0].mask
+        assert mask is not None
+        if has_values(mask):
+            longest = int(mask.sum(1).max())
+            tokens, mask = tokens[:, :longest], mask[:, :longest]
+        return Condition(tokens=tokens, mask=mask)
+
+
+class FluxText(TowerText):
+    """A `TextEmbedder` of two encoders: the vector of CLIP, and the tokens of T5."""
+
+    def __init__(self, clip: ClipTower, t5: T5Tower) -> None:
+        super().__init__([clip, t5])
+
+    def join(self, outputs: Sequence[TowerOutput], has_text: Tensor) -> Condition:
+        """Tokens (B, length, D) of T5, and the vector (B, D′) of CLIP."""
+        return Condition(vector=outputs[0].pooled, tokens=outputs[1].tokens)

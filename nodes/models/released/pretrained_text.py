@@ -14,7 +14,7 @@ from tokenizers import Tokenizer
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from guidegraph.graph.export_recipe import ExportRecipe
+from guidegraph.graph.frozen_models import ExportRecipe
 from guidegraph.graph.trust.file_checks import require_regular_files
 from guidegraph.nodes.types import Condition
 

@@ -13,7 +13,7 @@ from typing import Any, TypeAlias
 import torch
 from torch import Tensor, nn
 
-from guidegraph.graph.export_recipe import ExportRecipe
+from guidegraph.graph.frozen_models import ExportRecipe
 from guidegraph.nodes.checkpoints.lora_layers import text_layers
 from guidegraph.nodes.models.released.layers import embed_sizes
 from guidegraph.nodes.models.released.towers import ClipTower, Tower, TowerOutput

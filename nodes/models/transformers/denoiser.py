@@ -9,7 +9,7 @@ from typing import Self
 import torch
 from torch import Tensor, nn
 
-from guidegraph.nodes.checkpoints.layer_rows import LayerRows
+from guidegraph.nodes.checkpoints.filling import LayerRows
 from guidegraph.nodes.checkpoints.lora_layers import denoiser_rows
 from guidegraph.nodes.guidance.hooks import Rule, Site
 from guidegraph.nodes.models.networks.hooks import Hooks

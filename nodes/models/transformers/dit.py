@@ -21,8 +21,8 @@ from guidegraph.nodes.models.transformers.layers import (
     initialise,
     modulate,
     modulation,
+    sincos_positions,
 )
-from guidegraph.nodes.models.transformers.positions import sincos_positions
 from guidegraph.nodes.types import PredictionKind
 
 SITE_KINDS: tuple[SiteKind, ...] = ("input", "self", "skip", "feature")

@@ -23,7 +23,7 @@ from guidegraph.nodes.models.transformers.flux_layers import (
     pack,
     unpack,
 )
-from guidegraph.nodes.models.transformers.positions import axis_angles, check_axis_widths, patch_places, turns_of
+from guidegraph.nodes.models.transformers.layers import axis_angles, check_axis_widths, patch_places, turns_of
 from guidegraph.nodes.types import PredictionKind
 
 SITE_KINDS: tuple[SiteKind, ...] = ("input", "joint", "skip", "feature")

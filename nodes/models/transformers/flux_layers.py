@@ -13,8 +13,7 @@ from guidegraph.graph.hardware.policy import CPU_POLICY
 from guidegraph.nodes.models.networks.attention import attention
 from guidegraph.nodes.models.networks.hooks import Attend, AttentionLayer
 from guidegraph.nodes.models.released.layers import timestep_embedding
-from guidegraph.nodes.models.transformers.layers import WAVES, modulate, normalise_rms
-from guidegraph.nodes.models.transformers.positions import rotate_pairs
+from guidegraph.nodes.models.transformers.layers import WAVES, modulate, normalise_rms, rotate_pairs
 from guidegraph.nodes.shape_checks import has_values, is_transformed
 
 Projected = tuple[Tensor, Tensor, Tensor]

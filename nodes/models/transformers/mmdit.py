@@ -22,11 +22,13 @@ from guidegraph.nodes.models.transformers.layers import (
     TokenMLP,
     VectorMLP,
     chunk_modulation,
+    crop_table,
     initialise,
     modulate,
     modulation,
+    rotary_angles,
+    sincos_positions,
 )
-from guidegraph.nodes.models.transformers.positions import crop_table, rotary_angles, sincos_positions
 from guidegraph.nodes.types import PredictionKind
 
 Positions: TypeAlias = Literal["table", "rotary"]

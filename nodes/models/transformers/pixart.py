@@ -24,8 +24,8 @@ from guidegraph.nodes.models.transformers.layers import (
     modulate,
     modulation,
     patches_to_picture,
+    sincos_positions,
 )
-from guidegraph.nodes.models.transformers.positions import sincos_positions
 from guidegraph.nodes.types import PredictionKind
 
 

@@ -16,11 +16,14 @@ from guidegraph.nodes.guidance.hooks import Site, SiteKind
 from guidegraph.nodes.models.networks.attention import attention
 from guidegraph.nodes.models.networks.hooks import NO_HOOKS, Attend, AttentionLayer, Hooks
 from guidegraph.nodes.models.released.layers import timestep_embedding
-from guidegraph.nodes.models.transformers.layers import NORM_EPS, WAVES, HeadNorm, patches_to_picture
-from guidegraph.nodes.models.transformers.positions import (
+from guidegraph.nodes.models.transformers.layers import (
+    NORM_EPS,
+    WAVES,
+    HeadNorm,
     axis_angles,
     check_axis_widths,
     patch_places,
+    patches_to_picture,
     rotate_pairs,
     turns_of,
 )

@@ -8,12 +8,12 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from guidegraph_runtime.bundle.bounds import plain_bounds, read_bounds
 from guidegraph_runtime.bundle.manifest_plan import read_plan
 from guidegraph_runtime.bundle.manifest_types import (
     DTYPES,
     FILE_TYPES,
     INPUT_TYPES,
+    MANIFEST,
     OUTPUT_TYPES,
     Dims,
     File,
@@ -26,8 +26,12 @@ from guidegraph_runtime.bundle.manifest_types import (
     Reference,
     Requires,
     Tensor,
+    file_name_problem,
+    identifier_problem,
+    label_problem,
+    plain_bounds,
+    read_bounds,
 )
-from guidegraph_runtime.bundle.names import MANIFEST, file_name_problem, identifier_problem, label_problem
 from guidegraph_runtime.bundle.strict_json import Cursor, parse_json
 from guidegraph_runtime.run_json import RECORD
 

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from guidegraph_runtime.bundle.bounds import read_bounds
-from guidegraph_runtime.bundle.manifest_types import Operation, Part
-from guidegraph_runtime.bundle.names import JOINS, RANGES, label_problem
+from guidegraph_runtime.bundle.manifest_types import JOINS, RANGES, Operation, Part, label_problem, read_bounds
 from guidegraph_runtime.bundle.strict_json import Cursor
 from guidegraph_runtime.declare.choice_words import CHOOSE
 from guidegraph_runtime.errors import format_value, suggest_name
 from guidegraph_runtime.running.choices import Choice
-from guidegraph_runtime.running.loops import Loop
+from guidegraph_runtime.running.values import Loop
 
 MAX_BODIES = 8
 

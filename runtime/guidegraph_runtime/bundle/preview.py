@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from guidegraph_runtime.bundle.manifest_types import Operation, Preview
-from guidegraph_runtime.running.loops import Loop
+from guidegraph_runtime.running.values import Loop
 
 RGB = 3
 

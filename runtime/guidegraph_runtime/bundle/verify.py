@@ -12,13 +12,11 @@ from pathlib import Path
 from posixpath import dirname, join
 from typing import NoReturn
 
-from guidegraph_runtime.bundle.folder import check_listing, fail, read_file, sha256
+from guidegraph_runtime.bundle.folder import check_listing, fail, read_costs, read_file, sha256
 from guidegraph_runtime.bundle.manifest import Manifest, Part, digest_of, read_manifest
-from guidegraph_runtime.bundle.names import COSTS, MANIFEST, file_name_problem
-from guidegraph_runtime.bundle.onnx_graph import OnnxGraph, read_graph
+from guidegraph_runtime.bundle.manifest_types import COSTS, MANIFEST, file_name_problem
+from guidegraph_runtime.bundle.onnx_graph import STANDARD, OnnxGraph, newest_opsets, read_graph
 from guidegraph_runtime.bundle.onnx_wire import Malformed
-from guidegraph_runtime.bundle.opsets import STANDARD, newest_opsets
-from guidegraph_runtime.bundle.part_costs import read_costs
 from guidegraph_runtime.bundle.strict_json import MAX_BYTES
 from guidegraph_runtime.errors import BundleError, format_value
 from guidegraph_runtime.limits import current_limits

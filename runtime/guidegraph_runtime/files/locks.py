@@ -17,9 +17,9 @@ from contextlib import contextmanager, suppress
 from datetime import datetime
 from pathlib import Path
 
+from guidegraph_runtime.files.atomic_write import remove_stale
 from guidegraph_runtime.files.regular_files import open_regular
 from guidegraph_runtime.files.run_folders import list_missing_folders, remove_empty_folders
-from guidegraph_runtime.files.temporary_names import remove_stale
 from guidegraph_runtime.machine.shortages import WriteError
 from guidegraph_runtime.machine.termination import before_exit
 

@@ -17,9 +17,10 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from io import BufferedReader
 from pathlib import Path
+from typing import Any
 
 from guidegraph_runtime.limits import check_limit
-from guidegraph_runtime.machine.byte_sizes import show_size
+from guidegraph_runtime.machine.memory import show_size
 
 # Flags that a system lacks are 0.
 _FLAGS = os.O_RDONLY | sum(getattr(os, name, 0) for name in ("O_NONBLOCK", "O_NOCTTY", "O_CLOEXEC", "O_BINARY"))
@@ -174,3 +175,36 @@ def _real_path(descriptor: int, path: str | os.PathLike[str], status: os.stat_re
         if not os.path.samestat(os.stat(real), status):
             raise RefusedFile(path, "expected a file that stays, found that it was replaced; try again") from None
         return real
+
+
+MAX_BYTES = 64 << 20
+MAX_VALUES = 1_000_000
+"""Values take up to about 100 bytes each, with their place in a list or an object."""
+
+
+def parse_json(text: bytes | str, *, max_values: int = MAX_VALUES) -> Any:
+    """Parse a JSON text. Raises ``ValueError`` if it is not JSON, too deep, or larger than the limits.
+
+    max_values: how many values it may have, estimated from its commas and brackets, those in texts included.
+    """
+    if len(text) > MAX_BYTES:
+        raise ValueError(f"expected JSON of at most {show_size(MAX_BYTES)}, found {show_size(len(text))}")
+    if isinstance(text, bytes):
+        count = text.count(b",") + text.count(b"[") + text.count(b"{")
+    else:
+        count = text.count(",") + text.count("[") + text.count("{")
+    if count > max_values:
+        raise ValueError(f"expected JSON with at most {max_values:,} values, found about {count:,}")
+    try:
+        return json.loads(text)
+    except RecursionError:
+        raise ValueError("expected JSON, found lists or objects in each other that are too deep") from None
+
+
+def read_json(path: str | os.PathLike[str], *, max_values: int = MAX_VALUES) -> Any:
+    """Read a JSON file, with a byte order mark or without. Raises as ``parse_json`` and ``open_regular``."""
+    with open_regular(path, limit="text_bytes") as file:
+        if (size := os.fstat(file.fileno()).st_size) > MAX_BYTES:
+            raise ValueError(f"expected JSON of at most {show_size(MAX_BYTES)}, found {show_size(size)}")
+        data = file.read(MAX_BYTES + 1)
+    return parse_json(data.removeprefix(b"\xef\xbb\xbf"), max_values=max_values)

@@ -13,7 +13,7 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from guidegraph_runtime.bundle.names import ADAPTABLE_TABLE
+from guidegraph_runtime.bundle.manifest_types import ADAPTABLE_TABLE
 from guidegraph_runtime.bundle.strict_json import Cursor, parse_json
 from guidegraph_runtime.bundle.verify import VerifiedBundle
 from guidegraph_runtime.errors import BundleError, suggest_name

@@ -10,8 +10,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from guidegraph_runtime.error_text import error_text, list_causes
-from guidegraph_runtime.machine.byte_sizes import show_size
-from guidegraph_runtime.machine.memory import available_memory
+from guidegraph_runtime.machine.memory import available_memory, show_size
 
 _UNITS = {"BYTES": 1, "B": 1, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30, "TIB": 2**40}
 _SIZE = r"(\d{1,20}(?:\.\d{0,6})?) ?(bytes|B|[KMGT]iB)?"

@@ -16,9 +16,8 @@ from numpy.typing import NDArray
 from guidegraph_runtime.bundle.manifest_types import Operation
 from guidegraph_runtime.errors import BundleError
 from guidegraph_runtime.running.compute import Computation
-from guidegraph_runtime.running.loops import Loop
 from guidegraph_runtime.running.operation_order import reads, select_operations
-from guidegraph_runtime.running.values import Values
+from guidegraph_runtime.running.values import Loop, Values
 from guidegraph_runtime.running.walk import Pause, Results
 from guidegraph_runtime.sessions.call_limits import NEEDS_MEMORY, call_for
 from guidegraph_runtime.sessions.device_values import to_host

@@ -14,8 +14,7 @@ from typing import Annotated, Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from guidegraph_runtime.checks import check_array
-from guidegraph_runtime.columns import make_table
+from guidegraph_runtime.checks import check_array, make_table
 from guidegraph_runtime.declare.operation import operation
 from guidegraph_runtime.declare.settings import AtMost, Latent, Table, Tensor
 from guidegraph_runtime.errors import SettingError, suggest_name

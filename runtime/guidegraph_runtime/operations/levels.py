@@ -35,8 +35,9 @@ from guidegraph_runtime.declare.settings import (
 )
 from guidegraph_runtime.errors import SettingError
 from guidegraph_runtime.limits import check_limit
-from guidegraph_runtime.tables import noise_levels, spacings
+from guidegraph_runtime.tables import noise_levels
 from guidegraph_runtime.tables.noise_levels import (
+    Aligned,
     Final,
     NoiseSchedule,
     Rule,
@@ -48,7 +49,6 @@ from guidegraph_runtime.tables.noise_levels import (
     polynomial,
 )
 from guidegraph_runtime.tables.rows import Array, Level
-from guidegraph_runtime.tables.spacings import Aligned
 
 Listed: TypeAlias = Literal["one", "first", "listed"]
 Flow: TypeAlias = Literal["comfyui", "diffusers"]
@@ -106,7 +106,7 @@ def simple(schedule: Schedule, *, steps: Steps = 30, final: Final = "one") -> Le
     if steps > noise.whole_times:
         message = f"{steps} steps do not fit into the {noise.whole_times} timesteps that the model knows"
         raise SettingError("steps", message)
-    return _at_times(noise, spacings.simple(math.ceil(noise.low), math.floor(noise.high), steps), final)
+    return _at_times(noise, noise_levels.simple(math.ceil(noise.low), math.floor(noise.high), steps), final)
 
 
 @operation("levels.sgm_uniform", shape=table_shape)
@@ -138,9 +138,11 @@ def beta(
     noise, steps = parse_schedule(schedule), _count_steps(steps)
     if noise.form == "flow" and flow == "diffusers":
         first, last = _ends(noise, None, None, flow)
-        return _between(noise, first, last, spacings.beta_sigmas(*_sigmas_of(noise, first, last), steps, a, b), final)
+        return _between(
+            noise, first, last, noise_levels.beta_sigmas(*_sigmas_of(noise, first, last), steps, a, b), final
+        )
     noise = noise.before_shift()
-    return _at_times(noise, spacings.beta(math.ceil(noise.low), math.floor(noise.high), steps, a, b), final)
+    return _at_times(noise, noise_levels.beta(math.ceil(noise.low), math.floor(noise.high), steps, a, b), final)
 
 
 @operation("levels.karras", shape=table_shape)
@@ -196,7 +198,9 @@ def polyexponential(
     """σ/α whose logarithm is a polynomial (k-diffusion's). rho: its degree; 1 is exponential."""
     noise, steps = parse_schedule(schedule), _count_steps(steps)
     first, last = _ends(noise, sigma_max, sigma_min)
-    return _between(noise, first, last, spacings.polyexponential(*_sigmas_of(noise, first, last), steps, rho), final)
+    return _between(
+        noise, first, last, noise_levels.polyexponential(*_sigmas_of(noise, first, last), steps, rho), final
+    )
 
 
 @operation("levels.kl_optimal", shape=table_shape)
@@ -211,7 +215,7 @@ def kl_optimal(
     """σ/α = tan of evenly spaced angles, optimal for Gaussian data (Sabour et al. 2024)."""
     noise, steps = parse_schedule(schedule), _count_steps(steps)
     first, last = _ends(noise, sigma_max, sigma_min)
-    return _between(noise, first, last, spacings.kl_optimal(*_sigmas_of(noise, first, last), steps), final)
+    return _between(noise, first, last, noise_levels.kl_optimal(*_sigmas_of(noise, first, last), steps), final)
 
 
 @operation("levels.ays", shape=table_shape)
@@ -227,7 +231,7 @@ def ays(schedule: Schedule, *, steps: Steps = 10, model: Aligned = "sd1", final:
             "schedule: the levels of Align Your Steps are those of variance-preserving models, and this schedule is a "
             "flow: use levels.flow, levels.flow_sd3 or levels.karras"
         )
-    visited = [noise.near(float(ratio)) for ratio in spacings.align_your_steps(model, steps)]
+    visited = [noise.near(float(ratio)) for ratio in noise_levels.align_your_steps(model, steps)]
     return _to_fields(noise_levels.Levels.of([*visited, landing(noise, final)]))
 
 
@@ -399,3 +403,85 @@ def _to_fields(levels: noise_levels.Levels) -> Levels:
 
 def _slice(levels: noise_levels.Levels, part: slice) -> noise_levels.Levels:
     return levels._replace(t=levels.t[part], ratio=levels.ratio[part])
+
+
+Sigma: TypeAlias = Annotated[float, Range(above=0, below=1)]
+FlowSolver: TypeAlias = Literal["dpm_solver", "unipc"]
+
+
+@operation("levels.flow", shape=table_shape)
+def flow(
+    schedule: Schedule,
+    *,
+    steps: Steps = 30,
+    sigma_max: Fraction = 1.0,
+    sigma_min: Sigma | None = None,
+    terminal: Sigma | None = None,
+    final: Final = "one",
+) -> Levels:
+    """σ evenly from sigma_max to sigma_min, then moved by the schedule's shift: the levels of Flux and Z-Image.
+
+    The shift moves σ to sσ/(1 + (s − 1)σ) (Esser et al. 2024, section 5.3.2). Flux has `schedule.flow_shift`.
+    sigma_min: by default sigma_max / steps, so that the last step has the length of the others before the shift.
+    terminal: stretch the levels, after the shift, so that the last is this σ: 1 − σ′ = (1 − σ)(1 − terminal)/(1 − σ_N),
+    as LTX-Video and Qwen-Image do; it takes two steps or more.
+    Raises an error for a schedule that is not a flow.
+    """
+    noise = _parse_flow(schedule)
+    sigmas = np.linspace(sigma_max, sigma_max / steps if sigma_min is None else sigma_min, _count(steps))
+    if steps > 1 and sigmas[-1] >= sigmas[0]:
+        raise ValueError(f"sigma_min {sigmas[-1]:g} must be below sigma_max {sigmas[0]:g}")
+    shifted = noise.shift_sigma(sigmas)
+    if terminal is not None:
+        if shifted[-1] >= 1:
+            raise SettingError(
+                "terminal", "terminal: levels that start at σ = 1 and have one step cannot be stretched: use two steps"
+            )
+        shifted = 1 - (1 - shifted) * (1 - terminal) / (1 - shifted[-1])
+    return _at_sigmas(noise, shifted, final)
+
+
+@operation("levels.flow_sd3", shape=table_shape)
+def flow_sd3(schedule: Schedule, *, steps: Steps = 28, final: Final = "one") -> Levels:
+    """σ evenly from 1 to the shifted 1/T, then moved by the shift: the levels of Stable Diffusion 3.
+
+    So the last σ is shifted twice, as in the flow schedulers of diffusers without a list of σ.
+    Raises an error for a schedule that is not a flow.
+    """
+    noise = _parse_flow(schedule)
+    last = float(noise.shift_sigma(np.array(1 / noise.train_steps)))
+    return _at_sigmas(noise, noise.shift_sigma(np.linspace(1, last, _count(steps))), final)
+
+
+@operation("levels.flow_sigmas", shape=table_shape)
+def flow_sigmas(
+    schedule: Schedule, *, steps: Steps = 20, solver: FlowSolver = "dpm_solver", final: Final = "one"
+) -> Levels:
+    """σ as with `use_flow_sigmas` in diffusers, moved by the shift.
+
+    solver: whose rule. dpm_solver (DPM-Solver++, DEIS, SA-Solver): evenly from 1 − 1/T to 0, without the 0. unipc:
+    evenly from 1 to 1/T, without the 1/T; it starts at σ = 1, and diffusers' at 1 − 1e-6 to avoid log 0.
+    Raises an error for a schedule that is not a flow.
+    """
+    noise = _parse_flow(schedule)
+    step = 1 / noise.train_steps
+    ends = (1 - step, 0.0) if solver == "dpm_solver" else (1.0, step)
+    return _at_sigmas(noise, noise.shift_sigma(np.linspace(*ends, _count(steps) + 1)[:-1]), final)
+
+
+def _parse_flow(schedule: Schedule) -> NoiseSchedule:
+    noise = parse_schedule(schedule)
+    if noise.form != "flow":
+        raise ValueError("schedule: expected a flow schedule, as from schedule.flow; found a variance-preserving one")
+    return noise
+
+
+def _count(steps: int) -> int:
+    check_limit("steps", steps, f"there are {steps:,} steps", "steps")
+    return steps
+
+
+def _at_sigmas(noise: NoiseSchedule, sigmas: Array, final: Final) -> Levels:
+    visited = [noise.near_sigma(float(sigma)) for sigma in sigmas]
+    levels = noise_levels.Levels.of([*visited, landing(noise, final)])
+    return noise_levels.check_levels(levels)._asdict()

@@ -14,15 +14,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from guidegraph_runtime.allowed_files import check_plan
-from guidegraph_runtime.bundle.manifest_types import Manifest, Operation, walk_operations
-from guidegraph_runtime.bundle.names import ADAPTABLE_TABLE, TABLES
+from guidegraph_runtime.bundle.manifest_types import ADAPTABLE_TABLE, TABLES, Manifest, Operation, walk_operations
 from guidegraph_runtime.bundle.verify import open_bundle
 from guidegraph_runtime.errors import BundleError, suggest_name
 from guidegraph_runtime.lora.apply import adapt_weights, match_layers
 from guidegraph_runtime.lora.lora_files import Lora, read_loras
-from guidegraph_runtime.open_runs.joined_calls import JoinCache
+from guidegraph_runtime.open_runs.joined_calls import JoinCache, TogetherStep
 from guidegraph_runtime.open_runs.open_run import OpenRun
-from guidegraph_runtime.open_runs.step_together import TogetherStep
 from guidegraph_runtime.running.choices import has_choices
 from guidegraph_runtime.running.compute import Computation, PartRunner, Progress, refuse_part
 from guidegraph_runtime.running.inputs import load_value, resolve_inputs

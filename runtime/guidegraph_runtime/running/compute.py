@@ -18,10 +18,9 @@ from guidegraph_runtime.limits import LimitExceeded, TripCount, current_limits, 
 from guidegraph_runtime.machine.shortages import with_shortage
 from guidegraph_runtime.operations import OPERATIONS
 from guidegraph_runtime.running.choices import Choice
-from guidegraph_runtime.running.loops import Loop
 from guidegraph_runtime.running.operation_order import schedule_operations
 from guidegraph_runtime.running.unread_values import Flags, find_unread, is_unread, zeros_like
-from guidegraph_runtime.running.values import Values, build_arguments
+from guidegraph_runtime.running.values import Loop, Values, build_arguments
 from guidegraph_runtime.running.walk import Walk, walk
 from guidegraph_runtime.sessions.device_values import DeviceValue, to_host, to_placeholder
 

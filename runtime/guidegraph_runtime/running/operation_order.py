@@ -8,8 +8,7 @@ from typing import Any
 from guidegraph_runtime.bundle.manifest_types import Operation
 from guidegraph_runtime.declare.choice_words import CHOOSE
 from guidegraph_runtime.running.choices import Choice
-from guidegraph_runtime.running.loops import Loop
-from guidegraph_runtime.running.values import Values
+from guidegraph_runtime.running.values import Loop, Values
 from guidegraph_runtime.sessions.device_values import to_host
 
 

@@ -26,8 +26,7 @@ from guidegraph_runtime.admission import (
 from guidegraph_runtime.bundle.folder import sha256
 from guidegraph_runtime.bundle.manifest import Manifest, Operation, Tensor, read_manifest
 from guidegraph_runtime.bundle.manifest_plan import read_guards
-from guidegraph_runtime.bundle.manifest_types import DTYPES
-from guidegraph_runtime.bundle.names import BATCH, TABLES, label_problem
+from guidegraph_runtime.bundle.manifest_types import BATCH, DTYPES, TABLES, label_problem
 from guidegraph_runtime.bundle.strict_json import MAX_BYTES, Cursor, parse_json
 from guidegraph_runtime.errors import BundleError
 from guidegraph_runtime.files.regular_files import open_regular
@@ -35,8 +34,7 @@ from guidegraph_runtime.limits import check_limit
 from guidegraph_runtime.running.compute import Computation, check_guards, check_iterations, refuse_part
 from guidegraph_runtime.running.inputs import resolve_inputs
 from guidegraph_runtime.running.overrides import override_settings
-from guidegraph_runtime.running.rehearse import REFUSED, Rehearsal
-from guidegraph_runtime.running.single_file_shapes import Axis, Size
+from guidegraph_runtime.running.rehearse import REFUSED, Axis, Rehearsal, Size
 from guidegraph_runtime.running.tensor_inputs import read_tables
 from guidegraph_runtime.running.values import Values
 

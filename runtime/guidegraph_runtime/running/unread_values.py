@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from guidegraph_runtime.bundle.manifest_types import Operation, walk_operations
 from guidegraph_runtime.operations import shapes_read_by
-from guidegraph_runtime.running.loops import Loop
+from guidegraph_runtime.running.values import Loop
 from guidegraph_runtime.sessions.device_values import as_array_like, to_host
 
 Flags: TypeAlias = tuple[tuple[str, bool], ...]

@@ -18,8 +18,7 @@ from guidegraph_runtime.declare.choice_words import CHOOSE
 from guidegraph_runtime.limits import TripCount
 from guidegraph_runtime.operations import OPERATIONS
 from guidegraph_runtime.running.choices import has_choices
-from guidegraph_runtime.running.loops import Loop
-from guidegraph_runtime.running.values import Values
+from guidegraph_runtime.running.values import Loop, Values
 
 Results: TypeAlias = Mapping[str, Any]
 """The results of an operation, by the names of the plan's values."""

@@ -22,9 +22,9 @@ from guidegraph_runtime.command import (
 )
 from guidegraph_runtime.errors import BundleError, suggest_name
 from guidegraph_runtime.limits import enforce_limits
-from guidegraph_runtime.machine.byte_sizes import parse_size
+from guidegraph_runtime.machine.memory import parse_size
 from guidegraph_runtime.machine.optional_packages import install_command
-from guidegraph_runtime.serve.options import LEVELS, ServeOptions, parse_count, parse_pixels, parse_seconds
+from guidegraph_runtime.serve.jobs import LEVELS, ServeOptions, parse_count, parse_pixels, parse_seconds
 
 T = TypeVar("T")
 DEFAULTS = ServeOptions()
@@ -149,7 +149,7 @@ def _command(arguments: Sequence[str] | None) -> int:
         raise BundleError("guidegraph-serve", "missing-extra", message)
     token = read_token(options.token, options.host)
     folders = read_folders(options.bundles)
-    from guidegraph_runtime.serve.web.access import ServeAccess
+    from guidegraph_runtime.serve.web.answers import ServeAccess
     from guidegraph_runtime.serve.web.server import serve
     from guidegraph_runtime.sessions.sessions import SessionSettings
 
@@ -172,7 +172,7 @@ def _command(arguments: Sequence[str] | None) -> int:
 
 def read_token(token: str | None, host: str) -> str | None:
     """The token of the option or the environment. Raises ``BundleError`` where one is needed and absent."""
-    from guidegraph_runtime.serve.web.access import is_loopback
+    from guidegraph_runtime.serve.web.answers import is_loopback
 
     source = TOKEN if token is None else "--token"
     token = os.environ.get(TOKEN) if token is None else token

@@ -8,11 +8,19 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from threading import Lock
 
-from guidegraph_runtime.serve.jobs import LATE, STOPPED, Failure, Job, JobEnd, JobStore
+from guidegraph_runtime.serve.jobs import (
+    LATE,
+    STOPPED,
+    DrawRequest,
+    Failure,
+    Job,
+    JobEnd,
+    JobStore,
+    RequestRefused,
+    ServeOptions,
+)
 from guidegraph_runtime.serve.observers import RequestTrace, ServeObserver, call_each, end_job
-from guidegraph_runtime.serve.options import ServeOptions
 from guidegraph_runtime.serve.request_checks import RequestChecks
-from guidegraph_runtime.serve.requests import DrawRequest, RequestRefused
 from guidegraph_runtime.serve.shelf import ShelfEntry
 
 

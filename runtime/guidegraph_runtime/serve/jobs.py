@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import math
+import re
 import secrets
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -283,3 +285,114 @@ class JobWatch:
         """Wait until the job has ended."""
         while not self._job.ended.is_set():
             await self.wait(HEARTBEAT)
+
+
+_REMEDY = re.compile(r"\. If [a-z ]+, raise (it|the limit).*")
+"""The end of a message about a limit, for the person who may raise it."""
+
+
+@dataclass(frozen=True)
+class DrawRequest:
+    """A request to a bundle.
+
+    nodes: overrides by ``node.setting``. deadline: seconds from now; None for the longest. is_watched: whether anybody
+    may look at its previews: the id of a job that is waited for is not known before its end. partials: how many
+    pictures of the unfinished sample its client wants. work: its iterations times its samples, by which a front
+    chooses a replica.
+    """
+
+    bundle: str
+    params: Mapping[str, Any]
+    nodes: Mapping[str, Any] | None = None
+    priority: int = 0
+    deadline: float | None = None
+    is_watched: bool = False
+    partials: int = 0
+    work: int = 1
+
+
+class RequestRefused(Exception):
+    """A request that is not queued. status: of the answer over HTTP. param: the parameter that is wrong.
+
+    retry_after: seconds after which it may be sent again.
+    """
+
+    def __init__(
+        self, message: str, param: str | None = None, code: str = "bad-request", status: int = 400, retry_after: int = 0
+    ):
+        super().__init__(message)
+        self.message, self.param, self.code, self.status, self.retry_after = message, param, code, status, retry_after
+
+
+def describe_steps(count: int, allowed: int) -> str:
+    """The message about a request of too many steps."""
+    return f"it takes {count} steps, and this server allows {allowed}"
+
+
+def drop_remedy(message: str) -> str:
+    """A message about a limit without the advice to raise it, which a client cannot follow."""
+    return _REMEDY.sub("", message)
+
+
+LEVELS = ("debug", "info", "warning", "error")
+"""Of the lines of the log, the least first."""
+MAX_COUNT = 1_000_000
+MAX_PIXELS = 1 << 40
+MAX_SECONDS = 1e6
+MAX_DIGITS = 15
+
+
+@dataclass(frozen=True)
+class ServeOptions:
+    """Limits of a server.
+
+    batch: samples in one step, and of one request. run_memory: bytes of the values of all open runs of a bundle.
+    queue: requests that have not ended. steps: iterations of a request. seconds: from a request's arrival to its end.
+    body_bytes: of a request; upload_bytes: of one to a bundle that takes pictures or tensors. pixels: of a picture that
+    is sent or asked for. bundle_memory: bytes of the files of all open bundles; None for no limit.
+    """
+
+    batch: int = 8
+    run_memory: int = 1 << 30
+    queue: int = 64
+    steps: int = 200
+    seconds: float = 600.0
+    body_bytes: int = 1 << 16
+    upload_bytes: int = 16 << 20
+    pixels: int = 1 << 24
+    bundle_memory: int | None = None
+
+
+def parse_count(text: str, low: int = 1) -> int:
+    """A whole number from ``low`` to a million. Raises ``ValueError``."""
+    if not text.isascii() or not text.isdigit() or not low <= int(text) <= MAX_COUNT:
+        raise ValueError(f"expected a number from {low} to {MAX_COUNT}, found {text!r:.80}")
+    return int(text)
+
+
+def parse_pixels(text: str) -> int:
+    """A number of pixels, such as 16777216, or WIDTHxHEIGHT. Raises ``ValueError``."""
+    sides = text.lower().split("x")
+    if not 1 <= len(sides) <= 2 or not all(
+        side.isascii() and side.isdigit() and len(side) <= MAX_DIGITS for side in sides
+    ):
+        raise ValueError(f"expected a number of pixels or WIDTHxHEIGHT, found {text!r:.80}")
+    if not 1 <= (pixels := math.prod(map(int, sides))) <= MAX_PIXELS:
+        raise ValueError(f"expected from 1 to {MAX_PIXELS} pixels, found {text!r:.80}")
+    return pixels
+
+
+def parse_seconds(text: str) -> float:
+    """Seconds above 0. Raises ``ValueError``."""
+    return parse_amount(text, "seconds above 0", MAX_SECONDS)
+
+
+def parse_amount(text: str, expected: str, high: float, zero: bool = False) -> float:
+    """A number above 0, or from 0 where ``zero``, up to ``high``. Raises ``ValueError``."""
+    try:
+        amount = float(text)
+    except ValueError:
+        amount = -1.0
+    if not (0 < amount <= high or (zero and amount == 0)):
+        raise ValueError(f"expected {expected}, found {text!r:.80}")
+    return amount

@@ -18,8 +18,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 
 from guidegraph_runtime.printing import print_json
-from guidegraph_runtime.serve.jobs import Job, JobEnd
-from guidegraph_runtime.serve.options import LEVELS
+from guidegraph_runtime.serve.jobs import LEVELS, Job, JobEnd
 
 
 @dataclass

@@ -12,10 +12,19 @@ from typing import TypeAlias
 
 from guidegraph_runtime.error_text import describe_error
 from guidegraph_runtime.serve.job_service import JobService
-from guidegraph_runtime.serve.jobs import HEARTBEAT, LATE, Failure, Job, JobEnd, JobWatch, Status
+from guidegraph_runtime.serve.jobs import (
+    HEARTBEAT,
+    LATE,
+    DrawRequest,
+    Failure,
+    Job,
+    JobEnd,
+    JobWatch,
+    RequestRefused,
+    ServeOptions,
+    Status,
+)
 from guidegraph_runtime.serve.observers import ServeObserver
-from guidegraph_runtime.serve.options import ServeOptions
-from guidegraph_runtime.serve.requests import DrawRequest, RequestRefused
 from guidegraph_runtime.serve.shelf import ShelfEntry
 
 

@@ -17,12 +17,11 @@ from guidegraph_runtime.allowed_files import takes_file
 from guidegraph_runtime.bundle.manifest_types import FILE_TYPES, PICTURE_TYPES, Input
 from guidegraph_runtime.errors import BundleError, suggest_name
 from guidegraph_runtime.limits import LimitExceeded, current_limits, enforce_limits
-from guidegraph_runtime.machine.byte_sizes import show_size
+from guidegraph_runtime.machine.memory import show_size
 from guidegraph_runtime.running.bundle import Prepared
 from guidegraph_runtime.running.inputs import check_value, find_spec
 from guidegraph_runtime.running.overrides import host_operations
-from guidegraph_runtime.serve.options import ServeOptions
-from guidegraph_runtime.serve.requests import DrawRequest, RequestRefused, describe_steps, drop_remedy
+from guidegraph_runtime.serve.jobs import DrawRequest, RequestRefused, ServeOptions, describe_steps, drop_remedy
 from guidegraph_runtime.serve.shelf import ShelfEntry
 from guidegraph_runtime.serve.uploads import SENT_TYPES, check_picture
 from guidegraph_runtime.sessions.call_limits import default_memory

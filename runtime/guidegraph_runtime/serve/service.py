@@ -20,11 +20,9 @@ from guidegraph_runtime.pictures.png import encode_png
 from guidegraph_runtime.record import make_record
 from guidegraph_runtime.running.bundle import Bundle
 from guidegraph_runtime.serve.job_service import JobService
-from guidegraph_runtime.serve.jobs import Job
+from guidegraph_runtime.serve.jobs import DrawRequest, Job, ServeOptions
 from guidegraph_runtime.serve.lane import CallBudget
 from guidegraph_runtime.serve.observers import ServeObserver
-from guidegraph_runtime.serve.options import ServeOptions
-from guidegraph_runtime.serve.requests import DrawRequest
 from guidegraph_runtime.serve.shelf import BundleShelf
 from guidegraph_runtime.serve.worker import Worker, WorkerSettings
 from guidegraph_runtime.sessions.sessions import SessionSettings

@@ -10,7 +10,7 @@ from threading import Condition
 
 from guidegraph_runtime.bundle.manifest_types import FILE_TYPES, Input, Manifest
 from guidegraph_runtime.errors import BundleError
-from guidegraph_runtime.machine.byte_sizes import show_size
+from guidegraph_runtime.machine.memory import show_size
 from guidegraph_runtime.running.bundle import Bundle
 from guidegraph_runtime.serve.observers import ServeObserver, call_each
 from guidegraph_runtime.serve.uploads import SENT_TYPES

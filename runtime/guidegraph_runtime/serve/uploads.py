@@ -15,7 +15,7 @@ from typing import Any
 from guidegraph_runtime.bundle.manifest_types import PICTURE_TYPES, Input
 from guidegraph_runtime.limits import LimitExceeded
 from guidegraph_runtime.pictures.picture_files import open_picture
-from guidegraph_runtime.serve.requests import RequestRefused, drop_remedy
+from guidegraph_runtime.serve.jobs import RequestRefused, drop_remedy
 
 SENT_TYPES = (*PICTURE_TYPES, "tensor")
 """The types of inputs whose files a request may carry."""

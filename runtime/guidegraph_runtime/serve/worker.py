@@ -17,10 +17,9 @@ from guidegraph_runtime.errors import BundleError
 from guidegraph_runtime.limits import Limits, enforce_limits
 from guidegraph_runtime.open_runs.open_run import OpenRun
 from guidegraph_runtime.running.bundle import Prepared
-from guidegraph_runtime.serve.jobs import LATE, STOPPED, Failure, Job, JobEnd
+from guidegraph_runtime.serve.jobs import LATE, STOPPED, Failure, Job, JobEnd, describe_steps, drop_remedy
 from guidegraph_runtime.serve.lane import CallBudget, Lane
 from guidegraph_runtime.serve.observers import ServeObserver, call_each, end_job
-from guidegraph_runtime.serve.requests import describe_steps, drop_remedy
 from guidegraph_runtime.sessions.call_limits import NEEDS_MEMORY, call_for, release_arena
 
 ROOM_SECONDS = 0.2

@@ -8,8 +8,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from guidegraph_runtime.bundle.manifest_types import Part, Tensor
-from guidegraph_runtime.bundle.names import BATCH
+from guidegraph_runtime.bundle.manifest_types import BATCH, Part, Tensor
 
 Array = NDArray[Any]
 Shape = tuple[int, ...]

@@ -20,8 +20,7 @@ from queue import Empty, SimpleQueue
 from typing import Any
 
 from guidegraph_runtime.limits import current_limits, show_limit
-from guidegraph_runtime.machine.byte_sizes import show_size
-from guidegraph_runtime.machine.memory import machine_memory
+from guidegraph_runtime.machine.memory import machine_memory, show_size
 
 _NEVER = float("inf")
 _SAME_AS_REQUESTED = 1

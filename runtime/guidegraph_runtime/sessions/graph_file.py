@@ -10,11 +10,9 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from guidegraph_runtime.bundle.folder import is_link
-from guidegraph_runtime.bundle.manifest_types import DTYPES, Part, Tensor
-from guidegraph_runtime.bundle.names import MANIFEST, file_name_problem
-from guidegraph_runtime.bundle.onnx_graph import OnnxGraph, read_graph
+from guidegraph_runtime.bundle.manifest_types import DTYPES, MANIFEST, Part, Tensor, file_name_problem
+from guidegraph_runtime.bundle.onnx_graph import STANDARD, OnnxGraph, read_graph
 from guidegraph_runtime.bundle.onnx_wire import Malformed
-from guidegraph_runtime.bundle.opsets import STANDARD
 from guidegraph_runtime.bundle.verify import check_operators
 from guidegraph_runtime.errors import BundleError, format_value
 from guidegraph_runtime.limits import current_limits

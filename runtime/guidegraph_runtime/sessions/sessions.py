@@ -10,8 +10,7 @@ from typing import Any, NoReturn
 import numpy as np
 
 from guidegraph_runtime.bundle.manifest import Part, Tensor
-from guidegraph_runtime.bundle.onnx_graph import read_graph
-from guidegraph_runtime.bundle.opsets import onnxruntime_release
+from guidegraph_runtime.bundle.onnx_graph import onnxruntime_release, read_graph
 from guidegraph_runtime.bundle.verify import VerifiedBundle
 from guidegraph_runtime.error_text import error_text
 from guidegraph_runtime.errors import BundleError
@@ -24,8 +23,10 @@ from guidegraph_runtime.sessions.binding import (
     DeviceTensor,
     FixedBinding,
     Value,
+    check_inputs,
     dtype_name,
     empty,
+    find_input,
 )
 from guidegraph_runtime.sessions.call_limits import (
     NEEDS_MEMORY,
@@ -35,7 +36,6 @@ from guidegraph_runtime.sessions.call_limits import (
     limit_memory,
     release_arena,
 )
-from guidegraph_runtime.sessions.input_checks import check_inputs, find_input
 from guidegraph_runtime.sessions.providers import Provider, choose_providers, verify_providers
 
 OPTIMIZATION = ("none", "basic", "extended", "all")

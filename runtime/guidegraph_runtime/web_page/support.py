@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from guidegraph_runtime.bundle.manifest_types import FILE_TYPES, PICTURE_TYPES, Input, Operation, Part, walk_operations
+from guidegraph_runtime.files.regular_files import read_json
 
 PAGE_OPERATIONS = frozenset(
     {
@@ -139,3 +142,47 @@ def find_tokenizer_problems(tokenizer: Mapping[str, Any], has_length: bool) -> I
         yield "no fixed length"
     elif not has_length and (truncation or {}).get("max_length") != padding["strategy"]["Fixed"]:
         yield "truncation to another length than that of its padding"
+
+
+MODULE, GLUE, WASM = "ort.wasm.min.mjs", "ort-wasm-simd-threaded.mjs", "ort-wasm-simd-threaded.wasm"
+"""The library, the loader of its WebAssembly, and the WebAssembly."""
+
+INSTALL = "'npm install --ignore-scripts onnxruntime-web' writes it to node_modules/onnxruntime-web"
+
+
+@dataclass(frozen=True)
+class OnnxruntimeWeb:
+    """The npm package onnxruntime-web: its folder `dist`, its version and the name of its licence."""
+
+    dist: Path
+    version: str
+    license: str
+
+    @property
+    def files(self) -> list[Path]:
+        """The files that a page needs."""
+        return [self.dist / name for name in (MODULE, GLUE, WASM)]
+
+
+def find_onnxruntime_web(folder: Path) -> OnnxruntimeWeb:
+    """The package in a folder: its own, or its `dist`.
+
+    Raises ``ValueError`` with the missing file and a way to get the package.
+    """
+    package = folder.absolute().parent if folder.name == "dist" else folder
+    described = package / "package.json"
+    try:
+        description = read_json(described)
+    except OSError as error:
+        raise ValueError(
+            f"'{described}' cannot be read ({error.strerror}): name the folder of the package; {INSTALL}"
+        ) from None
+    except ValueError:
+        raise ValueError(f"'{described}' is not JSON: {INSTALL}") from None
+    name = description.get("name") if isinstance(description, dict) else None
+    if name != "onnxruntime-web":
+        raise ValueError(f"'{described}' describes {name!r:.60}, not onnxruntime-web: {INSTALL}")
+    web = OnnxruntimeWeb(package / "dist", str(description.get("version")), str(description.get("license")))
+    if missing := [path for path in web.files if not path.is_file()]:
+        raise ValueError(f"'{missing[0]}' is missing from onnxruntime-web {web.version}: {INSTALL}")
+    return web

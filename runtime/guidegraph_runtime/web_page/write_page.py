@@ -11,20 +11,31 @@ from importlib.resources import files as package_files
 from pathlib import Path
 from typing import Any
 
-from guidegraph_runtime.bundle.bounds import plain_bounds
-from guidegraph_runtime.bundle.manifest_types import FILE_TYPES, Input, Manifest, Operation, Output, walk_operations
-from guidegraph_runtime.bundle.names import RANGES, TABLES
+from guidegraph_runtime.bundle.manifest_types import (
+    FILE_TYPES,
+    RANGES,
+    TABLES,
+    Input,
+    Manifest,
+    Operation,
+    Output,
+    plain_bounds,
+    walk_operations,
+)
 from guidegraph_runtime.bundle.verify import open_bundle
 from guidegraph_runtime.files.atomic_write import atomic_path, write_bytes, write_text
-from guidegraph_runtime.files.bounded_json import read_json
+from guidegraph_runtime.files.regular_files import read_json
 from guidegraph_runtime.pictures import scene_objects
 from guidegraph_runtime.pictures.semantic_maps import CLASSES, COLOURS
-from guidegraph_runtime.running.loops import Loop
 from guidegraph_runtime.running.operation_order import select_operations
 from guidegraph_runtime.running.tensor_inputs import read_tables
 from guidegraph_runtime.running.unread_values import find_unread
-from guidegraph_runtime.web_page.onnxruntime_web import GLUE, MODULE, WASM, OnnxruntimeWeb
+from guidegraph_runtime.running.values import Loop
 from guidegraph_runtime.web_page.support import (
+    GLUE,
+    MODULE,
+    WASM,
+    OnnxruntimeWeb,
     PageError,
     find_input_problems,
     find_part_problems,

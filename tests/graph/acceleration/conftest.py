@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from guidegraph import load_workflow
-from guidegraph.commands.shared.plan_parts import parts_json
+from guidegraph.commands.shared.plan_text import parts_json
 from guidegraph.graph.acceleration.accelerator import forget_graphs
 from guidegraph.graph.acceleration.store import FOLDER
 from guidegraph.graph.events import Event, PartAccelerated

@@ -242,7 +242,7 @@ def test_openvino_runs_the_parts_where_it_is_installed(
 
 
 def test_a_wrong_graph_is_not_used(prepare: Prepare, monkeypatch: pytest.MonkeyPatch) -> None:
-    from guidegraph.graph.acceleration.onnx_runner import OnnxRunner
+    from guidegraph.graph.acceleration.onnx_backend import OnnxRunner
 
     both = prepare()
     both.run()

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 import torch
 
-from guidegraph.graph.acceleration import onnx_runner
-from guidegraph.graph.acceleration.onnx_runner import OnnxRunner, flush_denormals
+from guidegraph.graph.acceleration import onnx_backend
+from guidegraph.graph.acceleration.onnx_backend import OnnxRunner, flush_denormals
 from guidegraph.graph.acceleration.store import GRAPH, GraphDescription, StoredGraph
 from guidegraph_runtime.sessions.sessions import SessionSettings
 
@@ -70,7 +70,7 @@ def test_a_new_session_leaves_the_arithmetic_of_its_thread(monkeypatch: pytest.M
         torch.set_flush_denormal(not rounded)
         return EmptySession()
 
-    monkeypatch.setattr(onnx_runner, "create_session", create_session)
+    monkeypatch.setattr(onnx_backend, "create_session", create_session)
     torch.set_flush_denormal(rounded)
     OnnxRunner(StoredGraph(GraphDescription((), (), {}, ()), {GRAPH: b""}), "cpu")
     assert (compute_tiny() == 0.0) == rounded

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from guidegraph.graph.acceleration.onnx_runner import fit_shapes
+from guidegraph.graph.acceleration.onnx_backend import fit_shapes
 from guidegraph.graph.acceleration.part import WatchedSize
 from guidegraph.graph.acceleration.part_values import TOLERANCE, compare, find_repeated
 from guidegraph.graph.acceleration.store import (

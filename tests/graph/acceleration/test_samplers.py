@@ -76,7 +76,7 @@ def test_a_batch_of_any_size_is_accelerated(workflow: Path, sampler: str) -> Non
 
 
 def test_the_network_runs_in_the_graph_for_a_batch(workflow: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from guidegraph.graph.acceleration.onnx_runner import OnnxRunner
+    from guidegraph.graph.acceleration.onnx_backend import OnnxRunner
 
     calls: list[int] = []
     call = OnnxRunner.__call__

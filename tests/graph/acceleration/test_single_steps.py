@@ -80,7 +80,7 @@ def test_a_graph_that_is_exported_again_is_compared_again(prepare: Prepare, part
 def test_a_wrong_graph_outside_of_loops_is_not_used(
     prepare: Prepare, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    from guidegraph.graph.acceleration.onnx_runner import OnnxRunner
+    from guidegraph.graph.acceleration.onnx_backend import OnnxRunner
 
     monkeypatch.setenv(FOLDER, str(tmp_path / "parts"))
     run = OnnxRunner.__call__

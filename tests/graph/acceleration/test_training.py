@@ -17,7 +17,7 @@ from guidegraph.graph.acceleration.requirements import acceleration_problem
 from guidegraph.graph.cancellation import CancelToken
 from guidegraph.graph.events import Event, LoopProgress
 from guidegraph.graph.run_config import RunConfig
-from guidegraph.graph.training.compile_models import compile_models, restore_model
+from guidegraph.graph.training.run_training import compile_models, restore_model
 from tests.graph.engine_nodes import run_text
 from tests.graph.training.test_fit import text
 

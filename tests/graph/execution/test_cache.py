@@ -20,9 +20,8 @@ from guidegraph import node
 from guidegraph.graph.errors import GuidegraphError
 from guidegraph.graph.execution.cache import DiskCache, MemoryCache, nbytes
 from guidegraph.graph.execution.run import RunResult
-from guidegraph.graph.node import get_spec
+from guidegraph.graph.node import Registry, get_spec
 from guidegraph.graph.planning import digest
-from guidegraph.graph.registry import Registry
 from guidegraph.graph.resolution.load import build
 from guidegraph.graph.values.leaves import find_difference
 from guidegraph.nodes.types import Condition, Prediction

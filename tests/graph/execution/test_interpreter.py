@@ -14,14 +14,13 @@ import torch
 from guidegraph import Tensor, node
 from guidegraph.graph.errors import NodeError
 from guidegraph.graph.execution.call import invoke
-from guidegraph.graph.execution.interpreter import fill_slots, interpret
+from guidegraph.graph.execution.loop_context import fill_slots, interpret
 from guidegraph.graph.execution.run import RunConfig, run
-from guidegraph.graph.export.partition.traced_run import run_traced
+from guidegraph.graph.export.partition.subgraph import run_traced
 from guidegraph.graph.ir import Graph
-from guidegraph.graph.node import get_spec
+from guidegraph.graph.node import Registry, get_spec
 from guidegraph.graph.planning.plan import Plan, compile_plan
 from guidegraph.graph.planning.steps import BlockPlan, Step, flatten_block
-from guidegraph.graph.registry import Registry
 from guidegraph.graph.resolution.load import build
 from guidegraph.graph.sources import Output
 

@@ -10,8 +10,7 @@ import pytest
 from guidegraph import NodeError, node
 from guidegraph.graph.cancellation import ignore_interrupt
 from guidegraph.graph.execution.run import run
-from guidegraph.graph.node import get_spec
-from guidegraph.graph.registry import Registry
+from guidegraph.graph.node import Registry, get_spec
 from guidegraph.graph.resolution.load import build
 
 TEXT = """

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from guidegraph.graph.execution.join_calls import KeptJoins, Sizes, call_as_batch
-from guidegraph.graph.export.partition.traced_run import SymbolicSizes
+from guidegraph.graph.export.partition.subgraph import SymbolicSizes
 from guidegraph.graph.types import register_structured, structured
 
 calls: list[tuple[Any, ...]] = []

@@ -11,7 +11,7 @@ import torch
 from guidegraph import Cancelled, NodeError
 from guidegraph.graph.cancellation import CancelToken
 from guidegraph.graph.events import Event, LoopProgress, NodeFinished, NodeTotals, OutputReady, RunFinished, RunStarted
-from guidegraph.graph.execution.attachments import Attachments
+from guidegraph.graph.execution.loop_context import Attachments
 from guidegraph.graph.execution.run import run_plan
 from guidegraph.graph.planning.plan import compile_plan
 from guidegraph.graph.resolution.load import build

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from guidegraph.graph.export import bundle as writing
+from guidegraph_runtime.files.atomic_write import temporary_path
 from guidegraph_runtime.files.locks import hold_lock
-from guidegraph_runtime.files.temporary_names import temporary_path
 from guidegraph_runtime.machine.shortages import WriteError
 from tests.commands.command import Command
 from tests.graph.export.test_export_command import TINY, export

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from guidegraph_runtime import Bundle, SessionSettings
-from guidegraph_runtime.running.reference_run import replay
+from guidegraph_runtime.running.measure_costs import replay
 from tests.commands.command import Command
 from tests.graph.export.test_export_command import LOOP, NODES, TINY
 from tests.graph.export.test_export_command import cli as cli  # the fixture

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from guidegraph.graph.export.file_stems import choose_stems
-from guidegraph_runtime.bundle.names import file_name_problem
+from guidegraph_runtime.bundle.manifest_types import file_name_problem
 
 
 def test_names_that_every_system_can_hold_stay_as_they_are() -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from guidegraph.graph.execution import interpreter
+from guidegraph.graph.execution import loop_context
 from guidegraph.graph.export import user_frame
 
 
@@ -17,7 +17,7 @@ def frame(file: Path) -> traceback.FrameSummary:
 
 
 def test_no_file_of_the_engine_or_of_a_library_is_the_users_code() -> None:
-    engine, library = Path(str(interpreter.__file__)), Path(json.__file__)
+    engine, library = Path(str(loop_context.__file__)), Path(json.__file__)
     assert user_frame.user_frame([frame(Path(__file__)), frame(engine), frame(library)]) == f"{__file__}:7"
     assert user_frame.user_frame([frame(engine)]) == ""
 

@@ -9,8 +9,8 @@ import numpy as np
 import onnx_ir
 from numpy.typing import NDArray
 
+from guidegraph.graph.export.bundle import save_graphs
 from guidegraph.graph.export.onnx.program import OPSET
-from guidegraph.graph.export.weight_files import save_graphs
 from guidegraph_runtime.bundle.onnx_graph import read_graph
 from guidegraph_runtime.sessions.sessions import SessionSettings, create_session
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from guidegraph.graph.hardware import instructions
+from guidegraph.graph.hardware import policy
 from guidegraph.graph.hardware.policy import PACKED_PIXELS, ComputePolicy, Layout
 from tests.graph.engine_nodes import run_text
 
@@ -20,10 +20,10 @@ def fake_processor(
     monkeypatch: pytest.MonkeyPatch, *, avx512: bool = False, bf16: bool = False, fp16: bool = False
 ) -> None:
     """An x86 processor with these instruction sets."""
-    monkeypatch.setattr(instructions, "is_x86", lambda: True)
-    monkeypatch.setattr(instructions, "has_avx512", lambda: avx512)
-    monkeypatch.setattr(instructions, "computes_bf16", lambda device: bf16)
-    monkeypatch.setattr(instructions, "computes_fp16", lambda device: fp16)
+    monkeypatch.setattr(policy, "is_x86", lambda: True)
+    monkeypatch.setattr(policy, "has_avx512", lambda: avx512)
+    monkeypatch.setattr(policy, "computes_bf16", lambda device: bf16)
+    monkeypatch.setattr(policy, "computes_fp16", lambda device: fp16)
 
 
 @pytest.mark.parametrize(
@@ -45,11 +45,11 @@ def test_the_layout_depends_on_device_dtype_and_size(dtype: torch.dtype, small: 
 
 @pytest.mark.parametrize(("keys", "spare"), [(7, 0), (8, 8), (16, 0), (24, 8), (77, 3), (154, 6), (168, 0), (1024, 0)])
 def test_keys_are_filled_up_for_wide_kernels_alone(monkeypatch: pytest.MonkeyPatch, keys: int, spare: int) -> None:
-    monkeypatch.setattr(instructions, "vectorises_in_avx512", lambda: True)
+    monkeypatch.setattr(policy, "vectorises_in_avx512", lambda: True)
     assert CPU.spare_keys(torch.float32, keys) == spare
     assert CPU.spare_keys(torch.bfloat16, keys) == 0
     assert ComputePolicy("cuda").spare_keys(torch.float32, keys) == 0
-    monkeypatch.setattr(instructions, "vectorises_in_avx512", lambda: False)
+    monkeypatch.setattr(policy, "vectorises_in_avx512", lambda: False)
     assert CPU.spare_keys(torch.float32, keys) == 0
 
 
@@ -59,11 +59,11 @@ def test_keys_are_filled_up_for_wide_kernels_alone(monkeypatch: pytest.MonkeyPat
 def test_narrow_heads_are_widened_on_amd_alone(
     monkeypatch: pytest.MonkeyPatch, width: int, keys: int, spare: int
 ) -> None:
-    monkeypatch.setattr(instructions, "is_amd", lambda: True)
+    monkeypatch.setattr(policy, "is_amd", lambda: True)
     assert CPU.spare_width(torch.float32, width, 128, keys) == spare
     assert CPU.spare_width(torch.bfloat16, width, 128, keys) == 0
     assert ComputePolicy("cuda").spare_width(torch.float32, width, 128, keys) == 0
-    monkeypatch.setattr(instructions, "is_amd", lambda: False)
+    monkeypatch.setattr(policy, "is_amd", lambda: False)
     assert CPU.spare_width(torch.float32, width, 128, keys) == 0
 
 
@@ -98,7 +98,7 @@ def test_nothing_is_told_of_other_dtypes(monkeypatch: pytest.MonkeyPatch) -> Non
     fake_processor(monkeypatch, bf16=True, fp16=True)
     assert [CPU.describe_emulation(dtype) for dtype in ("float16", "bfloat16")] == ["", ""]
     fake_processor(monkeypatch)
-    monkeypatch.setattr(instructions, "is_x86", lambda: False)  # not measured
+    monkeypatch.setattr(policy, "is_x86", lambda: False)  # not measured
     assert [CPU.describe_emulation(dtype) for dtype in ("float16", "bfloat16")] == ["", ""]
     assert ComputePolicy("meta").describe_emulation("bfloat16") == ""
 
@@ -142,10 +142,10 @@ def test_a_run_in_an_emulated_dtype_warns(tmp_path: Path, monkeypatch: pytest.Mo
 def test_one_row_in_bfloat16_is_a_product_with_a_vector_where_amx_rearranges_weights(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(instructions, "uses_onednn", lambda: True)
+    monkeypatch.setattr(policy, "uses_onednn", lambda: True)
     for amx, avx512 in ((True, True), (False, True), (True, False)):
-        monkeypatch.setattr(instructions, "has_amx", lambda amx=amx: amx)
-        monkeypatch.setattr(instructions, "vectorises_in_avx512", lambda avx512=avx512: avx512)
+        monkeypatch.setattr(policy, "has_amx", lambda amx=amx: amx)
+        monkeypatch.setattr(policy, "vectorises_in_avx512", lambda avx512=avx512: avx512)
         assert CPU.multiplies_by_vector(torch.bfloat16, 1) == (amx and avx512)
         assert not CPU.multiplies_by_vector(torch.bfloat16, 2)
         assert not CPU.multiplies_by_vector(torch.float32, 1)

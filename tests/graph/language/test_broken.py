@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from guidegraph.graph.errors import Problem, WorkflowError
-from guidegraph.graph.registry import Registry
+from guidegraph.graph.node import Registry
 from guidegraph.graph.resolution.load import build
 from guidegraph.plugins.manager import default_registry
 from tests.graph import toys

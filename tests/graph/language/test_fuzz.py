@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from guidegraph.graph.errors import Problem, WorkflowError
 from guidegraph.graph.ir import Graph, Loop, walk
 from guidegraph.graph.language.bind_parameters import bind
-from guidegraph.graph.registry import Registry
+from guidegraph.graph.node import Registry
 from guidegraph.graph.resolution.load import build
 from guidegraph.graph.sources import Output
 from guidegraph.plugins.manager import default_registry

@@ -15,9 +15,8 @@ from annotated_types import Gt
 
 from guidegraph import Image, Tensor, node
 from guidegraph.graph.language.json_schema import json_schema
-from guidegraph.graph.node import get_spec
-from guidegraph.graph.node_descriptions import format_signature, read_parameter_docs
-from guidegraph.graph.registry import Registry
+from guidegraph.graph.node import Registry, get_spec
+from guidegraph.graph.node_json import format_signature, read_parameter_docs
 from guidegraph.plugins.manager import default_registry
 from tests.paths import ROOT
 

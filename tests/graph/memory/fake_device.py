@@ -15,8 +15,7 @@ import torch
 from guidegraph import Tensor, current_device, hookimpl, node, structured
 from guidegraph.graph.events import Event, ModelMoved
 from guidegraph.graph.execution.run import RunResult
-from guidegraph.graph.node import get_spec
-from guidegraph.graph.registry import Registry
+from guidegraph.graph.node import Registry, get_spec
 from guidegraph.graph.resolution.load import build
 from tests.graph.running import run_graph
 

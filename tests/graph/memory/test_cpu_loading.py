@@ -10,7 +10,7 @@ import torch
 from guidegraph import Denoiser, Scale, node
 from guidegraph.graph.errors import Mark
 from guidegraph.graph.ir import Call
-from guidegraph.graph.memory.cpu_loading import loads_on_cpu
+from guidegraph.graph.memory.residency import loads_on_cpu
 from guidegraph.graph.node import NodeSpec, get_spec
 from guidegraph.graph.sources import Literal, Output
 from guidegraph.plugins.manager import PluginManager

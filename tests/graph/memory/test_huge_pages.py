@@ -15,8 +15,7 @@ from torch import Tensor, nn
 from guidegraph.graph.device_context import use_device
 from guidegraph.graph.hardware.policy import HUGE_PAGE, HUGE_WEIGHT, ComputePolicy
 from guidegraph.graph.memory.huge_pages import allocate_weight
-from guidegraph.nodes.checkpoints.filling import fill
-from guidegraph.nodes.checkpoints.layer_rows import LayerRows, join_rows
+from guidegraph.nodes.checkpoints.filling import LayerRows, fill, join_rows
 from guidegraph.nodes.checkpoints.read_tensors import read_tensors
 
 THP = Path("/sys/kernel/mm/transparent_hugepage")

@@ -11,8 +11,7 @@ import torch
 
 from guidegraph import Tensor, current_device, node
 from guidegraph.graph.execution.cache import MemoryCache
-from guidegraph.graph.node import get_spec
-from guidegraph.graph.registry import Registry
+from guidegraph.graph.node import Registry, get_spec
 from guidegraph.graph.resolution.load import build
 from tests.graph.running import run_graph
 

@@ -16,10 +16,9 @@ from hypothesis import strategies as st
 
 from guidegraph import load_workflow
 from guidegraph.graph.errors import WorkflowError
-from guidegraph.graph.node import get_spec, node
+from guidegraph.graph.node import Registry, get_spec, node
 from guidegraph.graph.planning import admission
 from guidegraph.graph.planning.admission import MACHINE_CODES, list_admission_problems
-from guidegraph.graph.registry import Registry
 from guidegraph.nodes.models.own.denoiser import UNetDenoiser
 from guidegraph.nodes.models.own.unet import UNet
 from guidegraph.nodes.types import Condition, Denoiser, Prediction

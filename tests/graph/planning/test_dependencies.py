@@ -5,7 +5,7 @@ from __future__ import annotations
 from guidegraph.graph.errors import Mark
 from guidegraph.graph.ir import Call, Op
 from guidegraph.graph.node import get_spec
-from guidegraph.graph.planning.dependencies import find_dependencies
+from guidegraph.graph.planning.topological_order import find_dependencies
 from guidegraph.graph.sources import Literal, Many, Output, Param, Source
 from tests.graph.engine_nodes import add, total
 

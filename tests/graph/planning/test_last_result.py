@@ -13,7 +13,7 @@ import pytest
 from guidegraph.graph.errors import Mark
 from guidegraph.graph.ir import Call
 from guidegraph.graph.node import get_spec
-from guidegraph.graph.planning.last_result import cache_last_result, keeps_last_result
+from guidegraph.graph.planning.steps import cache_last_result, keeps_last_result
 from tests.graph.engine_nodes import scale
 
 CALL = Call("scale", get_spec(scale), {}, {}, Mark("f.yaml", 1, 1))

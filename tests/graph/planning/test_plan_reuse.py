@@ -10,7 +10,7 @@ import pytest
 
 from guidegraph.graph.cancellation import CancelToken
 from guidegraph.graph.errors import Cancelled
-from guidegraph.graph.execution.attachments import Attachments
+from guidegraph.graph.execution.loop_context import Attachments
 from guidegraph.graph.execution.run import run_plan
 from guidegraph.graph.ir import Graph
 from guidegraph.graph.planning import plan as planning

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from guidegraph.graph.execution.attachments import Attachments
+from guidegraph.graph.execution.loop_context import Attachments
 from guidegraph.graph.execution.run import run_plan
 from guidegraph.graph.ir import Graph
 from guidegraph.graph.language.bind_parameters import bind

@@ -12,8 +12,7 @@ from guidegraph import Tensor, hookimpl, node
 from guidegraph.graph.execution.run import RunResult
 from guidegraph.graph.ir import Graph
 from guidegraph.graph.language.bind_parameters import bind
-from guidegraph.graph.node import get_spec
-from guidegraph.graph.registry import Registry
+from guidegraph.graph.node import Registry, get_spec
 from guidegraph.graph.resolution.load import build
 from tests.graph import engine_nodes
 from tests.graph.running import run_graph

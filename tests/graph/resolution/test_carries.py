@@ -9,7 +9,7 @@ import pytest
 from guidegraph.graph.errors import WorkflowError
 from guidegraph.graph.ir import Loop, walk
 from guidegraph.graph.language.bind_parameters import bind
-from guidegraph.graph.registry import Registry
+from guidegraph.graph.node import Registry
 from guidegraph.graph.resolution.load import build
 from guidegraph.graph.types import PortType
 from tests.graph.toys import REGISTRY

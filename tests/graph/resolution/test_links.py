@@ -12,8 +12,7 @@ from guidegraph.graph.errors import NodeError, WorkflowError
 from guidegraph.graph.execution.run import run
 from guidegraph.graph.ir import Call, Graph, walk
 from guidegraph.graph.language.bind_parameters import bind
-from guidegraph.graph.node import get_spec, node
-from guidegraph.graph.registry import Registry
+from guidegraph.graph.node import Registry, get_spec, node
 from guidegraph.graph.resolution.load import build
 from guidegraph.nodes.types import Image, Sample
 from tests.random_graphs.generate import registry

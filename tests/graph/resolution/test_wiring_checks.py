@@ -11,9 +11,8 @@ import pytest
 from guidegraph import NodeError, WorkflowError, node
 from guidegraph.graph.events import Event, NodeStarted
 from guidegraph.graph.execution.run import RunResult
-from guidegraph.graph.node import NodeDefinitionError, get_spec
+from guidegraph.graph.node import NodeDefinitionError, Registry, get_spec
 from guidegraph.graph.planning.passes import ALL_PASSES
-from guidegraph.graph.registry import Registry
 from guidegraph.graph.resolution.load import build
 from tests.graph.engine_nodes import NODES, calls
 from tests.graph.running import run_graph

@@ -420,7 +420,7 @@ def test_a_damaged_or_foreign_file_is_an_error_that_names_it(make: Callable[...,
 def test_a_file_with_a_right_checksum_and_wrong_contents_is_named(
     make: Callable[..., Workflow], tmp_path: Path
 ) -> None:
-    from guidegraph.graph.values.checksummed_file import read_checked, write_checked
+    from guidegraph.graph.values.serialise import read_checked, write_checked
 
     path = tmp_path / "sum.safetensors"
     make().run(stop_at=2).save(path)
@@ -450,7 +450,7 @@ def test_parameters_that_are_called_like_the_options_are_parameters(make: Callab
 
 
 def test_a_file_whose_description_of_the_run_is_damaged_is_named(make: Callable[..., Workflow], tmp_path: Path) -> None:
-    from guidegraph.graph.values.checksummed_file import read_checked, write_checked
+    from guidegraph.graph.values.serialise import read_checked, write_checked
 
     path = tmp_path / "sum.safetensors"
     make().run(stop_at=2).save(path)

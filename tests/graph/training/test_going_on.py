@@ -13,12 +13,11 @@ from safetensors.torch import load_file
 from guidegraph import Cancelled, NodeError, node
 from guidegraph.graph.cancellation import CancelToken
 from guidegraph.graph.events import Event, LoopProgress
-from guidegraph.graph.node import get_spec
-from guidegraph.graph.registry import Registry
+from guidegraph.graph.node import Registry, get_spec
 from guidegraph.graph.resolution.load import build
 from guidegraph.graph.sources import Literal
+from guidegraph.graph.training.checkpoint import fits_optimisers, optimiser_tensors
 from guidegraph.graph.training.fit import Fit
-from guidegraph.graph.training.resume import fits_optimisers, optimiser_tensors
 from tests.graph.engine_nodes import REGISTRY, run_text
 from tests.graph.running import run_graph
 from tests.graph.training.test_fit import CARRIES, text

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from guidegraph.graph.training.live_models import (
+from guidegraph.graph.training.trained_model import (
     get_trained_state,
     list_frozen_names,
     list_trained_parameters,

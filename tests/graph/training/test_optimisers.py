@@ -9,10 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from guidegraph.graph.sources import Literal
+from guidegraph.graph.training.checkpoint import optimiser_tensors, restore_optimisers
 from guidegraph.graph.training.fit import OptimisedModel
-from guidegraph.graph.training.muon import Muon, orthogonalise
-from guidegraph.graph.training.optimisers import make_optimisers
-from guidegraph.graph.training.resume import optimiser_tensors, restore_optimisers
+from guidegraph.graph.training.trained_model import Muon, make_optimisers, orthogonalise
 
 RATE = 0.01
 

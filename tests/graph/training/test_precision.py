@@ -17,14 +17,13 @@ from guidegraph import TrainingStarted
 from guidegraph.graph import torch_private
 from guidegraph.graph.cancellation import CancelToken
 from guidegraph.graph.events import Event
-from guidegraph.graph.hardware import instructions
-from guidegraph.graph.hardware.instructions import ISA_LIMITS, computes_bf16
-from guidegraph.graph.hardware.policy import ComputePolicy
+from guidegraph.graph.hardware import policy
+from guidegraph.graph.hardware.policy import ISA_LIMITS, ComputePolicy, computes_bf16
 from guidegraph.graph.resolution.load import build
 from guidegraph.graph.run_config import RunConfig
-from guidegraph.graph.training import optimisers
-from guidegraph.graph.training.muon import Muon
+from guidegraph.graph.training import trained_model
 from guidegraph.graph.training.precision import resolve_precision
+from guidegraph.graph.training.trained_model import Muon
 from guidegraph.runs.run import RecordedRun
 from tests.graph.engine_nodes import REGISTRY, run_text
 from tests.graph.training.test_fit import cancel_at, text
@@ -46,7 +45,7 @@ def fake_cpu(
     monkeypatch: pytest.MonkeyPatch, *, amx: bool = False, bf16: bool = False, avx512: bool = False, amd: bool = False
 ) -> None:
     """A CPU with these instruction sets, of AMD or of another maker."""
-    monkeypatch.setattr(instructions, "is_amd", lambda: amd)
+    monkeypatch.setattr(policy, "is_amd", lambda: amd)
     monkeypatch.setattr(torch_private, "is_amx_tile_supported", lambda: amx)
     monkeypatch.setattr(torch_private, "is_avx512_bf16_supported", lambda: bf16)
     monkeypatch.setattr(torch_private, "is_avx512_supported", lambda: avx512)
@@ -117,11 +116,11 @@ def test_the_maker_of_a_cpu_is_told_by_the_system(
     vendor: str, amd: bool, linux: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     description = tmp_path / "cpuinfo"
-    monkeypatch.setattr(instructions, "CPU_INFO", description)
+    monkeypatch.setattr(policy, "CPU_INFO", description)
     if linux:
         description.write_text(f"processor\t: 0\nvendor_id\t: {vendor}\n")
-    monkeypatch.setattr(instructions.platform, "processor", lambda: "" if linux else f"AMD64 Family 25, {vendor}")
-    assert instructions.is_amd.__wrapped__() is amd
+    monkeypatch.setattr(policy.platform, "processor", lambda: "" if linux else f"AMD64 Family 25, {vendor}")
+    assert policy.is_amd.__wrapped__() is amd
 
 
 def test_without_onednn_a_cpu_does_not_compute_in_bf16(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -203,7 +202,7 @@ def test_mixed_precision_holds_for_the_optimisers_products_too(tmp_path: Path, m
         step(self)
 
     monkeypatch.setattr(Muon, "step", record)
-    monkeypatch.setattr(optimisers, "LEAST_SIDE", 1)
+    monkeypatch.setattr(trained_model, "LEAST_SIDE", 1)
     for precision in ("fp32", "bf16"):
         run_text(training(precision, 1).replace("adamw", "muon"), tmp_path)
     assert seen == [False, True]
@@ -250,7 +249,7 @@ def test_a_stopped_training_of_one_machine_goes_on_to_the_same_losses(
 def test_a_processor_that_is_kept_at_avx2_trains_in_fp32() -> None:
     program = (
         "import torch\n"
-        "from guidegraph.graph.hardware.instructions import computes_bf16\n"
+        "from guidegraph.graph.hardware.policy import computes_bf16\n"
         "print(computes_bf16(torch.device('cpu')), bool(torch.ops.mkldnn._is_mkldnn_bf16_supported()))\n"
     )
     where = {"PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}

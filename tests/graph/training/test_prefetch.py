@@ -14,8 +14,7 @@ import torch
 from guidegraph import NodeError, node
 from guidegraph.graph.device_context import current_dtype
 from guidegraph.graph.execution.run import RunConfig, run
-from guidegraph.graph.node import get_spec
-from guidegraph.graph.registry import Registry
+from guidegraph.graph.node import Registry, get_spec
 from guidegraph.graph.resolution.load import build
 from guidegraph.graph.trust.file_checks import read_regular
 from guidegraph.graph.trust.policy import Policy

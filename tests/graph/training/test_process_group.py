@@ -12,9 +12,8 @@ from guidegraph import Cancelled, NodeError
 from guidegraph.graph.cancellation import CancelToken
 from guidegraph.graph.events import Event, LoopProgress
 from guidegraph.graph.training import run_training
-from guidegraph.graph.training.process_group import ProcessGroup
-from guidegraph.graph.training.ranks import Rank
-from guidegraph.graph.training.resume import read_state
+from guidegraph.graph.training.checkpoint import read_state
+from guidegraph.graph.training.ranks import ProcessGroup, Rank
 from tests.graph.engine_nodes import run_text
 from tests.graph.training.test_fit import text
 from tests.graph.training.test_going_on import NESTED

@@ -131,7 +131,7 @@ def test_pipes_in_the_folder_of_a_model_are_named(tmp_path: Path) -> None:
 
 def test_a_pipe_as_a_training_state_or_cached_value_does_not_block(tmp_path: Path) -> None:
     from guidegraph.graph.execution.cache import DiskCache
-    from guidegraph.graph.training.resume import STATE_FILE, read_state
+    from guidegraph.graph.training.checkpoint import STATE_FILE, read_state
 
     os.mkfifo(tmp_path / STATE_FILE)
     with pytest.raises(OSError, match="found a named pipe"):

@@ -18,8 +18,7 @@ import torch
 from guidegraph import NodeError
 from guidegraph.graph.events import NodeFinished
 from guidegraph.graph.execution.run import Attachments, run
-from guidegraph.graph.node import get_spec, node
-from guidegraph.graph.registry import Registry
+from guidegraph.graph.node import Registry, get_spec, node
 from guidegraph.graph.resolution.load import build
 from guidegraph.graph.trust import process_state
 

@@ -17,9 +17,9 @@ from safetensors.torch import save_file
 from guidegraph import Condition
 from guidegraph.graph.errors import NodeError
 from guidegraph.graph.execution.cache import DiskCache
-from guidegraph.graph.training.resume import STATE_FILE, CheckpointError, TrainingState, read_state, write_state
+from guidegraph.graph.training.checkpoint import STATE_FILE, CheckpointError, TrainingState, read_state, write_state
 from guidegraph.graph.types import register_structured
-from guidegraph.graph.values.checksummed_file import CHECKSUM
+from guidegraph.graph.values.serialise import CHECKSUM
 from tests.graph.engine_nodes import run_text
 from tests.graph.training.test_fit import text
 

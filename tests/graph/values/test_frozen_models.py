@@ -17,8 +17,7 @@ from torch.nn.utils import parametrizations
 from guidegraph import node
 from guidegraph.graph.execution.run import run
 from guidegraph.graph.frozen_models import copy_frozen, deepcopy_module
-from guidegraph.graph.node import get_spec
-from guidegraph.graph.registry import Registry
+from guidegraph.graph.node import Registry, get_spec
 from guidegraph.graph.resolution.load import build
 
 

@@ -17,8 +17,7 @@ from guidegraph.graph.errors import GuidegraphError, NodeError
 from guidegraph.graph.execution.cache import MemoryCache
 from guidegraph.graph.execution.loop_context import Previewed
 from guidegraph.graph.execution.run import RunResult
-from guidegraph.graph.node import get_spec
-from guidegraph.graph.registry import Registry
+from guidegraph.graph.node import Registry, get_spec
 from guidegraph.graph.resolution.load import build
 from guidegraph.graph.values.ownership import copy_value, is_mutable
 from guidegraph.plugins.manager import PluginManager

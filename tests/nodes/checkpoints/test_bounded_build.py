@@ -12,10 +12,10 @@ import pytest
 import torch
 
 from guidegraph.nodes.checkpoints.clip_text import build_clip, check_clip
-from guidegraph.nodes.checkpoints.diffusers.qwen_text import build_qwen3
+from guidegraph.nodes.checkpoints.diffusers.text import build_qwen3
 from guidegraph.nodes.checkpoints.filling import build_filled
 from guidegraph.nodes.checkpoints.t5_text import build_t5, check_t5
-from guidegraph.nodes.models.networks.bounded_build import BoundedBuild, TooManyLayers
+from guidegraph.nodes.models.networks.shells import BoundedBuild, TooManyLayers
 from guidegraph.nodes.models.released.config import UNetShape
 from guidegraph.nodes.models.released.unet import ReleasedUNet
 from guidegraph.nodes.models.store import load_part

@@ -11,8 +11,8 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from guidegraph.nodes.checkpoints.diffusers.block_names import join_qkv
-from guidegraph.nodes.checkpoints.layer_rows import LayerRows, join_rows
+from guidegraph.nodes.checkpoints.diffusers.dit import join_qkv
+from guidegraph.nodes.checkpoints.filling import LayerRows, join_rows
 from guidegraph.nodes.checkpoints.read_tensors import read_tensors
 
 LAYERS = {f"a.{letter}": LayerRows("a.qkv", 2 * number, 2) for number, letter in enumerate("qkv")}

@@ -11,8 +11,8 @@ import torch
 
 from guidegraph.graph.device_context import use_device
 from guidegraph.nodes.checkpoints.checkpoint import Checkpoint, load_checkpoint
-from guidegraph.nodes.conditioning.text import encode_text
-from guidegraph.nodes.models.absent_part import MissingPart
+from guidegraph.nodes.conditioning.text_prompt import encode_text
+from guidegraph.nodes.models.model_json import MissingPart
 from guidegraph.nodes.sampling.denoiser import predict
 from guidegraph.nodes.types import Condition
 from tests.nodes.checkpoints import difference_bounds, tiny

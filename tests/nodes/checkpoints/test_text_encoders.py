@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 import torch
 
-from guidegraph.graph.export_recipe import ExportRecipe
+from guidegraph.graph.frozen_models import ExportRecipe
 from guidegraph.nodes.checkpoints.clip_text import build_clip, from_openclip, infer_clip_settings
 from guidegraph.nodes.conditioning import text_prompt as prompts
-from guidegraph.nodes.conditioning.text import encode_text
+from guidegraph.nodes.conditioning.text_prompt import encode_text
 from guidegraph.nodes.models.own.text_encoder import build_tokenizer
 from guidegraph.nodes.models.released.clip_text_model import ACTIVATIONS, ClipTextModel
 from guidegraph.nodes.models.released.prompt_embedder import ReleasedText, apply_weights

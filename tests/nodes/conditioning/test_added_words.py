@@ -9,16 +9,16 @@ from typing import Any
 import pytest
 import torch
 
-from guidegraph.graph.training.live_models import (
+from guidegraph.graph.training.trained_model import (
     get_trained_state,
     list_trained_parameters,
     live_copy,
     load_trained_state,
 )
 from guidegraph.nodes.conditioning.label import caption_labels
-from guidegraph.nodes.conditioning.text import add_unknown_words, encode_text, list_words
+from guidegraph.nodes.conditioning.text_prompt import add_unknown_words, encode_text, list_words
 from guidegraph.nodes.models.model_nodes import new_text_transformer
-from guidegraph.nodes.models.own.added_words import unknown_words
+from guidegraph.nodes.models.own.text_encoder import unknown_words
 from guidegraph.nodes.models.store import load_part, save_parts
 
 CPU = torch.device("cpu")

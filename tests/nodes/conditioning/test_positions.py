@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from guidegraph.nodes.conditioning.text import encode_text, scale_positions
+from guidegraph.nodes.conditioning.text_prompt import encode_text, scale_positions
 from guidegraph.nodes.models.model_nodes import new_text_transformer
 from guidegraph.nodes.types import TextEmbedder
 from guidegraph.testing import example

@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 import torch
 
-from guidegraph.nodes.conditioning.text import encode_text
 from guidegraph.nodes.conditioning.text_pretrained import clip, minilm
+from guidegraph.nodes.conditioning.text_prompt import encode_text
 from guidegraph.nodes.types import TextEmbedder
 from guidegraph_runtime.machine.optional_packages import install_command
 

@@ -17,12 +17,10 @@ from guidegraph.graph.device_context import use_device
 from guidegraph.graph.training.ranks import Rank, take_rank_rows
 from guidegraph.nodes.conditioning.label import labels_by_name
 from guidegraph.nodes.conditioning.semantic import hues_of_map
-from guidegraph.nodes.conditioning.text import prompts_of_batch
-from guidegraph.nodes.data.folders import files as folder_files
-from guidegraph.nodes.data.folders.batches import MissingField, is_in_subset
-from guidegraph.nodes.data.folders.files import crop_map
-from guidegraph.nodes.data.folders.folder import folder, folder_latents, folder_sample
-from guidegraph.nodes.data.folders.latents import FolderLatents
+from guidegraph.nodes.conditioning.text_prompt import prompts_of_batch
+from guidegraph.nodes.data.folders import batches as folder_files
+from guidegraph.nodes.data.folders.batches import MissingField, crop_map, is_in_subset
+from guidegraph.nodes.data.folders.folder import FolderLatents, folder, folder_latents, folder_sample
 from guidegraph.nodes.data.folders.layout import find_layout
 from tests.work_counter import growth
 

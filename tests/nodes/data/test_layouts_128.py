@@ -14,7 +14,6 @@ from torch import Tensor
 from guidegraph import load_workflow
 from guidegraph.graph.errors import WorkflowError
 from guidegraph.nodes.data.scenes128.dataset import object_share, scene_128, scene_map, scenes_128
-from guidegraph.nodes.data.scenes128.layout_by_hand import list_layout, place_layout
 from guidegraph.nodes.data.scenes128.layout_sample import (
     CHANNELS,
     MAP_CHANNELS,
@@ -22,7 +21,9 @@ from guidegraph.nodes.data.scenes128.layout_sample import (
     decode_layout,
     encode_layout,
     layouts_128,
+    list_layout,
     map_layout,
+    place_layout,
 )
 from guidegraph.nodes.data.scenes128.vocabulary import COLOURS, NAMES
 

@@ -11,10 +11,9 @@ import pytest
 
 from guidegraph.nodes.data import datasets
 from guidegraph.nodes.data.batches import FunctionBatches, emoji_batch, load_emoji, scene_batch
-from guidegraph.nodes.data.captions import vocabulary
 from guidegraph.nodes.data.datasets import degrade_images, drop_captions, emoji, scenes
 from guidegraph.nodes.data.scene_sprites import CLASSES, GROUNDS, OBJECTS, SKIES
-from guidegraph.nodes.data.scenes import HELD_OUT_PAIRS, PAIRS, TRAIN_PAIRS, compose_scene
+from guidegraph.nodes.data.scenes import HELD_OUT_PAIRS, PAIRS, TRAIN_PAIRS, compose_scene, vocabulary
 
 
 def test_a_scene_depends_on_seed_and_index_alone() -> None:

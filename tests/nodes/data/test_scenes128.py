@@ -11,15 +11,15 @@ import pytest
 import torch
 
 from guidegraph.nodes.data.batches import SceneBatch128
-from guidegraph.nodes.data.scenes128 import held_out, phrases
+from guidegraph.nodes.data.scenes128 import content as held_out
+from guidegraph.nodes.data.scenes128 import phrases
 from guidegraph.nodes.data.scenes128 import vocabulary as words
-from guidegraph.nodes.data.scenes128.artwork import cut_out, load_artwork
+from guidegraph.nodes.data.scenes128.artwork import TINTS, cut_out, load_artwork, to_oklab
 from guidegraph.nodes.data.scenes128.captions import choose_wording
 from guidegraph.nodes.data.scenes128.content import Background, Content, Group, choose_content
 from guidegraph.nodes.data.scenes128.dataset import colour_map, object_share, scene_128, scene_map, scenes_128
 from guidegraph.nodes.data.scenes128.draws import CONTENT, LAYOUT, Draws
 from guidegraph.nodes.data.scenes128.layout import CELL, SIDES, SIZE, Layout, PlacedObject, lay_out
-from guidegraph.nodes.data.scenes128.recolour import TINTS, to_oklab
 from guidegraph.nodes.data.scenes128.scene import Scene128, compose_scene
 
 COUNT = 400

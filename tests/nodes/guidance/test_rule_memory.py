@@ -10,9 +10,13 @@ import torch
 
 from guidegraph import AttentionCall, MemoryDenoiser, RuleMemory, RuleWithMemory, Site, select_sites
 from guidegraph.nodes.models.networks.hooks import HookedModel
-from guidegraph.nodes.sampling.denoiser import guide_denoiser
+from guidegraph.nodes.sampling.denoiser import (
+    guide_denoiser,
+    keep_deep_features,
+    make_empty_memory,
+    predict_with_memory,
+)
 from guidegraph.nodes.sampling.denoiser_edm import precondition
-from guidegraph.nodes.sampling.denoiser_memory import keep_deep_features, make_empty_memory, predict_with_memory
 from guidegraph.nodes.sampling.schedule import edm
 from guidegraph.nodes.types import Condition
 from tests.nodes.guidance.test_hooks import BATCH, MODELS, inputs, own, random

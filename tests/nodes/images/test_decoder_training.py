@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from guidegraph.graph.training.live_models import list_trained_parameters, live_copy
+from guidegraph.graph.training.trained_model import list_trained_parameters, live_copy
 from guidegraph.nodes.images.autoencoder import decode, encode, freeze_encoder, renew_decoder
 from guidegraph.nodes.images.vq import new_vq_autoencoder
 from guidegraph.nodes.models.model_nodes import load_model, save_model

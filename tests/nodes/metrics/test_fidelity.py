@@ -15,7 +15,7 @@ from scipy.integrate import quad
 from torch import Tensor, nn
 
 from guidegraph.commands import main
-from guidegraph.nodes.metrics import fidelity, frechet, manifold, metrics
+from guidegraph.nodes.metrics import fidelity, frechet, metrics
 from guidegraph.nodes.metrics.kid import kernel_distance, kernel_distance_of_subsets
 from tests.nodes.sampling.closed_form import normal
 
@@ -230,9 +230,9 @@ def test_the_inception_score_of_probabilities_is_that_of_their_logits() -> None:
         fidelity.inception_score(logits, given="probabilities")
 
 
-def four(x: Tensor, y: Tensor, k: int, chunk: int = 1024) -> manifold.Fidelity:
+def four(x: Tensor, y: Tensor, k: int, chunk: int = 1024) -> fidelity.Fidelity:
     result = fidelity.precision_recall(x, y, k=k, resamples=0, chunk=chunk)
-    return manifold.Fidelity(result.precision, result.recall, result.density, result.coverage)
+    return fidelity.Fidelity(result.precision, result.recall, result.density, result.coverage)
 
 
 def test_precision_and_recall_of_a_set_by_hand() -> None:
@@ -265,7 +265,7 @@ def test_the_four_are_those_of_plain_loops(k: int, monkeypatch: pytest.MonkeyPat
     x, y = normal(31, 3), 0.8 * normal(40, 3, seed=1) + 0.5
     kept = fidelity.precision_recall(x, y, k=k, chunk=7)
     assert four(x, y, k) == pytest.approx(by_loops(x, y, k))
-    monkeypatch.setattr(manifold, "MAX_KEPT", 0)  # distances are made anew for each half
+    monkeypatch.setattr(fidelity, "MAX_KEPT", 0)  # distances are made anew for each half
     assert fidelity.precision_recall(x, y, k=k, chunk=7) == pytest.approx(kept)
 
 

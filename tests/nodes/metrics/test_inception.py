@@ -14,8 +14,7 @@ from torch import Tensor
 
 from guidegraph.graph.types import RunsCode
 from guidegraph.nodes.metrics.features import efficientnet, extract_features, inception, onnx_features, torchscript
-from guidegraph.nodes.models.extractors.inception import load_inception, resize
-from guidegraph.nodes.models.extractors.settings import InceptionLayer
+from guidegraph.nodes.models.extractors.inception import InceptionLayer, load_inception, resize
 from guidegraph.nodes.types import FeatureExtractor
 from tests.nodes.metrics import inception_reference as reference
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from guidegraph.graph.node import get_spec
-from guidegraph.nodes.data.scenes128 import held_out
+from guidegraph.nodes.data.scenes128 import content
 from guidegraph.nodes.data.scenes128 import vocabulary as words
 from guidegraph.nodes.data.scenes128.artwork import ARTWORKS, load_artwork, palette_of
 from guidegraph.nodes.data.scenes128.content import ARTWORK
@@ -35,8 +35,7 @@ from guidegraph.nodes.metrics.scene_eval import (
     scene_eval_scores,
     scene_eval_tasks,
 )
-from guidegraph.nodes.models.own.box_detector import BoxDetector, BoxDetectorConfig
-from guidegraph.nodes.models.own.detector import Detector, DetectorConfig
+from guidegraph.nodes.models.own.box_detector import BoxDetector, BoxDetectorConfig, Detector, DetectorConfig
 
 ALL = range(len(CATEGORIES))
 
@@ -78,14 +77,14 @@ def test_those_of_other_scenes_are_not(tasks: dict[int, list[SceneTask]], catego
 def test_tasks_ask_for_what_is_held_out(tasks: dict[int, list[SceneTask]]) -> None:
     for category in (TWO, POSITION, BINDING):
         for task in tasks[category]:
-            assert held_out.is_held_out_pair(task.columns[1], task.columns[4])
-    assert all(held_out.is_held_out_count(task.columns[1], task.columns[2]) for task in tasks[COUNTING])
-    assert all(held_out.is_held_out_colour(task.columns[1], task.columns[3]) for task in tasks[COLOUR])
+            assert content.is_held_out_pair(task.columns[1], task.columns[4])
+    assert all(content.is_held_out_count(task.columns[1], task.columns[2]) for task in tasks[COUNTING])
+    assert all(content.is_held_out_colour(task.columns[1], task.columns[3]) for task in tasks[COLOUR])
     for task in tasks[BINDING]:
         _, first, _, colour, second, _, other_colour, _ = task.columns
         assert colour != other_colour
-        assert not held_out.is_held_out_colour(first, colour)
-        assert not held_out.is_held_out_colour(second, other_colour)
+        assert not content.is_held_out_colour(first, colour)
+        assert not content.is_held_out_colour(second, other_colour)
 
 
 def test_tasks_of_a_category_differ_as_long_as_there_are_others(tasks: dict[int, list[SceneTask]]) -> None:
@@ -120,7 +119,7 @@ def test_a_split_has_only_its_own_compositions(split: Any) -> None:
     for category in set(ALL) - {SINGLE}:
         for items in list_options(category, split):
             groups = [(item.object, item.number, item.colour) for item in items]
-            assert held_out.is_held_out(groups) == (split == "held_out")
+            assert content.is_held_out(groups) == (split == "held_out")
             assert all(a.object != b.object for a, b in combinations(items, 2))
     assert len(list_options(TWO, "all")) == 64 * 63 // 2
 

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.nn import functional as F
 
-from guidegraph.graph.hardware import instructions
+from guidegraph.graph.hardware import policy
 from guidegraph.graph.hardware.policy import PADDED_LOGITS
 from guidegraph.nodes.models.networks.attention import attention, attention_weights, choose_spare
 
@@ -19,7 +19,7 @@ from guidegraph.nodes.models.networks.attention import attention, attention_weig
 @pytest.fixture(autouse=True)
 def avx512(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """A processor for whose kernels keys are added; the values are the same on any."""
-    monkeypatch.setattr(instructions, "vectorises_in_avx512", lambda: True)
+    monkeypatch.setattr(policy, "vectorises_in_avx512", lambda: True)
     choose_spare.cache_clear()
     yield
     choose_spare.cache_clear()
@@ -61,7 +61,7 @@ def make_inputs(keys: int, dtype: torch.dtype = torch.float32) -> tuple[Tensor, 
 def test_narrow_heads_are_widened_for_many_pairs(
     keys: int, width: int, masked: bool, key_shapes: list[tuple[int, int]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(instructions, "is_amd", lambda: True)
+    monkeypatch.setattr(policy, "is_amd", lambda: True)
     query, key, value = make_narrow(width, keys)
     mask = torch.arange(keys) < torch.tensor([[keys], [keys - 3]]) if masked else None
     attended = attention(query, key, value, mask)
@@ -73,7 +73,7 @@ def test_narrow_heads_are_widened_for_many_pairs(
 def test_heads_stay_narrow_with_gradients_in_traces_and_in_other_dtypes(
     key_shapes: list[tuple[int, int]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(instructions, "is_amd", lambda: True)
+    monkeypatch.setattr(policy, "is_amd", lambda: True)
     query, key, value = make_narrow(8)
     attention(query.double(), key.double(), value.double())
     attention(query.clone().requires_grad_(), key, value)

@@ -10,7 +10,7 @@ import torch
 from guidegraph.nodes.data.datasets import scene
 from guidegraph.nodes.images.image import embed_image
 from guidegraph.nodes.models import model_nodes as model
-from guidegraph.nodes.models.own.image_embedder import ImageModel, VisionConfig
+from guidegraph.nodes.models.own.text_encoder import ImageModel, VisionConfig
 
 
 def test_the_embedding_is_a_normalised_vector_with_tokens_where_asked() -> None:

@@ -14,14 +14,14 @@ from safetensors.torch import load_file, save_file
 from torch.nn import functional as F
 
 from guidegraph.graph.node import get_spec
-from guidegraph.nodes.conditioning.text import encode_text, replace_words
+from guidegraph.nodes.conditioning.text_prompt import encode_text, replace_words
 from guidegraph.nodes.data.datasets import scenes
 from guidegraph.nodes.images import autoencoder as autoencoder_nodes
 from guidegraph.nodes.models import model_nodes as model
-from guidegraph.nodes.models.checksums import verify_file
+from guidegraph.nodes.models.model_json import verify_file
 from guidegraph.nodes.models.own.autoencoder import AutoencoderConfig, KLAutoencoder, kl_divergence
+from guidegraph.nodes.models.own.box_detector import Detector, DetectorConfig, detector_loss
 from guidegraph.nodes.models.own.denoiser import UNetDenoiser
-from guidegraph.nodes.models.own.detector import Detector, DetectorConfig, detector_loss
 from guidegraph.nodes.models.own.layers import AdaptiveGroupNorm, Attention, timestep_embedding
 from guidegraph.nodes.models.own.text_encoder import TextConfig, TextEncoder, TextModel, build_tokenizer, tokenize
 from guidegraph.nodes.models.own.unet import UNet, UNetConfig

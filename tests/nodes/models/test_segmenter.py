@@ -12,7 +12,7 @@ from guidegraph.nodes.conditioning.semantic import segment
 from guidegraph.nodes.data.datasets import scene, soil_images
 from guidegraph.nodes.data.scene_sprites import CLASSES
 from guidegraph.nodes.models import model_nodes as model
-from guidegraph.nodes.models.own.segmenter import SegmentationNet, SegmenterConfig
+from guidegraph.nodes.models.own.classifier import SegmentationNet, SegmenterConfig
 from guidegraph.nodes.training import losses
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from guidegraph.nodes.models.own.detector import Detector, DetectorConfig
+from guidegraph.nodes.models.own.box_detector import Detector, DetectorConfig
 from guidegraph.nodes.models.store import load_part, save_parts
 from guidegraph_runtime.machine.shortages import WriteError
 from tests.os_limits import file_limit

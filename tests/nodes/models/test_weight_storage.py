@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from guidegraph.nodes.models.model_nodes import load_model, new_unet, save_model
-from guidegraph.nodes.models.weight_storage import BLOCK, SCALE, pack_weights, unpack_weights
+from guidegraph.nodes.models.store import BLOCK, SCALE, pack_weights, unpack_weights
 
 
 def make_state(seed: int, shape: tuple[int, ...], size: float) -> dict[str, Tensor]:

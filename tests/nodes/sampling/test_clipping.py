@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 
-from guidegraph.nodes.sampling.clipping import clip_each, clip_x0
+from guidegraph.nodes.sampling.scheduler_step import clip_each, clip_x0
 from tests.nodes.sampling.closed_form import normal
 
 

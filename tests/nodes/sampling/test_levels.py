@@ -22,7 +22,7 @@ from guidegraph.nodes.sampling import schedule as schedules
 from guidegraph.nodes.sampling import scheduler as samplers
 from guidegraph.nodes.training.timesteps import uniform_timesteps
 from guidegraph.nodes.types import Levels, Schedule
-from guidegraph_runtime.tables.spacings import beta_quantile
+from guidegraph_runtime.tables.noise_levels import beta_quantile
 from tests.nodes.sampling import k_diffusion
 from tests.nodes.sampling.closed_form import normal, ode_solution, sample, scaled_linear
 

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from guidegraph_runtime.samplers import consistency, ddpm_ddim, dpm_solver, ode_solvers, pseudo_numerical, unipc
+from guidegraph_runtime.samplers import consistency, dpm_solver, ode_solvers, pseudo_numerical
 from guidegraph_runtime.tables.noise_levels import NoiseSchedule
 from guidegraph_runtime.tables.rows import NOTHING, Array, K, Level, Row
 from tests.nodes.sampling import k_diffusion
@@ -196,7 +196,7 @@ def test_more_steps_than_the_distillation_had_raise(original: int, steps: int, m
 
 def test_tcd_without_noise_is_ddim() -> None:
     rows = consistency.tcd(LEVELS, NOISE, eta=0)
-    for row, expected in zip(rows, ddpm_ddim.ddim(LEVELS), strict=True):
+    for row, expected in zip(rows, consistency.ddim(LEVELS), strict=True):
         np.testing.assert_allclose(row.x, expected.x, rtol=0, atol=1e-12)
 
 
@@ -226,7 +226,7 @@ def test_lower_order_final_counts_skipped_steps() -> None:
 
 def test_unipc_keeps_its_order_to_the_end_without_lower_order_final() -> None:
     """The last row's weights of the kept x̂0s: s₁ and s₂ count in its prediction too."""
-    lower, same = (unipc.unipc(coarse(10), order=3, lower_order_final=flag)[-1].x for flag in (True, False))
+    lower, same = (dpm_solver.unipc(coarse(10), order=3, lower_order_final=flag)[-1].x for flag in (True, False))
     assert same[6] != 0
     assert same[6] != pytest.approx(lower[6])
 
@@ -240,7 +240,7 @@ def test_a_step_to_zero_noise_returns_x0_for_any_lower_order_final(solver: Any) 
 
 
 def test_unipcs_step_to_zero_noise_is_finite_without_lower_order_final() -> None:
-    rows = unipc.unipc([*coarse(16), LANDING], order=3, lower_order_final=False)
+    rows = dpm_solver.unipc([*coarse(16), LANDING], order=3, lower_order_final=False)
     x0_of_the_last_call = rows[-1].x[1]
     assert np.isfinite(rows[-1].x).all()
     assert x0_of_the_last_call == pytest.approx(1)

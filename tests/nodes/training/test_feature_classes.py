@@ -12,7 +12,7 @@ from torch import Tensor
 from guidegraph.nodes.guidance.hooks import HookedDenoiser, select_sites
 from guidegraph.nodes.models.model_nodes import new_unet
 from guidegraph.nodes.sampling.denoiser import features, predict, predict_with_features
-from guidegraph.nodes.training.feature_classes import feature_classes_loss, new_feature_classifier
+from guidegraph.nodes.training.adversarial import feature_classes_loss, new_feature_classifier
 from guidegraph.nodes.types import Condition
 from tests.nodes.guidance.test_hooks import random
 

@@ -11,13 +11,13 @@ from safetensors import safe_open
 from torch import Tensor, nn
 
 from guidegraph import load_workflow
-from guidegraph.graph.training.live_models import (
+from guidegraph.graph.training.trained_model import (
     get_trained_state,
     list_trained_parameters,
     live_copy,
     load_trained_state,
 )
-from guidegraph.nodes.checkpoints.lora_file import read_lora
+from guidegraph.nodes.checkpoints.lora_layers import read_lora
 from guidegraph.nodes.models.networks.low_rank import LowRank, low_rank_layers
 from guidegraph.nodes.models.store import describe_part
 from guidegraph.nodes.sampling.denoiser import predict

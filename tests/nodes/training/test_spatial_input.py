@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from guidegraph.graph.training.live_models import live_copy
+from guidegraph.graph.training.trained_model import live_copy
 from guidegraph.nodes.models.model_nodes import load_model, new_unet, save_model
 from guidegraph.nodes.models.model_transformers import new_mmdit
 from guidegraph.nodes.models.own.unet import COORDINATES, coordinate_channels

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from guidegraph_runtime.bundle.bounds import intersect_bounds
+from guidegraph_runtime.bundle.manifest_types import intersect_bounds
 from guidegraph_runtime.declare.settings import Range
 
 

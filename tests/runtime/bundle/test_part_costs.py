@@ -12,9 +12,8 @@ import numpy as np
 import pytest
 
 from guidegraph_runtime import Bundle, SessionSettings
-from guidegraph_runtime.bundle.manifest_types import Cost, Part, Tensor
-from guidegraph_runtime.bundle.names import COSTS
-from guidegraph_runtime.bundle.part_costs import estimate_cost, write_costs
+from guidegraph_runtime.bundle.folder import estimate_cost, write_costs
+from guidegraph_runtime.bundle.manifest_types import COSTS, Cost, Part, Tensor
 from guidegraph_runtime.errors import BundleError
 from guidegraph_runtime.running.measure_costs import measure_costs
 from tests.runtime.running.loop_bundle import JOINS, write_loop_bundle

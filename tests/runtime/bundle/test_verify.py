@@ -17,9 +17,8 @@ from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 from onnx import AttributeProto, ModelProto, NodeProto, TensorProto, helper
 
 from guidegraph_runtime.bundle import folder, onnx_graph, onnx_wire
-from guidegraph_runtime.bundle.onnx_graph import read_graph
+from guidegraph_runtime.bundle.onnx_graph import newest_opsets, read_graph
 from guidegraph_runtime.bundle.onnx_wire import MESSAGES, Malformed
-from guidegraph_runtime.bundle.opsets import newest_opsets
 from guidegraph_runtime.bundle.verify import open_bundle
 from guidegraph_runtime.errors import BundleError
 from tests.runtime.running.bundles import (

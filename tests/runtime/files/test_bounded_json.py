@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from guidegraph_runtime.files import bounded_json
-from guidegraph_runtime.files.bounded_json import parse_json, read_json
+from guidegraph_runtime.files import regular_files
+from guidegraph_runtime.files.regular_files import parse_json, read_json
 from guidegraph_runtime.run_json import read_record
 
 
@@ -40,7 +40,7 @@ def test_large_files_are_refused_unread(tmp_path: Path, monkeypatch: pytest.Monk
         with pytest.raises(ValueError, match=r"has 5.37 GB|expected JSON of at most 67.2 MB, found 105 MB"):
             read_json(tmp_path / "hole.json")
         assert read_record(tmp_path / "hole.json") is None
-    monkeypatch.setattr(bounded_json, "MAX_BYTES", 10)
+    monkeypatch.setattr(regular_files, "MAX_BYTES", 10)
     with pytest.raises(ValueError, match="at most 10 bytes"):
         parse_json('{"a": "0123456789"}')
 

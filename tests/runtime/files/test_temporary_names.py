@@ -7,13 +7,13 @@ from pathlib import Path
 
 import pytest
 
-from guidegraph_runtime.files.atomic_write import write_text
-from guidegraph_runtime.files.temporary_names import (
+from guidegraph_runtime.files.atomic_write import (
     STALE_SECONDS,
     machine_id,
     remove_stale,
     stale_paths,
     temporary_path,
+    write_text,
 )
 
 DEAD = 4_194_999

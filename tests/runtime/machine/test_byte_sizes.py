@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from guidegraph_runtime.machine.byte_sizes import parse_size, show_size
+from guidegraph_runtime.machine.memory import parse_size, show_size
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ import socket
 
 import pytest
 
-from guidegraph_runtime.machine.listener import open_listener
+from guidegraph_runtime.machine.termination import open_listener
 
 
 def test_answers_on_its_connections_do_not_wait_for_acknowledgements() -> None:

@@ -9,7 +9,7 @@ import pytest
 
 from guidegraph_runtime.machine.optional_packages import import_optional, install_command
 from guidegraph_runtime.pictures import picture_files, semantic_maps
-from guidegraph_runtime.text.tokenizer import load_tokenizer
+from guidegraph_runtime.text.chunks import load_tokenizer
 from tests.paths import ROOT
 
 MODELS = ROOT / "workflows" / "models"

@@ -48,7 +48,7 @@ def test_the_runtime_imports_and_works_without_torch_pydantic_and_guidegraph(tmp
     assert result.returncode == 0, result.stderr
     rows, *names = result.stdout.split()
     assert rows == "6"
-    assert {"guidegraph_runtime.operations.text", "guidegraph_runtime.samplers.unipc"} <= set(names)
+    assert {"guidegraph_runtime.operations.text", "guidegraph_runtime.samplers.dpm_solver"} <= set(names)
 
 
 def test_the_host_operations_start_without_pillow_and_tokenizers(tmp_path: Path) -> None:

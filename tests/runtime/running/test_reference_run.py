@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from guidegraph_runtime.running.reference_run import compare_output
+from guidegraph_runtime.running.measure_costs import compare_output
 
 TOLERANCE = 4 / 255
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from guidegraph_runtime.running.single_file_shapes import Axis, Size
+from guidegraph_runtime.running.rehearse import Axis, Size
 
 SHAPES = {"picture": (1, 3, 64, 96), "noise": (4, 4, 16, 16)}
 HEIGHT = {"height": (Axis("picture", 2),)}

@@ -16,10 +16,10 @@ from PIL import Image
 from starlette.testclient import TestClient
 
 from guidegraph_runtime import Bundle, SessionSettings
+from guidegraph_runtime.serve.jobs import ServeOptions
 from guidegraph_runtime.serve.observers import ServeMetrics
-from guidegraph_runtime.serve.options import ServeOptions
 from guidegraph_runtime.serve.service import Service
-from guidegraph_runtime.serve.web.access import ServeAccess
+from guidegraph_runtime.serve.web.answers import ServeAccess
 from guidegraph_runtime.serve.web.routes import ServeRoutes
 from tests.runtime.running.bundles import seal_manifest
 from tests.runtime.running.loop_bundle import JOINS, write_loop_bundle

@@ -25,10 +25,10 @@ import pytest
 from PIL import Image
 
 from guidegraph_runtime import Bundle, pixels
-from guidegraph_runtime.machine.byte_sizes import parse_size
+from guidegraph_runtime.machine.memory import parse_size
 from guidegraph_runtime.machine.optional_packages import install_command
 from guidegraph_runtime.serve.command import main
-from guidegraph_runtime.serve.options import ServeOptions
+from guidegraph_runtime.serve.jobs import ServeOptions
 from tests.paths import ROOT
 
 TIMEOUT = 60.0

@@ -15,9 +15,8 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 
-from guidegraph_runtime.serve.web import connections
-from guidegraph_runtime.serve.web.connections import LimitedConnection
-from guidegraph_runtime.serve.web.server import format_address, make_config
+from guidegraph_runtime.serve.web import server
+from guidegraph_runtime.serve.web.server import LimitedConnection, format_address, make_config
 
 SECONDS = 20.0
 LIMIT = 4
@@ -86,13 +85,13 @@ def send_after_an_answer(connection: socket.socket) -> bytes:
 def test_a_connection_without_a_request_is_closed(
     send: Callable[[socket.socket], bytes], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(connections, "HEAD_SECONDS", 0.3)
+    monkeypatch.setattr(server, "HEAD_SECONDS", 0.3)
     with serve(SlowApp().app) as address, connect(address) as connection, suppress(ConnectionResetError):
         assert send(connection) == b""
 
 
 def test_a_request_may_take_longer_than_its_head(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(connections, "HEAD_SECONDS", 0.1)
+    monkeypatch.setattr(server, "HEAD_SECONDS", 0.1)
     slow = SlowApp()
     threading.Timer(0.5, slow.finish.set).start()
     with serve(slow.app) as address:
@@ -129,4 +128,4 @@ def test_an_idle_connection_outlives_the_patience_of_its_client() -> None:
     """A client that closes first never sends a request into a connection that the server is closing."""
     patience = httpx.Limits().keepalive_expiry
     assert patience is not None
-    assert min(make_config(SlowApp().app).timeout_keep_alive, connections.HEAD_SECONDS) > patience
+    assert min(make_config(SlowApp().app).timeout_keep_alive, server.HEAD_SECONDS) > patience

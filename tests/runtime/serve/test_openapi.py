@@ -21,11 +21,11 @@ from guidegraph_runtime.bundle.manifest_types import Input
 from guidegraph_runtime.declare.settings import Range
 from guidegraph_runtime.errors import BundleError
 from guidegraph_runtime.running.inputs import check_value
+from guidegraph_runtime.serve.jobs import RequestRefused
 from guidegraph_runtime.serve.observers import ServeMetrics
-from guidegraph_runtime.serve.requests import RequestRefused
 from guidegraph_runtime.serve.service import Service
 from guidegraph_runtime.serve.uploads import decode_files
-from guidegraph_runtime.serve.web.access import ServeAccess
+from guidegraph_runtime.serve.web.answers import ServeAccess
 from guidegraph_runtime.serve.web.openapi import describe_value
 from guidegraph_runtime.serve.web.routes import ServeRoutes
 from tests.runtime.serve.conftest import CPU, MakeService, encode_picture

@@ -20,7 +20,7 @@ from PIL import Image
 from guidegraph_runtime import Bundle, pixels
 from guidegraph_runtime.serve.observers import ServeMetrics
 from guidegraph_runtime.serve.service import Service
-from guidegraph_runtime.serve.web.access import ServeAccess
+from guidegraph_runtime.serve.web.answers import ServeAccess
 from guidegraph_runtime.serve.web.routes import ServeRoutes
 from guidegraph_runtime.serve.web.server import format_address
 from tests.browser import NEEDS_BROWSER, Browser, browser

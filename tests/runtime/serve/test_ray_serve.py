@@ -27,8 +27,7 @@ from ray.serve.request_router import PendingRequest
 
 from guidegraph_runtime import Bundle, pixels
 from guidegraph_runtime.ray_serve import DRAWER, LeastWorkRouter, RayArguments, build, read_arguments
-from guidegraph_runtime.serve.options import ServeOptions
-from guidegraph_runtime.serve.requests import DrawRequest
+from guidegraph_runtime.serve.jobs import DrawRequest, ServeOptions
 from tests.runtime.serve.test_routes import IMAGES, read_picture
 
 NAME = "drawn"

@@ -13,10 +13,8 @@ from typing import Any
 import pytest
 
 from guidegraph_runtime.serve import remote_service
-from guidegraph_runtime.serve.jobs import LATE, Failure, Job, JobWatch
-from guidegraph_runtime.serve.options import ServeOptions
+from guidegraph_runtime.serve.jobs import LATE, DrawRequest, Failure, Job, JobWatch, RequestRefused, ServeOptions
 from guidegraph_runtime.serve.remote_service import RemoteService, ReplicaEvent, ReplicaLost, iterate_replica_events
-from guidegraph_runtime.serve.requests import DrawRequest, RequestRefused
 from guidegraph_runtime.serve.service import Service
 from guidegraph_runtime.serve.web.answers import answer_failure, iterate_events
 from tests.runtime.serve.conftest import MakeService

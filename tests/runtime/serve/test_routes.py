@@ -21,11 +21,10 @@ from starlette.testclient import TestClient
 
 from guidegraph_runtime import Bundle, pixels
 from guidegraph_runtime.bundle.manifest_types import Operation
-from guidegraph_runtime.serve.jobs import Job, JobStore
+from guidegraph_runtime.serve.jobs import DrawRequest, Job, JobStore, RequestRefused
 from guidegraph_runtime.serve.observers import EventLog, ServeMetrics
-from guidegraph_runtime.serve.requests import DrawRequest, RequestRefused
 from guidegraph_runtime.serve.service import Service
-from guidegraph_runtime.serve.web.access import ServeAccess
+from guidegraph_runtime.serve.web.answers import ServeAccess
 from guidegraph_runtime.serve.web.routes import ServeRoutes
 from tests.runtime.serve.conftest import MakeClient, MakeService
 

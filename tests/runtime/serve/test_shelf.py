@@ -11,9 +11,8 @@ from weakref import ref
 import pytest
 
 from guidegraph_runtime import BundleError
+from guidegraph_runtime.serve.jobs import DrawRequest, RequestRefused, ServeOptions
 from guidegraph_runtime.serve.observers import ServeObserver
-from guidegraph_runtime.serve.options import ServeOptions
-from guidegraph_runtime.serve.requests import DrawRequest, RequestRefused
 from guidegraph_runtime.serve.service import Service
 from guidegraph_runtime.serve.shelf import TURN_SECONDS, BundleShelf
 from tests.runtime.running.bundles import seal_manifest

@@ -14,7 +14,7 @@ from PIL import Image
 from safetensors.numpy import load
 from starlette.testclient import TestClient
 
-from guidegraph_runtime.serve.requests import DrawRequest, RequestRefused
+from guidegraph_runtime.serve.jobs import DrawRequest, RequestRefused
 from guidegraph_runtime.serve.web import bodies
 from tests.runtime.serve.conftest import MakeClient, MakeService, encode_picture
 from tests.runtime.serve.test_routes import read_picture, service_of

@@ -17,11 +17,18 @@ from guidegraph_runtime.errors import BundleError
 from guidegraph_runtime.limits import Limits, enforce_limits
 from guidegraph_runtime.open_runs.open_run import OpenRun
 from guidegraph_runtime.running.bundle import Prepared
-from guidegraph_runtime.serve.jobs import LATE, Failure, Job, JobEnd, JobStore
+from guidegraph_runtime.serve.jobs import (
+    LATE,
+    DrawRequest,
+    Failure,
+    Job,
+    JobEnd,
+    JobStore,
+    RequestRefused,
+    ServeOptions,
+)
 from guidegraph_runtime.serve.lane import CallBudget
-from guidegraph_runtime.serve.options import ServeOptions
 from guidegraph_runtime.serve.request_checks import RequestChecks, collect_warnings, show_collected
-from guidegraph_runtime.serve.requests import DrawRequest, RequestRefused
 from guidegraph_runtime.serve.worker import Worker
 from tests.runtime.serve.conftest import MakeService
 from tests.runtime.serve.fakes import FakeBundle, FakeShelf, make_job, make_worker

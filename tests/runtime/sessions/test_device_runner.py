@@ -15,7 +15,7 @@ import onnxruntime
 import pytest
 from onnx import helper
 
-from guidegraph_runtime.bundle.opsets import onnxruntime_release
+from guidegraph_runtime.bundle.onnx_graph import onnxruntime_release
 from guidegraph_runtime.bundle.verify import VerifiedBundle, open_bundle
 from guidegraph_runtime.errors import BundleError
 from guidegraph_runtime.running.bundle import Bundle

@@ -16,10 +16,10 @@ import pytest
 from onnx import TensorProto, helper
 
 from guidegraph_runtime.bundle.manifest import Part, Tensor
-from guidegraph_runtime.bundle.opsets import onnxruntime_release
+from guidegraph_runtime.bundle.onnx_graph import onnxruntime_release
 from guidegraph_runtime.bundle.verify import open_bundle
 from guidegraph_runtime.errors import BundleError
-from guidegraph_runtime.sessions.input_checks import check_inputs, resolve_shape
+from guidegraph_runtime.sessions.binding import check_inputs, resolve_shape
 from guidegraph_runtime.sessions.providers import Provider
 from guidegraph_runtime.sessions.sessions import Session, SessionSettings, make_session
 from tests.runtime.running.bundles import FLOAT, WEIGHTS, external, inline_tensor, model, step_graph, write_bundle

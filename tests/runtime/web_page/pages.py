@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from guidegraph_runtime.web_page.onnxruntime_web import GLUE, MODULE, WASM
+from guidegraph_runtime.web_page.support import GLUE, MODULE, WASM
 
 
 def write_onnxruntime_web(folder: Path, **change: Any) -> Path:

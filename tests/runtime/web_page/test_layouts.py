@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from guidegraph_runtime.columns import list_columns
+from guidegraph_runtime.checks import list_columns
 from guidegraph_runtime.operations import OPERATIONS
 from guidegraph_runtime.pictures.scene_objects import COLOUR_WORDS, OBJECTS
 from guidegraph_runtime.web_page.write_page import extra_settings

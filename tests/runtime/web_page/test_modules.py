@@ -19,8 +19,8 @@ from guidegraph_runtime.declare.settings import Range
 from guidegraph_runtime.noise import gaussian, raw_bits
 from guidegraph_runtime.operations import OPERATIONS
 from guidegraph_runtime.sessions.broadcasting import broadcast
-from guidegraph_runtime.text.tokenizer import encode, load_tokenizer
-from guidegraph_runtime.text.unknown_words import list_vocabulary, unknown_words, unknown_words_message
+from guidegraph_runtime.text.chunks import encode, load_tokenizer
+from guidegraph_runtime.text.prompt_weights import list_vocabulary, unknown_words, unknown_words_message
 from tests.paths import ROOT
 from tests.runtime.web_page.modules import run_script
 

@@ -20,9 +20,9 @@ import onnxruntime
 from PIL import Image
 
 from guidegraph_runtime import Bundle, BundleError, SessionSettings, inputs_of, read_description
-from guidegraph_runtime.serve.options import ServeOptions
+from guidegraph_runtime.serve.jobs import ServeOptions
 from guidegraph_runtime.serve.service import Service
-from guidegraph_runtime.serve.web.access import ServeAccess
+from guidegraph_runtime.serve.web.answers import ServeAccess
 from guidegraph_runtime.serve.web.routes import ServeRoutes
 from tests.browser import browser, why_unavailable
 from tests.static_server import serve_files
@@ -200,8 +200,7 @@ def _find_single_difference(bench: Bench, folder: Path, only: list[str]) -> str:
 
 def draw_in_browser(bench: Bench) -> Cell:
     """The page of ``export --page`` draws the engine's picture in Chromium, also with other values in its form."""
-    from guidegraph_runtime.web_page.onnxruntime_web import find_onnxruntime_web
-    from guidegraph_runtime.web_page.support import PageError
+    from guidegraph_runtime.web_page.support import PageError, find_onnxruntime_web
     from guidegraph_runtime.web_page.write_page import BUNDLE, write_page
 
     folder, refusal = export_once(bench)

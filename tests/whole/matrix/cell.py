@@ -10,7 +10,7 @@ from typing import Any, Literal, TypeAlias
 
 import numpy as np
 
-from guidegraph_runtime.running.reference_run import compare_output
+from guidegraph_runtime.running.measure_costs import compare_output
 from tests.whole.matrix.bench import Bench
 
 Kind: TypeAlias = Literal["right", "refused", "wrong", "absent"]

@@ -21,8 +21,8 @@ from starlette.requests import ClientDisconnect, Request
 
 from guidegraph_runtime.bundle.strict_json import parse_json
 from guidegraph_runtime.errors import BundleError
+from guidegraph_runtime.serve.jobs import RequestRefused
 from guidegraph_runtime.serve.request_checks import PRIORITIES
-from guidegraph_runtime.serve.requests import RequestRefused
 
 JSON_TYPE, FORM_TYPE = "application/json", "multipart/form-data"
 BODY_SECONDS = 30.0

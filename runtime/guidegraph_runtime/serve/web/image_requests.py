@@ -9,8 +9,7 @@ from typing import Any
 
 from guidegraph_runtime.errors import BundleError
 from guidegraph_runtime.running.inputs import parse_input
-from guidegraph_runtime.serve.jobs import Job
-from guidegraph_runtime.serve.requests import DrawRequest, RequestRefused
+from guidegraph_runtime.serve.jobs import DrawRequest, Job, RequestRefused
 from guidegraph_runtime.serve.shelf import ShelfEntry
 from guidegraph_runtime.serve.uploads import SENT_TYPES, check_picture, decode_files, read_openai_mask
 from guidegraph_runtime.serve.web.bodies import DEADLINE, NODES, PRIORITY, BodyField, read_json_text

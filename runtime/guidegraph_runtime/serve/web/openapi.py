@@ -11,16 +11,13 @@ from urllib.parse import quote
 from starlette.routing import Route
 
 from guidegraph_runtime import __version__
-from guidegraph_runtime.bundle.bounds import plain_bounds
-from guidegraph_runtime.bundle.manifest_types import FILE_TYPES, OUTPUT_TYPES, Input
+from guidegraph_runtime.bundle.manifest_types import FILE_TYPES, OUTPUT_TYPES, Input, plain_bounds
 from guidegraph_runtime.running.inputs import FLOAT_LIMIT
-from guidegraph_runtime.serve.jobs import Status
-from guidegraph_runtime.serve.options import ServeOptions
+from guidegraph_runtime.serve.jobs import RequestRefused, ServeOptions, Status
 from guidegraph_runtime.serve.request_checks import RequestChecks
-from guidegraph_runtime.serve.requests import RequestRefused
 from guidegraph_runtime.serve.shelf import ShelfEntry
 from guidegraph_runtime.serve.uploads import BASE64_FILE, describe_form
-from guidegraph_runtime.serve.web.access import OPEN_PATHS
+from guidegraph_runtime.serve.web.answers import OPEN_PATHS
 from guidegraph_runtime.serve.web.bodies import (
     DEADLINE,
     FORM_TYPE,

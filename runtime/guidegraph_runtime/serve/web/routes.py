@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import re
+import secrets
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from http import HTTPStatus
@@ -9,6 +12,7 @@ from typing import Any
 
 from anyio import CapacityLimiter, to_thread
 from starlette.applications import Starlette
+from starlette.datastructures import Headers, MutableHeaders
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.middleware.cors import CORSMiddleware
@@ -17,19 +21,19 @@ from starlette.responses import Response
 from starlette.routing import Route
 from starlette.types import ASGIApp, Lifespan, Message, Receive, Scope, Send
 
-from guidegraph_runtime.bundle.bounds import plain_bounds
-from guidegraph_runtime.bundle.manifest_types import FILE_TYPES, Input
+from guidegraph_runtime.bundle.manifest_types import FILE_TYPES, Input, plain_bounds
 from guidegraph_runtime.error_text import describe_error
 from guidegraph_runtime.limits import enforce_limits
 from guidegraph_runtime.serve.job_service import JobService
-from guidegraph_runtime.serve.jobs import Job
-from guidegraph_runtime.serve.requests import DrawRequest, RequestRefused
+from guidegraph_runtime.serve.jobs import DrawRequest, Job, RequestRefused
+from guidegraph_runtime.serve.observers import RequestTrace, trace_request
 from guidegraph_runtime.serve.shelf import ShelfEntry
 from guidegraph_runtime.serve.uploads import decode_files
-from guidegraph_runtime.serve.web.access import AccessGuard, ServeAccess
 from guidegraph_runtime.serve.web.answers import (
     EVENT_HEADERS,
+    AccessGuard,
     EventStream,
+    ServeAccess,
     StrictJson,
     answer_failure,
     answer_http_error,
@@ -61,7 +65,68 @@ from guidegraph_runtime.serve.web.image_requests import (
     read_image_request,
 )
 from guidegraph_runtime.serve.web.openapi import BUNDLE_PATH, describe_api
-from guidegraph_runtime.serve.web.request_log import REQUEST_ID, RequestLog, note_code
+
+REQUEST_ID = "x-request-id"
+CODE = "guidegraph_code"
+"""The key of the state of a request under which a layer leaves the code of its refusal."""
+_ID = re.compile(r"[\x21-\x7e]{1,128}")
+_TRACEPARENT = re.compile(r"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}")
+"""The header of W3C Trace Context, section 3.2."""
+
+
+class RequestLog:
+    """An ASGI application that names requests and reports those that are answered. report: is called with each.
+
+    A client's ``x-request-id`` is kept, up to 128 printable ASCII characters, and so is its ``traceparent``.
+    """
+
+    def __init__(self, app: ASGIApp, report: Callable[[RequestTrace], None]):
+        self._app, self._report = app, report
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        trace = read_trace(scope)
+        started = time.monotonic()
+
+        async def send_and_note(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                headers = MutableHeaders(scope=message)
+                headers[REQUEST_ID] = trace.id
+                trace.status, trace.has_job = message["status"], "x-job-id" in headers
+            await send(message)
+
+        try:
+            with trace_request(trace):
+                await self._app(scope, receive, send_and_note)
+        finally:
+            trace.seconds = time.monotonic() - started
+            trace.code = scope.get("state", {}).get(CODE, "")
+            if not trace.code and trace.status >= HTTPStatus.BAD_REQUEST:
+                trace.code = HTTPStatus(trace.status).phrase.lower().replace(" ", "-")
+            with trace_request(trace):
+                self._report(trace)
+
+
+def read_trace(scope: Scope) -> RequestTrace:
+    """The description of a request that has not been answered."""
+    headers = Headers(scope=scope)
+    request_id, parent = headers.get(REQUEST_ID, ""), headers.get("traceparent", "")
+    client = scope.get("client")
+    return RequestTrace(
+        request_id if _ID.fullmatch(request_id) else secrets.token_hex(8),
+        parent if _TRACEPARENT.fullmatch(parent) else "",
+        client[0] if client else "",
+        scope["method"],
+        scope["path"][:200],
+    )
+
+
+def note_code(scope: Scope, code: str) -> None:
+    """Leave the code of a refusal for the log."""
+    state: dict[str, Any] = scope.setdefault("state", {})
+    state[CODE] = code
 
 
 class DefectGuard:

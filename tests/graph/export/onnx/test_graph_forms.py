@@ -19,9 +19,9 @@ onnx_ir = pytest.importorskip("onnx_ir")
 ort = pytest.importorskip("onnxruntime")
 
 from guidegraph.graph.export.onnx.affine import join_affine_steps  # noqa: E402
-from guidegraph.graph.export.onnx.attention import attend  # noqa: E402
+from guidegraph.graph.export.onnx.program import attend  # noqa: E402
+from guidegraph.graph.export.onnx.simplify import join_upsampling  # noqa: E402
 from guidegraph.graph.export.onnx.trace import Axis, TracedPart, trace_part  # noqa: E402
-from guidegraph.graph.export.onnx.upsampling import join_upsampling  # noqa: E402
 
 Function = Callable[..., Tensor]
 

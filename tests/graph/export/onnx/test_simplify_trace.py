@@ -14,7 +14,7 @@ from torch.fx import GraphModule
 from torch.fx.experimental.proxy_tensor import make_fx
 
 from guidegraph.graph.export.onnx.fake_sizes import RESULTS, ShortFakes
-from guidegraph.graph.export.onnx.simplify_trace import simplify
+from guidegraph.graph.export.onnx.gradients import simplify
 
 aten = torch.ops.aten
 X = torch.linspace(-1.0, 1.0, 24).reshape(2, 3, 4)

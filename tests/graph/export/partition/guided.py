@@ -7,8 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from guidegraph.graph.node import get_spec, node
-from guidegraph.graph.registry import Registry
+from guidegraph.graph.node import Registry, get_spec, node
 from guidegraph.nodes.types import Classifier, Condition, Denoiser, Prediction
 from tests.graph.export.partition.planning import registry
 

@@ -8,8 +8,7 @@ from typing import NamedTuple
 import torch
 
 from guidegraph.graph.ir import Graph
-from guidegraph.graph.node import get_spec, node
-from guidegraph.graph.registry import Registry
+from guidegraph.graph.node import Registry, get_spec, node
 from guidegraph.graph.resolution.load import build
 from guidegraph.graph.types import Tensor
 from guidegraph.nodes.models.own.denoiser import UNetDenoiser

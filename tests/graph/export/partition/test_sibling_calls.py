@@ -10,9 +10,8 @@ from tokenizers import Tokenizer, models
 from torch import Tensor
 
 from guidegraph.graph.export.workflow import plan_export
-from guidegraph.graph.export_recipe import ExportRecipe
-from guidegraph.graph.node import get_spec, node
-from guidegraph.graph.registry import Registry
+from guidegraph.graph.frozen_models import ExportRecipe
+from guidegraph.graph.node import Registry, get_spec, node
 from guidegraph.graph.resolution.load import build
 from guidegraph.nodes.types import Condition
 from guidegraph_runtime.bundle.manifest import Operation

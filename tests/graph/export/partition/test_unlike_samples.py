@@ -11,12 +11,11 @@ import torch
 
 from guidegraph.graph.export.partition.subgraph import PartPlan
 from guidegraph.graph.export.workflow import plan_export
-from guidegraph.graph.node import get_spec, node
-from guidegraph.graph.registry import Registry
+from guidegraph.graph.node import Registry, get_spec, node
 from guidegraph.graph.resolution.load import build
 from guidegraph.nodes.guidance.step_context import StepContext
 from guidegraph.nodes.types import Condition, Prediction, Sample, Scale, Scheduler, per_sample
-from guidegraph_runtime.bundle.names import JOINS
+from guidegraph_runtime.bundle.manifest_types import JOINS
 from tests.graph.export.partition.planning import registry
 
 

@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 
 from guidegraph.graph.export.errors import ExportError
-from guidegraph.graph.export.single_file.drawn_shapes import DrawnShapes
 from guidegraph.graph.export.single_file.host_prelude import DrawnInput, HostPrelude
+from guidegraph.graph.export.single_file.write import DrawnShapes
 from guidegraph_runtime.bundle.manifest_types import Operation
-from guidegraph_runtime.running.single_file_shapes import Axis
+from guidegraph_runtime.running.rehearse import Axis
 
 IDS = np.zeros((2, 48))
 LOOP = {

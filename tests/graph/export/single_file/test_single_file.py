@@ -15,15 +15,14 @@ import pytest
 
 from guidegraph.graph.execution.run import run
 from guidegraph.graph.export.errors import ExportError
-from guidegraph.graph.export.single_file.drawn_shapes import DrawnShapes
 from guidegraph.graph.export.single_file.host_prelude import DrawnInput, HostPrelude
-from guidegraph.graph.export.single_file.write import write_single
+from guidegraph.graph.export.single_file.write import DrawnShapes, write_single
 from guidegraph.graph.export.workflow import export_workflow
 from guidegraph.graph.ir import Graph
 from guidegraph_runtime.bundle.manifest_types import Operation
 from guidegraph_runtime.errors import BundleError
+from guidegraph_runtime.running.rehearse import Axis
 from guidegraph_runtime.running.single_file import inputs_of, inputs_with, read_description
-from guidegraph_runtime.running.single_file_shapes import Axis
 from tests.commands.command import Command
 from tests.graph.export.partition.planning import graph_of
 from tests.graph.export.partition.test_planning import LOOP, NOISE

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from guidegraph_runtime import Bundle
-from guidegraph_runtime.web_page.onnxruntime_web import WASM
+from guidegraph_runtime.web_page.support import WASM
 from tests.commands.command import Command
 from tests.graph.export.test_export_command import NODES, TINY
 from tests.runtime.web_page.pages import write_onnxruntime_web

@@ -6,7 +6,7 @@ import pytest
 
 from guidegraph.graph.errors import WorkflowError
 from guidegraph.graph.language.edit.document import Document, find_value
-from guidegraph.graph.language.edit.links import list_links
+from guidegraph.graph.language.edit.entries import list_links
 from guidegraph.graph.language.edit.nodes import add_node, move_node, remove_node, rename_node
 from guidegraph.graph.language.edit.parameters import add_parameter, remove_parameter, rename_parameter
 

@@ -11,9 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from guidegraph.graph.errors import WorkflowError
-from guidegraph.graph.language.edit.document import Document
+from guidegraph.graph.language.edit.document import Document, parse_value
 from guidegraph.graph.language.edit.paths import locate_value
-from guidegraph.graph.language.edit.render import parse_value
 from guidegraph.graph.language.edit.values import remove_value, set_value
 from guidegraph.graph.language.yaml_tree import to_python
 from tests.work_counter import count_calls

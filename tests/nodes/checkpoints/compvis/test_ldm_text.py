@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from guidegraph.nodes.checkpoints.checkpoint import load_checkpoint
-from guidegraph.nodes.conditioning.text import encode_text
+from guidegraph.nodes.conditioning.text_prompt import encode_text
 from guidegraph.nodes.sampling.denoiser import predict
 from guidegraph_runtime.operations import OPERATIONS
 from tests.nodes.checkpoints import tiny

@@ -10,7 +10,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from guidegraph.graph.planning.digest import path_digest
-from guidegraph.nodes.checkpoints.lora_file import read_lora
+from guidegraph.nodes.checkpoints.lora_layers import read_lora
 
 DOWN, UP = torch.ones(2, 4), torch.ones(4, 2)
 

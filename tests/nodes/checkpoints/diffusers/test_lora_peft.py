@@ -13,10 +13,9 @@ from torch import Tensor
 
 from guidegraph import load_workflow
 from guidegraph.nodes.checkpoints.checkpoint import load_checkpoint
-from guidegraph.nodes.checkpoints.diffusers.unet import unet_layout
-from guidegraph.nodes.checkpoints.diffusers.unet_names import to_canonical
-from guidegraph.nodes.checkpoints.lora_file import read_lora
-from guidegraph.nodes.conditioning.text import encode_text
+from guidegraph.nodes.checkpoints.diffusers.unet import to_canonical, unet_layout
+from guidegraph.nodes.checkpoints.lora_layers import read_lora
+from guidegraph.nodes.conditioning.text_prompt import encode_text
 from guidegraph.nodes.sampling.denoiser import predict
 from guidegraph.nodes.sampling.noise import gaussian
 from guidegraph.nodes.training.lora import apply_lora, new_lora, save_lora

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from guidegraph.nodes.checkpoints.checkpoint import load_checkpoint
 from guidegraph.nodes.checkpoints.compvis.text import load_conditioner, load_sdxl_text
-from guidegraph.nodes.models.absent_part import MissingPart
+from guidegraph.nodes.models.model_json import MissingPart
 from tests.nodes.checkpoints.compvis import test_ldm_text
 from tests.nodes.checkpoints.diffusers import pipelines
 

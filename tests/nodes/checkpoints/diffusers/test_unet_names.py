@@ -8,8 +8,13 @@ from typing import Any
 import pytest
 import torch
 
-from guidegraph.nodes.checkpoints.diffusers.unet import read_unet_shape, unet_layout, unet_tensors
-from guidegraph.nodes.checkpoints.diffusers.unet_names import to_canonical, to_diffusers
+from guidegraph.nodes.checkpoints.diffusers.unet import (
+    read_unet_shape,
+    to_canonical,
+    to_diffusers,
+    unet_layout,
+    unet_tensors,
+)
 from guidegraph.nodes.checkpoints.filling import fill
 from guidegraph.nodes.models.released.unet import ReleasedUNet
 from tests.nodes.checkpoints.compvis import compvis_writer

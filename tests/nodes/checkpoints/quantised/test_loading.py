@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from guidegraph.graph.device_context import use_device
 from guidegraph.nodes.checkpoints.checkpoint import load_checkpoint
-from guidegraph.nodes.checkpoints.diffusers.block_names import join_qkv
+from guidegraph.nodes.checkpoints.diffusers.dit import join_qkv
 from guidegraph.nodes.checkpoints.filling import fill
 from guidegraph.nodes.checkpoints.quantised.deferred import DeferredTensor
 from tests.nodes.checkpoints.diffusers import pipelines

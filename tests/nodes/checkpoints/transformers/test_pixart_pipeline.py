@@ -12,7 +12,7 @@ import torch
 
 from guidegraph import load_workflow
 from guidegraph.nodes.checkpoints.checkpoint import load_checkpoint
-from guidegraph.nodes.conditioning.text import encode_text
+from guidegraph.nodes.conditioning.text_prompt import encode_text
 from guidegraph.nodes.sampling.noise import gaussian
 from tests.graph.export.exporting import made
 from tests.nodes.checkpoints import difference_bounds, tiny

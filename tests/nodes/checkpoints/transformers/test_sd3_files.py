@@ -14,7 +14,7 @@ from torch import Tensor
 from guidegraph import Condition, predict, select_sites
 from guidegraph.graph.device_context import use_device
 from guidegraph.nodes.checkpoints.checkpoint import load_checkpoint
-from guidegraph.nodes.checkpoints.diffusers.sd3 import read_sd3_config
+from guidegraph.nodes.checkpoints.diffusers.folder import read_sd3_config
 from guidegraph.nodes.checkpoints.diffusers.sd3_names import sd3_tensors
 from guidegraph.nodes.checkpoints.load_options import LoadOptions
 from guidegraph.nodes.checkpoints.transformers.sd3 import build_mmdit, is_sd3, load_sd3

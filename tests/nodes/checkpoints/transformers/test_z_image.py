@@ -19,7 +19,7 @@ from guidegraph.nodes.checkpoints.checkpoint import load_checkpoint
 from guidegraph.nodes.checkpoints.diffusers.z_image import read_z_image_config, z_image_tensors
 from guidegraph.nodes.checkpoints.load_options import LoadOptions
 from guidegraph.nodes.checkpoints.transformers.z_image import build_z_image, is_z_image, load_z_image
-from guidegraph.nodes.conditioning.text import encode_text
+from guidegraph.nodes.conditioning.text_prompt import encode_text
 from guidegraph.nodes.sampling.noise import gaussian
 from guidegraph.nodes.training.lora import apply_lora, merge_lora, save_lora
 from tests.graph.export.exporting import made

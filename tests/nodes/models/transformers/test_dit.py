@@ -17,7 +17,7 @@ from guidegraph.nodes.guidance.guidance import classifier_free_guidance
 from guidegraph.nodes.models.model_transformers import new_dit
 from guidegraph.nodes.models.store import describe_part, load_part, save_parts
 from guidegraph.nodes.models.transformers.dit import DiT, DiTBlock, DiTConfig
-from guidegraph.nodes.models.transformers.positions import sincos_positions
+from guidegraph.nodes.models.transformers.layers import sincos_positions
 from guidegraph.nodes.sampling.denoiser import predict
 from guidegraph.nodes.training.lora import apply_lora, merge_lora, new_lora, save_lora
 from guidegraph.nodes.types import Condition

@@ -12,9 +12,8 @@ from torch import Tensor
 
 from guidegraph.nodes.models.model_transformers import new_mmdit
 from guidegraph.nodes.models.store import describe_part, load_part, save_parts
-from guidegraph.nodes.models.transformers.layers import HeadNorm
+from guidegraph.nodes.models.transformers.layers import HeadNorm, crop_table, rotary_angles, rotate
 from guidegraph.nodes.models.transformers.mmdit import MMDiTBlock, MMDiTConfig
-from guidegraph.nodes.models.transformers.positions import crop_table, rotary_angles, rotate
 from guidegraph.nodes.sampling.denoiser import predict
 from guidegraph.nodes.training.lora import new_lora
 from guidegraph.nodes.types import Condition
