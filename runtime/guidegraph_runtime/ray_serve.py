@@ -12,12 +12,11 @@ from __future__ import annotations
 import time
 import weakref
 from argparse import ArgumentTypeError
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, fields
 from functools import partial
 from pathlib import Path
-from threading import Lock
 from typing import Any
 
 from click import ClickException
@@ -33,6 +32,7 @@ from guidegraph_runtime.serve.command import TOKEN, read_folders, read_token
 from guidegraph_runtime.serve.jobs import DrawRequest, ServeOptions, parse_amount, parse_count, parse_seconds
 from guidegraph_runtime.serve.observers import EventLog, ServeMetrics
 from guidegraph_runtime.serve.remote_service import RemoteService, ReplicaEvent, ReplicaLost, iterate_replica_events
+from guidegraph_runtime.serve.replica_loads import ReplicaLoads
 from guidegraph_runtime.serve.service import Service
 from guidegraph_runtime.serve.shelf import BundleShelf, ShelfEntry
 from guidegraph_runtime.serve.web.answers import ServeAccess
@@ -254,61 +254,3 @@ def _make_front(settings: RayArguments, access: ServeAccess) -> Starlette:
         yield
 
     return routes.make_app(access, attach)
-
-
-@dataclass(frozen=True)
-class Assignment:
-    """A request at a replica. work: its iterations times its samples. is_dropped: whether it will never be sent."""
-
-    replica: str
-    work: int
-    is_dropped: Callable[[], bool]
-
-
-class ReplicaLoads:
-    """The open work of replicas by name. Its methods may be called in any thread.
-
-    Work is counted when a replica is chosen and not when it answers, so requests that arrive at once are spread, and it
-    is weighed, so a long request counts as several short ones. The steps of all bundles count alike.
-    """
-
-    def __init__(self) -> None:
-        self._assignments: dict[str, Assignment] = {}
-        self._turns: dict[str, int] = {}
-        self._lock = Lock()
-
-    def assign(self, request: str, work: int, replicas: Iterable[str], is_dropped: Callable[[], bool]) -> list[str]:
-        """Count a request at the replica with the least work, and return all replicas, that one first.
-
-        Replicas with equal work take turns, and those that are not among ``replicas`` are forgotten. request: its id;
-        one that was assigned before is assigned again. is_dropped: asked until the request is sent.
-        """
-        with self._lock:
-            names = [*replicas]
-            self._assignments.pop(request, None)
-            self._assignments = {
-                name: assignment
-                for name, assignment in self._assignments.items()
-                if assignment.replica in names and not assignment.is_dropped()
-            }
-            self._turns = {name: turn for name, turn in self._turns.items() if name in names}
-            loads = dict.fromkeys(names, 0)
-            for assignment in self._assignments.values():
-                loads[assignment.replica] += assignment.work
-            order = sorted(names, key=lambda name: (loads[name], self._turns.get(name, 0)))
-            if order:
-                self._assignments[request] = Assignment(order[0], work, is_dropped)
-                self._turns[order[0]] = max(self._turns.values(), default=0) + 1
-            return order
-
-    def send(self, request: str, replica: str) -> None:
-        """Count a request at the replica that has taken it, which may be another than the first one."""
-        with self._lock:
-            assignment = self._assignments.get(request)
-            if assignment is not None:
-                self._assignments[request] = Assignment(replica, assignment.work, lambda: False)
-
-    def release(self, request: str) -> None:
-        """Count a request no more: it has ended."""
-        with self._lock:
-            self._assignments.pop(request, None)

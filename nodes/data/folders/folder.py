@@ -113,25 +113,6 @@ def folder_sample(
     return sample._replace(image=sample.image.to(current_dtype()), semantic=semantic)
 
 
-class FolderLatentData(NamedTuple):
-    batches: Sequence[FolderLatentBatch]
-
-
-@node("data.folder_latents")
-def folder_latents(batches: Sequence[FolderBatch], autoencoder: Autoencoder) -> FolderLatentData:
-    """The batches of `data.folder` with latents instead of pictures, for a denoiser with a frozen first stage.
-
-    Each picture is encoded on first use, and once more mirrored; up to 1 GiB of latents are cached.
-    Raises an error for batches of another data set.
-    """
-    if not isinstance(batches, FolderBatches):
-        raise ValueError(f"expected the batches of data.folder, found {type(batches).__name__}: use data.latents")
-    return FolderLatentData(FolderLatents(batches, autoencoder, current_device()))
-
-
-KEPT_BYTES = 1024 * 2**20
-
-
 class FolderLatentBatch(NamedTuple):
     """A FolderBatch with the latent (B, C, h, w) of `autoencoder.encode` instead of its pictures."""
 
@@ -185,3 +166,22 @@ class FolderLatents(Batches[FolderLatentBatch]):
             self.cache[key] = latent
             self.free_bytes -= latent.nbytes
         return latent
+
+
+class FolderLatentData(NamedTuple):
+    batches: Sequence[FolderLatentBatch]
+
+
+@node("data.folder_latents")
+def folder_latents(batches: Sequence[FolderBatch], autoencoder: Autoencoder) -> FolderLatentData:
+    """The batches of `data.folder` with latents instead of pictures, for a denoiser with a frozen first stage.
+
+    Each picture is encoded on first use, and once more mirrored; up to 1 GiB of latents are cached.
+    Raises an error for batches of another data set.
+    """
+    if not isinstance(batches, FolderBatches):
+        raise ValueError(f"expected the batches of data.folder, found {type(batches).__name__}: use data.latents")
+    return FolderLatentData(FolderLatents(batches, autoencoder, current_device()))
+
+
+KEPT_BYTES = 1024 * 2**20

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from guidegraph_runtime.ray_serve import ReplicaLoads
+from guidegraph_runtime.serve.replica_loads import ReplicaLoads
 
 NAMES = ("a", "b")
 
