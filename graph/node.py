@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, ParamSpec, TypeAlias, TypeVar
 
 from guidegraph.graph.errors import suggest
+from guidegraph.graph.output_format import Formats
 from guidegraph.graph.port import Port, port_kinds
 from guidegraph.graph.types import ANY, PortType, namedtuple_fields, to_port_type
 from guidegraph.graph.values.output_check import OutputCheck, make_output_check
@@ -348,7 +349,8 @@ class Registry:
     failed: namespaces whose plugin did not load, with the reason.
     versions: versions of plugin distributions, for ``requires``. absent: installed distributions whose plugin failed
     or is disabled, with the reason. folders: the folders of each namespace's plugin, for workflows named
-    ``NAMESPACE:FILE``; empty for a plugin that is a single module.
+    ``NAMESPACE:FILE``; empty for a plugin that is a single module. formats: the file formats of port types, by the
+    names of the types.
     """
 
     nodes: Mapping[str, NodeSpec]
@@ -357,3 +359,4 @@ class Registry:
     versions: Mapping[str, str] = field(default_factory=dict)
     absent: Mapping[str, str] = field(default_factory=dict)
     folders: Mapping[str, Sequence[Path]] = field(default_factory=dict)
+    formats: Formats = field(default_factory=dict)

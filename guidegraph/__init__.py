@@ -42,6 +42,7 @@ if TYPE_CHECKING:  # for type checkers; a test compares it with _HOMES
     from guidegraph.graph.ir import Graph as Graph
     from guidegraph.graph.node import Registry as Registry
     from guidegraph.graph.node import node as node
+    from guidegraph.graph.output_format import OutputFormat as OutputFormat
     from guidegraph.graph.planning.plan import Plan as Plan
     from guidegraph.graph.shared_runs.many_runs import ManyRuns as ManyRuns
     from guidegraph.graph.stopping.loop_state import LoopStopped as LoopStopped
@@ -151,6 +152,7 @@ _HOMES = {
     "guidegraph.graph.ir": ("Graph",),
     "guidegraph.graph.planning.plan": ("Plan",),
     "guidegraph.graph.node": ("Registry", "node"),
+    "guidegraph.graph.output_format": ("OutputFormat",),
     "guidegraph.graph.shared_runs.many_runs": ("ManyRuns",),
     "guidegraph.graph.stopping.loop_state": ("LoopStopped",),
     "guidegraph.graph.trust.limits": (

@@ -13,6 +13,7 @@ from typing import Any
 
 from guidegraph import nodes
 from guidegraph.graph.node import SPEC_ATTRIBUTE
+from guidegraph.graph.output_format import OutputFormat
 from guidegraph.graph.types import Tensor
 from guidegraph.plugins.hookspecs import hookimpl
 
@@ -55,6 +56,13 @@ def read_nodes(modules: Iterable[str]) -> list[Callable[..., Any]]:
 @hookimpl
 def guidegraph_nodes() -> list[Callable[..., Any]]:
     return read_nodes(find_node_modules())
+
+
+@hookimpl
+def guidegraph_outputs() -> list[OutputFormat]:
+    from guidegraph.nodes.output_formats import list_formats
+
+    return list_formats()
 
 
 @hookimpl

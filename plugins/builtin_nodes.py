@@ -48,7 +48,7 @@ class BuiltinNodes:
         with pause_for_import():
             contribution = read_contribution(builtin, None)
         self._keep(contribution.nodes.values())
-        return Contribution({id: self._nodes[id] for id in contribution.nodes}, contribution.types)
+        return replace(contribution, nodes={id: self._nodes[id] for id in contribution.nodes})
 
     def _keep(self, specs: Iterable[NodeSpec]) -> None:
         for spec in specs:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import re
 import traceback
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -15,6 +16,7 @@ import pluggy
 from guidegraph import graph
 from guidegraph.graph.errors import suggest
 from guidegraph.graph.node import SPEC_ATTRIBUTE, NodeDefinitionError, NodeSpec, get_spec
+from guidegraph.graph.output_format import OutputFormat
 from guidegraph.plugins import hookspecs
 from guidegraph.plugins.entry_points import DISABLE, PluginError
 from guidegraph_runtime.error_text import describe_error
@@ -24,10 +26,11 @@ HOOKS = tuple(name for name in vars(hookspecs) if name.startswith("guidegraph_")
 
 @dataclass(frozen=True)
 class Contribution:
-    """A plugin's nodes by id and port types by name."""
+    """A plugin's nodes by id, port types by name, and file formats."""
 
     nodes: dict[str, NodeSpec]
     types: dict[str, type]
+    formats: list[OutputFormat]
 
     @property
     def namespaces(self) -> list[str]:
@@ -82,7 +85,24 @@ def read_contribution(plugin: object, namespace: str | None) -> Contribution:
         if types.get(cls.__name__, cls) is not cls:
             raise PluginError(f"two port types are called '{cls.__name__}'", "rename one of them")
         types[cls.__name__] = cls
-    return Contribution(nodes, types)
+    return Contribution(nodes, types, _collect_formats(manager.hook.guidegraph_outputs))
+
+
+def _collect_formats(hook: pluggy.HookCaller) -> list[OutputFormat]:
+    formats: dict[tuple[str, str], OutputFormat] = {}
+    for format in _collect(hook, "output formats"):
+        if not isinstance(format, OutputFormat):
+            raise PluginError(f"{hook.name} returned {format!r:.80}", "return OutputFormat(type, suffix, write)")
+        if not isinstance(format.type, type) or not callable(format.write):
+            raise PluginError(
+                f"the format {format.suffix!r} needs a class as its type and a function as its writer",
+                "return OutputFormat(type, suffix, write)",
+            )
+        if not re.fullmatch(r"(\.[A-Za-z0-9_-]+)+", format.suffix):
+            raise PluginError(f"the suffix {format.suffix!r} of {format.type.__name__} is none", "write it as '.wav'")
+        if formats.setdefault((format.type.__name__, format.suffix), format) is not format:
+            raise PluginError(f"two formats are called {format.name}", "remove one of them")
+    return list(formats.values())
 
 
 def _check_marks(plugin: object) -> None:

@@ -13,6 +13,7 @@ from guidegraph.graph.values.ownership import copy_parameter
 
 if TYPE_CHECKING:
     from guidegraph.graph.ir import Graph
+    from guidegraph.graph.output_format import OutputFormat
 
 
 PROJECT = "guidegraph"
@@ -47,6 +48,11 @@ def guidegraph_nodes() -> Iterable[Callable[..., Any]]:  # type: ignore[empty-bo
 @hookspec
 def guidegraph_types() -> Iterable[type]:  # type: ignore[empty-body]
     """The plugin's port types: classes, known in workflows by their ``__name__``."""
+
+
+@hookspec
+def guidegraph_outputs() -> Iterable[OutputFormat]:  # type: ignore[empty-body]
+    """File formats for port types, the plugin's own or others. A type with several is written in each of them."""
 
 
 @hookspec

@@ -58,6 +58,7 @@ import pluggy
 
 from guidegraph.graph.cancellation import is_interrupt
 from guidegraph.graph.events import Event
+from guidegraph.graph.output_format import OutputFormat
 from guidegraph.plugins.hookspecs import RunInfo, hook_of
 from guidegraph_runtime.error_text import describe_error
 
@@ -115,6 +116,7 @@ class PluginManager:
         self._status: dict[str, PluginStatus] = {}
         self._nodes: dict[str, NodeSpec] = {}
         self._types: dict[str, type] = {}
+        self._formats: dict[str, list[OutputFormat]] = {}
         self._failed: dict[str, str] = {}
         self._absent: dict[str, str] = {}
         self._versions: dict[str, str] = {}
@@ -163,6 +165,7 @@ class PluginManager:
                 dict(self._versions),
                 dict(self._absent),
                 dict(self._folders),
+                dict(self._formats),
             )
         return Registry(
             LazyMapping(self._nodes, self._load_node, self.complete),
@@ -171,6 +174,7 @@ class PluginManager:
             LazyMapping(self._versions, self.load, self.load_third_party),
             LazyMapping(self._absent, self.load, self.load_all),
             LazyMapping(self._folders, self.load, self.load_all),
+            LazyMapping(self._formats, lambda name: self._load_formats(), self.complete),
         )
 
     def load(self, name: str) -> None:
@@ -187,6 +191,17 @@ class PluginManager:
     def load_third_party(self) -> None:
         """Import the installed plugins of other distributions: their observers see every run."""
         self._add_entry_points(lambda entry: normalise_name(read_distribution(entry)[0]) != OWN_DISTRIBUTION)
+
+    def _load_formats(self) -> None:
+        """Add the built-in formats, and those of installed plugins, which may be of any type."""
+        self._add_formats(OWN_DISTRIBUTION, builtin.guidegraph_outputs())
+        self.load_third_party()
+
+    def _add_formats(self, name: str, formats: Iterable[OutputFormat]) -> None:
+        for format in formats:
+            named = self._formats.setdefault(format.type.__name__, [])
+            if all(format.suffix != other.suffix for other in named):
+                named.append(format)
 
     def complete(self) -> None:
         """Import all built-in nodes and types, and all installed plugins, that are not imported yet."""
@@ -257,6 +272,7 @@ class PluginManager:
             self._nodes.clear()
             self._nodes |= {**contribution.nodes, **plugin_nodes}
             self._types |= contribution.types
+            self._add_formats(OWN_DISTRIBUTION, contribution.formats)
             self._owners |= dict.fromkeys(contribution.namespaces, self._builtin.owner)
             names = tuple(contribution.nodes), tuple(contribution.types)
             status = self._status[OWN_DISTRIBUTION]
@@ -343,10 +359,18 @@ class PluginManager:
             if self._types.get(type_name, cls) is not cls:
                 owner = f"{self._types[type_name].__module__}.{type_name}"
                 raise PluginError(f"the port type '{type_name}' exists already: {owner}", "rename the type")
+        if contribution.formats:
+            self._add_formats(OWN_DISTRIBUTION, builtin.guidegraph_outputs())
+        for format in contribution.formats:
+            for other in self._formats.get(format.type.__name__, ()):
+                if other.type is not format.type or other.suffix == format.suffix:
+                    owner = f"{other.type.__module__}.{other.type.__name__}, written by {other.write.__module__}"
+                    raise PluginError(f"the format {format.name} exists already: {owner}", "choose another suffix")
         self._hooks.register(plugin, name=name)
         owner = f"{distribution}=={version}"
         self._nodes |= {id: replace(spec, distribution=owner, plugin=module) for id, spec in contribution.nodes.items()}
         self._types |= contribution.types
+        self._add_formats(name, contribution.formats)
         self._owners |= dict.fromkeys(contribution.namespaces, owner)
         if name.isidentifier():
             self._owners[name] = owner

@@ -18,7 +18,7 @@ from guidegraph.nodes.conditioning.mask import box_mask
 from guidegraph.nodes.conditioning.semantic import picture_of_map
 from guidegraph.nodes.data.datasets import scene
 from guidegraph.nodes.images.image import resize_image
-from guidegraph.runs.outputs import to_pixels
+from guidegraph.nodes.output_formats import to_pixels
 from guidegraph_runtime.pictures.png import write_png
 
 SEED, INDEX = 2026, 17  # an elephant and a cactus on the grass under a sunset sky

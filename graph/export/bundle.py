@@ -42,6 +42,7 @@ def write_bundle(
     out: Path,
     *,
     kinds: Mapping[str, str],
+    ports: Mapping[str, tuple[str, int]] | None = None,
     versions: Mapping[str, str],
     reference: Reference | None = None,
     preview: Preview | None = None,
@@ -49,7 +50,8 @@ def write_bundle(
 ) -> Manifest:
     """Write a bundle to the folder ``out``, replacing a bundle that is there.
 
-    kinds: one of `OUTPUT_TYPES` for each output. reference: a run to repeat, with its files in ``more``. preview: what
+    kinds: one of `OUTPUT_TYPES` for each output. ports: the name of an output's port type and the number of axes of
+    its samples, where a format writes it. reference: a run to repeat, with its files in ``more``. preview: what
     shows a run while it is under way.
     Raises ``ExportError`` if something else is at ``out``, and for a bundle that a runtime would refuse.
     """
@@ -66,7 +68,10 @@ def write_bundle(
             name=graph.name,
             workflow=graph.sources.get(str(graph.file), ""),
             inputs=exported.inputs,
-            outputs={name: Output(kinds[name], source) for name, source in exported.outputs.items()},
+            outputs={
+                name: Output(kinds[name], source, *(ports or {}).get(name, ()))
+                for name, source in exported.outputs.items()
+            },
             parts=parts,
             plan=exported.plan,
             files=dict(_list_files(folder)),

@@ -18,8 +18,8 @@ from guidegraph.graph.ir import Call, Graph, Loop
 from guidegraph.graph.planning.plan import Plan
 from guidegraph.graph.sources import Output
 from guidegraph.graph.types import PortType, is_tensor
+from guidegraph.nodes.output_formats import to_pixels
 from guidegraph.nodes.types import Autoencoder
-from guidegraph.runs.outputs import to_pixels
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

@@ -131,6 +131,7 @@ class Job:
             "nodes": nodes,
             "frame": self.frames.count if self.frames else 0,
             "outputs": dict(self.writer.files) if self.writer else {},
+            "shown": [*self.writer.shown] if self.writer else [],
             "stopped": self.stopped,
             "stoppable": self.stoppable,
             "stopping": self.stop.requested,

@@ -16,11 +16,11 @@ from typing import Any
 from starlette.applications import Starlette
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
-from starlette.responses import Response, StreamingResponse
+from starlette.responses import HTMLResponse, Response, StreamingResponse
 from starlette.routing import Route
 from starlette.types import ASGIApp
 
-from guidegraph.drawing.style import page_css
+from guidegraph.drawing.style import escape, page_css
 from guidegraph.graph.errors import GuidegraphError
 from guidegraph.page.answers import (
     AsciiJson,
@@ -34,10 +34,10 @@ from guidegraph.page.answers import (
 from guidegraph.page.edits import PageEdits
 from guidegraph.page.folder import WorkflowFolder
 from guidegraph.page.frames import describe_preview, describe_value, encode_first, is_picture
-from guidegraph.page.gallery import compare_texts, list_runs, read_picture, read_stopped_run
+from guidegraph.page.gallery import compare_texts, list_runs, read_picture, read_stopped_run, show_output
 from guidegraph.page.grids import list_grids, read_grid
 from guidegraph.page.jobs import JobQueue
-from guidegraph.page.strangers import MAX_BYTES, Access, GuardedApp
+from guidegraph.page.strangers import FRAME_POLICY, MAX_BYTES, Access, GuardedApp
 from guidegraph.page.view import SCOPE, Fingerprint, Views, read_fingerprint
 from guidegraph.page.wire_routes import WireRoutes
 
@@ -136,6 +136,7 @@ class PageServer:
             Route("/api/runs/{number:int}/values", self.read_values),
             Route("/api/runs/{number:int}/thumbnail", self.read_thumbnail),
             Route("/runs/{folder}/{file:path}", self.read_run_file),
+            Route("/shown/{folder}/{file:path}", self.show_run_file),
             Route("/{name:path}", self.read_static),
         ]
         handlers: dict[Any, Any] = {GuidegraphError: answer_error, Exception: answer_failure}
@@ -320,3 +321,13 @@ class PageServer:
         if content is None:
             return error_response(HTTPStatus.NOT_FOUND, "there is no such picture")
         return Response(content, media_type="image/png")
+
+    async def show_run_file(self, request: Request) -> Response:
+        """The markup of an output's file, for a frame without scripts, by the format of the output's type."""
+        folder, file = request.path_params["folder"], request.path_params["file"]
+        formats = self.jobs.manager.registry.formats
+        shown = await run_in_threadpool(show_output, formats, self.runs, folder, file)
+        if shown is None:
+            return error_response(HTTPStatus.NOT_FOUND, "there is no such file, or no format shows it")
+        markup = shown.html or f"<p>{escape(f'{file} {shown.failure}')}</p>"
+        return HTMLResponse(markup, headers={"content-security-policy": FRAME_POLICY})

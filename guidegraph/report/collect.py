@@ -43,6 +43,15 @@ class Picture:
         return self.cell or self.output
 
 
+@dataclass(frozen=True)
+class OutputFile:
+    """A file of an output, with the name of the output's type. title: the output, and the parameters of a cell."""
+
+    file: Path
+    type: str
+    title: str
+
+
 @dataclass
 class RunFolder:
     """One run: its record, and its outputs by their names."""
@@ -53,6 +62,7 @@ class RunFolder:
     tables: dict[str, Table] = field(default_factory=dict)
     values: dict[str, Any] = field(default_factory=dict)
     other_files: list[str] = field(default_factory=list)
+    output_files: list[OutputFile] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
 
     @property
@@ -87,6 +97,7 @@ class SweepFolder:
     records: list[dict[str, Any]] = field(default_factory=list)
     pictures: list[Picture] = field(default_factory=list)
     tables: dict[str, Table] = field(default_factory=dict)
+    output_files: list[OutputFile] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
 
     @property
@@ -161,6 +172,13 @@ def _read_run(folder: Path) -> RunFolder:
             except Unreadable as error:
                 run.notes.append(f"The picture {file} {error}.")
         for file in file_names:
+            try:
+                path = resolve_inside(folder, file)
+            except Unreadable:
+                path = None
+            if path is not None:
+                title = name if len(file_names) == 1 else file
+                run.output_files.append(OutputFile(path, str(get_object({"": output}, "").get("type", "")), title))
             if file.endswith(".safetensors"):
                 run.other_files.append(file)
             if not file.endswith(".json"):
@@ -244,6 +262,7 @@ def _add_cell(sweep: SweepFolder, i: int) -> None:
         return
     sweep.records.append(run.record)
     sweep.notes += [f"Cell {key}: {text}" for text in run.notes]
+    sweep.output_files += [replace(f, title=f"{f.title} · {format_point(sweep, i)}") for f in run.output_files]
     sweep.pictures += [replace(p, cell=format_point(sweep, i), row=i) for p in run.pictures]
 
 

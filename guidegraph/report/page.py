@@ -14,7 +14,9 @@ from guidegraph.report.pictures import MOST, contact_sheet
 from guidegraph.report.read import get_object, to_number
 from guidegraph.report.sections import PageContext, Section, run_lead, run_sections, sweep_lead, sweep_sections
 
-POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'"
+POLICY = (
+    "default-src 'none'; img-src data:; media-src data:; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'"
+)
 """The content security policy of the page: no scripts and no requests."""
 VALUES = 12
 

@@ -14,13 +14,14 @@ from guidegraph.graph.errors import WorkflowError
 from guidegraph.graph.node import Registry
 from guidegraph.graph.resolution.load import build
 from guidegraph.nodes.table import Table
-from guidegraph.report.collect import RunFolder, SweepFolder, accelerator_of, format_point
+from guidegraph.report.collect import OutputFile, RunFolder, SweepFolder, accelerator_of, format_point
 from guidegraph.report.curves import AUTOMATIC, SEED, CurveChoice, long_plots, sweep_plots, table_plots
 from guidegraph.report.html import Html, code, fold, format_value, join, note, pairs, render_table, table, tag
 from guidegraph.report.pictures import MOST, contact_sheet
 from guidegraph.report.plots import TITLE, caption_of, clip_distinctly, draw_bars, draw_curves, list_numbered
 from guidegraph.report.read import get_object, to_number
 from guidegraph.report.series import Plot, distinct_values, format_level, format_levels, quantity_columns
+from guidegraph.runs.shown_files import find_html_format, show_file
 from guidegraph.sweep.table import column_name
 from guidegraph_runtime.printing import show_count
 
@@ -74,6 +75,8 @@ def run_sections(run: RunFolder, context: PageContext, salt: str) -> list[Sectio
         sections.append(("pictures", "Pictures", join([pictures, *map(note, notes)])))
     if curves := [plot for name, table in run.tables.items() for plot in table_plots(table, name, context.choice)]:
         sections.append(("curves", "Curves", _plots(curves, salt)))
+    if shown := _output_files(run.output_files, context):
+        sections.append(("outputs", "Outputs", shown))
     if run.values:
         sections.append(("values", "Values", pairs(run.values, "Values")))
     if run.tables:
@@ -127,6 +130,8 @@ def sweep_sections(sweep: SweepFolder, context: PageContext, salt: str) -> list[
         sections.append(("matrices", "Matrices", matrices))
     if sweep.pictures:
         sections.append(("pictures", "Contact sheet", contact_sheet(sweep.pictures, notes, context.pictures)))
+    if shown := _output_files(sweep.output_files, context):
+        sections.append(("outputs", "Outputs", shown))
     sections.append(("cells", "Cells", fold(show_count(sweep.cells.rows, "cell"), render_table(sweep.cells, "Cells"))))
     if sweep.tables:
         sections.append(("tables", "Tables", _tables(sweep.tables)))
@@ -142,6 +147,19 @@ def sweep_sections(sweep: SweepFolder, context: PageContext, salt: str) -> list[
     if notes:
         sections.append(("notes", "Left out", join(map(note, notes[:MOST_FAILURES]))))
     return [Section(f"{salt}-{id}", title, inside) for id, title, inside in sections]
+
+
+def _output_files(files: Sequence[OutputFile], context: PageContext) -> Html:
+    """The files that a format shows, each with its title; empty without any."""
+    formats = context.registry.formats
+    shown = [(f, format) for f in files if (format := find_html_format(formats, f.type, f.file.name))]
+    parts: list[Html] = []
+    for output, format in shown[: context.pictures]:
+        html, failure = show_file(format, output.file)
+        parts += [tag("h3", output.title), note(f"{output.file.name} {failure}.") if failure else Html(html)]
+    if omitted := len(shown) - context.pictures if len(shown) > context.pictures else 0:
+        parts.append(note(f"{show_count(omitted, 'more file')} not shown here."))
+    return join(parts)
 
 
 def _graph(record: dict[str, Any], context: PageContext, salt: str) -> Html:

@@ -18,7 +18,7 @@ from typing import Any
 
 from guidegraph.graph.errors import Mark, Problem, UnwritableOutput, WorkflowError
 from guidegraph.graph.types import is_tensor
-from guidegraph.runs.outputs import to_pixels
+from guidegraph.nodes.output_formats import to_pixels
 from guidegraph_runtime.files.atomic_write import write_bytes
 
 FORMS = (

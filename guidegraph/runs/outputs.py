@@ -1,7 +1,4 @@
-"""Write outputs to files by type: pictures to PNG, tensors to safetensors, everything else to JSON.
-
-A table is written as Markdown beside its JSON.
-"""
+"""Write outputs to files by type: in the formats of their type, else tensors to safetensors and the rest to JSON."""
 
 from __future__ import annotations
 
@@ -10,20 +7,22 @@ import json
 import math
 from collections.abc import Collection, Mapping, Sequence, Set
 from enum import Enum
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from guidegraph.graph.errors import Problem, UnwritableOutput
+from guidegraph.graph.errors import Cancelled, Problem, UnwritableOutput
 from guidegraph.graph.ir import Graph, walk
 from guidegraph.graph.node import Registry
+from guidegraph.graph.output_format import Formats, OutputFormat, find_formats, split_samples
 from guidegraph.graph.resolution.link_rule import can_link
 from guidegraph.graph.training.fit import Fit
 from guidegraph.graph.types import PortType, SequenceOf, Tensor, is_tensor
 from guidegraph.nodes.types import Image, Table
 from guidegraph_runtime.files.atomic_write import atomic_path, write_text
 from guidegraph_runtime.machine.shortages import explain_shortage, with_shortage
-from guidegraph_runtime.outputs import PictureText, picture_names
-from guidegraph_runtime.outputs import pixels as as_pixels
+from guidegraph_runtime.output_formats import FormatFailure, Writer, write_sample
+from guidegraph_runtime.outputs import PictureText, sample_names
 from guidegraph_runtime.run_json import RECORD
 
 TAKEN = {Path(RECORD).stem: RECORD, "sweep": "sweep.json"}
@@ -41,13 +40,17 @@ _PLAIN = (bool, int, float, str, Path, Enum, Mapping, Sequence, Set)
 class OutputWriter:
     """Writes outputs into a folder as they become ready. files: file names by output. tables: Markdown to print.
 
-    ``previews``: the files of previews by LOOP/NAME. text: makes the metadata of an output's pictures.
+    ``previews``: the files of previews by LOOP/NAME. ``failures``: messages on plugins' formats that failed. ``shown``:
+    the files that a format shows as markup.
+    text: makes the metadata of an output's pictures.
     """
 
     def __init__(self, graph: Graph, registry: Registry, folder: Path, text: PictureText):
         self.files: dict[str, list[str]] = {}
         self.previews: dict[str, list[str]] = {}
         self.tables: dict[str, str] = {}
+        self.failures: list[str] = []
+        self.shown: list[str] = []
         self._graph, self._registry, self._folder, self._text = graph, registry, folder, text
 
     def __call__(self, name: str, value: Any, kind: PortType) -> None:
@@ -60,6 +63,11 @@ class OutputWriter:
             hint = saving_hint(kind, self._registry) if isinstance(error, UnwritableOutput) else ""
             mark = self._graph.outputs[name].mark
             raise UnwritableOutput(f"{mark}: output-failed: output '{name}' {reason}{hint} [outputs.{name}]") from error
+
+    def raise_failures(self) -> None:
+        """Raise ``UnwritableOutput`` if a plugin's format failed, with all messages."""
+        if self.failures:
+            raise UnwritableOutput("\n".join(self.failures))
 
     def preview(self, preview: Previewed) -> None:
         """Write an output of a training loop's preview: LOOP/NAME/step-000200.png. Raises ``UnwritableOutput``."""
@@ -76,8 +84,8 @@ class OutputWriter:
         self.previews[folder] = [*self.previews.get(folder, ()), *files]
 
     def _write(self, name: str, value: Any, kind: PortType) -> list[str]:
-        if value is not None and is_image(kind):
-            return self._write_pictures(name, value)
+        if value is not None and (formats := find_formats(self._registry.formats, kind, value)):
+            return self._write_formats(name, value, formats)
         tensors: dict[str, Any] = {}
         try:
             tree = to_json(value, name, tensors)
@@ -85,12 +93,7 @@ class OutputWriter:
             raise UnwritableOutput("contains itself") from None
         if not tensors:
             write_text(self._folder / f"{name}.json", json.dumps(tree, indent=2, ensure_ascii=True) + "\n")
-            if not isinstance(value, Table):
-                return [f"{name}.json"]
-            if name in self._graph.outputs:
-                self.tables[name] = value.markdown(ROWS_SHOWN)
-            write_text(self._folder / f"{name}.md", value.markdown() + "\n")
-            return [f"{name}.json", f"{name}.md"]
+            return [f"{name}.json"]
         from safetensors.torch import save_file
 
         metadata = {"format": "pt"} if set(tensors) == {name} else {"format": "pt", "guidegraph": json.dumps(tree)}
@@ -101,17 +104,39 @@ class OutputWriter:
                 raise UnwritableOutput(f"cannot be written as safetensors: {error}") from error
         return [f"{name}.safetensors"]
 
-    def _write_pictures(self, name: str, value: Any) -> list[str]:
-        from guidegraph_runtime.pictures.png import write_png
-
-        arrays = [to_pixels(picture) for picture in _pictures(value)]
-        if not arrays:
-            raise UnwritableOutput("is an empty batch: there is no picture to write")
-        files = picture_names(name, len(arrays))
-        for i, (file, array) in enumerate(zip(files, arrays, strict=True)):
-            text = self._text(name, i, len(arrays)) if name in self._graph.outputs else {}
-            write_png(self._folder / file, array, text)
+    def _write_formats(self, name: str, value: Any, formats: Sequence[OutputFormat]) -> list[str]:
+        """Write a value's samples in each format, and note the formats that fail; returns the files that exist."""
+        samples = split_samples(formats[0].type, value)
+        if not samples:
+            kind = formats[0].type.__name__
+            raise UnwritableOutput(f"is an empty batch: there is no {'picture' if kind == 'Image' else kind} to write")
+        is_output = name in self._graph.outputs
+        if is_output and isinstance(value, Table):
+            self.tables[name] = value.markdown(ROWS_SHOWN)
+        files = []
+        for format in formats:
+            writer = Writer(format.write, format.suffix, format.owner, format.seconds)
+            try:
+                for i, sample in enumerate(samples):
+                    text = self._text(name, i, len(samples)) if is_output and format.suffix == ".png" else {}
+                    file = sample_names(name, len(samples), format.suffix)[i]
+                    write_sample(
+                        writer, sample, self._folder / file, partial(_add_text, text), (UnwritableOutput, Cancelled)
+                    )
+                    files.append(file)
+                    if is_output and format.read and format.html:
+                        self.shown.append(file)
+            except FormatFailure as error:
+                mark = f"{self._graph.outputs[name].mark}: " if is_output else ""
+                self.failures.append(f"{mark}output-failed: output '{name}' {error} [outputs.{name}]")
         return files
+
+
+def _add_text(text: Mapping[str, str], picture: Path) -> None:
+    if text:
+        from guidegraph_runtime.pictures.png import add_png_text
+
+        add_png_text(picture, text)
 
 
 def _failure_reason(error: Exception) -> str | None:
@@ -130,34 +155,6 @@ def is_image(kind: PortType) -> bool:
         return is_image(a.element) if isinstance(a, SequenceOf) else issubclass(a, Image)
 
     return bool(kind.alternatives) and all(map(image, kind.alternatives))
-
-
-def _pictures(value: Any) -> list[Any]:
-    """The pictures (3, H, W) of a batch, of batches stacked by a loop, or of a sequence of batches."""
-    if isinstance(value, (list, tuple)):
-        return [picture for element in value for picture in _pictures(element)]
-    if not is_tensor(value) or value.ndim < 4 or value.shape[-3] != 3:
-        actual = tuple(value.shape) if is_tensor(value) else type(value).__name__
-        raise UnwritableOutput(f"is declared as an image (B, 3, H, W), found {actual}")
-    return list(value.flatten(0, -4))
-
-
-def to_pixels(picture: Any) -> Any:
-    """Convert a picture (3, H, W) in [-1, 1] to uint8 (H, W, 3).
-
-    Raises ``UnwritableOutput`` if a value is not finite.
-    """
-    import torch
-
-    if not picture.is_floating_point():
-        raise UnwritableOutput(f"is an image of {picture.dtype}: floats in [-1, 1] are expected")
-    exact = picture.detach().to("cpu", torch.float64 if picture.dtype == torch.float64 else torch.float32)
-    try:
-        return as_pixels(exact.numpy())
-    except ValueError as error:
-        is_half = picture.element_size() < 4
-        hint = "or try --dtype float32" if is_half else "and at the weights of the models"
-        raise UnwritableOutput(f"{error}, {hint}") from None
 
 
 def to_json(value: Any, name: str, tensors: dict[str, Any]) -> Any:
@@ -228,26 +225,27 @@ def output_problems(graph: Graph, registry: Registry, only: Collection[str] | No
         if taken := TAKEN.get(name):
             message = f"the name '{name}' is taken by the file {taken}: call the output otherwise"
             problems.append(Problem(output.mark, "output-name", message, path))
-        elif not _has_format(output.type):
+        elif not _has_format(output.type, registry.formats):
             message = f"output '{name}' is of type {output.type}, for which there is no file format"
             problems.append(Problem(output.mark, "output-type", message + saving_hint(output.type, registry), path))
     for op in walk(graph.ops):
         preview = op.preview if isinstance(op, Fit) else None
         for name, output in preview.outputs.items() if preview else ():
-            if not _has_format(output.type):
+            if not _has_format(output.type, registry.formats):
                 message = f"the preview's output '{name}' is of type {output.type}, for which there is no file format"
                 hint = saving_hint(output.type, registry)
                 problems.append(Problem(output.mark, "output-type", message + hint, f"nodes.{op.key}.preview"))
     return problems
 
 
-def _has_format(kind: PortType) -> bool:
-    return kind.optional or kind.is_any or any(map(_alternative_has_format, kind.alternatives))
+def _has_format(kind: PortType, formats: Formats) -> bool:
+    own = find_formats(formats, kind, None)
+    return bool(own) or kind.optional or kind.is_any or any(_is_plain(cls, formats) for cls in kind.alternatives)
 
 
-def _alternative_has_format(cls: type | SequenceOf) -> bool:
+def _is_plain(cls: type | SequenceOf, formats: Formats) -> bool:
     if isinstance(cls, SequenceOf):
-        return _has_format(cls.element)
+        return _has_format(cls.element, formats)
     if getattr(cls, "_is_protocol", False):
         return False
     return issubclass(cls, (Tensor, *_PLAIN)) or dataclasses.is_dataclass(cls) or cls.__module__ == "numpy"
@@ -255,7 +253,7 @@ def _alternative_has_format(cls: type | SequenceOf) -> bool:
 
 def saving_hint(kind: PortType, registry: Registry) -> str:
     """A hint naming the nodes that save values of a type without a file format."""
-    if _has_format(kind):
+    if _has_format(kind, registry.formats):
         return ""
     savers = [
         id

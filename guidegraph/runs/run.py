@@ -102,6 +102,7 @@ class RecordedRun:
                 self.stopped = replace(stopped, file=str(file))
                 self._record.stopped = self.stopped.describe()
                 raise
+            self.writer.raise_failures()
 
 
 WRITING = os.O_WRONLY | os.O_RDWR | os.O_APPEND

@@ -38,9 +38,9 @@ def pixels(picture: NDArray[Any]) -> NDArray[np.uint8]:
     return np.ascontiguousarray(scaled.transpose(1, 2, 0))
 
 
-def picture_names(output: str, count: int) -> list[str]:
-    """The file names of a batch: ``image.png`` for one picture, else ``image-0000.png``, …"""
-    return [f"{output}.png"] if count == 1 else [f"{output}-{i:04}.png" for i in range(count)]
+def sample_names(output: str, count: int, suffix: str = ".png") -> list[str]:
+    """The file names of a batch: ``image.png`` for one sample, else ``image-0000.png``, …"""
+    return [f"{output}{suffix}"] if count == 1 else [f"{output}-{i:04}{suffix}" for i in range(count)]
 
 
 def write_output(folder: Path, name: str, kind: str, value: NDArray[Any], text: PictureText) -> list[str]:
@@ -52,7 +52,7 @@ def write_output(folder: Path, name: str, kind: str, value: NDArray[Any], text: 
         from guidegraph_runtime.pictures.png import write_png
 
         arrays = split_pictures(value)
-        files = picture_names(name, len(arrays))
+        files = sample_names(name, len(arrays))
         for i, (file, array) in enumerate(zip(files, arrays, strict=True)):
             write_png(folder / file, array, text(name, i, len(arrays)))
         return files

@@ -14,6 +14,7 @@ from guidegraph_runtime.errors import BundleError
 from guidegraph_runtime.files.locks import FOLDER_LOCK, FolderBusy, hold_lock
 from guidegraph_runtime.files.run_folders import RUNS, make_run_folder
 from guidegraph_runtime.machine.shortages import with_shortage
+from guidegraph_runtime.output_formats import FormatFailure, find_writers, write_samples
 from guidegraph_runtime.outputs import write_output
 from guidegraph_runtime.printing import print_json, print_note, visible_line
 from guidegraph_runtime.printing import print_line as out_line
@@ -90,9 +91,16 @@ def _run_into(
     )
 
     def write(name: str, value: NDArray[Any]) -> None:
-        kind = bundle.manifest.outputs[name].type
+        output = bundle.manifest.outputs[name]
         try:
-            record.files[name] = write_output(folder, name, kind, value, record.text)
+            writers = find_writers(output.port) if output.port else []
+            if writers:
+                record.files[name] = write_samples(folder, name, value, output.axes, writers)
+            else:
+                record.files[name] = write_output(folder, name, output.type, value, record.text)
+        except FormatFailure as error:
+            failures.append(f"output '{name}' {error}")
+            return
         except (OSError, MemoryError) as error:
             reason = with_shortage(error_text(error), error)
             raise BundleError(bundle.where, "output-failed", f"output '{name}' has no file: {reason}") from error
@@ -104,6 +112,7 @@ def _run_into(
         record.operations[operation.node] = seconds
         observer.on_finish(operation, seconds)
 
+    failures: list[str] = []
     start_time = time.perf_counter()
     observer.on_start(bundle.manifest.name, len(bundle.manifest.plan))
     status = "failed"
@@ -117,6 +126,8 @@ def _run_into(
                 finished=record_operation,
                 progress=observer.on_progress,
             )
+            if failures:
+                raise BundleError(bundle.where, "output-failed", "; ".join(failures))
         status = "done"
     except KeyboardInterrupt:
         status = "cancelled"

@@ -23,8 +23,9 @@ from guidegraph.graph.node import Registry, get_spec, node
 from guidegraph.graph.sources import Literal
 from guidegraph.graph.training.fit import Fit, Preview, Training
 from guidegraph.graph.types import ANY, PortType, Tensor, to_port_type
+from guidegraph.nodes.output_formats import list_formats, to_pixels
 from guidegraph.nodes.types import Condition, Denoiser, Image, Latent, Sample
-from guidegraph.runs.outputs import OutputWriter, output_problems, to_pixels
+from guidegraph.runs.outputs import OutputWriter, output_problems
 from guidegraph_runtime.pictures.png import read_png_text
 
 
@@ -48,7 +49,11 @@ def save_model(model: Denoiser, anything: Any = None) -> None:
     """Save a model."""
 
 
-REGISTRY = Registry({"toy.save": get_spec(save_model)})
+FORMATS = list_formats()
+REGISTRY = Registry(
+    {"toy.save": get_spec(save_model)},
+    formats={name: [f for f in FORMATS if f.type.__name__ == name] for name in ("Image", "Table")},
+)
 
 
 def graph(**kinds: PortType) -> Graph:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from importlib.util import find_spec
@@ -17,6 +17,7 @@ from guidegraph.commands.shared.printing import print_text
 from guidegraph.graph.errors import GuidegraphError, Mark, NodeError, Problem, WorkflowError
 from guidegraph.graph.ir import Call, Graph, walk
 from guidegraph.graph.node import Registry
+from guidegraph.graph.output_format import find_formats
 from guidegraph.graph.port import port_kinds
 from guidegraph.graph.run_config import RunConfig
 from guidegraph.graph.trust.policy import Policy
@@ -180,6 +181,19 @@ def bundle_kind(graph: Graph, name: str) -> str:
     if is_image(type_):
         return "image"
     return "table" if Table in type_.alternatives or port_kinds(type_) <= {"plain"} else "tensor"
+
+
+def name_ports(graph: Graph, registry: Registry, kinds: Mapping[str, str]) -> dict[str, tuple[str, int]]:
+    """The port type and the number of axes of a sample, for each output of tensors that a plugin's format writes."""
+    ports = {}
+    for name, kind in kinds.items():
+        if kind != "tensor" or name not in graph.outputs:
+            continue
+        if formats := find_formats(registry.formats, graph.outputs[name].type, None):
+            axes = getattr(formats[0].type, "axes", None) or ()
+            if axes:
+                ports[name] = (formats[0].type.__name__, len(axes) - (axes[0] == "B"))
+    return ports
 
 
 def collect_bundle_versions(graph: Graph, registry: Registry) -> dict[str, str]:

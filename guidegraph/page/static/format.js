@@ -12,7 +12,7 @@ export function formatSeconds(seconds) {
 }
 
 // The URL path of a file in a run's folder; a workflow may be called "cat #2".
-export const fileAddress = (folder, file) => `runs/${`${folder}/${file}`.split("/").map(encodeURIComponent).join("/")}`;
+export const fileAddress = (folder, file, route = "runs") => `${route}/${`${folder}/${file}`.split("/").map(encodeURIComponent).join("/")}`;
 
 export const shortPath = (path) => path.replace(/^nodes\./, "").replaceAll(".body.", " › ");
 

@@ -61,7 +61,7 @@ function Parameter({ param, view, text, onText, onEdit, problems }) {
 function Job({ job }) {
   const loops = Object.entries(job.nodes).filter(([, node]) => node.total);
   const pictures = Object.entries(job.outputs).flatMap(([output, files]) => files.filter((file) => file.endsWith(".png")).map((file) => [output, file]));
-  const files = Object.values(job.outputs).flat().filter((file) => !file.endsWith(".png"));
+  const files = Object.values(job.outputs).flat().filter((file) => !file.endsWith(".png") && !(job.shown || []).includes(file));
   const current = Object.entries(job.nodes).find(([, node]) => node.state === "running");
   return html`
     <section class="job" aria-label="Run ${job.number}" aria-live="polite">
@@ -79,6 +79,8 @@ function Job({ job }) {
       <div class=${pictures.length > 1 ? "pictures several" : "pictures"}>${pictures.map(([output, file]) => html`
         <figure><a href=${fileAddress(job.folder, file)} target="_blank" rel="noopener"><img onLoad=${sharpen} src=${fileAddress(job.folder, file)} alt=${`Output ${output}`} /></a>
         <figcaption>${file}</figcaption></figure>`)}</div>
+      ${job.status !== "running" && (job.shown || []).map((file) => html`
+        <figure><iframe sandbox="" src=${fileAddress(job.folder, file, "shown")} title=${`Output ${file}`}></iframe><figcaption>${file}</figcaption></figure>`)}
       ${files.length > 0 && html`<p class="faint">${files.join(", ")}</p>`}
       ${job.folder && job.status !== "running" && !job.cells && html`<p class="faint">runs/${job.folder}</p>`}
     </section>`;

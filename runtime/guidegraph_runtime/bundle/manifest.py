@@ -75,8 +75,10 @@ def read_manifest(data: bytes, location: str = MANIFEST) -> Manifest:
     inputs = {name: _input(cursor, files) for name, cursor in fields["inputs"].entries(identifier_problem)}
     outputs = {}
     for name, cursor in fields["outputs"].entries(identifier_problem):
-        output = cursor.fields(["type", "source"])
-        outputs[name] = Output(output["type"].choice(OUTPUT_TYPES), output["source"].name(label_problem))
+        output = cursor.fields(["type", "source"], ["port", "axes"])
+        port = output["port"].name(identifier_problem) if "port" in output else ""
+        axes = output["axes"].integer(0, 32) if "axes" in output else 0
+        outputs[name] = Output(output["type"].choice(OUTPUT_TYPES), output["source"].name(label_problem), port, axes)
     record = RECORD.removesuffix(".json")
     if record in outputs and outputs[record].type == "table":
         fields["outputs"].at(record).fail(f"another name for a table, since a run writes {RECORD}", f"'{record}'")
@@ -300,7 +302,7 @@ def _plain(manifest: Manifest) -> dict[str, Any]:
         "name": manifest.name,
         "workflow": manifest.workflow,
         "inputs": {name: _plain_input(item) for name, item in manifest.inputs.items()},
-        "outputs": {name: {"type": item.type, "source": item.source} for name, item in manifest.outputs.items()},
+        "outputs": {name: _output_to_json(item) for name, item in manifest.outputs.items()},
         "parts": {
             name: {
                 "file": part.file,
@@ -357,3 +359,8 @@ def _plain_operation(operation: Operation) -> dict[str, Any]:
     return (
         fields if operation.body is None else fields | {"body": [_plain_operation(inner) for inner in operation.body]}
     )
+
+
+def _output_to_json(output: Output) -> dict[str, Any]:
+    known = {"port": output.port, "axes": output.axes} if output.port else {}
+    return {"type": output.type, "source": output.source, **known}

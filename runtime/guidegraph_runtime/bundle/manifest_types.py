@@ -138,10 +138,15 @@ _EXPECTED: dict[str, tuple[Kinds, str]] = {
 
 @dataclass(frozen=True)
 class Output:
-    """An output of a run; `source` is the name of its value in the plan."""
+    """An output of a run; `source` is the name of its value in the plan.
+
+    port: the name of its port type, if an installed writer may know it, else "". axes: of a sample of that type.
+    """
 
     type: str
     source: str
+    port: str = ""
+    axes: int = 0
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import zlib
 from collections.abc import Mapping
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -39,16 +40,30 @@ def encode_png(array: NDArray[np.uint8], text: Mapping[str, str] | None = None) 
     pixels = array.reshape(*array.shape[:2], -1)
     height, width, channels = pixels.shape
     header = width.to_bytes(4) + height.to_bytes(4) + bytes((_DEPTH, _COLOUR_TYPES[channels], 0, 0, 0))
-    chunks = [_chunk(b"IHDR", header)]
-    for keyword, value in (text or {}).items():
+    chunks = [_chunk(b"IHDR", header), *_text_chunks(text or {})]
+    chunks += [_chunk(b"IDAT", zlib.compress(_filter_rows(pixels).tobytes())), _chunk(b"IEND", b"")]
+    return _SIGNATURE + b"".join(chunks)
+
+
+def add_png_text(path: Path, text: Mapping[str, str]) -> None:
+    """Put texts into a PNG file, right behind its header. Raises ``ValueError`` for any other file."""
+    data = path.read_bytes()
+    start = len(_SIGNATURE) + 25  # the header's chunk: its length, name, 13 bytes and checksum
+    if not data.startswith(_SIGNATURE) or len(data) < start:
+        raise ValueError(f"{path} is not a PNG file")
+    path.write_bytes(data[:start] + b"".join(_text_chunks(text)) + data[start:])
+
+
+def _text_chunks(text: Mapping[str, str]) -> list[bytes]:
+    chunks = []
+    for keyword, value in text.items():
         if not (0 < len(keyword) <= _KEYWORD_LENGTH and keyword.isascii() and keyword.isprintable()):
             raise ValueError(f"a PNG keyword has 1 to {_KEYWORD_LENGTH} printable ASCII characters, not {keyword!r}")
         if "\0" in value:
             raise ValueError(f"a PNG text cannot hold a NUL character: {keyword}")
         # 11.3.3.4: uncompressed, no language, UTF-8.
         chunks.append(_chunk(b"iTXt", keyword.encode() + b"\0" * 5 + value.encode()))
-    chunks += [_chunk(b"IDAT", zlib.compress(_filter_rows(pixels).tobytes())), _chunk(b"IEND", b"")]
-    return _SIGNATURE + b"".join(chunks)
+    return chunks
 
 
 def read_png_text(path: str | os.PathLike[str]) -> dict[str, str]:

@@ -12,7 +12,7 @@ from PIL import Image
 
 from guidegraph.nodes.conditioning.semantic import load_map, map_from_logits, picture_of_map
 from guidegraph.nodes.data.datasets import scene
-from guidegraph.runs.outputs import to_pixels
+from guidegraph.nodes.output_formats import to_pixels
 from guidegraph_runtime.pictures.png import write_png
 from guidegraph_runtime.pictures.semantic_maps import CLASSES, COLOURS, TOLERANCE
 

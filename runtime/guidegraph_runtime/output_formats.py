@@ -1,0 +1,133 @@
+"""Write samples of outputs by the functions of plugins, which may fail, hang, or write nothing."""
+
+from __future__ import annotations
+
+import contextvars
+import importlib.metadata
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
+
+from guidegraph_runtime.error_text import describe_error
+from guidegraph_runtime.files.atomic_write import atomic_path
+from guidegraph_runtime.machine.shortages import explain_shortage
+from guidegraph_runtime.outputs import sample_names
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+T = TypeVar("T")
+GROUP = "guidegraph_runtime_outputs"
+"""The entry points that write outputs of bundles: objects with ``type``, ``suffix`` and ``write``."""
+SECONDS = 60.0
+
+
+class FormatFailure(Exception):
+    """A plugin's format failed; the message follows an output's name."""
+
+
+class Writer(NamedTuple):
+    """How a plugin writes samples of a type. owner: its name in messages. seconds: after which a call is given up."""
+
+    write: Callable[[Any, Path], object]
+    suffix: str
+    owner: str
+    seconds: float | None = SECONDS
+
+
+def run_in_time(call: Callable[[], T], seconds: float | None) -> T:
+    """The result of a call. Raises its error, or ``TimeoutError`` after some seconds; the call then goes on unseen."""
+    if seconds is None:
+        return call()
+    results: list[T] = []
+    errors: list[BaseException] = []
+
+    def target() -> None:
+        try:
+            results.append(call())
+        except BaseException as error:
+            errors.append(error)
+
+    thread = threading.Thread(target=contextvars.copy_context().run, args=(target,), daemon=True)
+    thread.start()
+    thread.join(seconds)
+    if errors:
+        raise errors[0]
+    if not results:
+        raise TimeoutError(f"did not end within {seconds:g} s")
+    return results[0]
+
+
+def write_sample(
+    writer: Writer,
+    sample: Any,
+    path: Path,
+    finish: Callable[[Path], None] | None = None,
+    passed: tuple[type[BaseException], ...] = (),
+) -> None:
+    """Write a sample to a file, under a temporary name first. finish: called with the written file before its renaming.
+
+    Raises ``FormatFailure`` for a writer that fails, hangs, or writes nothing. A full disk, and errors of the classes
+    ``passed``, go through.
+    """
+    with atomic_path(path) as temporary:
+        try:
+            run_in_time(lambda: writer.write(sample, temporary), writer.seconds)
+        except KeyboardInterrupt:
+            raise
+        except passed:
+            raise
+        except TimeoutError as error:
+            raise FormatFailure(f"was not written: {writer.owner} {error}") from error
+        except BaseException as error:  # code of a plugin: other outputs are still written
+            if explain_shortage(error):
+                raise
+            raise FormatFailure(f"was not written: {writer.owner} failed: {describe_error(error)}") from error
+        if not temporary.is_file():
+            raise FormatFailure(f"was not written: {writer.owner} wrote no file at the path that it was given")
+        if finish is not None:
+            finish(temporary)
+
+
+def find_writers(type_name: str) -> list[Writer]:
+    """The installed writers of a port type, one for each suffix.
+
+    Raises ``FormatFailure`` for an entry point of that name that cannot be imported, or is no writer.
+    """
+    writers: dict[str, Writer] = {}
+    for entry in sorted(importlib.metadata.entry_points(group=GROUP), key=lambda entry: entry.name):
+        owner = f"the entry point {entry.name} of {GROUP} ({entry.value})"
+        try:
+            loaded = entry.load()
+        except Exception as error:
+            if entry.name != type_name:
+                continue  # of another type, as far as its name says
+            raise FormatFailure(f"was not written: {owner} cannot be imported: {describe_error(error)}") from error
+        declared = getattr(loaded, "type", None)
+        if getattr(declared, "__name__", declared) != type_name:
+            continue
+        suffix, write = getattr(loaded, "suffix", None), getattr(loaded, "write", None)
+        if not isinstance(suffix, str) or not suffix.startswith(".") or not callable(write):
+            raise FormatFailure(f"was not written: {owner} has no suffix such as '.wav', or no function 'write'")
+        writers.setdefault(suffix, Writer(write, suffix, owner, getattr(loaded, "seconds", SECONDS)))
+    return list(writers.values())
+
+
+def write_samples(folder: Path, name: str, value: NDArray[Any], axes: int, writers: list[Writer]) -> list[str]:
+    """Write an output of a bundle by each writer; returns the names of the files.
+
+    axes: how many axes a sample has; the others, which come before, count the samples.
+    Raises ``FormatFailure``, also for a value with fewer axes and for no sample.
+    """
+    if value.ndim < axes:
+        raise FormatFailure(f"was not written: it has {value.ndim} axes, and a sample has {axes}")
+    samples = [value] if value.ndim == axes else list(value.reshape(-1, *value.shape[value.ndim - axes :]))
+    if not samples:
+        raise FormatFailure("is an empty batch: there is nothing to write")
+    files = []
+    for writer in writers:
+        for file, sample in zip(sample_names(name, len(samples), writer.suffix), samples, strict=True):
+            write_sample(writer, sample, folder / file)
+            files.append(file)
+    return files
