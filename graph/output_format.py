@@ -47,9 +47,9 @@ Formats = Mapping[str, Sequence[OutputFormat]]
 
 def find_formats(formats: Formats, kind: PortType, value: Any) -> Sequence[OutputFormat]:
     """The formats of a value: those of the type that its port declares, or else of its class; empty without any."""
-    found = {id(declared): declared for cls in kind.alternatives if (declared := _formats_of(formats, cls))}
-    if len(found) == 1 and all(_formats_of(formats, cls) for cls in kind.alternatives):
-        return next(iter(found.values()))
+    of_port = {id(declared): declared for cls in kind.alternatives if (declared := _formats_of(formats, cls))}
+    if len(of_port) == 1 and all(_formats_of(formats, cls) for cls in kind.alternatives):
+        return next(iter(of_port.values()))
     return () if is_tensor(value) else _formats_of(formats, type(value))
 
 
@@ -59,9 +59,9 @@ def _formats_of(formats: Formats, cls: type | SequenceOf) -> Sequence[OutputForm
         elements = cls.element.alternatives
         return _formats_of(formats, elements[0]) if len(elements) == 1 else ()
     for base in cls.__mro__:
-        named = formats.get(base.__name__, ()) if base is not object else ()
-        if named and named[0].type is base:
-            return named
+        of_base = formats.get(base.__name__, ()) if base is not object else ()
+        if of_base and of_base[0].type is base:
+            return of_base
     return ()
 
 
@@ -78,8 +78,8 @@ def split_samples(cls: type, value: Any) -> list[Any]:
     sizes = axes[1:]
     fits = is_tensor(value) and value.ndim >= len(axes)
     if not fits or any(isinstance(n, int) and n != m for n, m in zip(sizes, value.shape[-len(sizes) :], strict=True)):
-        found = tuple(value.shape) if is_tensor(value) else type(value).__name__
+        shape = tuple(value.shape) if is_tensor(value) else type(value).__name__
         name = cls.__name__.lower()
         article = "an" if name[0] in "aeiou" else "a"
-        raise UnwritableOutput(f"is declared as {article} {name} ({', '.join(map(str, axes))}), found {found}")
+        raise UnwritableOutput(f"is declared as {article} {name} ({', '.join(map(str, axes))}), found {shape}")
     return list(value.detach().flatten(0, -len(axes)).cpu())

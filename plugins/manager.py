@@ -199,9 +199,9 @@ class PluginManager:
 
     def _add_formats(self, name: str, formats: Iterable[OutputFormat]) -> None:
         for format in formats:
-            named = self._formats.setdefault(format.type.__name__, [])
-            if all(format.suffix != other.suffix for other in named):
-                named.append(format)
+            of_type = self._formats.setdefault(format.type.__name__, [])
+            if all(format.suffix != other.suffix for other in of_type):
+                of_type.append(format)
 
     def complete(self) -> None:
         """Import all built-in nodes and types, and all installed plugins, that are not imported yet."""

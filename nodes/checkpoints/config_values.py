@@ -6,12 +6,14 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from reprlib import Repr
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import yaml
-from torch import Tensor
 
 from guidegraph.graph.trust.file_checks import read_regular
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 MAX_BYTES = 1 << 20
 MAX_NODES = 100_000

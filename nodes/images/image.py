@@ -5,10 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Annotated, Literal
 
-import torch
 from annotated_types import Gt, Le
-from torch import Tensor
-from torch.nn import functional as F
 
 from guidegraph.graph.node import node
 from guidegraph.nodes import port_shapes
@@ -81,10 +78,12 @@ def composite(inside: Image, outside: Image, mask: Mask) -> Image:
     return outside + cast_mask(mask, outside) * (inside - outside)
 
 
-def resize_antialiased(x: Tensor, size: tuple[int, int], mode: str = "bilinear") -> Tensor:
+def resize_antialiased(x: Image, size: tuple[int, int], mode: str = "bilinear") -> Image:
     """Resize x (B, C, H, W) to size (H, W), bilinear or bicubic, in its dtype.
 
     Half precision is computed in float32: torch has no half-precision kernel for this on a CPU.
     """
+    import torch
+
     wide = x.to(torch.promote_types(x.dtype, torch.float32))
-    return F.interpolate(wide, size, mode=mode, antialias=True).to(x.dtype)
+    return torch.nn.functional.interpolate(wide, size, mode=mode, antialias=True).to(x.dtype)

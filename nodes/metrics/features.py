@@ -12,7 +12,7 @@ from guidegraph.graph.device_context import current_device, current_dtype
 from guidegraph.graph.node import node
 from guidegraph.graph.trust.file_checks import open_regular
 from guidegraph.graph.types import RunsCode, Tensor
-from guidegraph.nodes.models.extractors.inception import InceptionLayer, Range
+from guidegraph.nodes.models.extractors.settings import InceptionLayer, Range
 from guidegraph.nodes.shape_checks import check_floats
 from guidegraph.nodes.types import FeatureExtractor, Image
 from guidegraph_runtime.machine.optional_packages import install_command

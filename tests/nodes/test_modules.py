@@ -10,10 +10,10 @@ from guidegraph.graph.node import SPEC_ATTRIBUTE
 from guidegraph.plugins import builtin
 
 BY_SUBJECT = {
+    "guidance.guidance": {"classifier"},
     "images.tiling": {"autoencoder"},
     "images.vq": {"autoencoder", "loss", "model"},
     "training.adversarial": {"loss", "model"},
-    "training.feature_classes": {"loss", "model"},
     "training.spatial_input": {"denoiser"},
     "metrics.similarity": {"loss"},
     "metrics.frechet": {"moments"},

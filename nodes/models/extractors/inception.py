@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from guidegraph.nodes.checkpoints.read_tensors import read_tensors
+from guidegraph.nodes.models.extractors.settings import InceptionLayer
 
 SIDE = 299
 FEATURES, CLASSES = 2048, 1008
@@ -268,9 +269,3 @@ def load_inception(path: Path, layer: InceptionLayer) -> Inception:
     network.to_empty(device="cpu")
     network.load_state_dict(tensors | {name: torch.zeros((), dtype=torch.long) for name in counts})
     return network.eval().requires_grad_(False)
-
-
-Range: TypeAlias = Literal["-1..1", "0..1", "0..255", "uint8"]
-
-
-InceptionLayer: TypeAlias = Literal["pooled", "logits", "spatial"]

@@ -362,5 +362,5 @@ def _plain_operation(operation: Operation) -> dict[str, Any]:
 
 
 def _output_to_json(output: Output) -> dict[str, Any]:
-    known = {"port": output.port, "axes": output.axes} if output.port else {}
-    return {"type": output.type, "source": output.source, **known}
+    port = {"port": output.port, "axes": output.axes} if output.port else {}
+    return {"type": output.type, "source": output.source, **port}

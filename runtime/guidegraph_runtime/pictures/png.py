@@ -47,7 +47,8 @@ def encode_png(array: NDArray[np.uint8], text: Mapping[str, str] | None = None) 
 
 def add_png_text(path: Path, text: Mapping[str, str]) -> None:
     """Put texts into a PNG file, right behind its header. Raises ``ValueError`` for any other file."""
-    data = path.read_bytes()
+    with open_regular(path) as file:
+        data = file.read()
     start = len(_SIGNATURE) + 25  # the header's chunk: its length, name, 13 bytes and checksum
     if not data.startswith(_SIGNATURE) or len(data) < start:
         raise ValueError(f"{path} is not a PNG file")

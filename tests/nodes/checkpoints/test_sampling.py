@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from guidegraph.nodes.checkpoints.diffusers.schedule import read_scheduler
-from guidegraph.nodes.checkpoints.loading import checkpoint_sampling
+from guidegraph.nodes.checkpoints.sampler_settings import checkpoint_sampling
 
 
 def test_a_folder_has_the_settings_in_its_scheduler_config(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ import torch
 
 from guidegraph import load_workflow
 from guidegraph.nodes.checkpoints.checkpoint import load_checkpoint
-from guidegraph.nodes.checkpoints.loading import checkpoint_flow_shift
+from guidegraph.nodes.checkpoints.sampler_settings import checkpoint_flow_shift
 from guidegraph.nodes.conditioning.text_prompt import encode_text
 from guidegraph.nodes.sampling.noise import gaussian
 from tests.commands.command import Command
