@@ -10,7 +10,7 @@ from collections.abc import Callable
 from typing import Any
 
 from guidegraph import hookimpl
-from guidegraph.plugins.diffusers_adapter import denoisers, networks, schedulers, schedules, text
+from guidegraph.plugins.diffusers_adapter import autoencoders, denoisers, schedulers, schedules, text
 
 
 @hookimpl
@@ -18,7 +18,7 @@ def guidegraph_nodes() -> list[Callable[..., Any]]:
     return [
         denoisers.load_denoiser,
         denoisers.class_labels,
-        networks.load_autoencoder,
+        autoencoders.load_autoencoder,
         schedules.read_schedule,
         schedulers.new_sampler,
         schedulers.start,

@@ -89,7 +89,7 @@ def new_sampler(
     Raises an error for a class that is not supported, an option that it does not have, a schedule that is not the
     scheduler's, and a flow schedule.
     """
-    from guidegraph.plugins.diffusers_adapter import schedules
+    from guidegraph.plugins.diffusers_adapter import sample_spaces
 
     if schedule.form == "flow":
         raise ValueError(
@@ -102,7 +102,7 @@ def new_sampler(
     if path is not None:
         _check_schedule(schedule, config, like, path)
     _set_steps(scheduler, config, like, steps, flow and _trailing(spacing, path))
-    return NewSampler(DiffusersSampler(scheduler), schedules.timesteps_on_axis(scheduler, schedule, flow))
+    return NewSampler(DiffusersSampler(scheduler), sample_spaces.timesteps_on_axis(scheduler, schedule, flow))
 
 
 @node("diffusers.start", shape=lambda noise: noise.shape)
@@ -112,9 +112,9 @@ def start(sampler: DiffusersSampler, noise: Noise) -> Sample:
     It differs from the noise itself for schedulers in σ/α with linspace or trailing timesteps, which start from σ·noise
     while others start from unit noise, and for flow matching that starts below s = 1.
     """
-    from guidegraph.plugins.diffusers_adapter import schedules
+    from guidegraph.plugins.diffusers_adapter import sample_spaces
 
-    return schedules.start_sample(sampler.scheduler, sampler.index, noise)
+    return sample_spaces.start_sample(sampler.scheduler, sampler.index, noise)
 
 
 @node("diffusers.step", host=True)
@@ -135,14 +135,14 @@ def step(
 
     Raises an error if a scheduler draws noise and none is wired.
     """
-    from guidegraph.plugins.diffusers_adapter import schedules
+    from guidegraph.plugins.diffusers_adapter import sample_spaces
 
     if sampler.index >= len(sampler.scheduler.timesteps):
         raise ValueError(
             f"the sampler has {len(sampler.scheduler.timesteps)} steps and no step {sampler.index}: the loop must run "
             "over the 'steps' of the node whose 'sampler' it carries"
         )
-    moved, scheduler = schedules.step_sample(sampler.scheduler, sampler.index, x, prediction, noise, eta)
+    moved, scheduler = sample_spaces.step_sample(sampler.scheduler, sampler.index, x, prediction, noise, eta)
     return StepResult(moved, replace(sampler, scheduler=scheduler, index=sampler.index + 1))
 
 

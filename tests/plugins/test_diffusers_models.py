@@ -21,8 +21,8 @@ from guidegraph.nodes.conditioning.condition import null_condition
 from guidegraph.nodes.conditioning.label import embed_label
 from guidegraph.nodes.conditioning.text_prompt import encode_text
 from guidegraph.nodes.sampling import schedule as schedules
+from guidegraph.plugins.diffusers_adapter.autoencoders import load_autoencoder
 from guidegraph.plugins.diffusers_adapter.denoisers import class_labels, load_denoiser
-from guidegraph.plugins.diffusers_adapter.networks import load_autoencoder
 from guidegraph.plugins.diffusers_adapter.schedules import read_schedule
 from guidegraph.plugins.diffusers_adapter.text import load_text
 from guidegraph_runtime.machine.optional_packages import install_command

@@ -258,7 +258,7 @@ def test_the_time_of_a_shared_call_counts_against_the_limit_of_each_run(
             return super().run(inputs)
 
     monkeypatch.setitem(bundle._sessions, "step", SlowSession(bundle.session("step")))
-    modules = ("open_runs.open_run", "running.compute")
+    modules = ("open_runs.open_run", "open_runs.joined_calls", "running.compute")
     replace_clock(monkeypatch, lambda: clock[0], *(f"guidegraph_runtime.{module}" for module in modules))
     with enforce_limits(Limits(seconds=100)):
         runs = [bundle.start(**request) for request in REQUESTS[:2]]
