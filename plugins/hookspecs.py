@@ -72,11 +72,3 @@ def guidegraph_preview(value: Any, port_type: type) -> str | bytes | None:
     A text has at most 1,000 characters, and the page shows its first 8 lines; a PNG has at most 4 MiB.
     port_type: the one of ``guidegraph_types`` that the value has. The value belongs to a run and must not be changed.
     """
-
-
-@dataclass(frozen=True)
-class PluginSelection:
-    """The plugins that a command uses: modules by name, and the installed ones if ``installed``."""
-
-    modules: tuple[str, ...] = ()
-    installed: bool = True

@@ -174,7 +174,7 @@ class PluginManager:
             LazyMapping(self._versions, self.load, self.load_third_party),
             LazyMapping(self._absent, self.load, self.load_all),
             LazyMapping(self._folders, self.load, self.load_all),
-            LazyMapping(self._formats, lambda name: self._load_formats(), self.complete),
+            LazyMapping(self._formats, self._load_formats, self.complete),
         )
 
     def load(self, name: str) -> None:
@@ -192,10 +192,11 @@ class PluginManager:
         """Import the installed plugins of other distributions: their observers see every run."""
         self._add_entry_points(lambda entry: normalise_name(read_distribution(entry)[0]) != OWN_DISTRIBUTION)
 
-    def _load_formats(self) -> None:
-        """Add the built-in formats, and those of installed plugins, which may be of any type."""
+    def _load_formats(self, name: str) -> None:
+        """Add the built-in formats, and import other distributions if none is of the type with this name."""
         self._add_formats(OWN_DISTRIBUTION, builtin.guidegraph_outputs())
-        self.load_third_party()
+        if name not in self._formats:
+            self.load_third_party()
 
     def _add_formats(self, name: str, formats: Iterable[OutputFormat]) -> None:
         for format in formats:

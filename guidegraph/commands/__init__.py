@@ -67,7 +67,7 @@ def _main(args: list[str], *, reserve: bool = False) -> NoReturn:
             own = {built_in.callback.__name__ for built_in in app.registered_commands if built_in.callback}
             if command.replace("-", "_") not in own and args[:1] != ["--version"]:
                 from guidegraph.commands.shared.plugins import add_plugin_commands
-                from guidegraph.plugins.hookspecs import PluginSelection
+                from guidegraph.plugins.selection import PluginSelection
 
                 add_plugin_commands(PluginSelection(_plugin_modules(args), "--no-plugins" not in args), app)
             elif reserve and ("--json" in args or command == "schema"):

@@ -12,8 +12,8 @@ from typing import Any
 from guidegraph.graph.cancellation import CancelToken
 from guidegraph.graph.errors import Mark, Problem, WorkflowError
 from guidegraph.page.gallery import as_dict, as_list, describe_run, is_folder_name
-from guidegraph.plugins.hookspecs import PluginSelection
 from guidegraph.plugins.manager import PluginManager
+from guidegraph.plugins.selection import PluginSelection
 from guidegraph.session import Session
 from guidegraph.sweep.grid import make_grid
 from guidegraph.sweep.grid_options import SEED, AxisTexts, parse_grid, parse_seeds

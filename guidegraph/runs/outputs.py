@@ -239,8 +239,8 @@ def output_problems(graph: Graph, registry: Registry, only: Collection[str] | No
 
 
 def _has_format(kind: PortType, formats: Formats) -> bool:
-    own = find_formats(formats, kind, None)
-    return bool(own) or kind.optional or kind.is_any or any(_is_plain(cls, formats) for cls in kind.alternatives)
+    is_plain = kind.optional or kind.is_any or any(_is_plain(cls, formats) for cls in kind.alternatives)
+    return is_plain or bool(find_formats(formats, kind, None))
 
 
 def _is_plain(cls: type | SequenceOf, formats: Formats) -> bool:

@@ -28,7 +28,7 @@ from guidegraph.commands.shared.open_workflow import WorkflowRequest
 from guidegraph.commands.shared.run_settings import RunSettings
 from guidegraph.commands.sweep import sweep
 from guidegraph.graph.trust.policy import Grants
-from guidegraph.plugins.hookspecs import PluginSelection
+from guidegraph.plugins.selection import PluginSelection
 
 for function in (run, sweep, open_page, guidegraph.load_workflow, guidegraph.Workflow):
     assert inspect.signature(function).parameters["patience"].default == 3, function

@@ -20,7 +20,7 @@ from guidegraph.graph.run_config import RunConfig
 from guidegraph.page.frames import RunCache
 from guidegraph.page.jobs import JobQueue
 from guidegraph.page.strangers import WorkflowSource
-from guidegraph.plugins.hookspecs import PluginSelection
+from guidegraph.plugins.selection import PluginSelection
 from guidegraph.session import Session
 from guidegraph.sweep.grid import make_grid
 from guidegraph.sweep.grid_options import parse_grid

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from guidegraph.commands.shared.errors import argument_problem
 from guidegraph.graph.errors import WorkflowError
-from guidegraph.plugins.hookspecs import PluginSelection
+from guidegraph.plugins.selection import PluginSelection
 
 if TYPE_CHECKING:
     import typer

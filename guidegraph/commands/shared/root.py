@@ -12,7 +12,7 @@ from typer.core import TyperGroup
 
 from guidegraph.commands.shared.options import NoPlugins, Plugins
 from guidegraph.graph.language.named_workflows import SUFFIXES
-from guidegraph.plugins.hookspecs import PluginSelection
+from guidegraph.plugins.selection import PluginSelection
 
 ARGUMENTS = "guidegraph.arguments"
 SET = "--set"
