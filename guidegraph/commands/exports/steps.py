@@ -15,7 +15,7 @@ from guidegraph.commands.shared.errors import argument_problem
 from guidegraph.commands.shared.open_workflow import OpenedWorkflow, WorkflowRequest, parse_settings
 from guidegraph.commands.shared.printing import print_text
 from guidegraph.graph.errors import GuidegraphError, Mark, NodeError, Problem, WorkflowError
-from guidegraph.graph.ir import Call, Graph, walk
+from guidegraph.graph.ir import Graph, walk_calls
 from guidegraph.graph.node import Registry
 from guidegraph.graph.port import port_kinds
 from guidegraph.graph.run_config import RunConfig
@@ -118,7 +118,7 @@ def translate_export_errors(graph: Graph) -> Iterator[None]:
 
 def check_generators(graph: Graph, exported: Exported) -> None:
     """Raise ``WorkflowError`` for noise from torch's own generator, which a run of an export lacks."""
-    calls = {op.key: op for op in walk(graph.ops) if isinstance(op, Call)}
+    calls = {call.key: call for call in walk_calls(graph.ops)}
     problems = []
     for operation in walk_operations(exported.plan):
         source = operation.inputs.get("rng", "")
@@ -184,7 +184,7 @@ def bundle_kind(graph: Graph, name: str) -> str:
 
 def collect_bundle_versions(graph: Graph, registry: Registry) -> dict[str, str]:
     """The versions that made a bundle: guidegraph, torch, the export packages, and the plugins whose nodes it uses."""
-    used = {call.spec.distribution for call in walk(graph.ops) if isinstance(call, Call) and call.spec.distribution}
+    used = {call.spec.distribution for call in walk_calls(graph.ops) if call.spec.distribution}
     versions = dict(owner.split("==", 1) for owner in sorted(used))
     versions["guidegraph"] = registry.versions["guidegraph"]
     for name in ("guidegraph-runtime", "torch", "onnx", "onnxscript", "onnxruntime"):
