@@ -6,7 +6,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from guidegraph.graph.ir import Call, Op, list_calls
+from guidegraph.graph.ir import Call, Op
 from guidegraph.graph.planning.digest import FRESH, spec_digest, value_digest
 from guidegraph.graph.planning.steps import BlockPlan, Step, free_after_last_use, keeps_last_result
 from guidegraph.graph.port import port_kinds
@@ -102,11 +102,12 @@ def calls_model(op: Op) -> bool:
 
 def model_sources(op: Op) -> Iterator[Source]:
     """The sources that a call takes models from."""
-    for call in list_calls([op]):
-        for name, sources in call.inputs.items():
-            port = call.spec.port(name)
-            if port is not None and "model" in port_kinds(port.type):
-                yield from list_sources(sources)
+    if op.has_blocks:
+        return
+    for name, sources in op.inputs.items():
+        port = op.spec.port(name)
+        if port is not None and "model" in port_kinds(port.type):
+            yield from list_sources(sources)
 
 
 def list_single_steps(block: BlockPlan, refused: Collection[str] = ()) -> list[Step]:

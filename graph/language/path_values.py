@@ -39,15 +39,11 @@ def list_uses(ops: Mapping[str, Op]) -> Uses:
             location = f"nodes.{op.key}.{name}"
             for source, depth in list_origins_of_link(op, name.removeprefix("in."), link, origins):
                 if isinstance(source, Param) or (isinstance(source, Literal) and source is not link):
-                    uses.setdefault(source, []).append(PortUse(location, _wrap(kind, depth)))
+                    whole = kind
+                    for _ in range(depth):  # a loop takes an item of it
+                        whole = PortType((SequenceOf(whole),))
+                    uses.setdefault(source, []).append(PortUse(location, whole))
     return uses
-
-
-def _wrap(kind: PortType, depth: int) -> PortType:
-    """The type of lists of values of a type, nested so deep."""
-    for _ in range(depth):
-        kind = PortType((SequenceOf(kind),))
-    return kind
 
 
 def _list_links(op: Op) -> Iterator[tuple[str, Source, PortType]]:

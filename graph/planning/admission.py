@@ -182,7 +182,9 @@ def _list_machine_problems(ops: Mapping[str, Op], values: Mapping[str, Any]) -> 
     if not checked:
         return []
     calls = walk_calls(ops)
-    written, readers = _find_written_files(calls, values), _find_readers(calls)
+    # Files that the same run writes may exist by the time they are read.
+    written = {path for call in calls if not call.spec.pure for path in _list_paths(call, values)}
+    readers = _find_readers(calls)
     problems: list[Problem] = []
     for call in checked:
         read = readers.get(call.key, [])
@@ -284,11 +286,6 @@ def _check_parts(call: Call, values: Mapping[str, Any], readers: Iterable[tuple[
         f"takes{also}; it has {', '.join(provided) or 'nothing'}"
     )
     yield Problem(reader.marks.get(port, reader.mark), "missing-part", message, f"nodes.{reader.key}.in.{port}")
-
-
-def _find_written_files(calls: Iterable[Call], values: Mapping[str, Any]) -> set[Path]:
-    """Files that the same run writes: they may exist by the time they are read."""
-    return {path for call in calls if not call.spec.pure for path in _list_paths(call, values)}
 
 
 def _list_paths(call: Call, values: Mapping[str, Any]) -> Iterator[Path]:

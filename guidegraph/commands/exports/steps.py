@@ -107,7 +107,7 @@ def translate_export_errors(graph: Graph) -> Iterator[None]:
     except ExportError as error:
         problems = []
         for each in (error, *error.more):  # at its node, or at its line of code
-            node = _node_of(each)
+            node = next((cause for cause in list_causes(each) if isinstance(cause, NodeError)), None)
             mark = node.mark if node is not None and not each.place else _parse_location(each.place, graph)
             path = node.path if node is not None else ""
             problems.append(Problem(mark, "not-exportable", describe_export_error(each), path))
@@ -132,11 +132,6 @@ def check_generators(graph: Graph, exported: Exported) -> None:
         problems.append(Problem(mark, "not-exportable", message, f"nodes.{operation.node}"))
     if problems:
         raise WorkflowError(problems)
-
-
-def _node_of(error: BaseException) -> NodeError | None:
-    """The ``NodeError`` behind an error, if there is one."""
-    return next((link for link in list_causes(error) if isinstance(link, NodeError)), None)
 
 
 def describe_export_error(error: Any) -> str:
