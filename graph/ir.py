@@ -14,6 +14,7 @@ from functools import cached_property
 from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Self
+from typing import Literal as Is
 
 from guidegraph.graph.errors import Mark
 from guidegraph.graph.node import NodeSpec
@@ -28,6 +29,7 @@ from guidegraph.graph.sources import (
     Param,
     Source,
     Sources,
+    list_parameters,
     list_sources,
     map_links,
     map_sources,
@@ -100,8 +102,8 @@ class Call:
     _dependencies: tuple[str, ...] | None = field(default=None, init=False, repr=False, compare=False)
     _layout: CallLayout | None = field(default=None, init=False, repr=False, compare=False)
 
-    has_blocks: ClassVar[bool] = False
-    """Whether there are operations inside it."""
+    has_blocks: ClassVar[Is[False]] = False
+    """Whether there are operations inside it, as in a loop."""
     has_branches: ClassVar[bool] = False
     """Whether it reads sources of which at most one is computed."""
 
@@ -182,9 +184,9 @@ class Call:
         ]
         return replace(self, inputs=changed[0], settings=changed[1])
 
-    def branches(self) -> tuple[Source, ...]:
-        """Sources of which at most one is computed: none."""
-        return ()
+    def branches(self) -> Mapping[str, Source]:
+        """Sources of which at most one is computed, by the name of the branch: none."""
+        return {}
 
     def certain_sources(self) -> Iterable[Source]:
         """The sources that the operation needs whatever their values are."""
@@ -213,12 +215,18 @@ class Call:
             flat and not self.checks and not mutable and not any(map(may_hold_path, constants.values())),
         )
 
-    def parameters(self) -> Iterator[tuple[str, Port]]:
-        """Each parameter that this call reads, with its port or setting; for one in a list, a port for one element."""
+    def linked_ports(self) -> Iterator[tuple[Source, Port]]:
+        """All sources that it reads, each with its port or setting; for one in a list, a port for one element."""
         for name, source in self.links():
-            if isinstance(source, Param) and (port := self.spec.port(name)) is not None:
+            if (port := self.spec.port(name)) is not None:
                 sequence = port.type.sequence if isinstance(self.argument(name), Many) else None
-                yield source.name, Port(name, None, sequence.element) if sequence else port
+                yield source, Port(name, None, sequence.element) if sequence else port
+
+    def parameters(self) -> Iterator[tuple[str, Port]]:
+        """Each parameter that this call reads, with its port or setting as in ``linked_ports``."""
+        for source, port in self.linked_ports():
+            if isinstance(source, Param):
+                yield source.name, port
 
 
 @dataclass(frozen=True, slots=True)
@@ -235,14 +243,9 @@ class Choice(Call):
         (source,) = list_sources(self.settings[WHEN])
         return source
 
-    def branch(self, name: str) -> Source:
-        """The source of a branch."""
-        (source,) = list_sources(self.inputs[name])
-        return source
-
-    def branches(self) -> tuple[Source, ...]:
-        """The sources of its branches, of which one is computed."""
-        return tuple(map(self.branch, self.inputs))
+    def branches(self) -> Mapping[str, Source]:
+        """The sources of its branches by name, of which one is computed."""
+        return {name: source for name, sources in self.inputs.items() for source in list_sources(sources)}
 
     def certain_sources(self) -> Iterable[Source]:
         """The sources that the choice needs whatever their values are: ``when``."""
@@ -300,7 +303,7 @@ class Loop:
     can_stop: ClassVar[bool] = True
     """Whether a run can end after some of its iterations, and another go on from there."""
     node_id: ClassVar[str] = "loop"
-    has_blocks: ClassVar[bool] = True
+    has_blocks: ClassVar[Is[True]] = True
     has_branches: ClassVar[bool] = False
 
     def roots(self) -> tuple[Source, ...]:
@@ -329,9 +332,9 @@ class Loop:
         """The position of the loop in the workflow's file, for all that it reads."""
         return self.mark
 
-    def branches(self) -> tuple[Source, ...]:
+    def branches(self) -> Mapping[str, Source]:
         """Sources of which at most one is computed: none, apart from those of choices in its body."""
-        return ()
+        return {}
 
     def certain_sources(self) -> Iterable[Source]:
         """The sources that the loop needs whatever their values are."""
@@ -449,7 +452,12 @@ class Graph:
         ops = tuple(walk(self.ops))
         if self.traits.choices:  # a branch that is a parameter feeds whatever reads the choice
             return ops
-        return tuple([op for op in ops if any(isinstance(source, Param) for source in op.sources())])
+        return tuple([op for op in ops if list_parameters(op.sources())])
+
+    @cached_property
+    def loops(self) -> Mapping[str, Loop]:
+        """The loops of the top level by key."""
+        return find_loops(self.ops.values())
 
     @cached_property
     def traits(self) -> GraphTraits:
@@ -486,4 +494,19 @@ def walk(ops: Mapping[str, Op], *, previews: bool = True) -> Iterator[Op]:
 
 def walk_calls(ops: Mapping[str, Op], *, previews: bool = True) -> list[Call]:
     """All calls of nodes, in the order of ``walk``."""
-    return [op for op in walk(ops, previews=previews) if isinstance(op, Call)]
+    return list_calls(walk(ops, previews=previews))
+
+
+def list_calls(ops: Iterable[Op]) -> list[Call]:
+    """The calls of nodes among operations, choices included."""
+    return [op for op in ops if isinstance(op, Call)]
+
+
+def list_choices(ops: Iterable[Op]) -> list[Choice]:
+    """The choices among operations."""
+    return [op for op in ops if isinstance(op, Choice)]
+
+
+def find_loops(ops: Iterable[Op]) -> dict[str, Loop]:
+    """The loops among operations by key."""
+    return {op.key: op for op in ops if isinstance(op, Loop)}

@@ -6,7 +6,7 @@ that hold the same names apart.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 from typing import Literal as Is
@@ -73,14 +73,32 @@ Sources = Source | Many
 
 def format_link(source: Output | Param) -> str:
     """A link as written at the top level of a workflow: NODE, NODE.OUTPUT or params.NAME."""
-    if isinstance(source, Param):
-        return f"params.{source.name}"
-    return source.op if source.name == "out" else f"{source.op}.{source.name}"
+    match source:
+        case Param(name):
+            return f"params.{name}"
+        case Output(op, "out"):
+            return op
+    return f"{source.op}.{source.name}"
 
 
 def list_sources(sources: Sources) -> tuple[Source, ...]:
     """All sources of a port: every link of a list, or the only source."""
     return sources.sources if isinstance(sources, Many) else (sources,)
+
+
+def list_parameters(sources: Iterable[Sources]) -> list[str]:
+    """The names of the parameters among sources."""
+    return [source.name for source in sources if isinstance(source, Param)]
+
+
+def find_value(source: Sources | None, values: Mapping[str, Any], unknown: Any = None) -> Any:
+    """The value of a literal, or of a parameter that has one; ``unknown`` for anything else."""
+    match source:
+        case Literal(value):
+            return value
+        case Param(name):
+            return values.get(name, unknown)
+    return unknown
 
 
 def map_sources(change: Callable[[Source], Source], sources: Sources) -> Sources:

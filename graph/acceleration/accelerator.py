@@ -41,7 +41,7 @@ from guidegraph.graph.execution.call import invoke, node_error
 from guidegraph.graph.execution.watched_sizes import Decisive
 from guidegraph.graph.export.partition.leaves import rebuild
 from guidegraph.graph.planning.plan import Plan
-from guidegraph.graph.planning.steps import BatchCall, BlockPlan, Step
+from guidegraph.graph.planning.steps import BlockPlan, Step
 from guidegraph.graph.run_config import RunConfig
 
 if TYPE_CHECKING:
@@ -134,7 +134,7 @@ class PartStep:
             return
         for size in ready.runner.watched:
             value, flag = next(remaining), next(remaining) if size.has_decisive else None
-            watch.op = self.part.calls[size.call]
+            watch.call = self.part.calls[size.call]
             watch.add(value, size.limit, size.message, None if flag is None else _constant(flag))
 
     def _prepare(
@@ -184,7 +184,7 @@ class PartStep:
     def run_in_torch(self, slots: list[Any]) -> None:
         """Run the steps of the part one after the other."""
         for step in self.part.steps:
-            self.accelerator.context.watch_op(step.op)
+            self.accelerator.context.watch_call(step.call)
             invoke(step, slots, self.accelerator.context.joins)
 
     def store_results(self, ready: Ready, outputs: Sequence[Tensor], slots: list[Any]) -> int:
@@ -232,7 +232,7 @@ class Accelerator:
             part = make_part(group, block, plan, lift=self.backend.lifts_numbers)
             outs = tuple(slot for step in group.steps for slot in step.outs)
             reads = tuple(slot for step in group.steps for slot in step.reads)
-            joined = Step(BatchCall(part.calls), part.calls, outs, reads, members=group.steps)
+            joined = Step(None, part.calls, outs, reads, members=group.steps)
             joined.accelerated = PartStep(self, part, joined, plan, self._make_numbers(part))
             steps.append(joined)
         changed = join_block(block, steps) if any(group.is_part for group in groups) else block

@@ -7,12 +7,12 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from guidegraph.graph.acceleration.part_values import FlatValue, Reading, can_fit, fit_value
-from guidegraph.graph.acceleration.parts import StepGroup, list_part_calls
+from guidegraph.graph.acceleration.parts import StepGroup
 from guidegraph.graph.execution.watched_sizes import Decisive, LoopWatch, Measure, use_watch
 from guidegraph.graph.export.partition.example_values import ItemType
 from guidegraph.graph.export.partition.leaves import tensor_leaves
 from guidegraph.graph.export.partition.subgraph import ExampleValue, PartPlan, plan_part
-from guidegraph.graph.ir import Call, Loop, walk, walk_calls
+from guidegraph.graph.ir import Call, find_loops, list_calls, walk, walk_calls
 from guidegraph.graph.planning.digest import (
     companion_digests,
     digest_strings,
@@ -96,7 +96,7 @@ def make_part(group: StepGroup, block: BlockPlan, plan: Plan, *, lift: bool, sin
     slot_of: dict[Source, int] = dict(block.inputs)
     for step in block.steps:
         slot_of.update(zip(step.outputs(), step.outs, strict=True))
-    calls, numbers = lift_numbers(list(list_part_calls(group)), plan) if lift else (list(list_part_calls(group)), [])
+    calls, numbers = lift_numbers(list_calls(group.ops), plan) if lift else (list_calls(group.ops), [])
     made = {Output(call.key, name) for call in calls for name in call.outputs}
     lifted = {number.source for number in numbers}
     outside = dict.fromkeys(
@@ -127,9 +127,9 @@ def collect_types(plan: Plan) -> dict[Source, PortType]:
     kinds: dict[Source, PortType] = {}
     for op in walk(plan.ops):
         kinds.update({Output(op.key, name): kind for name, kind in op.outputs.items()})
-        if isinstance(op, Loop):
-            kinds.update({Carry(op.key, name): op.outputs.get(name, ANY) for name in op.carry})
-            kinds[Item(op.key)] = PortType((ItemType,))
+    for loop in find_loops(walk(plan.ops)).values():
+        kinds.update({Carry(loop.key, name): loop.outputs.get(name, ANY) for name in loop.carry})
+        kinds[Item(loop.key)] = PortType((ItemType,))
     return kinds
 
 
@@ -186,18 +186,21 @@ def part_key(part: Part, flat: Sequence[FlatValue], environment: Sequence[str], 
 
 @dataclass
 class _SizeRecorder(LoopWatch):
-    """Collects the sizes that the calls of a part watch while it is traced, as further outputs of its graph."""
+    """Collects the sizes that the calls of a part watch while it is traced, as further outputs of its graph.
 
+    position: of the current call in the part.
+    """
+
+    position: int = 0
     sizes: list[tuple[Any, Any]] = field(default_factory=list)
     described: list[WatchedSize] = field(default_factory=list)
 
     def add(
         self, value: Any, limit: float, message: str, decisive: Decisive | None, measure: Measure | None = None
     ) -> None:
-        assert isinstance(self.op, int)
         size = value if measure is None else measure(value)
         self.sizes.append((size, None if decisive is None else decisive()))
-        self.described.append(WatchedSize(self.op, float(limit), message, decisive is not None))
+        self.described.append(WatchedSize(self.position, float(limit), message, decisive is not None))
 
     def tensors(self) -> Iterator[Any]:
         for size, decisive in self.sizes:
@@ -259,7 +262,7 @@ def _record_call(recorder: _SizeRecorder, position: int, call: Call) -> Call:
     function = call.spec.function
 
     def run(*args: Any, **by_name: Any) -> Any:
-        recorder.op = position
+        recorder.position = position
         return function(*args, **by_name)
 
     return replace(call, spec=replace(call.spec, function=run))

@@ -6,7 +6,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from guidegraph.graph.ir import Call, Choice, Op
+from guidegraph.graph.ir import Call, Op
 from guidegraph.graph.planning.digest import FRESH, spec_digest, value_digest
 from guidegraph.graph.planning.steps import BlockPlan, Step, free_after_last_use, keeps_last_result
 from guidegraph.graph.port import port_kinds
@@ -68,9 +68,9 @@ def explain_outside(op: Op, refused: Mapping[str, str]) -> str:
     """The reason why an operation cannot be in a part; empty if it can."""
     if op.key in refused:
         return refused[op.key]
-    if not isinstance(op, Call):
+    if op.has_blocks:
         return "it is a loop, whose own body has parts"
-    if isinstance(op, Choice):
+    if op.has_branches:
         return "it chooses between branches"
     if not op.spec.pure:
         return "it is not pure"
@@ -95,13 +95,6 @@ def join_block(block: BlockPlan, steps: list[Step]) -> BlockPlan:
     return BlockPlan(block.size, block.constants, block.inputs, steps, block.results)
 
 
-def list_part_calls(group: StepGroup) -> Iterator[Call]:
-    """The calls of a part, in order."""
-    for op in group.ops:
-        assert isinstance(op, Call)
-        yield op
-
-
 def calls_model(op: Op) -> bool:
     """Whether a call takes a model."""
     return any(model_sources(op))
@@ -109,7 +102,7 @@ def calls_model(op: Op) -> bool:
 
 def model_sources(op: Op) -> Iterator[Source]:
     """The sources that a call takes models from."""
-    if not isinstance(op, Call):
+    if op.has_blocks:
         return
     for name, sources in op.inputs.items():
         port = op.spec.port(name)
@@ -126,9 +119,8 @@ def explain_single(op: Op, refused: Collection[str] = ()) -> str:
     """The reason why an operation of the top level runs in torch; empty if it can run as a graph."""
     if reason := explain_outside(op, dict.fromkeys(refused, "refused")):
         return reason
-    if not calls_model(op):
+    if op.has_blocks or not calls_model(op):
         return "it calls no model"
-    assert isinstance(op, Call)
     if not _reads_tensors(op):
         return "it reads something else than models and tensors"
     for output in op.outputs.values():

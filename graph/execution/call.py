@@ -81,9 +81,7 @@ def invoke_batch(
 def node_error(step: Step, error: BaseException) -> NodeError:
     """An error as a ``NodeError`` that names the step's place in the workflow."""
     op = step.ops[0]
-    mark = op.mark
-    if isinstance(error, PortError) and isinstance(op, Call):
-        mark = op.marks.get(error.port, mark)
+    mark = op.mark_of(error.port) if isinstance(error, PortError) else op.mark
     return NodeError(f"nodes.{op.key}", op.node_id, mark, error)
 
 
@@ -100,8 +98,8 @@ def gather_arguments(step: Step, slots: list[Any]) -> tuple[list[Any], dict[str,
 
     Raises ``PortError`` and ``RefusedFile``.
     """
-    call, layout = step.op, step.layout
-    assert isinstance(call, Call)
+    call, layout = step.call, step.layout
+    assert call is not None
     assert layout is not None
     if step.plain:
         return [slots[slot] for slot in step.reads], layout.constants
@@ -129,14 +127,14 @@ def gather_arguments(step: Step, slots: list[Any]) -> tuple[list[Any], dict[str,
 
 def store_outputs(step: Step, slots: list[Any], value: Any) -> None:
     """Store the result of a call in its slots. Raises ``TypeError`` if it does not match the node's annotation."""
-    call, layout = step.op, step.layout
-    assert isinstance(call, Call)
+    call, layout = step.call, step.layout
+    assert call is not None
     assert layout is not None
     if not call.spec.named_outputs:
         if step.outs:
             check = layout.checks[0]
             if check is not None and not check(value):
-                raise _output_error(step, 0, value)
+                raise _output_error(call, 0, value)
             slots[step.outs[0]] = value
         return
     if not isinstance(value, tuple) or len(value) != len(step.outs):
@@ -144,12 +142,10 @@ def store_outputs(step: Step, slots: list[Any], value: Any) -> None:
     for i, (slot, output) in enumerate(zip(step.outs, value, strict=True)):
         check = layout.checks[i]
         if check is not None and not check(output):
-            raise _output_error(step, i, output)
+            raise _output_error(call, i, output)
         slots[slot] = output
 
 
-def _output_error(step: Step, index: int, value: Any) -> OutputError:
-    call = step.op
-    assert isinstance(call, Call)
+def _output_error(call: Call, index: int, value: Any) -> OutputError:
     name, kind = list(call.outputs.items())[index]
     return OutputError(name, output_mismatch(value, kind))

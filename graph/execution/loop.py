@@ -58,8 +58,8 @@ def run_step(step: Step, slots: list[Any], context: LoopContext, plan: Plan, kee
 
 def run_loop(step: Step, slots: list[Any], context: LoopContext, plan: Plan) -> None:
     """Run a loop and store its outputs. Raises ``NodeError``, ``Cancelled``, and ``WorkflowError`` for wrong wiring."""
-    loop = step.op
-    assert isinstance(loop, Loop)
+    assert step.body is not None
+    loop = step.body.loop
     outside: dict[Source, Any] = {source: slots[slot] for source, slot in step.closure}
     run = load_function(find_kind(loop.kind).run)
     with context.trips.scope():
@@ -94,9 +94,9 @@ def _as_sequence(over: Any) -> Sequence[Any]:
 
 def iterate(step: Step, outside: dict[Source, Any], context: LoopContext, plan: Plan) -> dict[str, Any]:
     """Run a plain loop. outside: all that it reads. Returns its outputs by name. Raises the errors of ``run_loop``."""
-    loop, body_plan = step.op, step.body
-    assert isinstance(loop, Loop)
+    body_plan = step.body
     assert body_plan is not None
+    loop = body_plan.loop
     items = list_items(step, outside[loop.over])
     total, device = len(items), current_device()
     first = _find_first(step, loop, total)
@@ -342,7 +342,7 @@ def run_block(block: BlockPlan, values: Mapping[Source, Any], context: LoopConte
     def execute(step: Step, slots: list[Any]) -> None:
         started = time.perf_counter() if timed else 0.0
         if watch is not None:
-            watch.op = step.op
+            watch.call = step.call
         if step.accelerated is not None:
             keeper.forget()
             step.accelerated(slots)

@@ -13,6 +13,7 @@ from guidegraph.graph.execution.cache import MemoryCache
 from guidegraph.graph.execution.call import node_error
 from guidegraph.graph.execution.join_calls import KeptJoins
 from guidegraph.graph.execution.watched_sizes import LoopWatch
+from guidegraph.graph.ir import Call
 from guidegraph.graph.memory.weights import Mover
 from guidegraph.graph.planning.plan import Plan
 from guidegraph.graph.planning.steps import BlockPlan, Step
@@ -93,10 +94,10 @@ class LoopContext:
         except LimitExceeded as error:
             raise node_error(step, error) from None
 
-    def watch_op(self, op: object) -> None:
-        """Say which operation runs next, for the sizes that it watches."""
+    def watch_call(self, call: Call | None) -> None:
+        """Say which call runs next, for the sizes that it watches."""
         if self.watch is not None:
-            self.watch.op = op
+            self.watch.call = call
 
     def add_time(self, step: Step, seconds: float) -> None:
         """Add the time of a step that has run; the calls of a batch or part get equal shares."""

@@ -18,7 +18,6 @@ from guidegraph.graph.execution.loop import run_step
 from guidegraph.graph.execution.loop_context import Execute, LoopContext, run_steps
 from guidegraph.graph.execution.run_record import Delivery, RunRecord, node_path
 from guidegraph.graph.frozen_models import freeze
-from guidegraph.graph.ir import Call, Loop
 from guidegraph.graph.memory.residency import FROM_OUTSIDE, Residency, ValueOrigin, move_models
 from guidegraph.graph.memory.weights import Mover, TorchMover
 from guidegraph.graph.planning.plan import Plan
@@ -110,7 +109,7 @@ class TopLevel:
         block = self.block
         steps: list[Step] = []
         if self.plan.graph.traits.io:
-            steps = [step for step in block.steps if isinstance(step.op, Call) and step.op.spec.io]
+            steps = [step for step in block.steps if step.call is not None and step.call.spec.io]
             ready = {slot for slot, _ in block.constants} | {slot for _, slot in block.inputs}
             steps = [step for step in steps if ready.issuperset(step.reads) and self.placement.is_free(step)]
         return IoThreads(steps if len(steps) > 1 else [], slots)
@@ -228,7 +227,7 @@ def check_unchanged(step: Step, slots: Sequence[Any], before: Mapping[Slot, Inpu
     """Raise ``PortError`` if a step has changed an input in place: its other readers would see the change."""
     for slot, state in before.items():
         if tuple(_change_counts(slots[slot], DEPTH)) != state:
-            culprit = " by a node in the loop's body" if isinstance(step.op, Loop) else ""
+            culprit = " by a node in the loop's body" if step.body is not None else ""
             raise PortError(
                 _find_port(step, slot),
                 f"this input was changed in place{culprit} ({describe_value(slots[slot])}), and others read it too: "
@@ -253,9 +252,9 @@ def _change_counts(value: Any, depth: int) -> Iterator[int]:
 def _find_port(step: Step, slot: Slot) -> str:
     """The name of the port that reads a slot; for a loop, the link to it."""
     for call_step in (step, *step.members):
-        if not isinstance(call_step.op, Call):
+        if call_step.call is None:
             continue
-        for name, slots in (*zip(call_step.op.spec.inputs, call_step.args, strict=False), *call_step.wired):
+        for name, slots in (*zip(call_step.call.spec.inputs, call_step.args, strict=False), *call_step.wired):
             if slot == slots or (isinstance(slots, tuple) and slot in slots):
                 return name
     sources = [source for source, slots in step.closure if slots == slot]

@@ -79,19 +79,19 @@ def _is_alike(value: Tensor, other: Tensor) -> bool:
 
 @dataclass
 class LoopWatch:
-    """The sizes watched in one loop. op, iteration: the current ones. warned: nodes that the run has warned about."""
+    """The sizes watched in one loop. call, iteration: the current ones. warned: nodes that the run has warned about."""
 
     warned: set[str]
-    op: object = None
+    call: Call | None = None
     iteration: int = 0
     watched: dict[str, WatchedSizes] = field(default_factory=dict)
 
     def add(
         self, value: Tensor, limit: float, message: str, decisive: Decisive | None, measure: Measure | None = None
     ) -> None:
-        """Add a size of the current operation or, with ``measure``, a value to compute it from."""
-        call = self.op
-        if not isinstance(call, Call) or call.key in self.warned:
+        """Add a size of the current call or, with ``measure``, a value to compute it from."""
+        call = self.call
+        if call is None or call.key in self.warned:
             return
         watched_sizes = self.watched.get(call.key)
         if watched_sizes is None:

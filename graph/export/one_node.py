@@ -20,7 +20,7 @@ from guidegraph.graph.export.partition.precision import EVERY_STEP
 from guidegraph.graph.export.partition.subgraph import ExampleValue, PartPlan, is_number, plan_part
 from guidegraph.graph.export.trace_parts import OnPart, trace_parts
 from guidegraph.graph.export.workflow import Exported
-from guidegraph.graph.ir import Call, Graph, Loop, Op, walk
+from guidegraph.graph.ir import Call, Graph, Loop, Op, find_loops, walk, walk_calls
 from guidegraph.graph.planning.plan import compile_plan
 from guidegraph.graph.planning.topological_order import find_dependencies
 from guidegraph.graph.port import port_kinds
@@ -38,12 +38,11 @@ def find_calls(graph: Graph, name: str) -> list[Call]:
     Of the calls of one node on one model, only the first is returned: they differ only in the bundle's inputs.
     """
     calls = [
-        op
-        for op in walk(graph.ops)
-        if isinstance(op, Call)
-        and op.spec.pure
-        and not (op.spec.host or runs_on_host(op))
-        and {kind for port in op.outputs.values() for kind in port_kinds(port)} <= {"tensor", "structured"}
+        call
+        for call in walk_calls(graph.ops)
+        if call.spec.pure
+        and not (call.spec.host or runs_on_host(call))
+        and {kind for port in call.outputs.values() for kind in port_kinds(port)} <= {"tensor", "structured"}
     ]
     matches = [call for call in calls if call.key == name] or [
         call for call in calls if re.split(r"[./]", call.key)[-1] == name
@@ -117,7 +116,7 @@ def _run_up_to(graph: Graph, values: Mapping[str, Any], call: Call, policy: Poli
     loops: list[Loop] = []  # around the call, outermost first
     block: Mapping[str, Op] = graph.ops
     while call.key not in block:
-        inner = (op for op in block.values() if isinstance(op, Loop))
+        inner = find_loops(block.values()).values()
         loops.append(next(loop for loop in inner if call.key in {op.key for op in walk(loop.body)}))
         block = loops[-1].body
     needed = _find_needed(graph.ops, [*call.sources(), *(loop.over for loop in loops)])
@@ -141,11 +140,11 @@ def _run_up_to(graph: Graph, values: Mapping[str, Any], call: Call, policy: Poli
 def _find_needed(ops: Mapping[str, Op], sources: Iterable[Source]) -> set[str]:
     """The keys of the operations that some sources depend on; a carried value depends on its loop's start value."""
     ops_by_key = {op.key: op for op in walk(ops)}
+    loops = find_loops(ops_by_key.values())
 
     def leave_loops(source: Source) -> Source:
         while isinstance(source, (Carry, Item, Index)):
-            loop = ops_by_key[source.loop]
-            assert isinstance(loop, Loop)
+            loop = loops[source.loop]
             source = loop.carry[source.name] if isinstance(source, Carry) else loop.over
         return source
 

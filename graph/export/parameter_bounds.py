@@ -10,9 +10,9 @@ from typing import Annotated, Any, Union, get_args, get_origin
 from annotated_types import Ge, Gt, Le, Lt
 
 from guidegraph.graph.export.partition.subgraph import ExampleValue
-from guidegraph.graph.ir import Call, Loop, Op, walk
+from guidegraph.graph.ir import Call, Op, find_loops, list_calls, walk, walk_calls
 from guidegraph.graph.planning.passes import call_trait, read_known_arguments
-from guidegraph.graph.sources import Many, Output, Param, Source
+from guidegraph.graph.sources import Many, Output, Param, Source, list_parameters
 from guidegraph_runtime.bundle.manifest_types import intersect_bounds, plain_bounds
 from guidegraph_runtime.declare.operation import setting_copied_by
 from guidegraph_runtime.declare.settings import Range
@@ -31,7 +31,7 @@ def find_bounds(
     parameters that are numbers, and not lists, so that they may count a loop's iterations. constants: the values that
     are the same in every run. least_iterations: of a loop.
     """
-    calls = [op for op in walk(ops, previews=False) if isinstance(op, Call)]
+    calls = walk_calls(ops, previews=False)
     copied_settings = {
         Output(call.key, name): call.argument(setting)
         for call in calls
@@ -45,13 +45,12 @@ def find_bounds(
             parameter = copied_settings.get(source, source) if isinstance(source, Output) else source
             if isinstance(parameter, Param):
                 ranges[parameter.name].append(entry)
-    for op in walk(ops, previews=False):
-        if isinstance(op, Loop):
-            if isinstance(op.over, Param) and op.over.name in numbers:
-                ranges[op.over.name].append(Range(low=least_iterations))
-        elif op.key in traced:
-            for name, port in op.parameters():
-                ranges[name].append(range_of(port.annotation))
+    for call in calls:
+        for name, port in call.parameters() if call.key in traced else ():
+            ranges[name].append(range_of(port.annotation))
+    for name in list_parameters(loop.over for loop in find_loops(walk(ops, previews=False)).values()):
+        if name in numbers:
+            ranges[name].append(Range(low=least_iterations))
     bounds = {name: intersect_bounds(entries) for name, entries in ranges.items()}
     return {name: entry for name, entry in bounds.items() if entry != Range()}
 
@@ -71,12 +70,11 @@ def find_input_ranges(
     """The bounds of the inputs of a part that have some, by name. ops: of the part. examples: of its inputs."""
     names = {example.source: example.name for example in examples}
     ranges: dict[str, list[Range]] = defaultdict(list)
-    for call in ops:
-        if isinstance(call, Call):
-            for port, entry in find_port_ranges(call, constants).items():
-                source = call.argument(port)
-                if not isinstance(source, Many) and source in names:
-                    ranges[names[source]].append(entry)
+    for call in list_calls(ops):
+        for port, entry in find_port_ranges(call, constants).items():
+            source = call.argument(port)
+            if not isinstance(source, Many) and source in names:
+                ranges[names[source]].append(entry)
     return {name: plain_bounds(intersect_bounds(entries)) for name, entries in ranges.items()}
 
 

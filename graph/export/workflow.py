@@ -23,7 +23,7 @@ from guidegraph.graph.export.partition.host_planner import HostPlanner
 from guidegraph.graph.export.partition.precision import PROVIDERS
 from guidegraph.graph.export.partition.subgraph import is_number
 from guidegraph.graph.export.trace_parts import ExportedPart, OnPart, multiples, trace_parts
-from guidegraph.graph.ir import Graph, Loop, Op, Parameter
+from guidegraph.graph.ir import Graph, Op, Parameter
 from guidegraph.graph.memory.pause_collector import pause_collector
 from guidegraph.graph.planning.passes import bind_params, hoist, make_choices, prune
 from guidegraph.graph.planning.plan import compile_plan
@@ -126,9 +126,9 @@ def export_workflow(
         if hasattr(model, ADAPTABLE_METHOD)
     }
     iterations = {
-        op.key: len(planner.examples.list_items(op))
-        for op in graph.ops.values()
-        if isinstance(op, Loop) and op.over in planner.examples.values
+        key: len(planner.examples.list_items(loop))
+        for key, loop in graph.loops.items()
+        if loop.over in planner.examples.values
     }
     planned = Exported(graph, inputs, fixed, outputs, plan, (), host, values, frozen=frozen, iterations=iterations)
     if on_plan is not None:

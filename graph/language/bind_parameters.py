@@ -10,12 +10,12 @@ from typing import Any
 import numpy as np
 
 from guidegraph.graph.errors import Mark, Problem, WorkflowError, suggest
-from guidegraph.graph.ir import Call, Choice, Graph, Loop, Op, Parameter, walk
+from guidegraph.graph.ir import Call, Graph, Loop, Op, Parameter, walk
 from guidegraph.graph.language.yaml_tree import Scalar, find_repeated_keys, read_tree, shorten, to_python
 from guidegraph.graph.literals import convert_literal, is_plain_data
 from guidegraph.graph.origins import Origins, list_origins, list_parameter_ports, trace_origins
 from guidegraph.graph.port import Port
-from guidegraph.graph.sources import Param
+from guidegraph.graph.sources import Param, list_parameters
 from guidegraph.graph.trust.limits import find_trip_problems
 from guidegraph.graph.types import (
     PortType,
@@ -166,12 +166,9 @@ def list_misfits(
     if not values:
         return []
     readers = [*walk(ops)] if readers is None else readers
-    origins = trace_origins(ops) if any(isinstance(op, Choice) for op in readers) else {}
+    origins = trace_origins(ops) if any(op.has_branches for op in readers) else {}
     for op in readers:
-        if isinstance(op, Loop):
-            misfits = _list_loop_misfits(op, origins, values)
-        else:
-            misfits = _list_call_misfits(op, origins, values)
+        misfits = _list_loop_misfits(op, origins, values) if op.has_blocks else _list_call_misfits(op, origins, values)
         for name, reason in misfits:
             reasons.setdefault(name, reason)
     return list(reasons.items())
@@ -195,11 +192,10 @@ def _list_call_misfits(call: Call, origins: Origins, values: Mapping[str, Any]) 
 
 def _list_loop_misfits(loop: Loop, origins: Origins, values: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     for count, is_steps in ((loop.over, False), (loop.steps, True)):
-        for source, _ in () if count is None else list_origins(count, origins):
-            if not isinstance(source, Param) or source.name not in values:
-                continue
-            if reason := find_count_problem(values[source.name], steps=is_steps):
-                yield source.name, f"loop nodes.{loop.key}: {reason}"
+        sources = [origin.source for origin in list_origins(count, origins)] if count is not None else []
+        for name in list_parameters(sources):
+            if name in values and (reason := find_count_problem(values[name], steps=is_steps)):
+                yield name, f"loop nodes.{loop.key}: {reason}"
     for description, source, port in loop.option_ports():
         if isinstance(source, Param) and source.name in values:
             try:

@@ -12,11 +12,11 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from guidegraph.graph.errors import Problem
-from guidegraph.graph.ir import Call, Op, Parameter, walk
+from guidegraph.graph.ir import Op, Parameter, walk
 from guidegraph.graph.language.syntax import ParsedWorkflow
 from guidegraph.graph.literals import to_absolute_path
 from guidegraph.graph.origins import list_origins_of_link, trace_origins
-from guidegraph.graph.sources import Literal, Many, Param, Source
+from guidegraph.graph.sources import Literal, Param, Source
 from guidegraph.graph.types import PortType, SequenceOf, to_annotation
 
 
@@ -39,27 +39,21 @@ def list_uses(ops: Mapping[str, Op]) -> Uses:
             location = f"nodes.{op.key}.{name}"
             for source, depth in list_origins_of_link(op, name.removeprefix("in."), link, origins):
                 if isinstance(source, Param) or (isinstance(source, Literal) and source is not link):
-                    uses.setdefault(source, []).append(PortUse(location, _wrap(kind, depth)))
+                    whole = kind
+                    for _ in range(depth):  # a loop takes an item of it
+                        whole = PortType((SequenceOf(whole),))
+                    uses.setdefault(source, []).append(PortUse(location, whole))
     return uses
-
-
-def _wrap(kind: PortType, depth: int) -> PortType:
-    """The type of lists of values of a type, nested so deep."""
-    for _ in range(depth):
-        kind = PortType((SequenceOf(kind),))
-    return kind
 
 
 def _list_links(op: Op) -> Iterator[tuple[str, Source, PortType]]:
     """The links of an operation, each with its path in the operation and the type of its port."""
-    if not isinstance(op, Call):
+    if op.has_blocks:
         for option, (folder, checked_by) in op.folders().items():
             yield f"{option}.path", folder, checked_by.type
         return
-    for name, source in op.links():
-        if (port := op.spec.port(name)) is not None:
-            sequence = port.type.sequence if isinstance(op.argument(name), Many) else None
-            yield f"in.{name}", source, sequence.element if sequence else port.type
+    for source, port in op.linked_ports():
+        yield f"in.{port.name}", source, port.type
 
 
 def convert_path_parameters(

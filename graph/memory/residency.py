@@ -97,7 +97,7 @@ class Residency:
         self._models: dict[int, ResidentModel] = {}
         self._on_device: dict[int, ResidentModel] = {}
         self._in_slot: dict[Slot, list[ResidentModel]] = {}
-        self._on_cpu = [loads_on_cpu(step.op) for step in block.steps]
+        self._on_cpu = [loads_on_cpu(step.call) for step in block.steps]
         self._reads: dict[Slot, list[int]] = {}
         for i, step in enumerate(block.steps):
             for slot in set(step.reads):
@@ -116,7 +116,7 @@ class Residency:
 
     def is_free(self, step: Step) -> bool:
         """Whether a step can run early on another thread: it neither reads nor makes models."""
-        return not any(self._in_slot.get(slot) for slot in step.reads) and not loads_on_cpu(step.op)
+        return not any(self._in_slot.get(slot) for slot in step.reads) and not loads_on_cpu(step.call)
 
     def prepare(self, i: int) -> None:
         """Move the models that step i reads to the device that it runs on. Raises ``BudgetError``."""
@@ -254,26 +254,26 @@ class Residency:
             self._on_move(_make_event(model.module, model.origin, device, moved, started))
 
 
-def loads_on_cpu(op: object) -> bool:
+def loads_on_cpu(call: Call | None) -> bool:
     """Whether a call makes models and no tensors, or reads models, is marked ``host`` and returns only plain values.
 
     Calls of the first kind (``checkpoint.load``, ``lora.apply``) read models and plain values, or structured and plain
     values such as a schedule; a call that reads both may compute, and runs on the device. Calls of the second kind
-    (``model.save``) read no tensors. Loops, and calls whose types leave it open, run on the device.
+    (``model.save``) read no tensors. Loops, batches and calls whose types leave it open run on the device.
     """
-    if not isinstance(op, Call):
+    if call is None:
         return False
-    output_kinds = _all_kinds(op.outputs.values())
-    fed = {*op.inputs}
-    for name, sources in op.settings.items():  # a setting counts if it has a value other than a plain literal
+    output_kinds = _all_kinds(call.outputs.values())
+    fed = {*call.inputs}
+    for name, sources in call.settings.items():  # a setting counts if it has a value other than a plain literal
         if any(not isinstance(source, Literal) or is_tensor(source.value) for source in list_sources(sources)):
             fed.add(name)
-    input_kinds = _all_kinds(port.type for name, port in op.spec.ports.items() if name in fed)
+    input_kinds = _all_kinds(port.type for name, port in call.spec.ports.items() if name in fed)
     if "tensor" in output_kinds or "tensor" in input_kinds:
         return False
     if "model" in output_kinds:
         return input_kinds <= {"model", "plain"} or input_kinds <= {"structured", "plain"}
-    return op.spec.host and output_kinds <= {"plain"} and "model" in input_kinds
+    return call.spec.host and output_kinds <= {"plain"} and "model" in input_kinds
 
 
 def _all_kinds(ports: Iterable[PortType]) -> set[PortKind]:

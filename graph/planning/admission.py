@@ -19,7 +19,7 @@ from guidegraph.graph.ir import Call, Graph, Loop, Op, walk_calls
 from guidegraph.graph.node import READ
 from guidegraph.graph.planning.passes import drop_optional, make_parameter_choices, prune
 from guidegraph.graph.port import Port
-from guidegraph.graph.sources import Carry, Literal, Many, Output, Param, Source, Sources
+from guidegraph.graph.sources import Carry, Literal, Many, Output, Param, Source, Sources, find_value
 from guidegraph.graph.types import is_tensor, takes_literal
 from guidegraph_runtime.admission import SampleCount, Shape, ShapeOnly, find_batch_problem, find_memory_problem
 from guidegraph_runtime.limits import limit_message
@@ -53,7 +53,7 @@ class Extents:
     def follow(self, ops: Iterable[Op]) -> None:
         """Infer the shapes of a block's operations, in order, and record the mismatches in ``problems``."""
         for op in ops:
-            if isinstance(op, Loop):
+            if op.has_blocks:
                 self._follow_loop(op)
             elif op.spec.shape is not None or op.spec.batchable:
                 try:
@@ -68,7 +68,7 @@ class Extents:
 
     def shape_of(self, source: Sources) -> Shape | None:
         """The leading axes of a value; ``None`` if they are unknown, and for a list of links."""
-        value = _find_value(source, self.values)
+        value = find_value(source, self.values, UNKNOWN)
         return tuple(value.shape) if is_tensor(value) else self.shapes.get(source)
 
     def _follow_loop(self, loop: Loop) -> None:
@@ -138,12 +138,12 @@ class Extents:
         return self._read_value(source, port)
 
     def _read_value(self, source: Source, port: Port) -> Any:
-        if isinstance(source, (Literal, Param)):
-            value = _find_value(source, self.values)
-            if isinstance(value, str) and port.type.takes_enum:
-                value = port.literal(value)
-            return value if is_tensor(value) or takes_literal(port.type) or value is None else UNKNOWN
-        return ShapeOnly(self.shapes[source]) if source in self.shapes else UNKNOWN
+        value = find_value(source, self.values, UNKNOWN)
+        if value is UNKNOWN:
+            return ShapeOnly(self.shapes[source]) if source in self.shapes else UNKNOWN
+        if isinstance(value, str) and port.type.takes_enum:
+            value = port.literal(value)
+        return value if is_tensor(value) or takes_literal(port.type) or value is None else UNKNOWN
 
     def _describe_sample_source(self, call: Call, rows: Shape) -> str:
         """The source that sets the number of samples: a parameter's list, a port's value, or the node, as text."""
@@ -156,21 +156,17 @@ class Extents:
 
     def _format_source(self, source: Sources) -> str:
         """A value's name in a message."""
-        if isinstance(source, Param):
-            return f"'{source.name}'"
-        return "a literal" if isinstance(source, (Literal, Many)) else self.sources.get(source, "a value")
+        match source:
+            case Param(name):
+                return f"'{name}'"
+            case Literal() | Many():
+                return "a literal"
+        return self.sources.get(source, "a value")
 
 
 def _takes_one_or_list(port: Port) -> bool:
     """Whether a port takes one value or a list of them, as for samples; a list alone is a shape, say."""
     return port.type.sequence is not None and len(port.type.alternatives) > 1
-
-
-def _find_value(source: Sources, values: Mapping[str, Any]) -> Any:
-    """The value of a literal or a parameter; ``UNKNOWN`` for anything else."""
-    if isinstance(source, Literal):
-        return source.value
-    return values.get(source.name, UNKNOWN) if isinstance(source, Param) else UNKNOWN
 
 
 def _list_shape_problems(ops: Mapping[str, Op], values: Mapping[str, Any], limit: int | None = None) -> list[Problem]:
@@ -186,7 +182,9 @@ def _list_machine_problems(ops: Mapping[str, Op], values: Mapping[str, Any]) -> 
     if not checked:
         return []
     calls = walk_calls(ops)
-    written, readers = _find_written_files(calls, values), _find_readers(calls)
+    # Files that the same run writes may exist by the time they are read.
+    written = {path for call in calls if not call.spec.pure for path in _list_paths(call, values)}
+    readers = _find_readers(calls)
     problems: list[Problem] = []
     for call in checked:
         read = readers.get(call.key, [])
@@ -256,7 +254,7 @@ def _check_extras(call: Call, values: Mapping[str, Any], read: Collection[str]) 
 def _check_files(call: Call, values: Mapping[str, Any], written: Collection[Path]) -> Iterator[Problem]:
     """Missing files that a call reads."""
     for name, source in call.settings.items() if call.spec.pure else ():
-        value = _find_value(source, values)
+        value = find_value(source, values, UNKNOWN)
         if isinstance(value, Path) and value not in written and not value.exists():
             subject, remedy, key = f"'{name}'", "write the path of one that is", "with"
             if isinstance(source, Param):
@@ -290,15 +288,10 @@ def _check_parts(call: Call, values: Mapping[str, Any], readers: Iterable[tuple[
     yield Problem(reader.marks.get(port, reader.mark), "missing-part", message, f"nodes.{reader.key}.in.{port}")
 
 
-def _find_written_files(calls: Iterable[Call], values: Mapping[str, Any]) -> set[Path]:
-    """Files that the same run writes: they may exist by the time they are read."""
-    return {path for call in calls if not call.spec.pure for path in _list_paths(call, values)}
-
-
 def _list_paths(call: Call, values: Mapping[str, Any]) -> Iterator[Path]:
     """The files and folders that a call's settings name."""
     for source in call.settings.values():
-        value = _find_value(source, values)
+        value = find_value(source, values, UNKNOWN)
         if isinstance(value, Path):
             yield value
 
@@ -314,7 +307,7 @@ def _read_arguments(
             arguments[name] = read
         elif source is None:
             arguments[name] = call.spec.settings[name].default
-        elif isinstance(value := _find_value(source, values), _Unknown):
+        elif isinstance(value := find_value(source, values, UNKNOWN), _Unknown):
             return None
         else:
             arguments[name] = value

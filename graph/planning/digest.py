@@ -234,7 +234,7 @@ class Digests(dict[str, str]):
     def add(self, ops: Mapping[str, Op]) -> None:
         """Compute the digests of a block's operations, in order."""
         for op in ops.values():
-            self[op.key] = self._call(op) if isinstance(op, Call) else self.loop_digest(op)
+            self[op.key] = self.loop_digest(op) if op.has_blocks else self._call(op)
 
     def source(self, source: Sources) -> str:
         """The digest of a source, or of a port's list of sources."""

@@ -12,12 +12,24 @@ from typing import Any, TypeVar, cast
 
 from guidegraph.graph.cancellation import is_interrupt
 from guidegraph.graph.errors import NodeError, Problem, WorkflowError, suggest
-from guidegraph.graph.ir import Call, Choice, Loop, Op, walk
+from guidegraph.graph.ir import Call, Choice, Loop, Op, list_choices, walk
 from guidegraph.graph.literals import is_plain_data
 from guidegraph.graph.node import NodeSpec
 from guidegraph.graph.planning.topological_order import find_dependencies
 from guidegraph.graph.port import REQUIRED
-from guidegraph.graph.sources import Carry, Index, Item, Literal, Many, Output, Param, Source, Sources, map_sources
+from guidegraph.graph.sources import (
+    Carry,
+    Index,
+    Item,
+    Literal,
+    Many,
+    Output,
+    Param,
+    Source,
+    Sources,
+    list_parameters,
+    map_sources,
+)
 from guidegraph.graph.types import describe_value, is_tensor, takes_literal
 from guidegraph_runtime.declare.choice_words import OTHERWISE, WHEN
 from guidegraph_runtime.error_text import describe_error
@@ -57,7 +69,7 @@ def find_branch_operations(ops: Ops) -> set[str]:
 
 
 def _branch_sources(op: Op) -> Iterator[Source]:
-    yield from op.branches()
+    yield from op.branches().values()
     for block in op.blocks()[:1]:
         inside = find_branch_operations(block.ops)
         for inner in block.ops.values():
@@ -89,11 +101,11 @@ def find_optional_operations(ops: Ops, roots: Iterable[Source]) -> set[str]:
 def drop_optional(ops: Ops, roots: Iterable[Source]) -> dict[str, Op]:
     """The operations without the optional ones, in loop bodies too."""
     optional = find_optional_operations(ops, roots)
-    return {key: _drop_optional_inside(op) if op.has_blocks else op for key, op in ops.items() if key not in optional}
-
-
-def _drop_optional_inside(op: Op) -> Op:
-    return op.map_body(lambda body: drop_optional(body, op.blocks()[0].roots))
+    return {
+        key: replace(op, body=drop_optional(op.body, op.roots())) if op.has_blocks else op
+        for key, op in ops.items()
+        if key not in optional
+    }
 
 
 def find_next_choices(ops: Ops, roots: Iterable[Source], *, effects: bool = True) -> tuple[Choice, ...]:
@@ -101,16 +113,16 @@ def find_next_choices(ops: Ops, roots: Iterable[Source], *, effects: bool = True
     if not any(op.has_branches for op in ops.values()):
         return ()
     certain = certain_operations(ops, roots, effects=effects)
+    choices = {choice.key: choice for choice in list_choices(ops.values())}
     undecided: set[str] = set()
-    choices_ready: list[Choice] = []
-    for op in ops.values():
-        if isinstance(op, Choice):
-            if op.key in certain and not (isinstance(op.when, Output) and op.when.op in undecided):
-                choices_ready.append(op)
-            undecided.add(op.key)
-        elif any(isinstance(source, Output) and source.op in undecided for source in op.sources()):
-            undecided.add(op.key)
-    return tuple(choices_ready)
+    ready: list[str] = []
+    for key, op in ops.items():
+        waits = any(isinstance(source, Output) and source.op in undecided for source in op.certain_sources())
+        if key in choices and key in certain and not waits:
+            ready.append(key)
+        if key in choices or waits:
+            undecided.add(key)
+    return tuple([choices[key] for key in ready])
 
 
 def find_branch_conditions(ops: Ops, roots: Iterable[Source]) -> dict[str, frozenset[tuple[str, str]]]:
@@ -122,25 +134,19 @@ def find_branch_conditions(ops: Ops, roots: Iterable[Source]) -> dict[str, froze
     certain = certain_operations(ops, roots, effects=False)
     first_alike: dict[tuple[Source, frozenset[str]], str] = {}
     leaders = {
-        op.key: first_alike.setdefault((op.when, frozenset(op.inputs)), op.key)
-        for op in ops.values()
-        if isinstance(op, Choice) and op.key in certain
+        choice.key: first_alike.setdefault((choice.when, frozenset(choice.inputs)), choice.key)
+        for choice in list_choices(ops.values())
+        if choice.key in certain
     }
     conditions: dict[str, set[tuple[str, str]]] = {key: set() for key in ops}
     for op in reversed([*ops.values()]):
-        for source, branch in _sources_by_branch(op):
+        for source in op.certain_sources():
             if isinstance(source, Output) and source.op in conditions:
-                conditions[source.op] |= {(leaders.get(op.key, op.key), branch)} if branch else conditions[op.key]
+                conditions[source.op] |= conditions[op.key]
+        for branch, source in op.branches().items():
+            if isinstance(source, Output) and source.op in conditions:
+                conditions[source.op].add((leaders.get(op.key, op.key), branch))
     return {key: frozenset() if key in certain else frozenset(branches) for key, branches in conditions.items()}
-
-
-def _sources_by_branch(op: Op) -> Iterator[tuple[Source, str]]:
-    """The sources of an operation, each with the branch that reads it, or "" if it is always read."""
-    if isinstance(op, Choice):
-        yield op.when, ""
-        yield from ((op.branch(name), name) for name in op.inputs)
-    else:
-        yield from ((source, "") for source in op.sources())
 
 
 @dataclass
@@ -163,7 +169,7 @@ def make_choices(ops: Ops, roots: Iterable[Source], branches: Mapping[str, str] 
     for a branch that does not fit the port that reads it.
     """
     result = BlockAfterChoices(dict(ops))
-    if any(isinstance(op, Choice) for op in walk(ops)):
+    if any(op.has_branches for op in walk(ops)):
         new_ops = _make_choices(ops, branches or {}, result)
         result.ops = _drop_unneeded(ops, new_ops, map(result.source, roots))
     return result
@@ -172,17 +178,21 @@ def make_choices(ops: Ops, roots: Iterable[Source], branches: Mapping[str, str] 
 def _make_choices(ops: Ops, branches: Mapping[str, str], result: BlockAfterChoices) -> dict[str, Op]:
     new_ops: dict[str, Op] = {}
     for op in ops.values():
-        op = _replace_sources(op, result)
-        if isinstance(op, Choice) and (op.key in branches or isinstance(op.when, Literal)):
-            branch = branches.get(op.key)
-            if branch is None:
-                assert isinstance(op.when, Literal)
-                branch = choose_branch(op, op.when.value)
-            result.taken[op.key] = branch
-            result.aliases[Output(op.key, "out")] = op.branch(branch)
-            continue
-        new_ops[op.key] = _make_choices_in_loop(op, branches, result) if isinstance(op, Loop) else op
+        match _replace_sources(op, result):
+            case Loop() as loop:
+                new_ops[op.key] = _make_choices_in_loop(loop, branches, result)
+            case Choice() as choice if (branch := _find_known_branch(choice, branches)) is not None:
+                result.taken[op.key] = branch
+                result.aliases[Output(op.key, "out")] = choice.branches()[branch]
+            case other:
+                new_ops[op.key] = other
     return new_ops
+
+
+def _find_known_branch(choice: Choice, branches: Mapping[str, str]) -> str | None:
+    if choice.key in branches:
+        return branches[choice.key]
+    return choose_branch(choice, choice.when.value) if isinstance(choice.when, Literal) else None
 
 
 def _make_choices_in_loop(loop: Loop, branches: Mapping[str, str], result: BlockAfterChoices) -> Loop:
@@ -200,9 +210,10 @@ def make_parameter_choices(ops: Ops, roots: Iterable[Source], values: Mapping[st
     result = BlockAfterChoices(dict(ops))
     root_sources = list(roots)
     while branches := {
-        op.key: choose_branch(op, values[op.when.name])
-        for op in walk(result.ops)
-        if isinstance(op, Choice) and isinstance(op.when, Param) and op.when.name in values
+        choice.key: choose_branch(choice, values[name])
+        for choice in list_choices(walk(result.ops))
+        for name in list_parameters([choice.when])
+        if name in values
     }:
         next_result = make_choices(result.ops, map(result.source, root_sources), branches)
         result = BlockAfterChoices(
@@ -253,9 +264,9 @@ def rewrite_sources(op: Op, change: Rewrite) -> Op:
 def bind_params(op: Op, values: Mapping[str, Literal]) -> Op:
     """The operation with these parameters replaced by their values, converted for the ports that they feed.
 
-    A call that reads no parameter stays the same object, with all that is known of it.
+    An operation that reads no parameter stays the same object, with all that is known of it.
     """
-    if isinstance(op, Call) and not any(isinstance(source, Param) for source in op.sources()):
+    if not list_parameters(op.sources()):
         return op
     return bind_sources(op, {Param(name): value for name, value in values.items()})
 
@@ -265,12 +276,12 @@ def bind_sources(op: Op, values: Mapping[Source, Source]) -> Op:
 
     Raises ``ValueError`` for a literal that does not fit its port.
     """
-    if isinstance(op, Call):
-        return replace(op, inputs=_bind(op, op.inputs, values), settings=_bind(op, op.settings, values))
-    return op.map_sources(
-        lambda source: source if isinstance(source, Literal) else values.get(source, source),
-        lambda inner: bind_sources(inner, values),
-    )
+    if op.has_blocks:
+        return op.map_sources(
+            lambda source: source if isinstance(source, Literal) else values.get(source, source),
+            lambda inner: bind_sources(inner, values),
+        )
+    return replace(op, inputs=_bind(op, op.inputs, values), settings=_bind(op, op.settings, values))
 
 
 def _bind(call: Call, sources: Mapping[str, Sources], values: Mapping[Source, Source]) -> dict[str, Sources]:
@@ -339,7 +350,7 @@ def hoist(ops: Ops) -> dict[str, Op]:
     """
     hoisted: dict[str, Op] = {}
     for op in ops.values():
-        if not isinstance(op, Loop) or _is_empty(op):
+        if not op.has_blocks or _is_empty(op):
             hoisted[op.key] = op
             continue
         body = hoist(op.body)
@@ -469,7 +480,7 @@ def skip(ops: Ops, values: Mapping[Source, Any]) -> tuple[dict[str, Op], dict[So
     skipped: dict[str, Op] = {}
     aliases: dict[Source, Source] = {}
     for op in ops.values():
-        if isinstance(op, Loop):
+        if op.has_blocks:
             body, body_aliases = skip(op.body, values)
             aliases.update(body_aliases)
             skipped[op.key] = replace(op, body=body)

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 from functools import wraps
 from typing import Any, cast
 
-from guidegraph.graph.ir import Call, CallLayout, Choice, Loop, Op
+from guidegraph.graph.ir import Call, CallLayout, Choice, Loop, Op, find_loops, list_calls
 from guidegraph.graph.node import Watch
 from guidegraph.graph.planning.digest import FRESH, value_digest
 from guidegraph.graph.planning.passes import (
@@ -43,13 +43,13 @@ class BatchCall:
 def group_siblings(ops: Mapping[str, Op]) -> list[Op | BatchCall]:
     """The operations in topological order, with siblings as one ``BatchCall``."""
     families: dict[Any, list[Call]] = {}
-    for op in ops.values():
-        if isinstance(op, Call) and op.spec.batchable and op.spec.pure:
-            families.setdefault(_family_key(op), []).append(op)
+    for call in list_calls(ops.values()):
+        if call.spec.batchable and call.spec.pure:
+            families.setdefault(_family_key(call), []).append(call)
     groups: list[tuple[Call, ...]] = []
     for family in families.values():
         if len(family) > 1:
-            groups += [tuple(g) for g in _group_independent(ops, {c.key for c in family}).values() if len(g) > 1]
+            groups += [tuple(g) for g in _group_independent(ops, {c.key: c for c in family}).values() if len(g) > 1]
     return _sort_batches(ops, groups) if groups else list(ops.values())
 
 
@@ -71,15 +71,15 @@ def _source_key(source: Source) -> str:
     return f"object {id(source.value)}" if digest.startswith(FRESH) else digest
 
 
-def _group_independent(ops: Mapping[str, Op], family: set[str]) -> dict[int, list[Call]]:
+def _group_independent(ops: Mapping[str, Op], family: Mapping[str, Call]) -> dict[int, list[Call]]:
     """Members by rank, the number of members on the longest path to each. Those of one rank are independent."""
     ranks: dict[str, int] = {}
     members: dict[int, list[Call]] = {}
     for key, op in ops.items():
         rank = max((ranks[s.op] for s in op.sources() if isinstance(s, Output) and s.op in ranks), default=0)
         ranks[key] = rank + (key in family)
-        if key in family and isinstance(op, Call):
-            members.setdefault(ranks[key], []).append(op)
+        if key in family:
+            members.setdefault(ranks[key], []).append(family[key])
     return members
 
 
@@ -113,7 +113,8 @@ Slot = int
 class Step:
     """A call, a batch of calls or a loop, with slots for arguments and outputs.
 
-    ops: the operation that the step runs, or the calls of a batch. function: of the node; None for a loop or a batch.
+    call: the call; None for a loop or a batch. ops: the operation that the step runs, or the calls of a batch.
+    function: of the node; None for a loop or a batch.
     args: slots (or tuples of slots) of leading ports, passed by position. wired: those passed by the name of their port
     or setting. layout: of a call. outs: the slot of each output. reads: all slots that the step reads. plain: see
     ``CallLayout``. watch: the process state to restore after it. frees: slots that this step is the last to use.
@@ -122,7 +123,7 @@ class Step:
     accelerated: computes the members of an accelerated part at once, from the slots.
     """
 
-    op: Call | Loop | BatchCall
+    call: Call | None
     ops: tuple[Op, ...]
     outs: tuple[Slot, ...]
     reads: tuple[Slot, ...]
@@ -304,9 +305,9 @@ def _plan_body_after_choices(loop: Loop, branches: Mapping[str, str], passes: fr
     """The plan of a loop's body with these branches taken; operations that are now invariant run before it."""
     after_choices = make_choices({loop.key: loop}, [], branches).ops
     ops = hoist(after_choices) if "hoist" in passes else after_choices
-    chosen = ops.pop(loop.key)
-    assert isinstance(chosen, Loop)
+    chosen = find_loops(ops.values())[loop.key]
     plan = plan_body(chosen, passes)
+    del ops[loop.key]
     if ops:
         read = {source for op in chosen.body.values() for source in op.sources()} | {*chosen.roots()}
         plan.before = flatten_block(ops, [s for s in read if isinstance(s, Output) and s.op in ops], passes)
@@ -372,10 +373,10 @@ def _phase(
 
 def _drop_ports(ops: Mapping[str, Op], dropped: Collection[tuple[str, str]]) -> dict[str, Op]:
     """The operations without these ports, each given as (key of the call, port)."""
-    return {
-        key: drop_ports(op, frozenset(port for k, port in dropped if k == key)) if isinstance(op, Call) else op
-        for key, op in ops.items()
-    }
+    changed = dict(ops)
+    for call in list_calls(ops.values()):
+        changed[call.key] = drop_ports(call, frozenset(port for key, port in dropped if key == call.key))
+    return changed
 
 
 def flatten_block(
@@ -404,21 +405,23 @@ def flatten_block(
 
 
 def _step(op: Op | BatchCall, slots: Slots, passes: frozenset[str]) -> Step:
-    if isinstance(op, BatchCall):
-        members = tuple(call_step(call, slots) for call in op.calls)
-        outs = tuple(slot for member in members for slot in member.outs)
-        reads = tuple(slot for member in members for slot in member.reads)
-        call = op.calls[0]
-        leading = list(call.spec.inputs)[: len(members[0].args)]  # these are passed by position
-        ports = [port for port in call.spec.batchable if port in call.inputs]
-        joined = tuple(leading.index(port) if port in leading else port for port in ports)
-        return Step(op, op.calls, outs, reads, watch=members[0].watch, members=members, joined=joined)
-    if isinstance(op, Call):
-        return call_step(op, slots)
-    closure = tuple((s, slots.of(s)) for s in dict.fromkeys(op.sources()))
-    positions = {name: i for i, name in enumerate(op.outputs)}
-    reads, outs = tuple(slot for _, slot in closure), slots.outputs(op.key, positions)
-    return Step(op, (op,), outs, reads, body=plan_body(op, passes), closure=closure)
+    match op:
+        case BatchCall():
+            members = tuple(call_step(call, slots) for call in op.calls)
+            outs = tuple(slot for member in members for slot in member.outs)
+            reads = tuple(slot for member in members for slot in member.reads)
+            call = op.calls[0]
+            leading = list(call.spec.inputs)[: len(members[0].args)]  # these are passed by position
+            ports = [port for port in call.spec.batchable if port in call.inputs]
+            joined = tuple(leading.index(port) if port in leading else port for port in ports)
+            return Step(None, op.calls, outs, reads, watch=members[0].watch, members=members, joined=joined)
+        case Loop():
+            closure = tuple((s, slots.of(s)) for s in dict.fromkeys(op.sources()))
+            positions = {name: i for i, name in enumerate(op.outputs)}
+            reads, outs = tuple(slot for _, slot in closure), slots.outputs(op.key, positions)
+            return Step(None, (op,), outs, reads, body=plan_body(op, passes), closure=closure)
+        case Call():
+            return call_step(op, slots)
 
 
 def plan_body(loop: Loop, passes: frozenset[str]) -> BodyPlan:
@@ -432,7 +435,7 @@ def plan_body(loop: Loop, passes: frozenset[str]) -> BodyPlan:
     optional = find_optional_operations(loop.body, roots)
     if "precompute" in passes - loop.excluded_passes:
         for key, op in loop.body.items():
-            certain = isinstance(op, Call) and not isinstance(op, Choice) and key not in optional
+            certain = not (op.has_blocks or op.has_branches or key in optional)
             in_prologue = certain and op.is_pure and not any(_reads_main(s, loop, main_ops) for s in op.sources())
             (prologue if in_prologue else main_ops)[key] = op
     else:
@@ -450,7 +453,7 @@ def plan_body(loop: Loop, passes: frozenset[str]) -> BodyPlan:
     prologue_plan = flatten_block(prologue, prologue_roots, passes) if prologue else None
     calls_with_needs: tuple[Call, ...] = ()
     if "skip" in passes:
-        calls_with_needs = tuple(op for op in main_ops.values() if isinstance(op, Call) and op.spec.needs is not None)
+        calls_with_needs = tuple(call for call in list_calls(main_ops.values()) if call.spec.needs is not None)
     needs_sources = tuple(
         source
         for call in calls_with_needs
@@ -465,11 +468,11 @@ def plan_body(loop: Loop, passes: frozenset[str]) -> BodyPlan:
 def _find_invariant(loop: Loop) -> dict[str, Call]:
     """The loop-invariant calls of a body that were not moved before the loop."""
     invariant: dict[str, Call] = {}
-    for key, op in loop.body.items():
-        reads: list[Source] = [s for s in op.sources() if isinstance(s, (Carry, Item, Index)) and s.loop == loop.key]
-        reads += [s for s in op.sources() if isinstance(s, Output) and s.op in loop.body and s.op not in invariant]
-        if not reads and isinstance(op, Call) and not isinstance(op, Choice) and op.is_pure:
-            invariant[key] = op
+    for call in list_calls(loop.body.values()):
+        reads: list[Source] = [s for s in call.sources() if isinstance(s, (Carry, Item, Index)) and s.loop == loop.key]
+        reads += [s for s in call.sources() if isinstance(s, Output) and s.op in loop.body and s.op not in invariant]
+        if call.is_pure and not call.has_branches and not reads:
+            invariant[call.key] = call
     return invariant
 
 

@@ -14,7 +14,7 @@ from guidegraph.graph.language.syntax import NamedLinks, ParsedLoop
 from guidegraph.graph.resolution.block_resolver import BlockContext, BlockResolver
 from guidegraph.graph.resolution.link_rule import have_common_type, join
 from guidegraph.graph.resolution.scope import ResolvedNode, Scope, TypedSource
-from guidegraph.graph.sources import Literal, Output, Param, Source
+from guidegraph.graph.sources import Output, Source
 from guidegraph.graph.types import ANY, NEVER_ITERATED, PortType, SequenceOf, Tensor, make_tensor_type, union
 
 TypedByName = dict[str, TypedSource | None]
@@ -163,7 +163,7 @@ def _resolve_over(resolver: BlockResolver, loop: ParsedLoop, scope: Scope) -> Ty
     typed = resolver.find_source(loop.over, scope, path) if loop.over is not None else None
     if typed is None or loop.over is None:
         return None
-    is_allowed = may_iterate if isinstance(typed.source, (Param, Literal)) else can_iterate
+    is_allowed = may_iterate if typed.is_given else can_iterate
     if not is_allowed(typed.type):
         message = (
             f"a loop runs over a sequence, a tensor or a number of iterations, '{loop.over.text}' gives {typed.type}"

@@ -17,7 +17,7 @@ from guidegraph.graph.node import NodeSpec, Registry
 from guidegraph.graph.port import Port
 from guidegraph.graph.resolution.link_rule import can_link, may_fit, may_pass, narrows
 from guidegraph.graph.resolution.scope import Scope, TypedSource, Unresolved, resolve_link
-from guidegraph.graph.sources import Literal, Many, Param, Source, Sources
+from guidegraph.graph.sources import Literal, Many, Source, Sources
 from guidegraph.graph.types import PortType, explain_mismatch, list_remedies, takes_literal
 
 GUESSES = 100
@@ -109,7 +109,7 @@ class PortResolver:
         source, kind = typed.source, _find_linked_type(typed)
         if self.types is not None:
             self.types.ports[link.mark] = port.type
-        if not fits(source, kind, port.type) or (port.annotation is None and names_enum(source, kind, port.type)):
+        if not fits(typed, kind, port.type) or (port.annotation is None and _names_enum(typed, kind, port.type)):
             message = f"'{link.text}' gives {kind}, port '{port.name}' takes {port.type}"
             self.report(link.mark, "type-mismatch", message + self._suggest_remedy(kind, port.type, link, scope), path)
             return None
@@ -120,7 +120,7 @@ class PortResolver:
         if isinstance(source, Literal):
             literal = self._pass_literal(source, port, link, path)
             return None if literal is None else (literal, ())
-        if _is_path(source, kind, port.type):
+        if _names_path(typed, kind, port.type):
             return source, ()
         return source, _list_checks(typed, port.type)
 
@@ -214,7 +214,7 @@ class PortResolver:
         head = link.text.partition(".")[0]
         entry = scope.find_node(head)
         outputs = entry.outputs.items() if entry else ()
-        fitting = [f"{head}.{name}" for name, output in outputs if fits(output.source, output.type, target)]
+        fitting = [f"{head}.{name}" for name, output in outputs if fits(output, output.type, target)]
         if fitting:
             return f"; of the same node, {' or '.join(fitting)} fits"
         if converters := find_converters(kind, target, list(self.registry.nodes.values())):
@@ -237,7 +237,7 @@ def _list_checks(typed: TypedSource, target: PortType) -> Checks:
 
 def accepts(target: PortType, typed: TypedSource) -> bool:
     """Whether a port of type ``target`` takes a link to a source."""
-    return fits(typed.source, _find_linked_type(typed), target) and _fits_actually(typed, target)
+    return fits(typed, _find_linked_type(typed), target) and _fits_actually(typed, target)
 
 
 def _find_linked_type(typed: TypedSource) -> PortType:
@@ -252,35 +252,31 @@ def _fits_actually(typed: TypedSource, target: PortType) -> bool:
     """Whether a value of the type that a sub-workflow's caller links, if it is known, may fit a port inside."""
     if typed.actual_type is None:
         return True
-    if isinstance(typed.source, (Param, Literal)):
-        return fits(typed.source, typed.actual_type, target)
+    if typed.is_given:
+        return fits(typed, typed.actual_type, target)
     return may_pass(typed.actual_type, target)
 
 
-def fits(source: Source, kind: PortType, target: PortType) -> bool:
-    """Whether a source may be linked to a port.
+def fits(typed: TypedSource, kind: PortType, target: PortType) -> bool:
+    """Whether a source, taken to be of type ``kind``, may be linked to a port.
 
     The value of a parameter or literal is checked before the run, so one fitting alternative is enough. Its text may
     also name a path, or a value of an enumeration.
     """
-    if isinstance(source, (Param, Literal)):
-        return may_fit(kind, target) or _is_path(source, kind, target) or names_enum(source, kind, target)
+    if typed.is_given:
+        return may_fit(kind, target) or _names_path(typed, kind, target) or _names_enum(typed, kind, target)
     return can_link(kind, target)
 
 
-def names_enum(source: Source, kind: PortType, target: PortType) -> bool:
+def _names_enum(typed: TypedSource, kind: PortType, target: PortType) -> bool:
     """Whether a port takes the text of a source as a value of an enumeration."""
-    is_text = isinstance(source, (Param, Literal)) and is_text_type(kind)
-    return is_text and target.takes_enum and not may_fit(kind, target)
+    return typed.is_given and is_text_type(kind) and target.takes_enum and not may_fit(kind, target)
 
 
-def _is_path(source: Source, kind: PortType, target: PortType) -> bool:
-    return (
-        isinstance(source, (Param, Literal))
-        and is_text_type(kind)
-        and Path in target.alternatives
-        and str not in target.alternatives
-    )
+def _names_path(typed: TypedSource, kind: PortType, target: PortType) -> bool:
+    """Whether a port takes the text of a source as a path."""
+    is_path = Path in target.alternatives and str not in target.alternatives
+    return typed.is_given and is_text_type(kind) and is_path
 
 
 def _list_plain_texts(tree: Tree) -> Iterator[Scalar]:

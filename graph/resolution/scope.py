@@ -9,7 +9,7 @@ from typing import NamedTuple, NoReturn
 from guidegraph.graph.errors import Problem, suggest
 from guidegraph.graph.language.yaml_tree import Scalar, describe_tree, shorten
 from guidegraph.graph.resolution.link_rule import narrows
-from guidegraph.graph.sources import Carry, Index, Item, Source
+from guidegraph.graph.sources import Carry, Index, Item, Literal, Param, Source
 from guidegraph.graph.types import ANY, PortType, namedtuple_fields
 
 INT = PortType((int,))
@@ -28,6 +28,11 @@ class TypedSource(NamedTuple):
     type: PortType
     actual_type: PortType | None = None
     possible_type: PortType | None = None
+
+    @property
+    def is_given(self) -> bool:
+        """Whether its value is checked before the run: that of a parameter or literal is."""
+        return isinstance(self.source, (Param, Literal))
 
     @property
     def widest_type(self) -> PortType:

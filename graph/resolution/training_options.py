@@ -11,7 +11,7 @@ from typing import Annotated, Any, TypeAlias
 from annotated_types import Ge
 
 from guidegraph.graph.errors import Mark, suggest
-from guidegraph.graph.ir import Call, GraphOutput, Loop, Op, walk
+from guidegraph.graph.ir import GraphOutput, Loop, Op, walk_calls
 from guidegraph.graph.language.syntax import ParsedTrain, ParsedTraining
 from guidegraph.graph.language.yaml_tree import Scalar, Tree, shorten, to_python
 from guidegraph.graph.literals import convert_literal
@@ -132,14 +132,15 @@ def _warn_of_equal_draws(loop: ParsedTraining, body: Mapping[str, Op]) -> None:
     They draw the same numbers at every step, and a training on those gives no error. Seeds that may differ from step to
     step are let through.
     """
-    for op in walk(body, previews=False):
-        if not isinstance(op, Call) or op.mark.file != loop.mark.file or op.argument("index") is not None:
+    for call in walk_calls(body, previews=False):
+        if call.mark.file != loop.mark.file or call.argument("index") is not None:
             continue
-        has_index, seed = "index" in op.spec.inputs, op.argument("seed")
-        if has_index and "seed" in op.spec.settings and (seed is None or isinstance(seed, (Literal, Param))):
+        has_index, seed = "index" in call.spec.inputs, call.argument("seed")
+        if has_index and "seed" in call.spec.settings and (seed is None or isinstance(seed, (Literal, Param))):
             warnings.warn(
-                f"{op.mark}: {op.spec.id} draws the same numbers at every step of the training: link its port 'index', "
-                f"in: {{index: loop.index}}, or move it before the loop to draw once on purpose [nodes.{op.key}]",
+                f"{call.mark}: {call.spec.id} draws the same numbers at every step of the training: link its port "
+                "'index', in: {index: loop.index}, or move it before the loop to draw once on purpose "
+                f"[nodes.{call.key}]",
                 stacklevel=2,
             )
 

@@ -15,7 +15,7 @@ from guidegraph.graph.cancellation import CancelToken
 from guidegraph.graph.errors import Cancelled
 from guidegraph.graph.execution.join_calls import Arguments, Sizes, call_as_batch
 from guidegraph.graph.execution.run_record import RunResult
-from guidegraph.graph.ir import Call, Choice, Graph, Loop, Op, walk
+from guidegraph.graph.ir import Call, Graph, Op, walk
 from guidegraph.graph.port import port_kinds
 from guidegraph.graph.training.fit import Fit
 from guidegraph.graph.types import is_tensor
@@ -234,10 +234,10 @@ class SharedCalls:
     def _share_ops(self, ops: Mapping[str, Op], task: Task) -> dict[str, Op]:
         shared = dict(ops)
         for key, op in ops.items():
-            if isinstance(op, Loop):
+            if op.has_blocks:
                 if not isinstance(op, Fit):
                     shared[key] = replace(op, body=self._share_ops(op.body, task))
-            elif op.spec.batchable and op.spec.pure and not isinstance(op, Choice):
+            elif op.spec.batchable and op.spec.pure and not op.has_branches:
                 shared[key] = replace(op, spec=replace(op.spec, function=self._wait_for_others(op, task)))
         return shared
 
@@ -337,7 +337,7 @@ def find_unshared(graph: Graph) -> Iterator[tuple[str, str]]:
     for op in walk(graph.ops):
         if isinstance(op, Fit):
             yield f"nodes.{op.key}", "it trains, and each training runs alone"
-        elif isinstance(op, Call) and op.key not in graph.ops and not isinstance(op, Choice):
+        elif not op.has_blocks and not op.has_branches and op.key not in graph.ops:
             takes_model = any("model" in port_kinds(port.type) for port in op.spec.inputs.values())
             if takes_model and not op.spec.batchable:
                 yield (

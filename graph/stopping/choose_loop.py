@@ -8,12 +8,12 @@ from dataclasses import replace
 from typing import Any
 
 from guidegraph.graph.errors import Mark, Problem, WorkflowError, suggest
-from guidegraph.graph.ir import Call, Graph, Loop, Op
+from guidegraph.graph.ir import Graph, Op, find_loops
 from guidegraph.graph.planning.passes import make_effect_test
 from guidegraph.graph.planning.plan import find_needed_ops
 from guidegraph.graph.planning.topological_order import find_dependencies
 from guidegraph.graph.run_config import RunConfig
-from guidegraph.graph.sources import Literal, Param
+from guidegraph.graph.sources import Literal, find_value
 from guidegraph.graph.stopping.loop_state import LoopState
 
 STOP = "--stop-at"
@@ -41,11 +41,7 @@ def find_stop(graph: Graph, values: Mapping[str, Any], config: RunConfig) -> tup
 def check_stop(graph: Graph, values: Mapping[str, Any], config: RunConfig) -> None:
     """Check ``config.stop_at`` of a run from the beginning. Raises ``WorkflowError``."""
     key, iterations = find_stop(graph, values, config)
-    loop = graph.ops[key]
-    assert isinstance(loop, Loop)
-    over = values.get(loop.over.name) if isinstance(loop.over, Param) else None
-    if isinstance(loop.over, Literal):
-        over = loop.over.value
+    over = find_value(graph.loops[key].over, values)
     total = len(over) if isinstance(over, (list, tuple)) else over  # of anything else, only the run knows it
     if isinstance(total, int) and iterations > total:
         message = f"nodes.{key} has {max(total, 0)} iterations with these parameters; found {iterations}"
@@ -57,7 +53,7 @@ def list_stoppable_loops(ops: Mapping[str, Op]) -> list[str]:
 
     Training loops have checkpoints of their own, and loops inside of loops cannot be stopped.
     """
-    return [key for key, op in ops.items() if isinstance(op, Loop) and op.can_stop]
+    return [key for key, loop in find_loops(ops.values()).items() if loop.can_stop]
 
 
 def find_run_ops(graph: Graph, values: Mapping[str, Any], only: Collection[str] | None) -> dict[str, Op]:
@@ -82,23 +78,19 @@ def resume_loop(graph: Graph, state: LoopState, *, checks_names: bool = False) -
     the same, and the loop compares the names with the state. A start that needs an earlier loop or a node with effects
     is not compared.
     """
-    loop = graph.ops[state.loop]
-    assert isinstance(loop, Loop)
     carry = {name: Literal(value) for name, value in state.read_carry().items()}
     starts = {
         name: source
-        for name, source in loop.carry.items()
+        for name, source in graph.loops[state.loop].carry.items()
         if checks_names
         and state.has_names(name)
-        and all(isinstance(op, Call) and op.spec.pure for op in find_dependencies(graph.ops, [source]).values())
+        and all(op.is_pure and not op.has_blocks for op in find_dependencies(graph.ops, [source]).values())
     }
     return _replace_loop(graph, state.loop, carry=carry, resumed=state, starts=starts)
 
 
 def _replace_loop(graph: Graph, key: str, **changes: Any) -> Graph:
-    op = graph.ops[key]
-    assert isinstance(op, Loop)
-    return replace(graph, ops={**graph.ops, key: replace(op, **changes)})
+    return replace(graph, ops={**graph.ops, key: replace(graph.loops[key], **changes)})
 
 
 def _problem(code: str, message: str) -> Problem:

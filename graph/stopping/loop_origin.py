@@ -14,10 +14,10 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 from guidegraph.graph.errors import Mark, Problem, WorkflowError, suggest
-from guidegraph.graph.ir import Call, Graph, Loop, Op, walk, walk_calls
+from guidegraph.graph.ir import Graph, Loop, Op, find_loops, walk, walk_calls
 from guidegraph.graph.planning.digest import path_digest
 from guidegraph.graph.planning.plan import find_needed_ops
-from guidegraph.graph.sources import Literal, Many, Output, Param, Sources, list_sources
+from guidegraph.graph.sources import Literal, Many, Output, Param, Sources, list_parameters, list_sources
 from guidegraph.graph.stopping.choose_loop import find_run_ops, list_stoppable_loops, resume_loop
 from guidegraph.graph.stopping.loop_state import REFUSED, LoopState
 from guidegraph.graph.types import SequenceOf
@@ -44,7 +44,7 @@ def describe_origin(ops: Mapping[str, Op], values: Mapping[str, Any], loop: Loop
         if key in ops and key not in upstream:
             upstream[key] = ops[key]
             pending += ops[key].dependencies
-    loops = {key: op for key, op in [(loop.key, loop), *upstream.items()] if isinstance(op, Loop)}
+    loops = find_loops([loop, *upstream.values()])
     inner = walk_calls(loops)
     described = {*upstream, *(op.key for op in walk(loops))}
     return {
@@ -62,7 +62,7 @@ def _describe_op(op: Op, values: Mapping[str, Any], described: Collection[str]) 
 
     described: the keys of all described operations. An argument that links to another is a branch that is not taken.
     """
-    if isinstance(op, Loop):
+    if op.has_blocks:
         starts = {f"carry.{name}": _describe_source(source, values) for name, source in op.carry.items()}
         return {"use": "loop", "version": "", "arguments": {"over": _describe_source(op.over, values), **starts}}
     arguments = {
@@ -75,14 +75,15 @@ def _describe_op(op: Op, values: Mapping[str, Any], described: Collection[str]) 
 
 
 def _describe_source(source: Sources, values: Mapping[str, Any]) -> Json:
-    if isinstance(source, Many):
-        return {"list": [_describe_source(element, values) for element in source.sources]}
-    if isinstance(source, Output):
-        return {"node": source.op, "output": source.name}
-    if isinstance(source, Param):
-        return {"param": source.name, "value": describe_constant(values.get(source.name))}
-    if isinstance(source, Literal):
-        return {"value": describe_constant(source.value)}
+    match source:
+        case Many(sources):
+            return {"list": [_describe_source(element, values) for element in sources]}
+        case Output(op, name):
+            return {"node": op, "output": name}
+        case Param(name):
+            return {"param": name, "value": describe_constant(values.get(name))}
+        case Literal(value):
+            return {"value": describe_constant(value)}
     return {"inner": str(source)}
 
 
@@ -116,7 +117,7 @@ def _list_models(upstream: Mapping[str, Op], loop: Loop) -> list[Json]:
     models = []
     for source in sorted(read, key=lambda source: (source.op, source.name)):
         op = upstream[source.op]
-        if isinstance(op, Call) and not op.dependencies:
+        if not op.has_blocks and not op.dependencies:
             kinds = [kind for kind in op.outputs[source.name].alternatives if not isinstance(kind, SequenceOf)]
             if any(getattr(kind, "_is_protocol", False) for kind in kinds):  # models are typed by protocols
                 models.append({"type": str(op.outputs[source.name]), "node": source.op})
@@ -234,9 +235,7 @@ def _describe_change(port: str, before: Json, now: Json) -> str:
 def read_origin(graph: Graph, values: Mapping[str, Any], only: Collection[str] | None, loop: str) -> Json:
     """The origin of the state of a loop in this run."""
     needed = find_run_ops(graph, values, only)
-    op = needed[loop]
-    assert isinstance(op, Loop)
-    return describe_origin(needed, values, op)
+    return describe_origin(needed, values, find_loops(needed.values())[loop])
 
 
 def check_resume(
@@ -253,8 +252,8 @@ def check_resume(
     change that only finished work would read is a problem too, since it would have no effect.
     """
     needed = find_run_ops(graph, values, only)
-    loop = needed.get(state.loop)
-    if not isinstance(loop, Loop) or not loop.can_stop:
+    loop = find_loops(needed.values()).get(state.loop)
+    if loop is None or not loop.can_stop:
         remedy = suggest(state.loop, list_stoppable_loops(needed), "loops")
         message = f"the state is of the loop '{state.loop}', which this run does not have; {remedy}"
         raise WorkflowError([Problem(Mark(str(graph.file), 1, 1), REFUSED, message)])
@@ -294,4 +293,4 @@ def _list_params(graph: Graph, ops: Mapping[str, Op]) -> set[str]:
     """The parameters that operations or outputs read."""
     sources = [source for op in walk(ops) for source in op.sources()]
     sources += [output.source for output in graph.outputs.values()]
-    return {source.name for source in sources if isinstance(source, Param)}
+    return set(list_parameters(sources))

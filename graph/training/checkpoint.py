@@ -10,7 +10,7 @@ from textwrap import shorten
 from typing import TYPE_CHECKING, Any
 
 from guidegraph.graph.execution.loop import stack, to_device
-from guidegraph.graph.ir import Loop, walk
+from guidegraph.graph.ir import Loop, find_loops, walk
 from guidegraph.graph.planning.digest import Digests
 from guidegraph.graph.planning.plan import Plan
 from guidegraph.graph.training.trained_model import TrainedModel, get_trained_state, load_trained_state
@@ -229,8 +229,7 @@ def resume_key(plan: Plan, loop: Loop) -> str:
     """
     digests = Digests(plan.config.dtype, structural=True)
     digests.add(plan.bound)
-    bound = next((op for op in walk(plan.bound) if op.key == loop.key), loop)
-    assert isinstance(bound, Loop)
+    bound = find_loops(walk(plan.bound)).get(loop.key, loop)
     return digests.loop_digest(bound, without=("precision", "steps"))
 
 

@@ -112,9 +112,10 @@ def run_training(step: Step, outside: dict[Source, Any], context: LoopContext, p
     """Run a training loop, with nothing accelerated. Returns its outputs. Raises ``NodeError``, ``Cancelled``."""
     import torch
 
-    fit, body_plan = step.op, step.body
-    assert isinstance(fit, Fit)
+    body_plan = step.body
     assert body_plan is not None
+    fit = body_plan.loop
+    assert isinstance(fit, Fit)
     device = current_device()
     try:
         several_gradients = keep_for_several_gradients(plan.config.accelerate)
@@ -148,7 +149,7 @@ class _TrainingRun:
         self.step, self.fit, self.body_plan = step, fit, body_plan
         self.outside, self.context, self.plan = outside, context, plan
         self.training = training = _apply_all_links(fit.training, outside)
-        self.has_loops = any(isinstance(op, Loop) for op in walk(fit.body))
+        self.has_loops = any(op.has_blocks for op in walk(fit.body))
         self.items = list_items(step, outside[fit.over])
         self.total = len(self.items) if fit.steps is None else int(outside[fit.steps])
         if self.total < 0:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Literal, TypeAlias, get_args
 
 from guidegraph.graph.errors import Mark
-from guidegraph.graph.ir import Call, Choice, Loop, Op, walk
+from guidegraph.graph.ir import Call, Op, walk
 from guidegraph.graph.origins import Origins, list_origins, trace_origins
 from guidegraph.graph.port import Port
 from guidegraph.graph.sources import Literal as Constant
@@ -45,11 +45,11 @@ def list_effects(ops: Mapping[str, Op], values: Mapping[str, Any]) -> list[Effec
     values: of the parameters, by name. A parameter without a value has no effect yet.
     """
     # The paths of a choice are listed at the node that uses them.
-    touching = [op for op in walk(ops) if isinstance(op, Loop) or (op.spec.path_ports and not isinstance(op, Choice))]
+    touching = [op for op in walk(ops) if op.has_blocks or (op.spec.path_ports and not op.has_branches)]
     origins = trace_origins(ops, items=True) if touching else {}
     effects: list[Effect] = []
     for op in touching:
-        if isinstance(op, Call):
+        if not op.has_blocks:
             effects += _list_call_effects(op, origins, values)
             continue
         for option, (folder, _) in op.folders().items():
@@ -99,12 +99,13 @@ def _list_paths(sources: Sources, origins: Origins, values: Mapping[str, Any]) -
     """The paths that sources give, each with its parameter or ""; a choice gives the paths of all branches."""
     for source in list_sources(sources):
         for origin, _ in list_origins(source, origins):
-            if isinstance(origin, Constant):
-                yield from ((path, "") for path in _flatten_paths(origin.value))
-            elif not isinstance(origin, Param):
-                yield None, ""
-            elif origin.name in values:
-                yield from ((path, origin.name) for path in _flatten_paths(values[origin.name]))
+            match origin:
+                case Constant(value):
+                    yield from ((path, "") for path in _flatten_paths(value))
+                case Param(name):
+                    yield from ((path, name) for path in (_flatten_paths(values[name]) if name in values else ()))
+                case _:
+                    yield None, ""
 
 
 def _flatten_paths(value: object) -> Iterator[Path | None]:

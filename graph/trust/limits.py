@@ -8,8 +8,8 @@ from typing import Any
 
 from guidegraph.graph.cancellation import CancelToken
 from guidegraph.graph.errors import OutOfTime, Problem
-from guidegraph.graph.ir import Loop, Op
-from guidegraph.graph.sources import Literal, Param
+from guidegraph.graph.ir import Loop, Op, find_loops
+from guidegraph.graph.sources import find_value
 from guidegraph.graph.types import is_tensor
 from guidegraph_runtime.limits import (
     LIMIT_NAMES,
@@ -74,21 +74,16 @@ def find_trip_problems(ops: Mapping[str, Op], values: Mapping[str, Any]) -> list
     values: of parameters, as far as known. A trip count computed by a node is checked when the loop begins.
     """
     problems = []
-    for op in ops.values():
-        if not isinstance(op, Loop):
-            continue
-        trips = _count_trips(op, values)
+    for loop in find_loops(ops.values()).values():
+        trips = _count_trips(loop, values)
         if message := limit_message("trips", trips, f"the loop takes {trips:,} trips, with the loops inside of it"):
-            problems.append(Problem(op.mark, "over-limit", message, f"nodes.{op.key}"))
+            problems.append(Problem(loop.mark, "over-limit", message, f"nodes.{loop.key}"))
     return problems
 
 
 def _count_trips(loop: Loop, values: Mapping[str, Any]) -> int:
     """The total trips of a loop and the loops in it; an unknown count is taken as 1."""
-    source = loop.over if loop.steps is None else loop.steps
-    value: Any = source.value if isinstance(source, Literal) else None
-    if isinstance(source, Param):
-        value = values.get(source.name)
+    value = find_value(loop.over if loop.steps is None else loop.steps, values)
     count = 1
     if isinstance(value, int) and not isinstance(value, bool):
         count = max(value, 0)
@@ -96,5 +91,5 @@ def _count_trips(loop: Loop, values: Mapping[str, Any]) -> int:
         count = int(value.shape[0])
     elif isinstance(value, (list, tuple)):
         count = len(value)
-    inner = sum(_count_trips(op, values) for op in loop.body.values() if isinstance(op, Loop))
+    inner = sum(_count_trips(inner, values) for inner in find_loops(loop.body.values()).values())
     return count * (1 + inner)

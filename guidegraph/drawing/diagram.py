@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from guidegraph.drawing.layout import Key, Wire
-from guidegraph.graph.ir import Call, Choice, Graph, Loop, Op, walk
+from guidegraph.graph.ir import Call, Graph, Loop, Op, find_loops, walk
 from guidegraph.graph.resolution.loops import item_type
 from guidegraph.graph.sources import Carry, Index, Item, Literal, Output, Param, Source, Sources, list_sources
 from guidegraph.graph.training.fit import Fit
@@ -81,9 +81,12 @@ class _DiagramBuilder:
         self.graph = graph
         self.live = live
         self.ops: dict[str, Op] = {op.key: op for op in walk(graph.ops, previews=False)}
+        self.loops = find_loops(self.ops.values())
         sources: list[Source] = [output.source for output in graph.outputs.values()]
         for op in self.ops.values():
-            sources += [*op.sources(), *(op.roots() if isinstance(op, Loop) else ())]
+            sources += op.sources()
+        for loop in self.loops.values():
+            sources += loop.roots()
         self.used = {source for source in sources if isinstance(source, Output)}
 
     def build(self) -> Panel:
@@ -97,12 +100,12 @@ class _DiagramBuilder:
                     panel.lefts[name] = Dot(port.label, port.type, link=link, block=f"nodes.{loop.key}.body")
             for key, op in ops.items():
                 box = panel.boxes[key] = self._make_box(op)
-                if isinstance(op, Loop):
+                if op.has_blocks:
                     box.panel = Panel()
                     pending.append((box.panel, op.body, op))
                 for name, port, source in self._list_inputs(op):
                     self._add_wire(panel, ops, loop, source, (key, name), name, box.ins, port)
-                if self.live and isinstance(op, Call) and not isinstance(op, Choice) and "/" not in op.key:
+                if self.live and not (op.has_blocks or op.has_branches or "/" in op.key):
                     free = {name: port.type for name, port in op.spec.inputs.items() if name not in op.inputs}
                     box.ins |= {n: Dot(n, kind, path=f"nodes.{op.key}.in.{n}", free=True) for n, kind in free.items()}
             exits = self._list_loop_outputs(loop) if loop else self._list_graph_outputs()
@@ -127,46 +130,49 @@ class _DiagramBuilder:
     ) -> None:
         """Connect a source to the port ``target``: with a wire, or as a parameter's pill at the top level."""
         ports.setdefault(name, port)
-        if isinstance(source, Literal):
-            return
-        if isinstance(source, Param) and loop is None:
-            ports[name].pill = source.name
-            return
+        own_loop = "" if loop is None else loop.key
         origin: tuple[Key, str]
-        if isinstance(source, Output) and source.op in ops:
-            origin = (source.op, source.name)
-        else:
-            label = self._make_label(source)
-            if loop is not None and isinstance(source, (Carry, Item, Index)) and source.loop == loop.key:
-                label = {Carry: f"carry.{getattr(source, 'name', '')}", Item: "over", Index: "index"}[type(source)]
-            origin = ((LEFT, label), "")
+        match source:
+            case Literal():
+                return
+            case Param(parameter) if loop is None:
+                ports[name].pill = parameter
+                return
+            case Output(op, output) if op in ops:
+                origin = (op, output)
+            case Carry(key, carried) if key == own_loop:
+                origin = ((LEFT, f"carry.{carried}"), "")
+            case Item(key) if key == own_loop:
+                origin = ((LEFT, "over"), "")
+            case Index(key) if key == own_loop:
+                origin = ((LEFT, "index"), "")
+            case _:
+                origin = ((LEFT, self._make_label(source)), "")
         panel.wires[Wire(origin[0], origin[1], target[0], target[1])] = self._find_type(source)
 
     def _make_box(self, op: Op) -> Box:
-        if isinstance(op, Call):
-            box = Box(local_name(op.key), op.spec.id, op.spec.summary)
-            single = list(op.outputs) == ["out"]
-            for name, kind in op.outputs.items():
-                used, link = Output(op.key, name) in self.used, self._make_link(Output(op.key, name))
-                box.outs[name] = Dot("" if single else name, kind, used=used, link=link, block=block_of(op.key))
-            for name, sources in op.arguments():
-                if all(isinstance(source, Literal) for source in list_sources(sources)):
-                    box.notes.append(f"{name} = {_format_value(sources)}")
-            return box
-        over = self._make_label(op.over)
-        box = Box(local_name(op.key), f"for each {op.item} of {over}", f"loop over {over}")
+        match op:
+            case Call():
+                box = Box(local_name(op.key), op.spec.id, op.spec.summary)
+                for name, sources in op.arguments():
+                    if all(isinstance(source, Literal) for source in list_sources(sources)):
+                        box.notes.append(f"{name} = {_format_value(sources)}")
+            case Loop():
+                over = self._make_label(op.over)
+                box = Box(local_name(op.key), f"for each {op.item} of {over}", f"loop over {over}")
         if isinstance(op, Fit):
             for model in op.training.models:
                 source = model.linked.get("lr", Literal(model.lr))
                 rate = f"params.{source.name}" if isinstance(source, Param) else _format_value(source)
                 box.notes.append(f"trains {model.model}: {model.optimizer}, lr {rate}")
+        is_plain = not op.has_blocks and list(op.outputs) == ["out"]
         for name, kind in op.outputs.items():
             used, link = Output(op.key, name) in self.used, self._make_link(Output(op.key, name))
-            box.outs[name] = Dot(name, kind, used=used, link=link, block=block_of(op.key))
+            box.outs[name] = Dot("" if is_plain else name, kind, used=used, link=link, block=block_of(op.key))
         return box
 
     def _list_inputs(self, op: Op) -> Iterator[tuple[str, Dot, Source]]:
-        if isinstance(op, Loop):
+        if op.has_blocks:
             for name, (port, source) in self._list_loop_inputs(op).items():
                 if source is not None:
                     yield name, port, source
@@ -175,7 +181,7 @@ class _DiagramBuilder:
             declared = op.spec.port(name)
             if not isinstance(source, Literal):
                 group = "in"
-                if isinstance(op, Choice):
+                if op.has_branches:
                     group = CHOOSE if name in (WHEN, OTHERWISE) else f"{CHOOSE}.{OF}"
                 path = self._make_path(op, group, name)
                 yield name, Dot(name, declared.type if declared else ANY, path=path), source
@@ -196,9 +202,6 @@ class _DiagramBuilder:
         if loop.steps is not None:
             label = f"steps = {_format_value(loop.steps)}" if isinstance(loop.steps, Literal) else "steps"
             ports["steps"] = (Dot(label, PortType((int,))), loop.steps)
-        for option, folder in loop.folders().items():
-            if isinstance(folder, Param):
-                ports[option] = (Dot(option, self._find_type(folder)), folder)
         for source in inner_sources:
             is_own = isinstance(source, (Carry, Item, Index)) and source.loop == loop.key
             if isinstance(source, Literal) or is_own or (isinstance(source, Output) and source.op in loop.body):
@@ -241,45 +244,52 @@ class _DiagramBuilder:
         """The link to a source in the text of the workflow; empty for one that has none there."""
         if not self.live:
             return ""
-        if isinstance(source, (Carry, Item, Index)):
-            values = {Carry: f"carry.{getattr(source, 'name', '')}", Index: "loop.index"}
-            loop, field = self.ops[source.loop], getattr(source, "field", "")
-            item = f"loop.{loop.item if isinstance(loop, Loop) else ''}"
-            return values.get(type(source), f"{item}.{field}" if field else item)
-        if isinstance(source, Output) and "/" in source.op:
-            return ""
-        return f"params.{source.name}" if isinstance(source, Param) else self._make_label(source)
+        match source:
+            case Output(op) if "/" in op:
+                return ""
+            case Param(name):
+                return f"params.{name}"
+            case Carry(_, name):
+                return f"carry.{name}"
+            case Item(loop, field):
+                item = f"loop.{self.loops[loop].item}"
+                return f"{item}.{field}" if field else item
+            case Index():
+                return "loop.index"
+        return self._make_label(source)
 
     def _make_label(self, source: Source) -> str:
         """A source's name as in a workflow."""
-        if isinstance(source, Output):
-            is_only = list(self.ops[source.op].outputs) == [source.name]
-            return local_name(source.op) if is_only else f"{local_name(source.op)}.{source.name}"
-        if isinstance(source, Param):
-            return source.name
-        if isinstance(source, Carry):
-            return f"{local_name(source.loop)}: {source.name}"
-        if isinstance(source, (Item, Index)):
-            loop = self.ops[source.loop]
-            name = loop.item if isinstance(source, Item) and isinstance(loop, Loop) else "index"
-            return f"{local_name(source.loop)}: {name}"
+        match source:
+            case Output(op, name):
+                is_only = list(self.ops[op].outputs) == [name]
+                return local_name(op) if is_only else f"{local_name(op)}.{name}"
+            case Param(name):
+                return name
+            case Carry(loop, name):
+                return f"{local_name(loop)}: {name}"
+            case Item(loop):
+                return f"{local_name(loop)}: {self.loops[loop].item}"
+            case Index(loop):
+                return f"{local_name(loop)}: index"
         return _format_value(source)
 
     def _find_type(self, source: Source) -> PortType:
-        if isinstance(source, Output):
-            return self.ops[source.op].outputs[source.name]
-        if isinstance(source, Param):
-            return self.graph.params[source.name].port.type
-        if isinstance(source, Index):
-            return PortType((int,))
-        if isinstance(source, Literal):
-            return PortType((type(source.value),))
-        loop = self.ops[source.loop]
-        assert isinstance(loop, Loop)
-        if isinstance(source, Carry):
-            return loop.outputs.get(source.name) or self._find_type(loop.carry[source.name])
-        item = item_type(self._find_type(loop.over))
-        return (namedtuple_fields(item) or {}).get(source.field, ANY) if source.field else item
+        match source:
+            case Output(op, name):
+                return self.ops[op].outputs[name]
+            case Param(name):
+                return self.graph.params[name].port.type
+            case Carry(key, name):
+                loop = self.loops[key]
+                return loop.outputs.get(name) or self._find_type(loop.carry[name])
+            case Item(key, field):
+                item = item_type(self._find_type(self.loops[key].over))
+                return (namedtuple_fields(item) or {}).get(field, ANY) if field else item
+            case Index():
+                return PortType((int,))
+            case Literal(value):
+                return PortType((type(value),))
 
 
 def block_of(key: str) -> str:

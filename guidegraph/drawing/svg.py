@@ -8,7 +8,7 @@ from itertools import pairwise
 from guidegraph.drawing.diagram import LEFT, RIGHT, Box, Dot, Panel, build_diagram, collect_types, format_value
 from guidegraph.drawing.layout import Key, Layout, Size, Wire, lay_out
 from guidegraph.drawing.style import ARROW, STYLE, Palette, clip_text, escape, scope_css, text_width
-from guidegraph.graph.ir import Graph, Loop, walk
+from guidegraph.graph.ir import Graph, find_loops, list_calls, walk
 
 PAD = 12.0
 ROW = 18.0
@@ -290,8 +290,8 @@ def _draw_text(kind: str, x: float, y: float, text: str) -> str:
 
 def _draw_header(graph: Graph, params: list[tuple[str, str]], width: float, live: bool) -> tuple[list[str], float]:
     """The title and parameters, and the y coordinate at which the graph begins."""
-    loops = sum(isinstance(op, Loop) for op in walk(graph.ops, previews=False))
-    total = sum(1 for _ in walk(graph.ops, previews=False)) - loops
+    ops = [*walk(graph.ops, previews=False)]
+    loops, total = len(find_loops(ops)), len(list_calls(ops))
     summary = f"{total} node{'s' * (total != 1)}" + (f", {loops} loop{'s' * (loops != 1)}" if loops else "")
     parts = [
         _draw_text("name", MARGIN, 36, graph.name),

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Self
 
 from guidegraph.graph.execution.cache import MemoryCache
-from guidegraph.graph.ir import Call, Graph, Loop
+from guidegraph.graph.ir import Graph, list_calls
 from guidegraph.graph.planning.plan import Plan
 from guidegraph.graph.sources import Output
 from guidegraph.graph.types import PortType, is_tensor
@@ -83,13 +83,13 @@ class RunCache(MemoryCache):
 
 def find_decoder(graph: Graph) -> Output | None:
     """The autoencoder of the first node at the top level that reads one and depends on a loop; ``None`` without one."""
-    after_loop: set[str] = set()
-    for op in graph.ops.values():
-        if not isinstance(op, Loop) and after_loop.isdisjoint(op.dependencies):
+    after_loop = {*graph.loops}
+    for call in list_calls(graph.ops.values()):
+        if after_loop.isdisjoint(call.dependencies):
             continue
-        after_loop.add(op.key)
-        for name, source in op.links() if isinstance(op, Call) else ():
-            port = op.spec.port(name) if isinstance(op, Call) else None
+        after_loop.add(call.key)
+        for name, source in call.links():
+            port = call.spec.port(name)
             if port is not None and Autoencoder in port.type.alternatives and isinstance(source, Output):
                 return source
     return None

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple, TypeAlias
 
 from guidegraph.drawing.svg import draw_svg
 from guidegraph.graph.errors import Mark, Problem, WorkflowError
-from guidegraph.graph.ir import Call, Graph, walk
+from guidegraph.graph.ir import Graph, walk, walk_calls
 from guidegraph.graph.language.parse import parse
 from guidegraph.graph.language.syntax import (
     ParsedChoice,
@@ -168,7 +168,7 @@ class Views:
         return {
             f"nodes.{op.key}": {
                 "kind": "inlined",
-                "use": op.spec.id if isinstance(op, Call) else "loop",
+                "use": op.node_id,
                 "file": self.folder.shorten(op.mark.file),
                 "line": op.mark.line,
             }
@@ -180,7 +180,7 @@ class Views:
         """The descriptions of all nodes that the workflow uses, by id."""
         ids = {op.use.text for op in _iterate_ops(workflow.nodes if workflow else {}) if isinstance(op, ParsedNode)}
         if graph is not None:
-            ids |= {op.spec.id for op in walk(graph.ops, previews=False) if isinstance(op, Call)}
+            ids |= {call.spec.id for call in walk_calls(graph.ops, previews=False)}
         nodes = self.registry.nodes
         for id in ids & {*nodes} - {*self._types}:
             self._types[id] = describe_node_for_page(nodes[id], self.registry)

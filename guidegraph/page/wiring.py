@@ -24,7 +24,6 @@ from guidegraph.graph.resolution.loops import can_iterate, item_type, may_iterat
 from guidegraph.graph.resolution.ports import TypeRecord, accepts
 from guidegraph.graph.resolution.resolver import list_edges
 from guidegraph.graph.resolution.scope import Scope, TypedSource, Unresolved, resolve_link
-from guidegraph.graph.sources import Param
 from guidegraph.graph.types import PortType, namedtuple_fields
 
 NOWHERE = Mark("", 1, 1)
@@ -206,7 +205,7 @@ class Wiring:
         scope = self.scopes[body]
 
         def takes_item(typed: TypedSource) -> bool:
-            is_allowed = may_iterate if isinstance(typed.source, Param) else can_iterate
+            is_allowed = may_iterate if typed.is_given else can_iterate
             return is_allowed(typed.type) and item_type(typed.type) == scope.item_type
 
         def carries(name: str) -> Rule:

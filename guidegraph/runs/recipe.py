@@ -10,11 +10,10 @@ from typing import Any
 
 from guidegraph.graph.device_context import DTYPES
 from guidegraph.graph.errors import Mark, Problem, UnwritableOutput, WorkflowError
-from guidegraph.graph.ir import Call, Graph, walk
+from guidegraph.graph.ir import Graph, walk_calls
 from guidegraph.graph.language.bind_parameters import bind
 from guidegraph.graph.paths import PACKAGE, find_package_roots, find_shipped_folders
-from guidegraph.graph.sources import Literal as Constant
-from guidegraph.graph.sources import Param
+from guidegraph.graph.sources import find_value
 from guidegraph.graph.trust.file_checks import open_regular
 from guidegraph.graph.trust.limits import LimitExceeded
 from guidegraph.runs.outputs import to_json
@@ -229,14 +228,9 @@ def _strip_folders(value: Any) -> Any:
 def find_seeds(graph: Graph, values: Mapping[str, Any]) -> dict[str, Any]:
     """The seeds of a run, by the path of each ``seed`` setting whose value is known before the run."""
     seeds: dict[str, Any] = {}
-    for op in walk(graph.ops):
-        if not isinstance(op, Call) or (port := op.spec.port("seed")) is None:
+    for call in walk_calls(graph.ops):
+        if (port := call.spec.port("seed")) is None:
             continue
-        source = op.settings.get("seed", op.inputs.get("seed"))
-        if source is None:
-            seeds[f"nodes.{op.key}"] = None if port.required else port.default
-        elif isinstance(source, Constant):
-            seeds[f"nodes.{op.key}"] = source.value
-        elif isinstance(source, Param):
-            seeds[f"nodes.{op.key}"] = values.get(source.name)
+        source, default = call.argument("seed"), None if port.required else port.default
+        seeds[f"nodes.{call.key}"] = default if source is None else find_value(source, values)
     return {path: value for path, value in seeds.items() if isinstance(value, (int, list))}

@@ -9,7 +9,7 @@ from typing import Any
 
 from guidegraph.graph import events
 from guidegraph.graph.errors import Cancelled
-from guidegraph.graph.ir import Call, Graph, walk
+from guidegraph.graph.ir import Graph, walk_calls
 from guidegraph.graph.node import Registry
 from guidegraph.graph.planning.plan import find_needed_ops
 from guidegraph.graph.run_config import RunConfig
@@ -114,7 +114,7 @@ def describe_workflow(graph: Graph) -> dict[str, Any]:
 
 def node_versions(graph: Graph) -> dict[str, dict[str, str]]:
     """The version and distribution of each node of a workflow, loop bodies included, by id."""
-    specs = {op.spec.id: op.spec for op in walk(graph.ops) if isinstance(op, Call)}
+    specs = {call.spec.id: call.spec for call in walk_calls(graph.ops)}
     return {id: {"version": spec.version, "distribution": spec.distribution} for id, spec in sorted(specs.items())}
 
 

@@ -49,7 +49,7 @@ def cell_key(graph: Graph, run_values: Mapping[str, Any], config: RunConfig) -> 
         parts.append((f"output {name}", digests.source(values[source.name] if isinstance(source, Param) else source)))
     for key, op in ops.items():
         if only is None and key not in needed and not op.is_pure:
-            effect = _effect_digest(op, digests) if isinstance(op, Call) else digests[key]
+            effect = digests[key] if op.has_blocks else _effect_digest(op, digests)
             parts.append((f"effect {key}", effect))
     parts += [(f"param {name}", json.dumps(portable_value(value))) for name, value in sorted(run_values.items())]
     return digest_pairs(parts)

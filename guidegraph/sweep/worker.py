@@ -12,7 +12,6 @@ from guidegraph.graph.cancellation import CancelToken
 from guidegraph.graph.errors import Cancelled, OutOfTime, describe_failure
 from guidegraph.graph.events import Event, PartAccelerated
 from guidegraph.graph.execution.cache import MemoryCache, Values
-from guidegraph.graph.ir import Call
 from guidegraph.graph.planning.plan import Plan
 from guidegraph.graph.sources import Output
 from guidegraph.plugins.manager import PluginManager
@@ -62,7 +61,7 @@ def shareable_digests(plan: Plan) -> frozenset[str]:
     """The digests of operations that are not batchable and depend on no batchable call."""
     shareable_keys: set[str] = set()
     for key, op in plan.ops.items():
-        is_batchable = isinstance(op, Call) and bool(op.spec.batchable)
+        is_batchable = not op.has_blocks and bool(op.spec.batchable)
         if not is_batchable and all(s.op in shareable_keys for s in op.sources() if isinstance(s, Output)):
             shareable_keys.add(key)
     return frozenset(plan.digests[key] for key in shareable_keys)

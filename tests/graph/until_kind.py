@@ -93,9 +93,10 @@ def resolve_until(
 
 
 def run_until(step: Step, outside: dict[Source, Any], context: LoopContext, plan: Plan) -> dict[str, Any]:
-    loop, body = step.op, step.body
-    assert isinstance(loop, Until)
+    body = step.body
     assert body is not None
+    loop = body.loop
+    assert isinstance(loop, Until)
     items = list_items(step, outside[loop.over])
     context.count_trips(step, len(items))
     values = {**outside, **{Carry(loop.key, name): outside[source] for name, source in loop.carry.items()}}

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from guidegraph.graph.export.errors import ExportError, raise_together
-from guidegraph.graph.ir import Call, Choice, Loop, Op, walk
+from guidegraph.graph.ir import Call, Op, list_choices, walk
 from guidegraph.graph.kinds import find_kind
 from guidegraph.graph.port import Port
 from guidegraph.graph.sources import Carry, Index, Item, Output, Param, Source, list_sources
@@ -89,20 +89,23 @@ def _find_parameters_read(
     parameters_by_key: dict[str, frozenset[str] | None] = {}
 
     def reads(source: Source) -> frozenset[str]:
-        if isinstance(source, Param):
-            return frozenset() if source.name in fixed else frozenset({source.name})
-        if isinstance(source, (Carry, Item, Index)):
-            return frozenset({_LOOP})
-        return (parameters_by_key.get(source.op) or frozenset()) if isinstance(source, Output) else frozenset()
+        match source:
+            case Param(name):
+                return frozenset() if name in fixed else frozenset({name})
+            case Carry() | Item() | Index():
+                return frozenset({_LOOP})
+            case Output(key):
+                return parameters_by_key.get(key) or frozenset()
+        return frozenset()
 
     for op in walk(ops):
         names: frozenset[str] = frozenset()
-        if isinstance(op, Loop):
+        if op.has_blocks:
             names = frozenset({_LOOP})
         elif op.key not in fixed:
             ports = (*op.spec.inputs.values(), *op.spec.settings.values())
             reads_files = any(Path in port.type.alternatives for port in ports)
-            if op.key in in_run or (op.spec.runtime and not reads_files and not isinstance(op, Choice)):
+            if op.key in in_run or (op.spec.runtime and not reads_files and not op.has_branches):
                 names = frozenset({op.key})
         for source in op.sources():
             names |= reads(source)
@@ -124,11 +127,11 @@ def _find_parameters_to_fix(
         names = reads[op.key]
         if names is None:
             continue
-        if isinstance(op, Loop):
+        if op.has_blocks:
             if problem := find_kind(op.kind).export_problem:
                 refused.append(ExportError(f"nodes.{op.key} {problem[0]}", problem[1], place=str(op.mark)))
             continue
-        if op.key not in at_export if isinstance(op, Choice) else op.key in hosted:
+        if op.key not in at_export if op.has_branches else op.key in hosted:
             continue
         if op.key in at_export and _LOOP not in names:
             why = f"nodes.{op.key} ({op.spec.id}) makes a model of it, and runs at export only"
@@ -175,20 +178,20 @@ def _fix_choice_parameters(
     Appends choices that depend on a value computed in the run to ``refused``.
     """
     reasons: dict[str, str] = {}
-    for op in walk(ops):
-        if not isinstance(op, Choice) or reads[op.key] is None:
+    for choice in list_choices(walk(ops)):
+        when, node = choice.when, f"nodes.{choice.key} (choose)"
+        if reads[choice.key] is None:
             continue
-        if not isinstance(op.when, Param):
+        if not isinstance(when, Param):
             refused.append(
                 ExportError(
-                    f"nodes.{op.key} (choose) is made by what a run computes, and one graph has one branch of a choice",
+                    f"{node} is made by what a run computes, and one graph has one branch of a choice",
                     "export a bundle instead, which makes choices: leave out --single-file",
-                    place=str(op.mark),
+                    place=str(choice.mark),
                 )
             )
-            continue
-        if op.when.name not in fixed:
-            reasons[op.when.name] = f"nodes.{op.key} (choose) is made by it, and one graph has one branch of a choice"
+        elif when.name not in fixed:
+            reasons[when.name] = f"{node} is made by it, and one graph has one branch of a choice"
     return reasons
 
 
@@ -207,7 +210,7 @@ def find_host_calls(ops: Mapping[str, Op], numbers: Collection[str]) -> set[str]
     host: set[str] = set()
     traced: set[str] = set()
     for op in walk(ops):
-        if not isinstance(op, Call) or not runs_on_host(op):
+        if op.has_blocks or not runs_on_host(op):
             traced.add(op.key)
             continue
         looped = op.key not in ops
@@ -238,9 +241,9 @@ def _find_prelude(ops: Mapping[str, Op], dynamic: set[str], hosted: set[str]) ->
     for op in walk(ops):
         if op.key not in dynamic:
             continue
-        shapes = shapes_read_by(op.spec.id) if isinstance(op, Call) else ()
-        unread = {*shapes, "index"} if shapes else set()
-        needed = list(op.sources()) if isinstance(op, Loop) else [s for name, s in op.links() if name not in unread]
+        needed = [*op.sources()]
+        if not op.has_blocks and (shapes := shapes_read_by(op.spec.id)):
+            needed = [source for name, source in op.links() if name not in {*shapes, "index"}]
         if op.key in hosted and not any(map(reads, needed)):
             prelude.add(op.key)
         if op.key not in prelude or any(map(reads, op.sources())):

@@ -14,7 +14,7 @@ from guidegraph.graph.export.errors import ExportError
 from guidegraph.graph.export.partition.leaves import Leaf, base_name, plain_fields, tensor_leaves
 from guidegraph.graph.export.partition.subgraph import ExampleValue, is_number
 from guidegraph.graph.frozen_models import freeze
-from guidegraph.graph.ir import Choice, Loop, Op
+from guidegraph.graph.ir import Loop, Op
 from guidegraph.graph.memory.weights import find_models
 from guidegraph.graph.planning.passes import choose_branch, find_next_choices, follow_aliases, make_choices, prune
 from guidegraph.graph.planning.plan import Plan
@@ -173,7 +173,7 @@ class ExampleRun:
             constant, required = result.ops, [result.source(source) for source in required]
             aliases |= result.aliases
         for op in constant.values():
-            if not isinstance(op, Choice):
+            if not op.has_branches:
                 self._evaluate_once(op)
         for source in aliases:
             self.examples.values[source] = self.examples.value(follow_aliases(aliases)(source))

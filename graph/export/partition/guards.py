@@ -16,7 +16,7 @@ import torch
 from guidegraph.graph.errors import NodeError
 from guidegraph.graph.export.partition.leaves import path_of, plain_fields
 from guidegraph.graph.export.partition.subgraph import FEW_SAMPLES, ExampleValue, PartPlan, cut_batch, keep_results
-from guidegraph.graph.ir import Call, Op
+from guidegraph.graph.ir import Call, Op, list_calls
 from guidegraph.graph.planning.passes import find_unneeded_ports
 from guidegraph.graph.sources import Many, Source
 from guidegraph.graph.torch_private import pytree
@@ -118,7 +118,7 @@ def find_unread_inputs(
 
     run_names: the names in the run of the plain fields that it has, by their names in the part.
     """
-    calls = [op for op in ops if isinstance(op, Call)]
+    calls = list_calls(ops)
     counts = [source for call in calls for source in call.sources()]
     unread: dict[str, dict[str, Any]] = {}
     names = {example.source: example.name for example in examples}

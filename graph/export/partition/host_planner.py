@@ -23,9 +23,9 @@ from guidegraph.graph.export.partition.leaves import plain_fields, tensor_leaves
 from guidegraph.graph.export.partition.subgraph import ExampleValue, PartPlan, is_number, plan_part
 from guidegraph.graph.export.partition.unlike_samples import make_joinable
 from guidegraph.graph.frozen_models import ExportRecipe
-from guidegraph.graph.ir import Call, Choice, Loop, Op
+from guidegraph.graph.ir import Call, Choice, Loop, Op, list_calls
 from guidegraph.graph.planning.passes import find_branch_conditions
-from guidegraph.graph.sources import Carry, Output, Param, Source
+from guidegraph.graph.sources import Carry, Literal, Output, Source
 from guidegraph_runtime.bundle.manifest import Operation
 from guidegraph_runtime.bundle.manifest_types import JOINS, RANGES
 from guidegraph_runtime.declare.choice_words import CHOOSE, WHEN
@@ -44,7 +44,7 @@ def make_choice_operation(choice: Choice, examples: ExampleValues) -> Operation:
     else:
         when = examples.value(choice.when)
         settings[WHEN] = when.item() if hasattr(when, "item") else when
-    branches = {name: choice.branch(name) for name in choice.inputs}
+    branches = choice.branches()
     names = {name: _branch_names(choice, source, examples) for name, source in branches.items()}
     _check_same_structure(choice, names, branches, examples)
     base = examples.name(Output(choice.key, "out"))
@@ -83,7 +83,7 @@ def _branch_names(choice: Choice, source: Source, examples: ExampleValues) -> di
 
 
 def _check_same_structure(
-    choice: Choice, names: dict[str, dict[str, str]], branches: dict[str, Source], examples: ExampleValues
+    choice: Choice, names: dict[str, dict[str, str]], branches: Mapping[str, Source], examples: ExampleValues
 ) -> None:
     """Raise ``ExportError`` unless all branches have the same fields, with the same values in the constant ones."""
 
@@ -124,7 +124,7 @@ def group_stages(ops: Mapping[str, Op], traced: Callable[[Call], bool], roots: I
     branches of choices are separate parts. roots: the sources needed from the block.
     """
     depth: dict[str, int] = {}
-    is_traced = {key: isinstance(op, Call) and traced(op) for key, op in ops.items()}
+    is_traced = {key: not op.has_blocks and traced(op) for key, op in ops.items()}
     for key, op in ops.items():
         level = 0
         for source in op.sources():
@@ -189,22 +189,28 @@ class HostPlanner:
             if stage.traced:
                 for op in stage.ops:
                     self.run.evaluate(op)
-                looped = any(isinstance(op, Loop) for earlier in groups[:number] for op in earlier.ops)
+                looped = any(op.has_blocks for earlier in groups[:number] for op in earlier.ops)
                 stem = f"{loop_key.replace('/', '.')}.step" if loop_key else "decode" if looped else "encode"
                 used_names = {part.name for part in self.parts}
                 names = (stem, *(f"{stem}{i}" for i in range(2, 1000)))
                 name = next(name for name in names if name not in used_names)
                 plan.append(self._plan_part(name, stage, list(dynamic_ops.values()), roots, in_loop=bool(loop_key)))
-            elif isinstance(op := stage.ops[0], Loop):
-                plan.append(self._plan_loop(op))
             else:
-                self.run.evaluate(op)
-                if isinstance(op, Choice):
-                    plan.append(make_choice_operation(op, self.examples))
-                else:
-                    self.examples.name_fields(op)
-                    plan.append(make_host_operation(op, self.examples))
+                plan.append(self._plan_operation(stage.ops[0]))
         return tuple(plan)
+
+    def _plan_operation(self, op: Op) -> Operation:
+        """The operation of the plan for one that is not traced."""
+        match op:
+            case Loop():
+                return self._plan_loop(op)
+            case Choice():
+                self.run.evaluate(op)
+                return make_choice_operation(op, self.examples)
+            case Call():
+                self.run.evaluate(op)
+                self.examples.name_fields(op)
+                return make_host_operation(op, self.examples)
 
     def _split(self, ops: Mapping[str, Op]) -> dict[str, Op]:
         """The operations for the run, with those that run partly on the host as a host operation and a traced one.
@@ -217,7 +223,7 @@ class HostPlanner:
         for key, op in ops.items():
             if key not in examples.dynamic:
                 continue
-            if isinstance(op, Call) and op.spec.split is not None:
+            if not op.has_blocks and op.spec.split is not None:
                 first, second, recipe = split_call(op, examples)
                 examples.dynamic.add(first.key)
                 self.hosted = (self.hosted - {key}) | {first.key}
@@ -226,13 +232,13 @@ class HostPlanner:
                 op = second
             split_ops[key] = op
         recipes = [recipe for _, recipe in hosted if recipe.beside]
-        for key, op in ops.items():
-            if not isinstance(op, Call) or op.spec.split is None or key in examples.dynamic | self.in_run:
+        for call in list_calls(ops.values()):
+            if call.spec.split is None or call.key in examples.dynamic | self.in_run:
                 continue
-            if recipes and all(Output(key, name) in examples.values for name in op.outputs):
-                own = find_recipe(op, examples)
+            if recipes and all(Output(call.key, name) in examples.values for name in call.outputs):
+                own = find_recipe(call, examples)
                 if own is not None and any(are_siblings(own, other) for other in recipes):
-                    raise LeftForRun(key, str(op.mark))
+                    raise LeftForRun(call.key, str(call.mark))
         split_ops.update({call.key: call for call in link_siblings(hosted, examples)})
         return split_ops
 
@@ -245,7 +251,7 @@ class HostPlanner:
         inputs = [examples.example(s) for s in dict.fromkeys(s for s in reads if examples.is_dynamic(s))]
         _check_inputs(stage, inputs)
         constants: dict[Source, Any] = {
-            s: examples.values[s] for s in reads if isinstance(s, (Output, Param)) and not examples.is_dynamic(s)
+            s: examples.values[s] for s in reads if not (isinstance(s, Literal) or examples.is_dynamic(s))
         }
         outside_sources = [s for op in ops if op.key not in keys for s in op.sources()]
         results = [s for s in dict.fromkeys([*outside_sources, *required]) if isinstance(s, Output) and s.op in keys]

@@ -44,15 +44,17 @@ class Leaf:
 
 def base_name(source: Source, items: Mapping[str, str]) -> str:
     """The name of a value in a bundle. items: the name of each loop's item by the loop's key."""
-    if isinstance(source, (Output, Param)):
-        return format_link(source)
-    if isinstance(source, Carry):
-        return f"{source.loop}.carry.{source.name}"
-    if isinstance(source, Item):
-        item = f"{source.loop}.{items[source.loop]}"
-        return item if source.field is None else f"{item}.{source.field}"
-    if isinstance(source, Index):
-        return f"{source.loop}.index"
+    match source:
+        case Output() | Param():
+            return format_link(source)
+        case Carry(loop, name):
+            return f"{loop}.carry.{name}"
+        case Item(loop, None):
+            return f"{loop}.{items[loop]}"
+        case Item(loop, field):
+            return f"{loop}.{items[loop]}.{field}"
+        case Index(loop):
+            return f"{loop}.index"
     raise TypeError(f"{source} has no name")
 
 

@@ -15,7 +15,7 @@ from guidegraph.graph.execution.loop_context import interpret
 from guidegraph.graph.export.errors import ExportError
 from guidegraph.graph.export.partition.leaves import DYNAMIC, Axes, Leaf, rebuild, tensor_leaves
 from guidegraph.graph.export.partition.precision import cast_models
-from guidegraph.graph.ir import Call, Op
+from guidegraph.graph.ir import Op, list_calls
 from guidegraph.graph.memory.weights import find_models
 from guidegraph.graph.planning.steps import BlockPlan, Step, flatten_block
 from guidegraph.graph.sources import Output, Source
@@ -89,7 +89,7 @@ def plan_part(
     """
     _check_exportable(ops, constants)
     sources = [result.source for result in results]
-    bound_values: dict[Any, Any] = {**constants, **{op.key: op.spec.function for op in ops if isinstance(op, Call)}}
+    bound_values: dict[Any, Any] = {**constants, **{call.key: call.spec.function for call in list_calls(ops)}}
     inputs: list[PartInput] = []
     spans: list[tuple[ExampleValue, int]] = []
     for example in examples:
@@ -101,9 +101,9 @@ def plan_part(
 
     def function_of(bound_values: Mapping[Any, Any]) -> Callable[..., tuple[Any, ...]]:
         calls = {  # without checks of their links, which the example run has checked
-            op.key: replace(op, checks=(), spec=replace(op.spec, function=bound_values[op.key]))
-            if isinstance(op, Call)
-            else op
+            op.key: op
+            if op.has_blocks
+            else replace(op, checks=(), spec=replace(op.spec, function=bound_values[op.key]))
             for op in ops
         }
         block = flatten_block(calls, sources, frozenset({"batch"}))

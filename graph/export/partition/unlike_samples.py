@@ -18,7 +18,7 @@ from guidegraph.graph.export.partition.free_axes import silence_logger
 from guidegraph.graph.export.partition.leaves import Axes, tensor_leaves
 from guidegraph.graph.export.partition.sample_flow import find_mixing
 from guidegraph.graph.export.partition.subgraph import ExampleValue, PartInput, PartPlan, cut_batch, name_axes
-from guidegraph.graph.ir import Call, Op
+from guidegraph.graph.ir import Op, list_calls
 from guidegraph.graph.sources import Source
 from guidegraph.graph.types import SequenceOf, Tensor
 
@@ -70,14 +70,14 @@ def make_joinable(
 
 def _takes_tensor(ops: Sequence[Op], source: Source) -> bool:
     """Whether all calls that read a number take a tensor (B) too. One that is joined with its siblings does not."""
-    reads = [(op, name) for op in ops if isinstance(op, Call) for name, read in op.links() if read == source]
+    reads = [(call, name) for call in list_calls(ops) for name, read in call.links() if read == source]
     return bool(reads) and all(
-        not op.spec.batchable
-        and name in op.spec.settings
+        not call.spec.batchable
+        and name in call.spec.settings
         and any(
-            not isinstance(kind, SequenceOf) and kind is Tensor for kind in op.spec.settings[name].type.alternatives
+            not isinstance(kind, SequenceOf) and kind is Tensor for kind in call.spec.settings[name].type.alternatives
         )
-        for op, name in reads
+        for call, name in reads
     )
 
 

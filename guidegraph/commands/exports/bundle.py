@@ -34,7 +34,7 @@ from guidegraph.commands.shared.errors import argument_problem
 from guidegraph.commands.shared.printing import print_text
 from guidegraph.graph.errors import GuidegraphError, NodeError, Problem, WorkflowError
 from guidegraph.graph.execution.intermediates import use_viewer
-from guidegraph.graph.ir import Graph
+from guidegraph.graph.ir import Graph, find_loops, list_calls
 from guidegraph.graph.memory.pause_collector import pause_for_import
 from guidegraph.graph.trust.file_checks import lock_output
 from guidegraph.runs.recipe import portable_params
@@ -45,9 +45,9 @@ if TYPE_CHECKING:
     from guidegraph.graph.trust.policy import Policy
     from guidegraph_runtime.bundle.manifest import Manifest, Preview, Reference
 from guidegraph.graph.export.workflow import Exported
-from guidegraph.graph.ir import Call, Choice, Loop, Op, walk
+from guidegraph.graph.ir import Loop, walk
 from guidegraph.graph.planning.topological_order import find_dependencies
-from guidegraph.graph.sources import Index, Item, Param, Source, list_sources
+from guidegraph.graph.sources import Index, Item, Source, list_parameters, list_sources
 
 REFERENCE = "reference"
 
@@ -331,29 +331,27 @@ def shorten_run(exported: Exported) -> dict[str, int]:
     interval, or if one that the runtime does not know reads the number of the step.
     """
     ops = exported.graph.ops
-    if any(isinstance(op, Choice) for op in walk(ops)) or any(map(_has_unlike_steps, walk(ops))):
+    loops = find_loops(walk(ops)).values()
+    if any(op.has_branches for op in walk(ops)) or any(map(_has_unlike_steps, loops)):
         return {}
     short: dict[str, int] = {}
     for key, iterations in exported.iterations.items():
-        loop = ops[key]
-        assert isinstance(loop, Loop)
-        counts = {name: value for name, value in _find_counts(exported, loop.over).items() if value <= iterations}
+        over = exported.graph.loops[key].over
+        counts = {name: value for name, value in _find_counts(exported, over).items() if value <= iterations}
         if len(counts) == 1:
             short |= dict.fromkeys(counts, ITERATIONS)
     return short
 
 
-def _has_unlike_steps(op: Op) -> bool:
+def _has_unlike_steps(loop: Loop) -> bool:
     """Whether some call in a loop's body needs other ports at some steps, or its code reads the number of the step."""
-    if not isinstance(op, Loop):
-        return False
-    for call in (call for call in op.body.values() if isinstance(call, Call)):
+    for call in list_calls(loop.body.values()):
         if not call.spec.runtime and any(isinstance(source, Index) for source in call.sources()):
             return True
         if call.spec.needs is not None:
             arguments = [call.argument(name) for name in call.spec.needs_arguments]
             roots = [source for sources in arguments if sources is not None for source in list_sources(sources)]
-            sources = [*roots, *(s for inner in find_dependencies(op.body, roots).values() for s in inner.sources())]
+            sources = [*roots, *(s for inner in find_dependencies(loop.body, roots).values() for s in inner.sources())]
             if any(isinstance(source, (Item, Index)) for source in sources):
                 return True
     return False
@@ -364,7 +362,7 @@ def _find_counts(exported: Exported, source: Source) -> dict[str, Any]:
     sources = [source]
     for op in find_dependencies(exported.graph.ops, [source]).values():
         sources += op.sources()
-    names = dict.fromkeys(source.name for source in sources if isinstance(source, Param))
+    names = dict.fromkeys(list_parameters(sources))
     inputs = {name: exported.inputs[name] for name in names if name in exported.inputs}
     return {
         name: exported.values[name]

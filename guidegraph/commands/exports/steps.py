@@ -15,7 +15,7 @@ from guidegraph.commands.shared.errors import argument_problem
 from guidegraph.commands.shared.open_workflow import OpenedWorkflow, WorkflowRequest, parse_settings
 from guidegraph.commands.shared.printing import print_text
 from guidegraph.graph.errors import GuidegraphError, Mark, NodeError, Problem, WorkflowError
-from guidegraph.graph.ir import Call, Graph, walk
+from guidegraph.graph.ir import Graph, walk_calls
 from guidegraph.graph.node import Registry
 from guidegraph.graph.output_format import find_formats
 from guidegraph.graph.port import port_kinds
@@ -108,7 +108,7 @@ def translate_export_errors(graph: Graph) -> Iterator[None]:
     except ExportError as error:
         problems = []
         for each in (error, *error.more):  # at its node, or at its line of code
-            node = _node_of(each)
+            node = next((cause for cause in list_causes(each) if isinstance(cause, NodeError)), None)
             mark = node.mark if node is not None and not each.place else _parse_location(each.place, graph)
             path = node.path if node is not None else ""
             problems.append(Problem(mark, "not-exportable", describe_export_error(each), path))
@@ -119,7 +119,7 @@ def translate_export_errors(graph: Graph) -> Iterator[None]:
 
 def check_generators(graph: Graph, exported: Exported) -> None:
     """Raise ``WorkflowError`` for noise from torch's own generator, which a run of an export lacks."""
-    calls = {op.key: op for op in walk(graph.ops) if isinstance(op, Call)}
+    calls = {call.key: call for call in walk_calls(graph.ops)}
     problems = []
     for operation in walk_operations(exported.plan):
         source = operation.inputs.get("rng", "")
@@ -133,11 +133,6 @@ def check_generators(graph: Graph, exported: Exported) -> None:
         problems.append(Problem(mark, "not-exportable", message, f"nodes.{operation.node}"))
     if problems:
         raise WorkflowError(problems)
-
-
-def _node_of(error: BaseException) -> NodeError | None:
-    """The ``NodeError`` behind an error, if there is one."""
-    return next((link for link in list_causes(error) if isinstance(link, NodeError)), None)
 
 
 def describe_export_error(error: Any) -> str:
@@ -198,7 +193,7 @@ def name_ports(graph: Graph, registry: Registry, kinds: Mapping[str, str]) -> di
 
 def collect_bundle_versions(graph: Graph, registry: Registry) -> dict[str, str]:
     """The versions that made a bundle: guidegraph, torch, the export packages, and the plugins whose nodes it uses."""
-    used = {call.spec.distribution for call in walk(graph.ops) if isinstance(call, Call) and call.spec.distribution}
+    used = {call.spec.distribution for call in walk_calls(graph.ops) if call.spec.distribution}
     versions = dict(owner.split("==", 1) for owner in sorted(used))
     versions["guidegraph"] = registry.versions["guidegraph"]
     for name in ("guidegraph-runtime", "torch", "onnx", "onnxscript", "onnxruntime"):

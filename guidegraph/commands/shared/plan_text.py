@@ -17,10 +17,10 @@ from guidegraph.graph.acceleration.parts import (
 )
 from guidegraph.graph.acceleration.store import store_folder
 from guidegraph.graph.hardware.policy import ComputePolicy
-from guidegraph.graph.ir import Call, Loop, Op, walk
+from guidegraph.graph.ir import Call, Loop, Op, find_loops, list_calls, walk
 from guidegraph.graph.planning.passes import PASSES, find_branch_conditions
 from guidegraph.graph.planning.plan import Plan
-from guidegraph.graph.planning.steps import BatchCall, BlockPlan, Step, flatten_block
+from guidegraph.graph.planning.steps import BlockPlan, BodyPlan, Slot, flatten_block
 from guidegraph.graph.run_config import ACCELERATORS
 from guidegraph.graph.sources import Carry, Index, Item, Literal, Many, Output, Param, Source, Sources
 from guidegraph.graph.training.fit import Fit
@@ -47,8 +47,7 @@ def _loop_rows(block: BlockPlan, plan: Plan) -> Iterator[Row]:
     for step in block.steps:
         if step.body is None:
             continue
-        loop = step.op
-        assert isinstance(loop, Loop)
+        loop = step.body.loop
         if isinstance(loop, Fit):
             yield {"loop": f"nodes.{loop.key}", "parts": [], "torch": [_torch_row(loop, "it trains")]}
             continue
@@ -116,7 +115,7 @@ def plan_json(plan: Plan, effects: Iterable[Effect] = ()) -> Row:
         {"name": name, "does": does, "applied": name in plan.config.passes, "effect": plan.effects.get(name, "")}
         for name, does in PASSES.items()
     ]
-    items = {op.key: op.item for op in walk(plan.ops) if isinstance(op, Loop)}
+    items = {key: loop.item for key, loop in find_loops(walk(plan.ops)).items()}
     roots = [source for source, _ in plan.outputs.values()]
     block = flatten_block(plan.ops, roots, plan.config.passes)
     outputs = {n: {"from": _link(source, items), "type": str(kind)} for n, (source, kind) in plan.outputs.items()}
@@ -147,12 +146,14 @@ def plan_json(plan: Plan, effects: Iterable[Effect] = ()) -> Row:
 def _rows(block: BlockPlan, items: Items) -> list[Row]:
     rows: list[Row] = []
     for step in block.steps:
-        op = step.op
-        if isinstance(op, BatchCall):
-            calls = [_call(call, items) for call in op.calls]
+        if step.body is not None:
+            rows.append(_loop(step.body, step.closure, items))
+            continue
+        calls = [_call(call, items) for call in list_calls(step.ops)]
+        if step.members:
             rows.append({"path": " + ".join(c["path"] for c in calls), "node": calls[0]["node"], "batched": calls})
         else:
-            rows.append(_call(op, items) if isinstance(op, Call) else _loop(op, step, items))
+            rows += calls
     return rows
 
 
@@ -172,12 +173,11 @@ def _call(call: Call, items: Items) -> Row:
     return row | {key: values for key, values in (("in", links), ("settings", settings)) if values}
 
 
-def _loop(loop: Loop, step: Step, items: Items) -> Row:
-    body = step.body
-    assert body is not None
+def _loop(body: BodyPlan, closure: Iterable[tuple[Source, Slot]], items: Items) -> Row:
+    loop = body.loop
     row: Row = {"path": f"nodes.{loop.key}", "node": "loop", "over": _link(loop.over, items), "as": loop.item}
     row["carry"] = {name: _link(source, items) for name, source in loop.carry.items()}
-    row["takes"] = [_link(source, items) for source, _ in step.closure if not isinstance(source, Literal)]
+    row["takes"] = [_link(source, items) for source, _ in closure if not isinstance(source, Literal)]
     if body.prologue is not None:
         row["before"] = _rows(body.prologue, items)
     row["body"] = _conditional(_rows(body.flatten(), items), body.main_ops, body.roots)

@@ -23,7 +23,7 @@ def largest(value: Tensor) -> Tensor:
 
 
 def list_warnings(values: list[Tensor], later: bool) -> list[str]:
-    watch = LoopWatch(set(), op=CALL)
+    watch = LoopWatch(set(), call=CALL)
     for watch.iteration, value in enumerate(values):
         if later:
             watch.add(value, 1.0, "the size is {size:.3g}", None, largest)
@@ -64,17 +64,17 @@ def test_values_that_are_measured_later_give_the_same_warnings(values: list[Tens
 
 
 def test_values_are_kept_up_to_a_number_of_bytes() -> None:
-    watch = LoopWatch(set(), op=CALL)
+    watch = LoopWatch(set(), call=CALL)
     for _ in range(3 * MOST_KEPT_BYTES // KEPT_BYTES):
         watch.add(torch.zeros(1, KEPT_BYTES // 4), 1.0, "", None, largest)
         assert sum(value.nbytes for value in watch.watched["step"].waiting) <= MOST_KEPT_BYTES
-    watch = LoopWatch(set(), op=replace(CALL, key="large"))
+    watch = LoopWatch(set(), call=replace(CALL, key="large"))
     watch.add(torch.zeros(1, KEPT_BYTES), 1.0, "", None, largest)
     assert watch.watched["large"].waiting[0].shape == (1,)
 
 
 def test_a_value_that_records_gradients_is_kept_without_them() -> None:
-    watch = LoopWatch(set(), op=CALL)
+    watch = LoopWatch(set(), call=CALL)
     watch.add(torch.ones(1, 3, requires_grad=True) * 2, 1.0, "", None, largest)
     assert not watch.watched["step"].waiting[0].requires_grad
 
@@ -83,7 +83,7 @@ def test_a_subclass_of_tensor_is_measured_at_once() -> None:
     class OfADevice(Tensor):
         """Its ``measure`` may be another one, such as that of a graph."""
 
-    watch = LoopWatch(set(), op=CALL)
+    watch = LoopWatch(set(), call=CALL)
     for _ in range(2):
         watch.add(torch.zeros(2, 3).as_subclass(OfADevice), 1.0, "", None, lambda value: largest(value).amax())
     assert [size.shape for size in watch.watched["step"].waiting] == [(), ()]
