@@ -29,7 +29,6 @@ from guidegraph.graph.sources import (
     Param,
     Source,
     Sources,
-    list_parameters,
     list_sources,
     map_links,
     map_sources,
@@ -452,7 +451,7 @@ class Graph:
         ops = tuple(walk(self.ops))
         if self.traits.choices:  # a branch that is a parameter feeds whatever reads the choice
             return ops
-        return tuple([op for op in ops if list_parameters(op.sources())])
+        return tuple([op for op in ops if any(isinstance(source, Param) for source in op.sources())])
 
     @cached_property
     def loops(self) -> Mapping[str, Loop]:

@@ -7,7 +7,7 @@ from typing import NamedTuple, TypeAlias
 
 from guidegraph.graph.ir import Call, Choice, Loop, Op, walk
 from guidegraph.graph.port import Port
-from guidegraph.graph.sources import Carry, Item, Output, Source, list_parameters
+from guidegraph.graph.sources import Carry, Item, Output, Param, Source
 from guidegraph_runtime.declare.choice_words import WHEN
 
 
@@ -56,5 +56,7 @@ def list_parameter_ports(call: Call, origins: Origins) -> Iterator[tuple[str, Po
     """Each parameter that a call reads, also behind choices, with its port; for one in a list, the port of one
     element."""
     for source, port in call.linked_ports():
-        for name in list_parameters(origin.source for origin in list_origins_of_link(call, port.name, source, origins)):
-            yield name, port
+        for origin in list_origins_of_link(call, port.name, source, origins):
+            match origin.source:
+                case Param(name):
+                    yield name, port

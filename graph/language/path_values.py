@@ -39,10 +39,10 @@ def list_uses(ops: Mapping[str, Op]) -> Uses:
             location = f"nodes.{op.key}.{name}"
             for source, depth in list_origins_of_link(op, name.removeprefix("in."), link, origins):
                 if isinstance(source, Param) or (isinstance(source, Literal) and source is not link):
-                    whole = kind
+                    nested = kind
                     for _ in range(depth):  # a loop takes an item of it
-                        whole = PortType((SequenceOf(whole),))
-                    uses.setdefault(source, []).append(PortUse(location, whole))
+                        nested = PortType((SequenceOf(nested),))
+                    uses.setdefault(source, []).append(PortUse(location, nested))
     return uses
 
 

@@ -68,7 +68,13 @@ class Extents:
 
     def shape_of(self, source: Sources) -> Shape | None:
         """The leading axes of a value; ``None`` if they are unknown, and for a list of links."""
-        value = find_value(source, self.values, UNKNOWN)
+        match source:
+            case Literal(value):
+                pass
+            case Param(name):
+                value = self.values.get(name)
+            case _:
+                return self.shapes.get(source)
         return tuple(value.shape) if is_tensor(value) else self.shapes.get(source)
 
     def _follow_loop(self, loop: Loop) -> None:
