@@ -1,4 +1,10 @@
-"""The parts of a block: steps that can run as one graph, around at least one call of a model."""
+"""The parts of a block: steps that can run as one graph, around at least one call of a model.
+
+Steps of a run's top level that run as graphs: calls of a model from tensors to tensors, each on its own.
+
+Such a step runs once in most runs, so its graph is used without another run in torch if an earlier process compared
+both at the same sizes.
+"""
 
 from __future__ import annotations
 

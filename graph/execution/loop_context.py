@@ -1,4 +1,10 @@
-"""The state of a run that its loops share, and the outputs of previews."""
+"""The state of a run that its loops share, and the outputs of previews.
+
+The interpreter of a block: fill its slots, execute its steps in order, read its results.
+
+The top level, the body of a loop, the example run of an export and a traced part all run here. They differ in how a
+step is executed.
+"""
 
 from __future__ import annotations
 

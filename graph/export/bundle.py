@@ -1,4 +1,9 @@
-"""Writing a bundle atomically: graphs, tables, files and the manifest."""
+"""Writing a bundle atomically: graphs, tables, files and the manifest.
+
+The weights of a bundle's parts in files beside the graphs: each stored once, however many parts compute with it.
+
+onnxruntime frees them after it has laid them out for its kernels, which it does not do with weights inside of a graph.
+"""
 
 from __future__ import annotations
 

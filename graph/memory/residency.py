@@ -3,6 +3,10 @@
 Before a step the models that it reads are moved to the device. To make room, other models leave it, those with the
 farthest next use first (Belady 1966). A model that no later step reads leaves at once, even if a cache still holds it.
 A loop is one step that reads everything that its body reads; no model moves while it runs.
+
+Calls that run on the CPU under a memory budget: those that make or save models, by the types of their ports.
+
+The models of a checkpoint are then moved to the device one by one, when they are first read.
 """
 
 from __future__ import annotations

@@ -2,6 +2,10 @@
 
 No pass changes a result beyond rounding; each can be turned off. ``hoist``, ``merge``, ``skip`` and ``prune`` rewrite
 operations here; ``precompute`` and ``batch`` are applied when a block is flattened (``steps.py``).
+
+Choices: which operations are certain to run, and which run only if a branch is taken.
+
+An operation is *optional* while only branches of pending choices need it.
 """
 
 from __future__ import annotations

@@ -2,6 +2,12 @@
 
 A block (the top level, or a loop's body) becomes a ``BlockPlan``. A loop's body may need several, one for each set of
 ports that ``needs`` drops in some iteration; they are made when first used.
+
+The batch pass: sibling calls of a batchable node on the same model become one call.
+
+Siblings are calls of one node that agree in everything that is not batchable and do not depend on each other. At run
+time their arguments are concatenated along the leading axis (``call_as_batch``). If structure, dtypes or the other axes
+do not match, the calls are made one by one.
 """
 
 from __future__ import annotations

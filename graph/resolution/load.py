@@ -1,4 +1,10 @@
-"""Building a validated graph from a workflow's file; all problems are reported before anything runs."""
+"""Building a validated graph from a workflow's file; all problems are reported before anything runs.
+
+The number of nodes in a workflow once its sub-workflows are inlined, counted before any is built.
+
+Workflows that each use the next one twice reach a hundred thousand nodes in 1.5 kB. Counting visits each file once at
+each depth.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,15 @@
-"""Several runs of a workflow with parameters of their own, which share the calls of its networks."""
+"""Several runs of a workflow with parameters of their own, which share the calls of its networks.
+
+Calls of batchable nodes in several runs as one call: each run waits at such a call until all others wait or end.
+
+This is the batch pass (``guidegraph.graph.planning.batch``) across runs: calls of one node join along the batch if they
+have the same model and settings, and arguments that differ in their samples alone.
+
+Several tasks that take turns: one runs at a time, until it waits for the others or ends.
+
+Each task has a thread of its own, since it is an ordinary run that stops in the middle of a node. No two of them ever
+run at the same moment, so they need no more care of shared state than runs one after the other.
+"""
 
 from __future__ import annotations
 

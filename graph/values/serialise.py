@@ -1,6 +1,11 @@
 """Values to safetensors and back: tensors, plain data and registered structured types.
 
 A value becomes a dict of tensors and a JSON tree that refers to them by name. Pickle is not used.
+
+Checksums of values: CRC-32 over the bytes of tensors, arrays and plain data.
+
+A CRC-32 finds every single flipped bit and all but one in 2³² of other accidents, at memory speed (`zlib.crc32`). It is
+no defence against somebody who alters a file on purpose and computes the checksum again.
 """
 
 from __future__ import annotations

@@ -1,4 +1,11 @@
-"""Workflows that came in pictures: kept in memory, read-only, and with a stranger's permissions."""
+"""Workflows that came in pictures: kept in memory, read-only, and with a stranger's permissions.
+
+Who may talk to the server: the page that its own address opened, on this machine, and nobody else.
+
+Every address begins with a secret token, so that other users and programs of this machine cannot guess one. The
+``Host`` header must name the loopback address, which a rebinding host name does not. ``Origin`` and ``Sec-Fetch-Site``
+must be those of the page itself. The content security policy lets the page load nothing from anywhere else.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,10 @@
-"""A run into a folder: its outputs, written as they become ready, and ``run.json``."""
+"""A run into a folder: its outputs, written as they become ready, and ``run.json``.
+
+The files that the nodes of a run write outside of its folder, from Python's audit events.
+
+Only files that Python opens are seen, in the threads of the run. Libraries in other languages, such as safetensors, and
+other processes go unnoticed.
+"""
 
 from __future__ import annotations
 

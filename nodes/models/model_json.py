@@ -1,4 +1,11 @@
-"""Reads model.json of a model folder, without torch: the parts of the folder and their files."""
+"""Reads model.json of a model folder, without torch: the parts of the folder and their files.
+
+Checksums of a model folder: model.json records a checksum for each file and for its own `parts`.
+
+`"checksums": {"files": {FILE: …}, "parts": …}`. A file's checksum is the 128-bit BLAKE2b of its bytes (`b2sum -l 128
+FILE`), which the engine computes anyway for its cache; the parts' checksum is the BLAKE2b of their JSON. A folder
+without checksums, such as one written by an earlier version, is read unchecked.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,10 @@
-"""Checks of settings and ports: each returns the value, or raises ``ValueError`` with the actual value."""
+"""Checks of settings and ports: each returns the value, or raises ``ValueError`` with the actual value.
+
+Tables with named columns: as structured arrays, which a run returns and a reference run stores, and as lists.
+
+A structured array (R) has a field for each column. Numbers without a value are NaN there, and texts without one are
+empty; as lists, both are None.
+"""
 
 from __future__ import annotations
 

@@ -2,6 +2,11 @@
 
 A part is traced with, for example, a sampler's `clip`; a run may use another sampler with other fields. A field that
 does not change the result, or that is a tensor, is free; any other field must equal its value at export.
+
+Inputs of a traced part that are unread for some value of a flag: the trait ``needs``, for bundles.
+
+A bundle cannot call ``needs`` at run time. So it is called at export for all combinations of the flags in its
+arguments, and the result is kept if a single flag decides.
 """
 
 from __future__ import annotations

@@ -1,4 +1,9 @@
-"""A node opens only the files named by its `Path` settings, and writes only those marked `Written`."""
+"""A node opens only the files named by its `Path` settings, and writes only those marked `Written`.
+
+The side effects of a call, from Python's audit events: files, processes and connections.
+
+Only files that Python itself opens are seen. Libraries in other languages, such as safetensors, go unnoticed.
+"""
 
 from __future__ import annotations
 

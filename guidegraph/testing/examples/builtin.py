@@ -1,4 +1,9 @@
-"""Examples of the built-in port types."""
+"""Examples of the built-in port types.
+
+Small models that satisfy the protocols: each output depends smoothly on every input, sample by sample.
+
+They compute in the dtype of their inputs, so that one model serves every dtype.
+"""
 
 from __future__ import annotations
 

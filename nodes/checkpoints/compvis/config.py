@@ -1,4 +1,10 @@
-"""Reads the config.yaml of CompVis' software, for settings that are not in tensors, and checks it against them."""
+"""Reads the config.yaml of CompVis' software, for settings that are not in tensors, and checks it against them.
+
+The releases in CompVis' layout, with the settings that are not in their tensors.
+
+Latent diffusion: `models/` and `configs/` of that project (Rombach et al. 2022; Blattmann et al. 2022 for rdm768).
+Stable Diffusion 1 and 2, and SDXL: the configurations of their own projects.
+"""
 
 from __future__ import annotations
 

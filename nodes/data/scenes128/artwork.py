@@ -1,4 +1,9 @@
-"""The artworks of objects, from the packed file, and cutouts of them in any size and colour."""
+"""The artworks of objects, from the packed file, and cutouts of them in any size and colour.
+
+Recolour artwork in Oklab, a perceptual space: lightness keeps its order, hue and chroma come from a colour.
+
+Oklab: Ottosson 2020, "A perceptual color space for image processing", with its published matrices.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,9 @@
-"""The contents of a scene: groups of equal objects, their relation to each other, and the background."""
+"""The contents of a scene: groups of equal objects, their relation to each other, and the background.
+
+Which compositions never occur in training scenes: pairs, coloured objects, counts and sentence forms.
+
+Every rule is a function of indices alone, so a held-out composition is the same for every seed.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,10 @@
-"""A U-Net as nested shells: each goes one block down, lets everything deeper run, and comes one block up."""
+"""A U-Net as nested shells: each goes one block down, lets everything deeper run, and comes one block up.
+
+Ends the construction of a network that has far more layers than the file has tensors.
+
+A config of a few bytes can ask for a billion layers, which would take hours to make before they are compared with the
+file.
+"""
 
 from __future__ import annotations
 

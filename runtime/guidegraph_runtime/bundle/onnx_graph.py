@@ -1,4 +1,10 @@
-"""Read from an ONNX file the operators that it uses and the files of its weights."""
+"""Read from an ONNX file the operators that it uses and the files of its weights.
+
+Bound the memory and iterations of an ONNX graph as far as its constants determine them.
+
+Four bytes of a constant can request a terabyte, or an endless loop. Sizes computed in the graph are unknown here; the
+limits on the memory and time of a call bound those (`sessions`).
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,10 @@
-"""Write files atomically: neither a reader nor a crash ever leaves a half-written file."""
+"""Write files atomically: neither a reader nor a crash ever leaves a half-written file.
+
+Name temporary files and folders by their process, so that files of killed processes can be removed.
+
+A name is `.STEM-PID-MACHINE-TOKEN.tmp`, followed by the suffix of the final file. A replaced old version has `.old`
+instead of `.tmp`.
+"""
 
 from __future__ import annotations
 

@@ -3,6 +3,11 @@
 A named pipe would wait for a writer, ``/dev/zero`` never ends, and opening some devices changes them. So a path is
 checked before it is opened, opened without blocking, and checked again through the descriptor. The checked file is the
 one that is read, whatever happens to the path meanwhile.
+
+Read JSON that comes from elsewhere: a record of a run, a description of a sweep, the text in a picture.
+
+The file must be a regular one, and its size and the number of its values are limited before it is parsed: 57 MB of
+``[]`` would take 1.3 GB. Bundles have a stricter reader (``bundle/strict_json.py``).
 """
 
 from __future__ import annotations
