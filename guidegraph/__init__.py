@@ -78,6 +78,7 @@ if TYPE_CHECKING:  # for type checkers; a test compares it with _HOMES
     from guidegraph.nodes.types import Autoencoder as Autoencoder
     from guidegraph.nodes.types import Classifier as Classifier
     from guidegraph.nodes.types import Condition as Condition
+    from guidegraph.nodes.types import ConditionField as ConditionField
     from guidegraph.nodes.types import Denoiser as Denoiser
     from guidegraph.nodes.types import FeatureExtractor as FeatureExtractor
     from guidegraph.nodes.types import Image as Image
@@ -200,6 +201,7 @@ _HOMES = {
         "Autoencoder",
         "Classifier",
         "Condition",
+        "ConditionField",
         "Denoiser",
         "FeatureExtractor",
         "Image",

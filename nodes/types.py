@@ -11,13 +11,15 @@ operations, which take longer than the conversion of a small sample.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar, NamedTuple, Protocol, TypeAlias, runtime_checkable
 from weakref import WeakKeyDictionary
 
 from guidegraph.graph.types import Tensor, is_tensor, structured
 from guidegraph.graph.values.ownership import change_count
+from guidegraph.nodes.condition_fields import BASIC_NAMES, FIELD_AXES, check_field, find_field
+from guidegraph.nodes.condition_fields import ConditionField as ConditionField
 from guidegraph.nodes.noise_level import KINDS, NoiseLevel, check_kind, widen_dtype
 from guidegraph.nodes.noise_level import PredictionKind as PredictionKind
 from guidegraph.nodes.sampler_types import Levels as Levels
@@ -317,21 +319,48 @@ class Condition:
     """The inputs that condition a denoiser; every field is optional.
 
     vector: (B, D), added to the time embedding. tokens: (B, M, D), for cross-attention, with mask
-    (B, M), true where a token counts. spatial: (B, C, H, W), concatenated to x.
+    (B, M), true where a token counts. spatial: (B, C, H, W), concatenated to x. more: the fields that plugins
+    declare, by name; `with_fields` adds them, and `fields` has them all.
     The leading axis is B, or 1 if all samples share the condition.
     """
 
-    leaf_axes: ClassVar = {
-        "vector": ("B", "D"),
-        "tokens": ("B", "M", "D"),
-        "mask": ("B", "M"),
-        "spatial": ("B", "C", "H", "W"),
-    }
+    leaf_axes: ClassVar = FIELD_AXES
 
     vector: Tensor | None = None
     tokens: Tensor | None = None
     mask: Tensor | None = None
     spatial: Tensor | None = None
+    more: Mapping[str, Tensor] | None = None
+
+    def __post_init__(self) -> None:
+        if self.more is not None:  # a copy in one order, since conditions of one structure are joined
+            object.__setattr__(self, "more", {name: self.more[name] for name in sorted(self.more)} or None)
+
+    @property
+    def fields(self) -> Mapping[str, Tensor]:
+        """The tensors of the fields that are present, by name."""
+        basic = (("vector", self.vector), ("tokens", self.tokens), ("mask", self.mask), ("spatial", self.spatial))
+        return {name: value for name, value in basic if value is not None} | dict(self.more or {})
+
+    @classmethod
+    def of(cls, fields: Mapping[str, Tensor]) -> Condition:
+        """The condition with these tensors as its fields, by name. `with_fields` checks them, and this does not."""
+        basic = {name: value for name, value in fields.items() if name in BASIC_NAMES}
+        more = {name: value for name, value in fields.items() if name not in BASIC_NAMES}
+        return cls(**basic, more=more or None)
+
+    def with_fields(self, **fields: Tensor | None) -> Condition:
+        """The condition with these fields in place of its own; a field that is given as None is left out.
+
+        Raises ``ValueError`` for a name that no plugin has declared, and for a tensor with other axes than declared.
+        """
+        for name, value in fields.items():
+            if value is None:
+                find_field(name)
+            else:
+                check_field(name, value)
+        changed = {**self.fields, **fields}
+        return Condition.of({name: value for name, value in changed.items() if value is not None})
 
 
 @runtime_checkable

@@ -15,6 +15,7 @@ from guidegraph import nodes
 from guidegraph.graph.node import SPEC_ATTRIBUTE
 from guidegraph.graph.output_format import OutputFormat
 from guidegraph.graph.types import Tensor
+from guidegraph.nodes.condition_fields import BASIC_FIELDS, ConditionField
 from guidegraph.plugins.hookspecs import hookimpl
 
 _DERIVES = "\nfrom guidegraph.nodes.derive import"
@@ -63,6 +64,11 @@ def guidegraph_outputs() -> list[OutputFormat]:
     from guidegraph.nodes.output_formats import list_formats
 
     return list_formats()
+
+
+@hookimpl
+def guidegraph_condition_fields() -> list[ConditionField]:
+    return list(BASIC_FIELDS)
 
 
 @hookimpl

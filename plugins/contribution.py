@@ -1,4 +1,4 @@
-"""Reads and checks the nodes and types of one plugin, without other plugins."""
+"""Reads and checks what one plugin contributes, without other plugins."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from guidegraph import graph
 from guidegraph.graph.errors import suggest
 from guidegraph.graph.node import SPEC_ATTRIBUTE, NodeDefinitionError, NodeSpec, get_spec
 from guidegraph.graph.output_format import OutputFormat
+from guidegraph.nodes.condition_fields import ConditionField
 from guidegraph.plugins import hookspecs
 from guidegraph.plugins.entry_points import DISABLE, PluginError
 from guidegraph_runtime.error_text import describe_error
@@ -26,11 +27,12 @@ HOOKS = tuple(name for name in vars(hookspecs) if name.startswith("guidegraph_")
 
 @dataclass(frozen=True)
 class Contribution:
-    """A plugin's nodes by id, port types by name, and file formats."""
+    """A plugin's nodes by id, port types by name, file formats, and fields of conditions."""
 
     nodes: dict[str, NodeSpec]
     types: dict[str, type]
     formats: list[OutputFormat]
+    condition_fields: list[ConditionField]
 
     @property
     def namespaces(self) -> list[str]:
@@ -44,11 +46,13 @@ def make_hook_manager() -> pluggy.PluginManager:
 
 
 def read_contribution(plugin: object, namespace: str | None) -> Contribution:
-    """Read and check a plugin's nodes and types. ``namespace``: prefix that its ids must have; None allows any,
-    and a module without hooks, such as a notebook (``__main__``), contributes the nodes that it defines.
+    """Read and check a plugin's nodes, types and condition fields.
 
-    Raises ``PluginError`` for an unknown hook, a wrong signature, a return value that is not a list of nodes (types),
-    and a foreign or duplicate id; an exception of the plugin's own code is its cause.
+    namespace: prefix that its ids must have; None allows any, and a module without hooks, such as a notebook
+    (``__main__``), contributes the nodes that it defines.
+
+    Raises ``PluginError`` for an unknown hook, a wrong signature, a return value that is not a list of nodes (types,
+    fields), and a foreign or duplicate id; an exception of the plugin's own code is its cause.
     """
     _check_marks(plugin)
     manager = make_hook_manager()
@@ -85,7 +89,8 @@ def read_contribution(plugin: object, namespace: str | None) -> Contribution:
         if types.get(cls.__name__, cls) is not cls:
             raise PluginError(f"two port types are called '{cls.__name__}'", "rename one of them")
         types[cls.__name__] = cls
-    return Contribution(nodes, types, _collect_formats(manager.hook.guidegraph_outputs))
+    formats = _collect_formats(manager.hook.guidegraph_outputs)
+    return Contribution(nodes, types, formats, _collect_fields(manager.hook.guidegraph_condition_fields))
 
 
 def _collect_formats(hook: pluggy.HookCaller) -> list[OutputFormat]:
@@ -103,6 +108,19 @@ def _collect_formats(hook: pluggy.HookCaller) -> list[OutputFormat]:
         if formats.setdefault((format.type.__name__, format.suffix), format) is not format:
             raise PluginError(f"two formats are called {format.name}", "remove one of them")
     return list(formats.values())
+
+
+def _collect_fields(hook: pluggy.HookCaller) -> list[ConditionField]:
+    """A plugin's fields of conditions. Raises ``PluginError`` for another object, and for two fields of one name."""
+    fields: dict[str, ConditionField] = {}
+    for field in _collect(hook, "condition fields"):
+        if not isinstance(field, ConditionField):
+            reason = f"{hook.name} returned {field!r:.80}, which is not a ConditionField"
+            raise PluginError(reason, "return a list of ConditionField(name, axes)")
+        if fields.get(field.name, field) != field:
+            raise PluginError(f"two condition fields are called '{field.name}'", "rename one of them")
+        fields[field.name] = field
+    return list(fields.values())
 
 
 def _check_marks(plugin: object) -> None:

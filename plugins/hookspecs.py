@@ -14,6 +14,7 @@ from guidegraph.graph.values.ownership import copy_parameter
 if TYPE_CHECKING:
     from guidegraph.graph.ir import Graph
     from guidegraph.graph.output_format import OutputFormat
+    from guidegraph.nodes.condition_fields import ConditionField
 
 
 PROJECT = "guidegraph"
@@ -53,6 +54,11 @@ def guidegraph_types() -> Iterable[type]:  # type: ignore[empty-body]
 @hookspec
 def guidegraph_outputs() -> Iterable[OutputFormat]:  # type: ignore[empty-body]
     """File formats for port types, the plugin's own or others. A type with several is written in each of them."""
+
+
+@hookspec
+def guidegraph_condition_fields() -> Iterable[ConditionField]:  # type: ignore[empty-body]
+    """The fields that the plugin's conditions may carry, besides those of other plugins, by names of its own."""
 
 
 @hookspec

@@ -22,6 +22,7 @@ from guidegraph.graph.events import Observer
 from guidegraph.graph.memory.pause_collector import pause_for_import
 from guidegraph.graph.node import NodeSpec, Registry
 from guidegraph.graph.types import PortType
+from guidegraph.nodes.condition_fields import declare_fields
 from guidegraph.plugins import builtin, hookspecs
 from guidegraph.plugins.builtin_nodes import BuiltinNodes
 from guidegraph.plugins.contribution import (
@@ -284,7 +285,7 @@ class PluginManager:
         """Import the pending plugins that are due. Waits for another thread that imports some."""
         with self._lock:
             for entry in list(filter(is_due, self._pending)):
-                if entry in self._pending:  # an entry point imports those before it if it has types
+                if entry in self._pending:  # one with types or fields imports those before it
                     self._add_entry_point(entry)
 
     def _add_entry_point(self, entry: importlib.metadata.EntryPoint) -> None:
@@ -300,7 +301,7 @@ class PluginManager:
                 removal = describe_removal(entry.name)
                 plugin = load_or_explain(entry.load, f"install what it needs, or {removal}", removal)
                 contribution = read_contribution(plugin, entry.name)
-            if contribution.types:  # of two types with one name, the first in the order of all plugins is taken
+            if contribution.types or contribution.condition_fields:  # of two with one name the first plugin's is taken
                 self._add_entry_points(self._pending[:position].__contains__)
             self._join(entry.name, plugin, entry.module, contribution, distribution, version, notes)
             self._folders[entry.name] = package_folders(entry.module)
@@ -353,7 +354,7 @@ class PluginManager:
         version: str,
         notes: Sequence[str] = (),
     ) -> None:
-        """Add the nodes and types of a checked plugin. Raises before changing anything."""
+        """Add the nodes, types and fields of a checked plugin. Raises before changing anything."""
         if contribution.types:
             self._types |= self._builtin.load_types()
         for type_name, cls in contribution.types.items():
@@ -367,6 +368,10 @@ class PluginManager:
                 if other.type is not format.type or other.suffix == format.suffix:
                     owner = f"{other.type.__module__}.{other.type.__name__}, written by {other.write.__module__}"
                     raise PluginError(f"the format {format.name} exists already: {owner}", "choose another suffix")
+        try:
+            declare_fields(contribution.condition_fields, name)
+        except ValueError as error:
+            raise PluginError(str(error), "rename the field in one of them, or leave one plugin out") from None
         self._hooks.register(plugin, name=name)
         owner = f"{distribution}=={version}"
         self._nodes |= {id: replace(spec, distribution=owner, plugin=module) for id, spec in contribution.nodes.items()}

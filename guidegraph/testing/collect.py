@@ -8,6 +8,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from guidegraph.graph.node import get_spec
+from guidegraph.nodes.condition_fields import declare_fields
 from guidegraph.plugins.contribution import read_contribution
 from guidegraph.plugins.entry_points import import_plugin_module
 from guidegraph.testing.applicable import applicable_checks
@@ -47,7 +48,8 @@ def cases_of(plugin: object, cases: Iterable[NodeCase] = ()) -> list[NodeCase]:
     """A case for each node of a plugin, in its order; `cases` replace the default ones.
 
     plugin: a module with the hook ``guidegraph_nodes``, its name, or node functions. Raises ``PluginError`` for an
-    unusable plugin, ``ValueError`` for a case of another plugin's node.
+    unusable plugin, ``ValueError`` for a case of another plugin's node, or for a condition field that another plugin
+    declares in another way.
     """
     by_node: dict[str, list[NodeCase]] = {}
     for case in cases:
@@ -57,7 +59,9 @@ def cases_of(plugin: object, cases: Iterable[NodeCase] = ()) -> list[NodeCase]:
         nodes = [*plugin]
     else:
         module = import_plugin_module(plugin) if isinstance(plugin, str) else plugin
-        nodes = [spec.function for spec in read_contribution(module, None).nodes.values()]
+        contribution = read_contribution(module, None)
+        declare_fields(contribution.condition_fields, getattr(module, "__name__", repr(module)))
+        nodes = [spec.function for spec in contribution.nodes.values()]
     ids = {get_spec(function).id for function in nodes}
     if foreign := sorted(by_node.keys() - ids):
         raise ValueError(f"there is a case for {', '.join(foreign)}, which the plugin does not give")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import fields
 from typing import Annotated, Literal
 
 from annotated_types import Ge, Gt, Le, MinLen
@@ -13,6 +12,7 @@ from guidegraph.graph.node import node
 from guidegraph.graph.training.ranks import local_rows
 from guidegraph.graph.types import Tensor
 from guidegraph.nodes import port_shapes
+from guidegraph.nodes.condition_fields import BASIC_NAMES, fill_of
 from guidegraph.nodes.data.scenes import DROPS, uniforms
 from guidegraph.nodes.shape_checks import has_values
 from guidegraph.nodes.types import Condition, ConditionAdapter
@@ -100,44 +100,51 @@ def adapt_condition(adapter: ConditionAdapter, condition: Condition) -> Conditio
 def pool_condition(condition: Condition) -> Condition:
     """The vector (B, D) of a condition without its tokens, as for a DiT, which takes a vector alone.
 
-    The spatial field stays. Raises an error for a condition without a vector.
+    The other fields stay. Raises an error for a condition without a vector.
     """
     if condition.vector is None:
         raise ValueError("expected a condition with a vector; this one has none: take that of another text encoder")
-    return Condition(vector=condition.vector, spatial=condition.spatial)
+    return condition.with_fields(tokens=None, mask=None)
 
 
 @node("condition.null", shape=port_shapes.like_rows)
 def null_condition(like: Condition) -> Condition:
-    """The null condition of a model trained with `condition.drop`: zeros in the shape of `like`, with its mask."""
-    return Condition(**{name: value.new_zeros(value.shape) for name, value in _values(like)}, mask=like.mask)
+    """The null condition of a model trained with `condition.drop`: zeros in the shape of `like`, with its mask.
+
+    A field that a plugin declared has the null that it declared.
+    """
+    fills = {name: fill for name in like.fields if (fill := fill_of(name)) is not None}
+    nulls = {name: like.fields[name].new_full(like.fields[name].shape, fill) for name, fill in fills.items()}
+    return Condition.of({**like.fields, **nulls})
 
 
 @node("condition.drop", shape=port_shapes.condition_rows)
 def drop_condition(
     condition: Condition, index: int = 0, *, p: Probability = 0.1, seed: Annotated[int, Ge(0)] = 0
 ) -> Condition:
-    """Replace a condition by the null condition (zeros) in a fraction p of samples, so that the model learns it too.
+    """Replace a condition by the null condition in a fraction p of samples, so that the model learns it too.
 
-    Ho & Salimans 2022, algorithm 1. All fields of a sample are dropped together. The choice depends on (seed, index)
-    alone; `index` is the loop's. Every field must have the batch's leading axis. Two nodes with one seed, also
-    `data.drop_captions`, drop the same samples: to drop conditions apart from each other, give each its own seed.
+    Ho & Salimans 2022, algorithm 1. The null is zeros, or of a plugin's field the one that it declared; a mask stays.
+    All fields of a sample are dropped together. The choice depends on (seed, index) alone; `index` is the loop's.
+    Every field must have the batch's leading axis. Two nodes with one seed, also `data.drop_captions`, drop the same
+    samples: to drop conditions apart from each other, give each its own seed.
     """
     import torch
 
-    values_by_field = dict(_values(condition))
-    batches = {value.shape[0] for value in values_by_field.values()}
+    fills = {name: fill for name in condition.fields if (fill := fill_of(name)) is not None}
+    batches = {condition.fields[name].shape[0] for name in fills}
     if len(batches) > 1:
         raise ValueError(f"expected every field with the batch's leading axis; found {sorted(batches)}")
-    if not values_by_field:
+    if not fills:
         return condition
     is_kept = local_rows(batches.pop(), lambda batch: uniforms(seed, index, batch, DROPS)) >= p
 
-    def zero_dropped(value: Tensor) -> Tensor:
+    def fill_dropped(value: Tensor, fill: float) -> Tensor:
         keep_row = torch.from_numpy(is_kept).to(value.device).reshape(-1, *(1,) * (value.ndim - 1))
-        return torch.where(keep_row, value, torch.zeros((), dtype=value.dtype, device=value.device))
+        return torch.where(keep_row, value, torch.full((), fill, dtype=value.dtype, device=value.device))
 
-    return Condition(**{name: zero_dropped(value) for name, value in values_by_field.items()}, mask=condition.mask)
+    dropped = {name: fill_dropped(condition.fields[name], fill) for name, fill in fills.items()}
+    return Condition.of({**condition.fields, **dropped})
 
 
 @node("condition.merge", shape=port_shapes.merge_rows)
@@ -145,20 +152,21 @@ def merge_conditions(conditions: Sequence[Condition]) -> Condition:
     """Merge conditions, for example of a text and of a map, into one with the fields of all.
 
     Spatial fields are concatenated along the channels and tokens along the sequence, in order; a leading axis of 1
-    broadcasts to the batch. Raises an error if two of them have a vector, because a condition has only one.
+    broadcasts to the batch. Raises an error if two of them have a vector, or the same field of a plugin, because a
+    condition has only one.
     """
     import torch
 
     if not conditions:
         raise ValueError("there are no conditions to merge: list at least one")
-    sizes = [value.shape[0] for condition in conditions for _, value in _values(condition)]
+    sizes = [value.shape[0] for condition in conditions for name, value in condition.fields.items() if name != "mask"]
     batch = max(sizes, default=1)
     if any(size not in (1, batch) for size in sizes):
         raise ValueError(f"expected conditions of one batch, or of 1 sample; found {sorted(set(sizes))}")
 
     def all_of(name: str) -> list[Tensor]:
-        values = [getattr(condition, name) for condition in conditions]
-        return [value.expand(batch, *value.shape[1:]) for value in values if value is not None]
+        values = [condition.fields[name] for condition in conditions if name in condition.fields]
+        return [value.expand(batch, *value.shape[1:]) for value in values]
 
     vectors, tokens, spatial = all_of("vector"), all_of("tokens"), all_of("spatial")
     if len(vectors) > 1:
@@ -174,15 +182,22 @@ def merge_conditions(conditions: Sequence[Condition]) -> Condition:
         tokens=torch.cat(tokens, dim=1) if tokens else None,
         mask=torch.cat(masks, dim=1) if masked else None,
         spatial=torch.cat(spatial, dim=1) if spatial else None,
+        more={name: all_of(name)[0] for name in _find_holders(conditions)},
     )
 
 
-def _values(condition: Condition) -> list[tuple[str, Tensor]]:
-    """The fields with a value, by name, without the mask, which selects tokens and is not itself a condition."""
-    values_by_field = (
-        (field.name, getattr(condition, field.name)) for field in fields(condition) if field.name != "mask"
-    )
-    return [(name, value) for name, value in values_by_field if value is not None]
+def _find_holders(conditions: Sequence[Condition]) -> dict[str, int]:
+    """The index of the condition that has each field but the basic ones. Raises an error if two have the same."""
+    holders: dict[str, int] = {}
+    for i, condition in enumerate(conditions):
+        for name in condition.fields.keys() - set(BASIC_NAMES):
+            if name in holders:
+                raise ValueError(
+                    f"conditions.{holders[name]} and conditions.{i} both have the field '{name}', and a condition "
+                    f"holds one: merge one of them, or leave it out of one with with_fields({name}=None)"
+                )
+            holders[name] = i
+    return holders
 
 
 def _mask_of(condition: Condition, batch: int) -> Tensor:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import NamedTuple, Protocol, runtime_checkable
 
 from guidegraph.graph.node import node
 from guidegraph.graph.types import Tensor, capability
+from guidegraph.nodes.condition_fields import check_reads
 from guidegraph.nodes.guidance.hooks import HookedDenoiser, HookedWrapper, MemoryDenoiser, Site, select_sites
 from guidegraph.nodes.guidance.step_context import RuleMemory, RuleWithMemory
 from guidegraph.nodes.shape_checks import expand_leading_axis, expand_to_batch, has_values
@@ -28,9 +29,19 @@ def list_shape_problems(denoiser: Denoiser, shapes: Mapping[str, Sequence[int]])
 
 @node("denoiser.predict", batchable=("x", "t", "condition"), check=list_shape_problems)
 def predict(denoiser: Denoiser, x: Sample, t: Timesteps, condition: Condition | None = None) -> Prediction:
-    """The denoiser's prediction at x (B, C, H, W) and t (1) or (B), for a condition with leading axis 1 or B."""
+    """The denoiser's prediction at x (B, C, H, W) and t (1) or (B), for a condition with leading axis 1 or B.
+
+    Raises an error for a field of the condition that the denoiser does not read.
+    """
     batch = x.shape[0]
-    return denoiser(x, expand_to_batch(t, batch, "t"), expand_condition(condition or Condition(), batch))
+    return denoiser(x, expand_to_batch(t, batch, "t"), make_call_condition(denoiser, condition, batch))
+
+
+def make_call_condition(denoiser: Denoiser, condition: Condition | None, batch: int) -> Condition:
+    """The condition of a call of the denoiser: expanded to the batch, all of whose fields the denoiser reads."""
+    condition = condition or Condition()
+    check_reads(denoiser, condition.fields)
+    return expand_condition(condition, batch)
 
 
 def expand_condition(condition: Condition, batch: int) -> Condition:
@@ -38,8 +49,8 @@ def expand_condition(condition: Condition, batch: int) -> Condition:
 
     Unless traced, it is the condition itself if all fields have that axis.
     """
-    values = (condition.vector, condition.tokens, condition.mask, condition.spatial)
-    tensors = [value for value in values if value is not None]
+    fields = condition.fields
+    tensors = list(fields.values())
     if all(tensor.shape[0] == batch for tensor in tensors) and has_values(*tensors):
         return condition
     for tensor in tensors:
@@ -48,7 +59,7 @@ def expand_condition(condition: Condition, batch: int) -> Condition:
                 f"the condition is for {tensor.shape[0]} samples and x has {batch}: give one condition for all, or "
                 f"start from noise with batch {tensor.shape[0]}"
             )
-    return Condition(*[None if value is None else expand_leading_axis(value, batch) for value in values])
+    return Condition.of({name: expand_leading_axis(value, batch) for name, value in fields.items()})
 
 
 @dataclass(frozen=True)
@@ -65,8 +76,7 @@ class GuidedDenoiser:
         return self._guide(cond, x, t)
 
     def _positive(self, condition: Condition | None) -> Condition:
-        empty = condition is None or all(getattr(condition, field.name) is None for field in fields(condition))
-        return self.positive if condition is None or empty else condition
+        return condition if condition is not None and condition.fields else self.positive
 
     def _guide(self, cond: Prediction, x: Tensor, t: Tensor) -> Prediction:
         uncond = predict(self.denoiser, x, t, self.negative)
@@ -84,7 +94,7 @@ class HookedGuidedDenoiser(HookedWrapper, GuidedDenoiser):
     ) -> tuple[Prediction, dict[Site, Tensor]]:
         """The guided prediction, and the outputs of the sites in the conditional call."""
         batch = x.shape[0]
-        expanded = expand_condition(self._positive(condition), batch)
+        expanded = make_call_condition(self.denoiser, self._positive(condition), batch)
         cond, values = self.inner.captured(x, expand_to_batch(t, batch, "t"), expanded, sites)
         return self._guide(cond, x, t), values
 
@@ -193,7 +203,7 @@ def capture_site(
         names = ", ".join(match.name for match in matches)
         raise ValueError(f"'{name}' names {len(matches)} sites, {names}: give the name of one of them")
     batch = x.shape[0]
-    expanded = expand_condition(condition or Condition(), batch)
+    expanded = make_call_condition(denoiser, condition, batch)
     prediction, values = denoiser.captured(x, expand_to_batch(t, batch, "t"), expanded, matches)
     return PredictionWithFeatures(prediction, values[matches[0]])
 
@@ -218,7 +228,7 @@ def predict_with_memory(
     in the body, which starts as denoiser.empty_memory.
     """
     batch = x.shape[0]
-    expanded = expand_condition(condition or Condition(), batch)
+    expanded = make_call_condition(denoiser, condition, batch)
     return Remembered(*denoiser.predict_with_memory(x, expand_to_batch(t, batch, "t"), expanded, memory.expand(batch)))
 
 
@@ -229,7 +239,9 @@ def make_empty_memory(denoiser: MemoryDenoiser, x: Sample, condition: Condition 
     condition: as for denoiser.predict. The network is called once, with one sample, to find the sizes. Rules without a
     memory have none here.
     """
-    return denoiser.empty_memory(x, condition or Condition())
+    condition = condition or Condition()
+    check_reads(denoiser, condition.fields)
+    return denoiser.empty_memory(x, condition)
 
 
 @node("denoiser.deep_features")

@@ -146,10 +146,11 @@ class ConditionAdapter(Model):
     """Transforms the tokens and the vector of a condition."""
 
     def forward(self, condition: Condition) -> Condition:
-        def rotate(value: Tensor | None) -> Tensor | None:
-            return None if value is None else (value * self.weights[: value.shape[-1]].to(value.dtype)).sin()
+        def rotate(value: Tensor) -> Tensor:
+            return (value * self.weights[: value.shape[-1]].to(value.dtype)).sin()
 
-        return Condition(rotate(condition.vector), rotate(condition.tokens), condition.mask, condition.spatial)
+        rotated = {name: rotate(value) for name, value in condition.fields.items() if name in ("vector", "tokens")}
+        return Condition.of({**condition.fields, **rotated})
 
 
 def halve(x: Tensor) -> Tensor:

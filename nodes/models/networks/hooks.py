@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import fields
 from typing import Any, ClassVar, Self, TypeAlias, cast
 
 import torch
@@ -242,8 +241,7 @@ def rule_name(rule: Rule) -> str:
 
 def take_first_row(condition: Condition) -> Condition:
     """The condition of the first sample: every field with a leading axis of 1."""
-    values = {field.name: getattr(condition, field.name) for field in fields(condition)}
-    return Condition(**{name: None if value is None else value[:1] for name, value in values.items()})
+    return Condition.of({name: value[:1] for name, value in condition.fields.items()})
 
 
 class AttentionLayer(nn.Module):

@@ -63,7 +63,9 @@ class AdapterModel(nn.Module):
             h = layer(h, torch.ones(h.shape[:2], dtype=torch.bool, device=h.device) if mask is None else mask)
         normalised = (F.layer_norm(value, (config.width,)) for value in (h, self.vector(vector.to(dtype))))
         new_tokens, new_vector = (value.to(tokens.dtype) for value in normalised)
-        return Condition(vector=new_vector, tokens=new_tokens, mask=mask, spatial=condition.spatial)
+        return Condition(
+            vector=new_vector, tokens=new_tokens, mask=mask, spatial=condition.spatial, more=condition.more
+        )
 
 
 def check_width(name: str, value: Tensor | None, width: int) -> Tensor:
