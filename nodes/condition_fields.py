@@ -28,22 +28,24 @@ class ConditionField:
     null: Null = "zeros"
 
     def __post_init__(self) -> None:
-        where = f"ConditionField({self.name!r})"
+        subject = f"ConditionField({self.name!r})"
         if not isinstance(self.name, str) or not self.name.isidentifier() or self.name in _RESERVED:
             raise ValueError(
-                f"{where}: expected a name such as 'pose', which with_fields takes as a keyword: choose another"
+                f"{subject}: expected a name such as 'pose', which with_fields takes as a keyword: choose another"
             )
         if isinstance(self.axes, str) or not all(isinstance(axis, (str, int)) for axis in self.axes):
-            raise ValueError(f"{where}: expected axes such as ('B', 'C', 'H', 'W'); found {self.axes!r}: write a tuple")
+            raise ValueError(
+                f"{subject}: expected axes such as ('B', 'C', 'H', 'W'); found {self.axes!r}: write a tuple"
+            )
         object.__setattr__(self, "axes", tuple(self.axes))
         if self.axes[:1] != ("B",):
             raise ValueError(
-                f"{where}: expected axes that begin with 'B', one row for each sample; found {self.axes}: put it first"
+                f"{subject}: expected axes that begin with 'B', one row for each sample; found {self.axes}: put it first"
             )
         if self.null not in ("zeros", "keep") and not (
             isinstance(self.null, (int, float)) and not isinstance(self.null, bool)
         ):
-            raise ValueError(f"{where}: null is 'zeros', 'keep' or a number; found {self.null!r}: write one of them")
+            raise ValueError(f"{subject}: null is 'zeros', 'keep' or a number; found {self.null!r}: write one of them")
 
     @property
     def fill(self) -> float | None:
@@ -76,9 +78,9 @@ def declare_fields(fields: Iterable[ConditionField], plugin: str) -> None:
     """
     fields = list(fields)
     for field in fields:
-        if (known := _declared.get(field.name)) is not None and known[0] != field and known[1] != plugin:
+        if (other := _declared.get(field.name)) is not None and other[0] != field and other[1] != plugin:
             raise ValueError(
-                f"the condition field '{field.name}' is declared by {known[1]}, as {_describe(known[0])}, and by "
+                f"the condition field '{field.name}' is declared by {other[1]}, as {_describe(other[0])}, and by "
                 f"{plugin}, as {_describe(field)}"
             )
     for field in fields:
@@ -142,11 +144,11 @@ def check_reads(denoiser: object, fields: Mapping[str, Tensor]) -> None:
     field and the network.
     """
     reads = find_reads(denoiser)
-    known = BASIC_NAMES if reads is None else reads
-    unread = [name for name in fields if name not in known]
+    read_names = BASIC_NAMES if reads is None else reads
+    unread = [name for name in fields if name not in read_names]
     if not unread:
         return
-    network, named = type(denoiser).__name__, ", ".join(f"'{name}'" for name in unread)
+    network, names = type(denoiser).__name__, ", ".join(f"'{name}'" for name in unread)
     says = (
         f"it has no attribute `reads`, so it reads at most {', '.join(BASIC_NAMES)}"
         if reads is None
@@ -154,7 +156,7 @@ def check_reads(denoiser: object, fields: Mapping[str, Tensor]) -> None:
     )
     raise ValueError(
         f"the condition has {'a field' if len(unread) == 1 else 'fields'} that the network {network} does not read: "
-        f"{named}; {says}. Add {named} to the network's `reads` if it uses {'it' if len(unread) == 1 else 'them'}, or "
+        f"{names}; {says}. Add {names} to the network's `reads` if it uses {'it' if len(unread) == 1 else 'them'}, or "
         f"leave {'it' if len(unread) == 1 else 'them'} out of the condition: with_fields({unread[0]}=None)"
     )
 
