@@ -39,9 +39,7 @@ class ConditionField:
             )
         object.__setattr__(self, "axes", tuple(self.axes))
         if self.axes[:1] != ("B",):
-            raise ValueError(
-                f"{subject}: expected axes that begin with 'B', one row for each sample; found {self.axes}: put it first"
-            )
+            raise ValueError(f"{subject}: expected axes that begin with 'B'; found {self.axes}: put it first")
         if self.null not in ("zeros", "keep") and not (
             isinstance(self.null, (int, float)) and not isinstance(self.null, bool)
         ):

@@ -18,7 +18,7 @@ def list_formats() -> list[OutputFormat]:
     return [
         OutputFormat(Image, ".png", write_picture, seconds=None),
         OutputFormat(Table, ".json", write_table, seconds=None),
-        OutputFormat(Table, ".md", _write_markdown, seconds=None),
+        OutputFormat(Table, ".md", write_markdown, seconds=None),
     ]
 
 
@@ -47,7 +47,8 @@ def to_pixels(picture: Any) -> Any:
         raise UnwritableOutput(f"{error}, {hint}") from None
 
 
-def _write_markdown(table: Table, path: Path) -> None:
+def write_markdown(table: Table, path: Path) -> None:
+    """Write a table as Markdown."""
     path.write_text(table.markdown() + "\n", encoding="utf-8")
 
 
