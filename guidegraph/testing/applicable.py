@@ -162,7 +162,11 @@ def _alternative_contents(kind: type | SequenceOf) -> frozenset[Content]:
         contents = frozenset()
         for name in (field.name for field in dataclasses.fields(kind)):
             if name not in axes:
-                contents |= possible_contents(to_port_type(hints[name]))
+                port = to_port_type(hints[name])
+                if Mapping in port.alternatives:  # of tensors, as the more fields of a condition are
+                    contents |= {"tensor", "float"}
+                else:
+                    contents |= possible_contents(port)
                 continue
             contents |= {"tensor", "float"}  # a field with declared axes is a tensor
             contents |= {"batch"} if "B" in axes[name] else frozenset()

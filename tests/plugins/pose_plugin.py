@@ -37,6 +37,20 @@ class Network(nn.Module):
         return Prediction(self.last(nn.functional.silu(inner)), "v")
 
 
+class SilentNetwork(nn.Module):
+    """Reads no condition, and does not say so."""
+
+    def forward(self, x: Tensor, t: Tensor, condition: Condition) -> Prediction:
+        """x (B, 1, H, W), t (B), any condition."""
+        return Prediction(x, "x0")
+
+
+class VectorNetwork(SilentNetwork):
+    """Says that it reads the vector alone."""
+
+    reads = ("vector",)
+
+
 class Batch(NamedTuple):
     image: Image
     pose: Pose
@@ -51,6 +65,12 @@ def make_network(*, path: Path | None = None) -> Denoiser:
     if path is not None:
         network.load_state_dict(load_file(path))
     return network
+
+
+@node("pose.other_network", host=True)
+def make_other_network(*, silent: bool = True) -> Denoiser:
+    """A network that does not read the pose."""
+    return SilentNetwork() if silent else VectorNetwork()
 
 
 @node("pose.save", pure=False, host=True)
@@ -83,9 +103,37 @@ def add_pose(condition: Condition, pose: Pose) -> Condition:
     return condition.with_fields(pose=pose)
 
 
+@node("pose.bumps")
+def draw_bumps() -> Pose:
+    """The maps (3, 2, 8, 8) of three samples."""
+    return torch.cat([draw_bump(at=at) for at in (0.0, 0.5, 1.0)])
+
+
+@node("pose.deep")
+def make_deep() -> Condition:
+    """A condition with depths, which are the same for all samples."""
+    return Condition().with_fields(depth=torch.ones(1, 1, 8, 8))
+
+
+@node("pose.tokens")
+def make_tokens() -> Condition:
+    """A condition with three tokens."""
+    return Condition(tokens=torch.ones(1, 3, 4))
+
+
 @hookimpl
 def guidegraph_nodes() -> list[object]:
-    return [make_network, save, make_batches, draw_bump, add_pose]
+    return [
+        make_network,
+        make_other_network,
+        save,
+        make_batches,
+        draw_bump,
+        draw_bumps,
+        add_pose,
+        make_deep,
+        make_tokens,
+    ]
 
 
 @hookimpl

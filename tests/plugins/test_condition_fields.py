@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +12,8 @@ import numpy as np
 import pytest
 import torch
 
-from guidegraph import Condition, Prediction, load_workflow, predict
-from guidegraph.nodes.conditioning.condition import null_condition
-from guidegraph.plugins.manager import PluginManager
+from guidegraph import Condition, ConditionField, NodeError, WorkflowError, load_workflow
+from guidegraph.testing import conformance_cases
 from guidegraph_runtime import Bundle
 from tests.plugins import pose_plugin
 
@@ -77,119 +77,289 @@ nodes:
   image: {use: image.from_sample, in: {sample: sample.x}}
 outputs: {image: image}
 """
-
-
-def export_command(*arguments: str) -> None:
-    done = subprocess.run([sys.executable, "-m", "guidegraph", *arguments], capture_output=True, text=True, timeout=300)
-    assert done.returncode == 0, done.stderr
-
-
-@pytest.fixture(scope="module")
-def drawing(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
-    """The workflow that draws, and the weights of a network that was trained for two steps."""
-    folder = tmp_path_factory.mktemp("pose")
-    (folder / "train.yaml").write_text(TRAIN, encoding="utf-8")
-    (folder / "draw.yaml").write_text(DRAW, encoding="utf-8")
-    weights = folder / "pose.safetensors"
-    load_workflow(folder / "train.yaml", plugins=[PLUGIN], cache="off").run(path=weights)
-    return folder / "draw.yaml", weights
-
-
-def test_a_network_is_trained_with_the_field_and_draws_by_it(drawing: tuple[Path, Path]) -> None:
-    workflow, weights = drawing
-    loaded = load_workflow(workflow, plugins=[PLUGIN], cache="off")
-    image = loaded.run(path=weights)["image"]
-    assert image.shape == (2, 3, 8, 8)
-    assert not torch.equal(image, loaded.run(path=weights, at=0.75)["image"])
-    assert not torch.equal(image, loaded.run(path=weights, scale=1.0)["image"])
-    before, after = (pose_plugin.make_network(path=path).state_dict() for path in (None, weights))
-    assert any(not torch.equal(before[name], after[name]) for name in before)
-
-
-def test_a_bundle_takes_the_field_as_an_input(drawing: tuple[Path, Path], tmp_path: Path) -> None:
-    workflow, weights = drawing
-    settings = ("--set", f"path={weights}")
-    export_command("export", str(workflow), "--plugin", PLUGIN, *settings, "-o", str(tmp_path / "bundle"))
-    engine = load_workflow(workflow, plugins=[PLUGIN], cache="off")
-    bundle = Bundle(tmp_path / "bundle")
-    assert {"scale", "seed", "batch"} <= set(bundle.manifest.inputs)
-    requests: list[dict[str, Any]] = [{}, {"scale": 1.5, "seed": 3, "batch": 3}]
-    for request in requests:
-        image = engine.run(path=weights, **request)["image"].numpy()
-        assert np.abs(bundle.run(**request)["image"] - image).max() <= 2 / 127.5
-
-
-def make_condition(**fields: Any) -> Condition:
-    return Condition(vector=torch.ones(1, 1)).with_fields(**fields)
-
-
-@pytest.fixture(scope="module", autouse=True)
-def declared() -> None:
-    """Load the plugin, which declares its fields."""
-    PluginManager([PLUGIN], entry_points=False)
-
-
-POSE = torch.rand(1, 2, 8, 8)
-
-
-def test_a_field_is_dropped_to_its_null_and_joined_along_the_batch() -> None:
-    condition = make_condition(pose=POSE, depth=torch.rand(1, 1, 8, 8))
-    null = null_condition(condition)
-    assert list(null.fields) == ["vector", "depth", "pose"]
-    assert not null.fields["pose"].any()
-    assert (null.fields["depth"] == -1).all()
-    assert condition.with_fields(pose=None).fields.keys() == {"vector", "depth"}
-
-
-def predict_without_reads(x: torch.Tensor, t: torch.Tensor, condition: Condition) -> Prediction:
-    return Prediction(x, "v")
-
-
-class Reader:
-    """A network that reads less than it is given."""
-
-    reads = ("vector",)
-
-    def __call__(self, x: torch.Tensor, t: torch.Tensor, condition: Condition) -> Prediction:
-        return Prediction(x, "v")
-
-
-@pytest.mark.parametrize("network", [predict_without_reads, Reader()])
-def test_a_field_that_nobody_reads_is_an_error_at_the_first_call(network: Any) -> None:
-    x, t = torch.zeros(1, 1, 8, 8), torch.zeros(1)
-    message = f"the network {type(network).__name__} does not read: 'pose'"
-    with pytest.raises(ValueError, match=message):
-        predict(network, x, t, make_condition(pose=POSE))
-    assert predict(network, x, t, make_condition()).value is x
-
-
-@pytest.mark.parametrize(
-    ("fields", "message"),
-    [
-        ({"pos": POSE}, "conditions have no field 'pos'.*pose"),
-        ({"pose": POSE[0]}, r"'pose' of a condition: expected a tensor \(B, C, H, W\); found shape \(2, 8, 8\)"),
-        ({"depth": POSE}, r"'depth' of a condition: expected a tensor \(B, 1, H, W\); found shape \(1, 2, 8, 8\)"),
-        ({"pose": 3}, "expected a tensor"),
-    ],
-)
-def test_a_wrong_field_is_named(fields: dict[str, Any], message: str) -> None:
-    with pytest.raises(ValueError, match=message):
-        make_condition(**fields)
-
-
-OTHER = """\
-from guidegraph import ConditionField, hookimpl
-
-@hookimpl
-def guidegraph_condition_fields():
-    return [ConditionField("pose", ("B", "N"))]
+PROBE = """\
+guidegraph: 1
+nodes:
+  network: {use: pose.other_network, with: {silent: SILENT}}
+  label: {use: condition.vector, with: {number: 1}}
+  bump: {use: pose.bump}
+  posed: {use: pose.add, in: {condition: label, pose: bump}}
+  x: {use: noise.gaussian, with: {shape: [1, 8, 8], batch: 2}}
+  t: {use: timesteps.constant, in: {like: x}, with: {t: 5}}
+  predicted: {use: denoiser.predict, in: {denoiser: network, x: x, t: t, condition: posed}}
+outputs: {predicted: predicted}
 """
 
 
-def test_two_plugins_that_declare_one_name_differently_are_named(tmp_path: Path) -> None:
-    (tmp_path / "second.py").write_text(OTHER, encoding="utf-8")
-    manager = PluginManager([PLUGIN, str(tmp_path / "second.py")], entry_points=False)
-    (failure,) = manager.failures
-    assert "second.py" in failure.name
-    assert "the condition field 'pose' is declared by" in failure.reason
-    assert "pose_plugin.py, as (B, C, H, W) with null 'zeros', and by" in failure.reason
+INSIDE = """\
+  inside:
+    use: denoiser.guided
+    in: {denoiser: network, positive: positive, negative: negative, scale: params.scale}"""
+COMBINED = """\
+guidegraph: 1
+nodes:
+  label: {use: condition.vector, with: {number: [1, 2, 3, 4, 5, 6, 7, 8]}}
+  bump: {use: pose.bump}
+  posed: {use: pose.add, in: {condition: label, pose: bump}}
+  deep: {use: pose.deep}
+  merged: {use: condition.merge, in: {conditions: [posed, deep]}}
+  dropped: {use: condition.drop, in: {condition: merged}, with: {p: 0.5}}
+  null: {use: condition.null, in: {like: merged}}
+outputs: {merged: merged, dropped: dropped, null: null}
+"""
+Load = Callable[..., Any]
+FIELDS = """
+from guidegraph import ConditionField, hookimpl, node
+
+
+@node("NAME.one")
+def one() -> float:
+    "One."
+    return 1.0
+
+
+@hookimpl
+def guidegraph_nodes():
+    return [one]
+
+
+@hookimpl
+def guidegraph_condition_fields():
+    return RETURNED
+"""
+
+
+def command(program: str, *arguments: str) -> str:
+    """Run a program of this environment; returns what it prints."""
+    run = [str(Path(sys.executable).with_name(program)), *arguments]
+    done = subprocess.run(run, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    return done.stdout + done.stderr
+
+
+def write(folder: Path, text: str, *changes: tuple[str, str]) -> Path:
+    for old, new in changes:
+        assert old in text
+        text = text.replace(old, new)
+    path = folder / "workflow.yaml"
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+@pytest.fixture
+def load(tmp_path: Path) -> Load:
+    """Loads a workflow of some text, after some changes, with the plugin."""
+    return lambda text, *changes: load_workflow(write(tmp_path, text, *changes), plugins=[PLUGIN], cache="off")
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The weights of a network that was trained for two steps."""
+    folder = tmp_path_factory.mktemp("pose")
+    path = folder / "pose.safetensors"
+    load_workflow(write(folder, TRAIN), plugins=[PLUGIN], cache="off").run(path=path)
+    return path
+
+
+@pytest.fixture
+def posed(load: Load) -> Condition:
+    """A condition of two samples, with a vector of 1 and a pose of 5."""
+    load(PROBE, ("SILENT", "true"))
+    return Condition(vector=torch.ones(2, 1)).with_fields(pose=torch.full((2, 2, 4, 4), 5.0))
+
+
+def test_a_training_reads_it(weights: Path) -> None:
+    before, after = pose_plugin.make_network(), pose_plugin.make_network(path=weights)
+    assert isinstance(before, pose_plugin.Network)
+    assert isinstance(after, pose_plugin.Network)
+    joints = slice(1, 3)
+    assert not torch.equal(before.first.weight[:, joints], after.first.weight[:, joints])
+
+
+def test_drawing_depends_on_the_pose_and_on_its_guidance(load: Load, weights: Path) -> None:
+    drawing = load(DRAW)
+    image = drawing.run(path=weights)["image"]
+    assert image.shape == (2, 3, 8, 8)
+    for change in ({"at": 0.75}, {"scale": 1.0}):
+        assert (drawing.run(path=weights, **change)["image"] - image).abs().max() > 0.01
+
+
+def test_a_denoiser_with_guidance_inside_draws_the_same(load: Load, weights: Path) -> None:
+    guided = load(
+        DRAW,
+        ("  noise:", f"{INSIDE}\n  noise:"),
+        ("prediction: guided", "prediction: alone"),
+        (
+            "      step:",
+            "      alone: {use: denoiser.predict, in: {denoiser: inside, x: carry.x, t: loop.t}}\n      step:",
+        ),
+    )
+    expected = load(DRAW).run(path=weights)["image"]
+    torch.testing.assert_close(guided.run(path=weights)["image"], expected, rtol=0, atol=1e-5)
+
+
+def test_an_export_has_it_as_an_input_and_draws_as_the_engine_does(load: Load, weights: Path, tmp_path: Path) -> None:
+    drawing, folder = load(DRAW), tmp_path / "bundle"
+    file = str(tmp_path / "workflow.yaml")
+    command("guidegraph", "export", file, "--plugin", PLUGIN, "--output", str(folder), "--set", f"path={weights}")
+    bundle = Bundle(folder)
+    inputs = {each.name: tuple(each.dims) for each in bundle.manifest.parts["sample.step"].inputs}
+    assert inputs["positive.more.pose"] == ("batch", 2, "height", "width")
+    cases: list[dict[str, Any]] = [{}, {"at": 0.9, "batch": 3, "seed": 7}]
+    for params in cases:
+        expected = drawing.run(path=weights, **params)["image"].numpy()
+        assert np.abs(bundle.run(**params)["image"] - expected).max() <= 2 / 255
+    command("guidegraph-run", str(folder), "--out", str(tmp_path / "out"), "--set", "at=0.5")
+    assert len(list((tmp_path / "out").glob("image*.png"))) == 2
+
+
+def test_conditions_with_it_are_kept_in_the_cache_on_disk(load: Load, weights: Path, tmp_path: Path) -> None:
+    file = write(tmp_path, DRAW)
+    images = [
+        load_workflow(file, plugins=[PLUGIN], cache=tmp_path / "cache").run(path=weights)["image"] for _ in range(2)
+    ]
+    assert torch.equal(*images)
+
+
+@pytest.mark.parametrize(
+    ("silent", "network", "reason"),
+    [
+        ("true", "SilentNetwork", "it has no attribute `reads`, so it reads at most vector, tokens, mask, spatial"),
+        ("false", "VectorNetwork", "its `reads` are vector"),
+    ],
+)
+def test_a_field_that_nothing_reads_is_an_error(load: Load, silent: str, network: str, reason: str) -> None:
+    with pytest.raises(NodeError) as failure:
+        load(PROBE, ("SILENT", silent)).run()
+    message = str(failure.value)
+    assert "workflow.yaml:9:3" in message
+    assert "nodes.predicted (denoiser.predict)" in message
+    assert f"the condition has a field that the network {network} does not read: 'pose'; {reason}" in message
+    assert "Add 'pose' to the network's `reads` if it uses it, or leave it out" in message
+
+
+def test_a_network_that_says_what_it_reads_is_given_nothing_else(load: Load) -> None:
+    tokens = ("  posed: {use: pose.add, in: {condition: label, pose: bump}}", "  posed: {use: pose.tokens}")
+    with pytest.raises(NodeError, match="VectorNetwork does not read: 'tokens'"):
+        load(PROBE, ("SILENT", "false"), tokens).run()
+    load(PROBE, ("SILENT", "true"), tokens).run()
+
+
+def test_with_fields_adds_replaces_and_leaves_out(posed: Condition) -> None:
+    assert list(posed.fields) == ["vector", "pose"]
+    other = posed.with_fields(pose=torch.zeros(1, 2, 4, 4), spatial=torch.zeros(2, 1, 4, 4), vector=None)
+    assert list(other.fields) == ["spatial", "pose"]
+    assert other.spatial is other.fields["spatial"]
+    assert list(posed.with_fields(pose=None).fields) == ["vector"]
+    assert posed.with_fields(pose=None).more is None
+
+
+def test_with_fields_refuses_an_unknown_name_and_other_axes(posed: Condition) -> None:
+    with pytest.raises(ValueError, match=r"no field 'pase'; did you mean 'pose'\?.*guidegraph_condition_fields"):
+        posed.with_fields(pase=torch.zeros(2, 2, 4, 4))
+    with pytest.raises(ValueError, match=r"field 'pose'.*expected a tensor \(B, C, H, W\); found shape \(2, 4\)"):
+        posed.with_fields(pose=torch.zeros(2, 4))
+    with pytest.raises(
+        ValueError, match=r"field 'depth'.*expected a tensor \(B, 1, H, W\); found shape \(2, 3, 4, 4\)"
+    ):
+        posed.with_fields(depth=torch.zeros(2, 3, 4, 4))
+    with pytest.raises(ValueError, match=r"field 'tokens'.*expected a tensor \(B, M, D\); found list \[1\]"):
+        posed.with_fields(tokens=[1])  # type: ignore[arg-type]
+
+
+def test_samples_are_dropped_to_the_null_of_each_field(load: Load) -> None:
+    result = load(COMBINED).run()
+    dropped, null = result["dropped"], result["null"]
+    rows = (dropped.vector[:, 0] == 0).tolist()
+    assert 0 < sum(rows) < 8
+    for i, is_dropped in enumerate(rows):
+        assert bool((dropped.fields["pose"][i] == 0).all()) == is_dropped
+        assert bool((dropped.fields["depth"][i] == -1).all()) == is_dropped
+    assert (null.fields["depth"] == -1).all()
+    assert not null.fields["pose"].any()
+    assert not null.vector.any()
+
+
+def test_conditions_of_one_field_each_are_merged_and_broadcast(load: Load) -> None:
+    merged = load(COMBINED).run()["merged"]
+    assert {name: len(value) for name, value in merged.fields.items()} == {"vector": 8, "depth": 8, "pose": 8}
+
+
+def test_merging_two_of_one_field_names_it_and_both_conditions(load: Load) -> None:
+    twice = ("conditions: [posed, deep]", "conditions: [deep, posed, deep]")
+    with pytest.raises(NodeError, match=r"nodes\.merged.*conditions\.0 and conditions\.2 both have the field 'depth'"):
+        load(COMBINED, twice).run()
+
+
+def test_a_condition_for_another_batch_is_an_error(load: Load) -> None:
+    probe = load(
+        PROBE,
+        ("SILENT", "true"),
+        ("pose.other_network, with: {silent: true}", "pose.network"),
+        ("{use: pose.bump}", "{use: pose.bumps}"),
+    )
+    with pytest.raises(NodeError, match="the condition is for 3 samples and x has 2"):
+        probe.run()
+
+
+def plugin_with(folder: Path, name: str, returned: str) -> str:
+    path = folder / f"{name}.py"
+    path.write_text(FIELDS.replace("NAME", name).replace("RETURNED", returned), encoding="utf-8")
+    return str(path)
+
+
+def load_plugins(folder: Path, *plugins: str) -> None:
+    one = plugins[-1].removesuffix(".py").rpartition("/")[2]
+    file = write(folder, f"guidegraph: 1\nnodes: {{one: {{use: {one}.one}}}}\noutputs: {{one: one}}\n")
+    assert load_workflow(file, plugins=plugins).run()["one"] == 1
+
+
+def test_two_plugins_that_declare_a_name_differently_are_both_named(tmp_path: Path) -> None:
+    same = plugin_with(tmp_path, "same_pose", "[ConditionField('pose', ('B', 'C', 'H', 'W'))]")
+    load_plugins(tmp_path, PLUGIN, same)
+    other = plugin_with(tmp_path, "other_pose", "[ConditionField('pose', ('B', 'D'))]")
+    with pytest.raises(WorkflowError) as failure:
+        load_plugins(tmp_path, PLUGIN, other)
+    message = str(failure.value)
+    assert "the condition field 'pose' is declared by" in message
+    assert "pose_plugin" in message
+    assert other in message
+
+
+def test_a_basic_field_cannot_be_declared_differently(tmp_path: Path) -> None:
+    other = plugin_with(tmp_path, "other_tokens", "[ConditionField('tokens', ('B', 'C', 'H', 'W'))]")
+    with pytest.raises(WorkflowError, match=r"the condition field 'tokens' is declared by guidegraph.*other_tokens"):
+        load_plugins(tmp_path, other)
+
+
+@pytest.mark.parametrize(
+    ("name", "returned", "reason"),
+    [
+        ("text", "['pose']", "returned 'pose', which is not a ConditionField"),
+        (
+            "twice",
+            "[ConditionField('a', ('B',)), ConditionField('a', ('B', 'D'))]",
+            "two condition fields are called 'a'",
+        ),
+        ("two_words", "[ConditionField('a b', ('B',))]", "expected a name such as 'pose'"),
+        ("batch_last", "[ConditionField('a', ('C', 'B'))]", "expected axes that begin with 'B'"),
+    ],
+)
+def test_a_wrong_declaration_is_an_error_of_the_plugin(tmp_path: Path, name: str, returned: str, reason: str) -> None:
+    with pytest.raises(WorkflowError, match=reason):
+        load_plugins(tmp_path, plugin_with(tmp_path, f"fields_{name}", returned))
+
+
+def test_a_declaration_says_what_it_expects() -> None:
+    with pytest.raises(ValueError, match=r"ConditionField\('a'\): null is 'zeros', 'keep' or a number; found 'ones'"):
+        ConditionField("a", ("B",), null="ones")  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match=r"expected axes such as \('B', 'C', 'H', 'W'\); found 'BCHW'"):
+        ConditionField("a", "BCHW")  # type: ignore[arg-type]
+
+
+CASES = [case for case in conformance_cases(pose_plugin) if str(case.id).startswith("pose.add")]
+
+
+@pytest.mark.parametrize("check", CASES)
+def test_a_node_that_adds_one_conforms(check: Callable[[], None]) -> None:
+    check()
