@@ -47,17 +47,17 @@ Formats = Mapping[str, Sequence[OutputFormat]]
 
 def find_formats(formats: Formats, kind: PortType, value: Any) -> Sequence[OutputFormat]:
     """The formats of a value: those of the type that its port declares, or else of its class; empty without any."""
-    of_port = {id(declared): declared for cls in kind.alternatives if (declared := _formats_of(formats, cls))}
-    if len(of_port) == 1 and all(_formats_of(formats, cls) for cls in kind.alternatives):
-        return next(iter(of_port.values()))
-    return () if is_tensor(value) else _formats_of(formats, type(value))
+    of_port = [formats_of(formats, cls) for cls in kind.alternatives]
+    if of_port and of_port[0] and all(declared is of_port[0] for declared in of_port):
+        return of_port[0]
+    return () if is_tensor(value) else formats_of(formats, type(value))
 
 
-def _formats_of(formats: Formats, cls: type | SequenceOf) -> Sequence[OutputFormat]:
+def formats_of(formats: Formats, cls: type | SequenceOf) -> Sequence[OutputFormat]:
     """The formats of the class, or of the nearest of its bases that has some."""
     if isinstance(cls, SequenceOf):
         elements = cls.element.alternatives
-        return _formats_of(formats, elements[0]) if len(elements) == 1 else ()
+        return formats_of(formats, elements[0]) if len(elements) == 1 else ()
     for base in cls.__mro__:
         of_base = formats.get(base.__name__, ()) if base is not object else ()
         if of_base and of_base[0].type is base:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from keyword import iskeyword
 from typing import Literal
 
 from guidegraph.graph.errors import suggest
@@ -29,7 +30,12 @@ class ConditionField:
 
     def __post_init__(self) -> None:
         subject = f"ConditionField({self.name!r})"
-        if not isinstance(self.name, str) or not self.name.isidentifier() or self.name in _RESERVED:
+        if (
+            not isinstance(self.name, str)
+            or not self.name.isidentifier()
+            or iskeyword(self.name)
+            or self.name in _RESERVED
+        ):
             raise ValueError(
                 f"{subject}: expected a name such as 'pose', which with_fields takes as a keyword: choose another"
             )
@@ -109,11 +115,6 @@ def check_field(name: str, value: object) -> None:
         isinstance(axis, int) and axis != size for axis, size in zip(axes, shape, strict=True)
     ):
         raise ValueError(f"{expected}; found shape {tuple(shape)}: reshape it, with the batch or 1 as its first axis")
-
-
-def fill_of(name: str) -> float | None:
-    """The number of the null condition in a field, None if the field is kept. Raises ``ValueError`` if undeclared."""
-    return find_field(name).fill
 
 
 def find_reads(denoiser: object) -> tuple[str, ...] | None:

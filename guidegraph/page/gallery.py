@@ -10,7 +10,7 @@ from contextlib import nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
-from guidegraph.graph.output_format import Formats
+from guidegraph.graph.node import Registry
 from guidegraph.graph.stopping.state_file import BAD_STATE, state_error
 from guidegraph.graph.trust.file_checks import RefusedFile, open_regular
 from guidegraph.runs.shown_files import ShownFile, find_html_format, show_file
@@ -119,13 +119,13 @@ def as_list(value: Any) -> list[Any]:
     return value if isinstance(value, list) else []
 
 
-def show_output(formats: Formats, runs: Path, folder: str, file: str) -> ShownFile | None:
+def show_output(registry: Registry, runs: Path, folder: str, file: str) -> ShownFile | None:
     """The markup of an output's file in a run's folder; None for another file, and without a format that shows it."""
     outputs = as_dict((_read_record(runs, folder) or {}).get("outputs"))
     for output in map(as_dict, outputs.values()):
         if file in as_list(output.get("files")):
             path = runs / folder / file
-            format = find_html_format(formats, str(output.get("type", "")), file)
+            format = find_html_format(registry, str(output.get("type", "")), file)
             is_inside = Path(os.path.realpath(path)).is_relative_to(os.path.realpath(runs / folder))
             return show_file(format, path) if format and is_inside and path.is_file() else None
     return None

@@ -325,8 +325,7 @@ class PageServer:
     async def show_run_file(self, request: Request) -> Response:
         """The markup of an output's file, for a frame without scripts, by the format of the output's type."""
         folder, file = request.path_params["folder"], request.path_params["file"]
-        formats = self.jobs.manager.registry.formats
-        shown = await run_in_threadpool(show_output, formats, self.runs, folder, file)
+        shown = await run_in_threadpool(show_output, self.jobs.manager.registry, self.runs, folder, file)
         if shown is None:
             return error_response(HTTPStatus.NOT_FOUND, "there is no such file, or no format shows it")
         markup = shown.html or f"<p>{escape(f'{file} {shown.failure}')}</p>"

@@ -151,14 +151,13 @@ def sweep_sections(sweep: SweepFolder, context: PageContext, salt: str) -> list[
 
 def _output_files(files: Sequence[OutputFile], context: PageContext) -> Html:
     """The files that a format shows, each with its title; empty without any."""
-    formats = context.registry.formats
-    shown = [(f, format) for f in files if (format := find_html_format(formats, f.type, f.file.name))]
+    shown = [(f, format) for f in files if (format := find_html_format(context.registry, f.type, f.file.name))]
     parts: list[Html] = []
     for output, format in shown[: context.pictures]:
         html, failure = show_file(format, output.file)
         parts += [tag("h3", output.title), note(f"{output.file.name} {failure}.") if failure else Html(html)]
-    if omitted := len(shown) - context.pictures if len(shown) > context.pictures else 0:
-        parts.append(note(f"{show_count(omitted, 'more file')} not shown here."))
+    if len(shown) > context.pictures:
+        parts.append(note(f"{show_count(len(shown) - context.pictures, 'more file')} not shown here."))
     return join(parts)
 
 

@@ -41,8 +41,7 @@ class OutputWriter:
     """Writes outputs into a folder as they become ready. files: file names by output. tables: Markdown to print.
 
     ``previews``: the files of previews by LOOP/NAME. ``failures``: messages on plugins' formats that failed. ``shown``:
-    the files that a format shows as markup.
-    text: makes the metadata of an output's pictures.
+    the files that a format shows as markup. text: makes the metadata of an output's pictures.
     """
 
     def __init__(self, graph: Graph, registry: Registry, folder: Path, text: PictureText):
@@ -127,8 +126,11 @@ class OutputWriter:
                     if is_output and format.read and format.html:
                         self.shown.append(file)
             except FormatFailure as error:
-                mark = f"{self._graph.outputs[name].mark}: " if is_output else ""
-                self.failures.append(f"{mark}output-failed: output '{name}' {error} [outputs.{name}]")
+                if is_output:
+                    place, path = f"{self._graph.outputs[name].mark}: ", f" [outputs.{name}]"
+                else:  # of a training's preview, which has no line of its own
+                    place, path = "", ""
+                self.failures.append(f"{place}output-failed: '{name}' {error}{path}")
         return files
 
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import NamedTuple
 
-from guidegraph.graph.output_format import Formats, OutputFormat
+from guidegraph.graph.node import Registry
+from guidegraph.graph.output_format import OutputFormat, formats_of
 from guidegraph_runtime.error_text import describe_error
 from guidegraph_runtime.output_formats import run_in_time
 
@@ -20,9 +22,17 @@ class ShownFile(NamedTuple):
     failure: str = ""
 
 
-def find_html_format(formats: Formats, type_name: str, file: str) -> OutputFormat | None:
-    """The format that shows a file of an output; None if its type has none."""
-    return next((f for f in formats.get(type_name, ()) if file.endswith(f.suffix) and f.read and f.html), None)
+def find_html_format(registry: Registry, type_text: str, file: str) -> OutputFormat | None:
+    """The format that shows a file of an output; None if its type has none.
+
+    type_text: the type as run.json has it, such as ``Sound`` or ``Sequence[Sound]``.
+    """
+    for name in re.findall(r"\w+", type_text):
+        if (cls := registry.types.get(name)) is not None:
+            for format in formats_of(registry.formats, cls):
+                if file.endswith(format.suffix) and format.read and format.html:
+                    return format
+    return None
 
 
 def show_file(format: OutputFormat, path: Path) -> ShownFile:

@@ -12,7 +12,7 @@ from guidegraph.graph.node import node
 from guidegraph.graph.training.ranks import local_rows
 from guidegraph.graph.types import Tensor
 from guidegraph.nodes import port_shapes
-from guidegraph.nodes.condition_fields import BASIC_NAMES, fill_of
+from guidegraph.nodes.condition_fields import BASIC_NAMES, find_field
 from guidegraph.nodes.data.scenes import DROPS, uniforms
 from guidegraph.nodes.shape_checks import has_values
 from guidegraph.nodes.types import Condition, ConditionAdapter
@@ -113,7 +113,7 @@ def null_condition(like: Condition) -> Condition:
 
     A field that a plugin declared has the null that it declared.
     """
-    fills = {name: fill for name in like.fields if (fill := fill_of(name)) is not None}
+    fills = {name: fill for name in like.fields if (fill := find_field(name).fill) is not None}
     nulls = {name: like.fields[name].new_full(like.fields[name].shape, fill) for name, fill in fills.items()}
     return Condition.of({**like.fields, **nulls})
 
@@ -131,7 +131,7 @@ def drop_condition(
     """
     import torch
 
-    fills = {name: fill for name in condition.fields if (fill := fill_of(name)) is not None}
+    fills = {name: fill for name in condition.fields if (fill := find_field(name).fill) is not None}
     batches = {condition.fields[name].shape[0] for name in fills}
     if len(batches) > 1:
         raise ValueError(f"expected every field with the batch's leading axis; found {sorted(batches)}")

@@ -91,19 +91,20 @@ def write_sample(
 
 
 def find_writers(type_name: str) -> list[Writer]:
-    """The installed writers of a port type, one for each suffix.
+    """The installed writers of a port type, one for each suffix; none if no entry point is for it.
 
-    Raises ``FormatFailure`` for an entry point of that name that cannot be imported, or is no writer.
+    Raises ``FormatFailure`` for an entry point that is no writer, and if none is for the type but some cannot be
+    imported: one of them may be.
     """
     writers: dict[str, Writer] = {}
+    broken: list[str] = []
     for entry in sorted(importlib.metadata.entry_points(group=GROUP), key=lambda entry: entry.name):
         owner = f"the entry point {entry.name} of {GROUP} ({entry.value})"
         try:
             loaded = entry.load()
         except Exception as error:
-            if entry.name != type_name:
-                continue  # of another type, as far as its name says
-            raise FormatFailure(f"was not written: {owner} cannot be imported: {describe_error(error)}") from error
+            broken.append(f"{owner} cannot be imported: {describe_error(error)}")
+            continue
         declared = getattr(loaded, "type", None)
         if getattr(declared, "__name__", declared) != type_name:
             continue
@@ -111,23 +112,31 @@ def find_writers(type_name: str) -> list[Writer]:
         if not isinstance(suffix, str) or not suffix.startswith(".") or not callable(write):
             raise FormatFailure(f"was not written: {owner} has no suffix such as '.wav', or no function 'write'")
         writers.setdefault(suffix, Writer(write, suffix, owner, getattr(loaded, "seconds", SECONDS)))
+    if broken and not writers:
+        raise FormatFailure(f"was not written: no entry point of {GROUP} is for {type_name}, and {'; '.join(broken)}")
     return list(writers.values())
 
 
-def write_samples(folder: Path, name: str, value: NDArray[Any], axes: int, writers: list[Writer]) -> list[str]:
-    """Write an output of a bundle by each writer; returns the names of the files.
+def write_samples(
+    folder: Path, name: str, value: NDArray[Any], axes: int, writers: list[Writer], files: list[str]
+) -> None:
+    """Write an output of a bundle by each writer, and append the names of the written files to a list.
 
     axes: how many axes a sample has; the others, which come before, count the samples.
-    Raises ``FormatFailure``, also for a value with fewer axes and for no sample.
+    Raises ``FormatFailure`` after the last writer if one failed, for a value with fewer axes, and for no sample.
     """
     if value.ndim < axes:
         raise FormatFailure(f"was not written: it has {value.ndim} axes, and a sample has {axes}")
     samples = [value] if value.ndim == axes else list(value.reshape(-1, *value.shape[value.ndim - axes :]))
     if not samples:
         raise FormatFailure("is an empty batch: there is nothing to write")
-    files = []
+    failures = []
     for writer in writers:
-        for file, sample in zip(sample_names(name, len(samples), writer.suffix), samples, strict=True):
-            write_sample(writer, sample, folder / file)
-            files.append(file)
-    return files
+        try:
+            for file, sample in zip(sample_names(name, len(samples), writer.suffix), samples, strict=True):
+                write_sample(writer, sample, folder / file)
+                files.append(file)
+        except FormatFailure as error:
+            failures.append(str(error))
+    if failures:
+        raise FormatFailure("; ".join(failures))

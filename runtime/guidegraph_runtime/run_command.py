@@ -95,7 +95,7 @@ def _run_into(
         try:
             writers = find_writers(output.port) if output.port else []
             if writers:
-                record.files[name] = write_samples(folder, name, value, output.axes, writers)
+                write_samples(folder, name, value, output.axes, writers, record.files.setdefault(name, []))
             else:
                 record.files[name] = write_output(folder, name, output.type, value, record.text)
         except FormatFailure as error:

@@ -21,6 +21,10 @@ class Sound(Tensor):
     axes = ("B", "L")
 
 
+class Chord(Sound):
+    """Several tones at once, written by the format of a sound."""
+
+
 class Broken(Sound):
     """A sound whose writer raises."""
 
@@ -38,6 +42,12 @@ def tone(*, pitch: float = 440.0, batch: int = 1, length: int = 800) -> Sound:
     """Sine tones, each an octave above the one before."""
     times = torch.arange(length) / 8000
     return torch.stack([torch.sin(2 * torch.pi * pitch * 2**i * times) for i in range(batch)])
+
+
+@node("sound.chord")
+def chord(sound: Sound) -> Chord:
+    """The tones of a batch at once."""
+    return sound.mean(0, keepdim=True)
 
 
 @node("sound.breaks")
@@ -95,12 +105,12 @@ FORMAT = OutputFormat(Sound, ".wav", write, read=read, html=html)
 
 @hookimpl
 def guidegraph_nodes() -> list[Any]:
-    return [tone, breaks, hangs, says_nothing]
+    return [tone, chord, breaks, hangs, says_nothing]
 
 
 @hookimpl
 def guidegraph_types() -> list[type]:
-    return [Sound, Broken, Slow, Silent]
+    return [Sound, Chord, Broken, Slow, Silent]
 
 
 @hookimpl

@@ -342,6 +342,7 @@ def test_a_basic_field_cannot_be_declared_differently(tmp_path: Path) -> None:
             "two condition fields are called 'a'",
         ),
         ("two_words", "[ConditionField('a b', ('B',))]", "expected a name such as 'pose'"),
+        ("keyword", "[ConditionField('class', ('B',))]", "expected a name such as 'pose'"),
         ("batch_last", "[ConditionField('a', ('C', 'B'))]", "expected axes that begin with 'B'"),
     ],
 )

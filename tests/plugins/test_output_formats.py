@@ -17,6 +17,7 @@ from guidegraph.page.gallery import show_output
 from guidegraph.plugins.contribution import read_contribution
 from guidegraph.plugins.entry_points import PluginError
 from guidegraph.plugins.manager import PluginManager
+from guidegraph.runs.shown_files import find_html_format
 from guidegraph_runtime.bundle.manifest_types import MANIFEST
 from guidegraph_runtime.cli import main as run_bundle_command
 from tests.plugins import sound_plugin
@@ -73,7 +74,7 @@ def test_writers_that_fail_hang_or_write_nothing_are_named_and_the_rest_is_writt
         "slow": "Slow (.wav) of sound_plugin did not end within 0.2 s",
         "silent": "Silent (.wav) of sound_plugin wrote no file",
     }.items():
-        assert f"output '{name}' was not written: the format {reason}" in result.stderr
+        assert f"output-failed: '{name}' was not written: the format {reason}" in result.stderr
         assert f"[outputs.{name}]" in result.stderr
     assert [path.name for path in (tmp_path / "out").glob("*.wav")] == ["sound.wav"]
     record = json.loads((tmp_path / "out" / "run.json").read_text())
@@ -89,12 +90,35 @@ def test_report_and_page_show_the_markup_of_a_format(tmp_path: Path) -> None:
     assert "<h2>Outputs</h2>" in page
     assert '<audio controls src="data:audio/wav;base64,UklGR' in page
     assert "media-src data:" in page
-    formats = PluginManager([PLUGIN]).registry.formats
-    shown = show_output(formats, tmp_path / "runs", "one", "sound.wav")
+    registry = PluginManager([PLUGIN]).registry
+    shown = show_output(registry, tmp_path / "runs", "one", "sound.wav")
     assert shown is not None
     assert shown.html.startswith("<audio controls")
-    assert show_output(formats, tmp_path / "runs", "one", "run.json") is None
-    assert show_output(formats, tmp_path / "runs", "..", "tones.yaml") is None
+    assert show_output(registry, tmp_path / "runs", "one", "run.json") is None
+    assert show_output(registry, tmp_path / "runs", "..", "tones.yaml") is None
+
+
+def test_a_class_without_formats_has_the_formats_of_its_base(tmp_path: Path) -> None:
+    file = write_workflow(tmp_path)
+    text = file.read_text().replace(
+        "outputs:\n", "  chord: {use: sound.chord, in: {sound: tone}}\noutputs:\n  chord: chord\n"
+    )
+    file.write_text(text, encoding="utf-8")
+    invoke("run", str(file), "--plugin", PLUGIN, "--out", str(tmp_path / "runs" / "one"))
+    record = json.loads((tmp_path / "runs" / "one" / "run.json").read_text())
+    assert record["outputs"]["chord"] == {"type": "Chord", "files": ["chord.wav"]}
+    registry = PluginManager([PLUGIN]).registry
+    shown = show_output(registry, tmp_path / "runs", "one", "chord.wav")
+    assert shown is not None
+    assert shown.html.startswith("<audio controls")
+    for text, is_shown in {
+        "Sound": True,
+        "Sequence[Chord]": True,
+        "Slow": False,
+        "Broken": False,
+        "Image": False,
+    }.items():
+        assert bool(find_html_format(registry, text, "x.wav")) == is_shown
 
 
 def test_the_report_of_a_sweep_shows_the_markup_of_each_cell(tmp_path: Path) -> None:
@@ -131,21 +155,25 @@ class BrokenWriter(SoundWriter):
 
 
 @pytest.mark.parametrize(
-    ("writer", "files", "status"),
-    [(SoundWriter, ["sound-0000.wav", "sound-0001.wav"], 0), (None, ["sound.safetensors"], 0), (BrokenWriter, [], 1)],
+    ("writer", "files", "message"),
+    [
+        ("SoundWriter", ["sound-0000.wav", "sound-0001.wav"], ""),
+        ("", ["sound.safetensors"], ""),
+        ("BrokenWriter", [], "the entry point other .* failed: ValueError: no codec"),
+        ("Nowhere", [], "no entry point of guidegraph_runtime_outputs is for Sound, and .*other.* cannot be imported"),
+    ],
 )
 def test_a_bundle_is_written_by_the_entry_point_of_its_type(
     bundle: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
-    writer: type | None,
+    writer: str,
     files: list[str],
-    status: int,
+    message: str,
 ) -> None:
     group = "guidegraph_runtime_outputs"
-    name = writer.__name__ if writer else ""
-    entries = [importlib.metadata.EntryPoint("sound", f"{__name__}:{name}", group)] if writer else []
+    entries = [importlib.metadata.EntryPoint("other", f"{__name__}:{writer}", group)] if writer else []
     real = importlib.metadata.entry_points
 
     def list_entry_points(**of: str) -> object:
@@ -154,14 +182,11 @@ def test_a_bundle_is_written_by_the_entry_point_of_its_type(
     monkeypatch.setattr(importlib.metadata, "entry_points", list_entry_points)
     with pytest.raises(SystemExit) as ended:
         run_bundle_command([str(bundle), "--out", str(tmp_path / "out")])
-    assert (ended.value.code or 0) == status
+    assert (ended.value.code or 0) == (1 if message else 0)
     written = sorted(path.name for path in (tmp_path / "out").iterdir() if path.name.startswith("sound"))
     assert written == files
-    if status:
-        assert re.search(
-            r"output 'sound' was not written: the entry point sound .* failed: ValueError: no codec",
-            capsys.readouterr().err,
-        )
+    errors = capsys.readouterr().err
+    assert re.search(f"output 'sound' was not written: {message}", errors) if message else "not written" not in errors
 
 
 class Plugin:

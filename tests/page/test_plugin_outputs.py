@@ -1,0 +1,42 @@
+"""An output that only a plugin can show, on the page: its markup lies in a frame without scripts."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from guidegraph.plugins.manager import PluginManager
+from tests.browser import Browser
+from tests.page.conftest import NODE, Site, run_workflow, serve_folder, wait
+from tests.plugins.test_output_formats import PLUGIN, TONES
+
+WORKFLOW = TONES.replace("BATCH", "1").replace("  BROKEN\n", "")
+
+
+def test_the_file_of_an_output_is_shown_and_no_other(site: Site) -> None:
+    site.page.jobs.manager = PluginManager((PLUGIN,), entry_points=False)
+    (site.folder / "draw.yaml").write_text(WORKFLOW)
+    job = site.run_to_end()
+    assert (job["status"], job["shown"]) == ("done", ["sound.wav"])
+    answer = site.get(f"shown/{job['folder']}/sound.wav")
+    assert answer.text.startswith("<audio controls")
+    assert "sandbox" in answer.headers["content-security-policy"]
+    for path in (f"{job['folder']}/run.json", f"{job['folder']}/other.wav", "nowhere/sound.wav"):
+        assert site.get(f"shown/{path}").status_code == 404
+
+
+@pytest.mark.slow
+def test_the_frame_of_an_output_holds_its_player(chromium: Browser, tmp_path: Path) -> None:
+    (tmp_path / "draw.yaml").write_text(WORKFLOW)
+    servers = serve_folder(tmp_path, "--plugin", PLUGIN)
+    chromium.driver.get(next(servers).address)
+    wait(chromium, NODE.format("nodes.tone"))
+    run_workflow(chromium)
+    frame = wait(chromium, "document.querySelector('.job iframe[title=\"Output sound.wav\"]')")
+    chromium.driver.switch_to.frame(frame)
+    assert wait(chromium, "document.querySelector('audio')?.duration") == pytest.approx(0.1)
+    chromium.driver.switch_to.default_content()
+    assert next(servers, None) is None
+    chromium.driver.get("about:blank")
+    chromium.read_console()
