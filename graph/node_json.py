@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import math
+import os
 import re
 import sys
 from collections.abc import Iterable
@@ -24,6 +26,7 @@ def describe_node(spec: NodeSpec) -> NodeRow:
         "id": spec.id,
         "signature": format_signature(spec),
         "doc": spec.doc,
+        "source": find_source(spec),
         "ports": [_port(p, docs) for p in spec.inputs.values()],
         "settings": [_port(p, docs) for p in spec.settings.values()],
         "outputs": [{"name": name, "type": str(kind)} for name, kind in spec.outputs.items()],
@@ -32,6 +35,15 @@ def describe_node(spec: NodeSpec) -> NodeRow:
         "version": spec.version,
         "distribution": spec.distribution,
     }
+
+
+def find_source(spec: NodeSpec) -> str:
+    """Where a node computes, as ``FILE:LINE``; "" for a function of a compiled module.
+
+    A node of a runtime's operation leads to the operation, and a sampler to the function that writes its table.
+    """
+    code = getattr(inspect.unwrap(spec.function), "__code__", None)
+    return f"{os.path.realpath(code.co_filename)}:{code.co_firstlineno}" if code else ""
 
 
 def _port(port: Port, docs: dict[str, str]) -> NodeRow:

@@ -49,6 +49,7 @@ def node_from_operation(
 
     compute.__module__, compute.__name__ = module, name or id.partition(".")[2]
     compute.__qualname__ = compute.__name__
+    compute.__wrapped__ = operation.function  # type: ignore[attr-defined]
     return _register(operation, compute, returned, traits)
 
 

@@ -128,6 +128,8 @@ def _print_node(row: NodeRow) -> None:
         console.print()
     traits = [*row["traits"], *(f"batchable ({', '.join(row['batchable'])})" for _ in row["batchable"][:1])]
     console.print(_text(" · ".join([f"version {row['version']}", row["distribution"], *traits])))
+    if row["source"]:
+        console.print(_text(row["source"]), soft_wrap=True)
 
 
 def _console() -> Any:

@@ -130,6 +130,22 @@ def test_nodes_shows_the_details_of_one_node(cli: Command) -> None:
     assert row["outputs"] == [{"name": "out", "type": "float"}]
 
 
+@pytest.mark.parametrize(
+    ("id", "file", "function"),
+    [
+        ("guidance.cfg", "nodes/guidance/guidance.py", "classifier_free_guidance"),
+        ("scheduler.ddim", "runtime/guidegraph_runtime/samplers/ddim.py", "ddim"),
+        ("scheduler.dpmpp_2m", "runtime/guidegraph_runtime/samplers/dpm_solver.py", "dpmpp_2m"),
+        ("label.cycle", "runtime/guidegraph_runtime/operations/text.py", "cycle"),
+    ],
+)
+def test_nodes_leads_to_the_lines_that_compute(cli: Command, id: str, file: str, function: str) -> None:
+    place, line = cli("nodes", id).out.splitlines()[-1].rsplit(":", 1)
+    assert place == str(ROOT / file)
+    lines = (ROOT / file).read_text().splitlines()[int(line) - 1 :]
+    assert next(text for text in lines if text.startswith("def ")).startswith(f"def {function}(")
+
+
 def test_nodes_in_markdown(cli: Command) -> None:
     text = cli("nodes", "toy", "--markdown").out
     assert "### toy.add" in text

@@ -20,7 +20,7 @@ from guidegraph.nodes.checkpoints.config_values import format_value, read_choice
 from guidegraph.nodes.checkpoints.diffusers.config import read_json
 from guidegraph_runtime.errors import SettingError
 from guidegraph_runtime.operations import OPERATIONS
-from guidegraph_runtime.samplers.consistency import distillation_timesteps
+from guidegraph_runtime.samplers.ddim import distillation_timesteps
 from guidegraph_runtime.tables import noise_levels
 from guidegraph_runtime.tables.noise_levels import LANDING, Levels, NoiseSchedule, check_levels
 from guidegraph_runtime.tables.rows import Level

@@ -5,7 +5,7 @@ from guidegraph_runtime.declare.operation import HostOperation as HostOperation
 from guidegraph_runtime.declare.operation import drawing_operations as drawing_operations
 from guidegraph_runtime.declare.operation import shapes_read_by as shapes_read_by
 from guidegraph_runtime.operations import image, layout, levels, mask, noise, schedule, semantic, text
-from guidegraph_runtime.samplers import consistency, dpm_solver, ode_solvers, pseudo_numerical
+from guidegraph_runtime.samplers import ddim, dpm_solver, ode_solvers, pseudo_numerical
 
 # isort: split
 from guidegraph_runtime.samplers import by_name
@@ -14,7 +14,7 @@ __all__ = [
     "OPERATIONS",
     "HostOperation",
     "by_name",
-    "consistency",
+    "ddim",
     "dpm_solver",
     "drawing_operations",
     "image",

@@ -143,6 +143,7 @@ def sampler(
             return recipe.build(schedule, levels, changed)
 
         build.__name__, build.__doc__ = name, solver.__doc__
+        build.__wrapped__ = solver  # type: ignore[attr-defined] # where the equations are
         _set_signature(build, settings)
         operation(f"scheduler.{name}", shape=table_shape, output_help=OUTPUT_HELP)(build)
         SAMPLERS[name] = SamplerTraits(start, rising, tuple(p.name for p in recipe.choosing), recipe.follow)

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from guidegraph_runtime.samplers import consistency, dpm_solver, ode_solvers, pseudo_numerical
+from guidegraph_runtime.samplers import ddim, dpm_solver, ode_solvers, pseudo_numerical
 from guidegraph_runtime.tables.noise_levels import NoiseSchedule
 from guidegraph_runtime.tables.rows import NOTHING, Array, K, Level, Row
 from tests.nodes.sampling import k_diffusion
@@ -123,7 +123,7 @@ def test_order_of_convergence_without_noise(solver: Callable[[list[Level]], list
         dpm_solver.dpmpp_3m_sde(LEVELS),
         ode_solvers.dpm2_ancestral(LEVELS, NOISE),
         dpm_solver.dpmpp_2s_ancestral(LEVELS, NOISE),
-        consistency.lcm(LEVELS, NOISE),
+        ddim.lcm(LEVELS, NOISE),
     ],
     ids=["dpmpp_2m_sde", "dpmpp_3m_sde", "dpm2_ancestral", "dpmpp_2s_ancestral", "lcm"],
 )
@@ -135,7 +135,7 @@ def test_a_rows_score_gain_is_the_variance_of_its_noise_and_the_last_draws_none(
 
 @pytest.mark.parametrize(
     "solver",
-    [dpm_solver.dpmpp_2m, dpm_solver.dpmpp_3m_sde, lambda levels: consistency.lcm(levels, NOISE)],
+    [dpm_solver.dpmpp_2m, dpm_solver.dpmpp_3m_sde, lambda levels: ddim.lcm(levels, NOISE)],
     ids=["dpmpp_2m", "dpmpp_3m_sde", "lcm"],
 )
 def test_solvers_in_x0_start_at_zero_terminal_snr(solver: Callable[..., list[Row]]) -> None:
@@ -155,14 +155,12 @@ def test_lcm_is_the_consistency_function_then_fresh_noise() -> None:
         return skip * x + out * denoise(x / level.alpha, level.ratio)
 
     expected = f(b.alpha * f(x, a) + b.sigma * z, b)
-    np.testing.assert_allclose(run(consistency.lcm(levels, NOISE), x, [z, z]), expected, rtol=0, atol=1e-12)
+    np.testing.assert_allclose(run(ddim.lcm(levels, NOISE), x, [z, z]), expected, rtol=0, atol=1e-12)
 
 
 def test_lcm_at_time_0_is_the_sample_itself() -> None:
     levels = [NOISE.at(0), LANDING]
-    np.testing.assert_allclose(
-        run(consistency.lcm(levels, NOISE), normal(64, 1), [normal(64, 2)]), normal(64, 1), atol=1e-12
-    )
+    np.testing.assert_allclose(run(ddim.lcm(levels, NOISE), normal(64, 1), [normal(64, 2)]), normal(64, 1), atol=1e-12)
 
 
 @pytest.mark.parametrize("gamma", [0.0, 0.3, 1.0])
@@ -176,13 +174,13 @@ def test_tcd_is_a_ddim_step_below_the_next_level_and_noise_up_to_it(gamma: float
         eps = (expected - a.alpha * x0) / a.sigma
         ratio_of_alphas = b.alpha**2 / s.alpha**2
         expected = math.sqrt(ratio_of_alphas) * (s.alpha * x0 + s.sigma * eps) + math.sqrt(1 - ratio_of_alphas) * z
-    np.testing.assert_allclose(run(consistency.tcd(levels, NOISE, eta=gamma), x, noises), expected, rtol=0, atol=1e-12)
+    np.testing.assert_allclose(run(ddim.tcd(levels, NOISE, eta=gamma), x, noises), expected, rtol=0, atol=1e-12)
 
 
 def test_distilled_timesteps_are_those_of_the_distillation() -> None:
-    assert consistency.distillation_timesteps(1000, 50, 4) == [999, 759, 499, 259]
-    assert consistency.distillation_timesteps(1000, 50, 1) == [999]
-    assert consistency.distillation_timesteps(1000, 50, 50) == list(range(999, 0, -20))
+    assert ddim.distillation_timesteps(1000, 50, 4) == [999, 759, 499, 259]
+    assert ddim.distillation_timesteps(1000, 50, 1) == [999]
+    assert ddim.distillation_timesteps(1000, 50, 50) == list(range(999, 0, -20))
 
 
 @pytest.mark.parametrize(
@@ -191,12 +189,12 @@ def test_distilled_timesteps_are_those_of_the_distillation() -> None:
 )
 def test_more_steps_than_the_distillation_had_raise(original: int, steps: int, message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        consistency.distillation_timesteps(1000, original, steps)
+        ddim.distillation_timesteps(1000, original, steps)
 
 
 def test_tcd_without_noise_is_ddim() -> None:
-    rows = consistency.tcd(LEVELS, NOISE, eta=0)
-    for row, expected in zip(rows, consistency.ddim(LEVELS), strict=True):
+    rows = ddim.tcd(LEVELS, NOISE, eta=0)
+    for row, expected in zip(rows, ddim.ddim(LEVELS), strict=True):
         np.testing.assert_allclose(row.x, expected.x, rtol=0, atol=1e-12)
 
 

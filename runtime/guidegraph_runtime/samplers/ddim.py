@@ -1,4 +1,4 @@
-"""Samplers of distilled models that jump straight to x̂0: latent consistency and trajectory consistency."""
+"""Samplers that predict x̂0 and add noise again: DDPM, DDIM, and latent and trajectory consistency (LCM, TCD)."""
 
 from __future__ import annotations
 
