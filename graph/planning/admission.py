@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from guidegraph.graph.errors import Problem, WorkflowError
-from guidegraph.graph.ir import Call, Graph, Loop, Op, walk_calls
+from guidegraph.graph.ir import Call, Graph, Op, walk_calls
 from guidegraph.graph.node import READ
 from guidegraph.graph.planning.passes import drop_optional, make_parameter_choices, prune
 from guidegraph.graph.port import Port
@@ -54,7 +54,13 @@ class Extents:
         """Infer the shapes of a block's operations, in order, and record the mismatches in ``problems``."""
         for op in ops:
             if op.has_blocks:
-                self._follow_loop(op)
+                for name, start in op.carry.items():
+                    self._add_alias(Carry(op.key, name), start)
+                self.follow(op.body.values())
+                for name, after in op.next.items():
+                    self._add_alias(
+                        Output(op.key, name), after if self.shape_of(after) is not None else Carry(op.key, name)
+                    )
             elif op.spec.shape is not None or op.spec.batchable:
                 try:
                     self._follow_call(op)
@@ -76,15 +82,6 @@ class Extents:
             case _:
                 return self.shapes.get(source)
         return tuple(value.shape) if is_tensor(value) else self.shapes.get(source)
-
-    def _follow_loop(self, loop: Loop) -> None:
-        for name, start in loop.carry.items():
-            self._add_alias(Carry(loop.key, name), start)
-        self.follow(loop.body.values())
-        for name, after in loop.next.items():
-            self._add_alias(
-                Output(loop.key, name), after if self.shape_of(after) is not None else Carry(loop.key, name)
-            )
 
     def _add_alias(self, name: Source, source: Source) -> None:
         if (shape := self.shape_of(source)) is not None:

@@ -116,24 +116,20 @@ def write_state(folder: Path, key: str, state: TrainingState) -> None:
     disk.
     """
     try:
-        _write_state(folder, key, state)
+        folder.mkdir(parents=True, exist_ok=True)
+        value_tensors, tree = encode(state.values)
+        all_tensors = {**state.tensors, **{f"{VALUE}{name}": t for name, t in value_tensors.items()}}
+        # Copied to the CPU one by one, so that a GPU need not hold them twice.
+        tensors = {name: t.detach().to("cpu", copy=True).contiguous() for name, t in all_tensors.items()}
+        metadata = {"format": FORMAT, "key": key, "step": json.dumps(state.step), "values": json.dumps(tree)}
+        if state.precision is not None:
+            metadata["precision"] = state.precision
+        write_checked(folder / STATE_FILE, tensors, metadata)
     except OSError as error:
         earlier = "there is no earlier one"
         if (folder / STATE_FILE).is_file():
             earlier = "the earlier one is whole: the same run, started again, goes on from it"
         raise CheckpointError(f"the checkpoint after {state.step} steps, {error}; {earlier}") from error
-
-
-def _write_state(folder: Path, key: str, state: TrainingState) -> None:
-    folder.mkdir(parents=True, exist_ok=True)
-    value_tensors, tree = encode(state.values)
-    all_tensors = {**state.tensors, **{f"{VALUE}{name}": t for name, t in value_tensors.items()}}
-    # Copied to the CPU one by one, so that a GPU need not hold them twice.
-    tensors = {name: t.detach().to("cpu", copy=True).contiguous() for name, t in all_tensors.items()}
-    metadata = {"format": FORMAT, "key": key, "step": json.dumps(state.step), "values": json.dumps(tree)}
-    if state.precision is not None:
-        metadata["precision"] = state.precision
-    write_checked(folder / STATE_FILE, tensors, metadata)
 
 
 def read_state(folder: Path, key: str, *, check: bool = True) -> TrainingState | None:

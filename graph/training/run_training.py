@@ -206,7 +206,9 @@ class _TrainingRun:
         self.context.iterations.append(first_step)
         try:
             for i, item in _iterate_items(self.step, self.items, first_step, self.total):
-                self._check_cancelled()
+                if self.processes.any(self.context.cancel.cancelled):
+                    self.context.cancel.cancel()
+                    self.context.cancel.check()
                 self.context.iterations[-1] = i
                 losses = self._iterate(i, item)
                 # Read here, since the next step may be interrupted after it has drawn numbers.
@@ -225,7 +227,11 @@ class _TrainingRun:
         if done > first_step:
             self._save(done)
         self.context.iterations.pop()
-        return self._collect_results()
+        results = dict(self.progress.carry)
+        for name, t in self.progress.models.items():
+            results[name] = restore_model(t.result).eval().requires_grad_(False)
+        history = self.progress.history
+        return results | {name: stack(values, self.fit.outputs[name]) for name, values in history.items()}
 
     def _load(self) -> int:
         """Load the checkpoint, and return the step to resume from, which all processes must have in common."""
@@ -261,12 +267,6 @@ class _TrainingRun:
             except Exception:
                 self._save(done)
                 raise
-
-    def _check_cancelled(self) -> None:
-        """Raise ``Cancelled`` in all processes at the same step, so that none waits for the others."""
-        if self.processes.any(self.context.cancel.cancelled):
-            self.context.cancel.cancel()
-            self.context.cancel.check()
 
     def _iterate(self, i: int, item: Any) -> dict[str, float]:
         """Run one step, and return its losses by name."""
@@ -339,13 +339,6 @@ class _TrainingRun:
         for name, source in fit.collect.items():
             progress.history[name].append(synchronised[source])
         return {name: float(synchronised[source]) for source, name in losses.items()}
-
-    def _collect_results(self) -> dict[str, Any]:
-        results = dict(self.progress.carry)
-        for name, t in self.progress.models.items():
-            results[name] = restore_model(t.result).eval().requires_grad_(False)
-        history = self.progress.history
-        return results | {name: stack(values, self.fit.outputs[name]) for name, values in history.items()}
 
 
 def _apply_all_links(training: Training, outside: Mapping[Source, Any]) -> Training:
