@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import contextvars
 import importlib.metadata
+import tempfile
 import threading
+from base64 import b64encode
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
@@ -140,3 +142,22 @@ def write_samples(
             failures.append(str(error))
     if failures:
         raise FormatFailure("; ".join(failures))
+
+
+def write_encoded(name: str, value: NDArray[Any], type_name: str, axes: int) -> tuple[list[dict[str, str]], str]:
+    """Write an output of a bundle by the writers of its type, as files with their ``name`` and ``base64``.
+
+    Returns them, none without writers, and the message of a writer that failed, or an empty text. axes: as for
+    `write_samples`.
+    """
+    files: list[str] = []
+    failure = ""
+    with tempfile.TemporaryDirectory() as folder:
+        try:
+            if writers := find_writers(type_name):
+                write_samples(Path(folder), name, value, axes, writers, files)
+        except FormatFailure as error:
+            failure = str(error)
+        return [
+            {"name": file, "base64": b64encode((Path(folder) / file).read_bytes()).decode()} for file in files
+        ], failure

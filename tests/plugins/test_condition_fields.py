@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import base64
+import io
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,10 +14,17 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from PIL import Image
+from starlette.testclient import TestClient
 
 from guidegraph import Condition, ConditionField, NodeError, WorkflowError, load_workflow
 from guidegraph.testing import conformance_cases
 from guidegraph_runtime import Bundle
+from guidegraph_runtime.serve.jobs import ServeOptions
+from guidegraph_runtime.serve.service import Service
+from guidegraph_runtime.serve.web.answers import ServeAccess
+from guidegraph_runtime.serve.web.routes import ServeRoutes
+from guidegraph_runtime.sessions.sessions import SessionSettings
 from tests.plugins import pose_plugin
 
 PLUGIN = str(Path(pose_plugin.__file__))
@@ -211,6 +221,27 @@ def test_an_export_has_it_as_an_input_and_draws_as_the_engine_does(load: Load, w
         assert np.abs(bundle.run(**params)["image"] - expected).max() <= 2 / 255
     command("guidegraph-run", str(folder), "--out", str(tmp_path / "out"), "--set", "at=0.5")
     assert len(list((tmp_path / "out").glob("image*.png"))) == 2
+
+
+def test_a_server_draws_unlike_poses_at_once(load: Load, weights: Path, tmp_path: Path) -> None:
+    drawing, folder = load(DRAW), tmp_path / "bundle"
+    file = str(tmp_path / "workflow.yaml")
+    command("guidegraph", "export", file, "--plugin", PLUGIN, "--output", str(folder), "--set", f"path={weights}")
+    service = Service({"pose": folder}, SessionSettings.on("cpu", intra_threads=1), ServeOptions())
+    service.start()
+    client = TestClient(ServeRoutes(service, str).make_app(ServeAccess()), base_url="http://127.0.0.1:8000")
+    requests: list[dict[str, Any]] = [{"at": 0.1, "seed": 1}, {"at": 0.9, "seed": 2, "scale": 1.5}, {"batch": 1}]
+    try:
+        keys = [client.post("/v1/workflows/pose", json={"params": p, "wait": False}).json()["id"] for p in requests]
+        for key, params in zip(keys, requests, strict=True):
+            while (job := client.get(f"/v1/jobs/{key}").json())["status"] in ("queued", "running"):
+                time.sleep(0.05)
+            expected = drawing.run(path=weights, **params)["image"].numpy()
+            pictures = [base64.b64decode(each["b64_json"]) for each in job["outputs"]["image"]["data"]]
+            drawn = np.stack([np.asarray(Image.open(io.BytesIO(data))).transpose(2, 0, 1) for data in pictures])
+            assert np.abs(drawn / 255 - (expected.clip(-1, 1) + 1) / 2).max() <= 2 / 255
+    finally:
+        service.stop()
 
 
 def test_conditions_with_it_are_kept_in_the_cache_on_disk(load: Load, weights: Path, tmp_path: Path) -> None:

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import base64
 import importlib.metadata
+import io
 import json
 import re
 import subprocess
 import sys
 import wave
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from safetensors.numpy import load
+from starlette.testclient import TestClient
 
 from guidegraph import OutputFormat, Tensor, hookimpl
 from guidegraph.page.gallery import show_output
@@ -20,6 +25,11 @@ from guidegraph.plugins.manager import PluginManager
 from guidegraph.runs.shown_files import find_html_format
 from guidegraph_runtime.bundle.manifest_types import MANIFEST
 from guidegraph_runtime.cli import main as run_bundle_command
+from guidegraph_runtime.serve.jobs import ServeOptions
+from guidegraph_runtime.serve.service import Service
+from guidegraph_runtime.serve.web.answers import ServeAccess
+from guidegraph_runtime.serve.web.routes import ServeRoutes
+from guidegraph_runtime.sessions.sessions import SessionSettings
 from tests.plugins import sound_plugin
 
 PLUGIN = str(Path(__file__).parent / "sound_plugin.py")
@@ -34,6 +44,7 @@ nodes:
 outputs:
   sound: tone
 """
+Install = Callable[[str], None]
 BROKEN = """bad: {use: sound.breaks, in: {sound: tone}}
   slow: {use: sound.hangs, in: {sound: tone}}
   silent: {use: sound.says_nothing, in: {sound: tone}}"""
@@ -154,6 +165,22 @@ class BrokenWriter(SoundWriter):
     write = staticmethod(sound_plugin.fail)
 
 
+@pytest.fixture
+def install(monkeypatch: pytest.MonkeyPatch) -> Install:
+    """Installs the class of this module with a name as the only writer of bundles' outputs; none if it is empty."""
+    group, real = "guidegraph_runtime_outputs", importlib.metadata.entry_points
+
+    def install(name: str) -> None:
+        entries = [importlib.metadata.EntryPoint("other", f"{__name__}:{name}", group)] if name else []
+
+        def list_entry_points(**of: str) -> object:
+            return entries if of == {"group": group} else real(**of)
+
+        monkeypatch.setattr(importlib.metadata, "entry_points", list_entry_points)
+
+    return install
+
+
 @pytest.mark.parametrize(
     ("writer", "files", "message"),
     [
@@ -166,20 +193,13 @@ class BrokenWriter(SoundWriter):
 def test_a_bundle_is_written_by_the_entry_point_of_its_type(
     bundle: Path,
     tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
+    install: Install,
     capsys: pytest.CaptureFixture[str],
     writer: str,
     files: list[str],
     message: str,
 ) -> None:
-    group = "guidegraph_runtime_outputs"
-    entries = [importlib.metadata.EntryPoint("other", f"{__name__}:{writer}", group)] if writer else []
-    real = importlib.metadata.entry_points
-
-    def list_entry_points(**of: str) -> object:
-        return entries if of == {"group": group} else real(**of)
-
-    monkeypatch.setattr(importlib.metadata, "entry_points", list_entry_points)
+    install(writer)
     with pytest.raises(SystemExit) as ended:
         run_bundle_command([str(bundle), "--out", str(tmp_path / "out")])
     assert (ended.value.code or 0) == (1 if message else 0)
@@ -187,6 +207,34 @@ def test_a_bundle_is_written_by_the_entry_point_of_its_type(
     assert written == files
     errors = capsys.readouterr().err
     assert re.search(f"output 'sound' was not written: {message}", errors) if message else "not written" not in errors
+
+
+@pytest.mark.parametrize(
+    ("writer", "names", "failure"),
+    [
+        ("SoundWriter", ["sound-0000.wav", "sound-0001.wav"], None),
+        ("", [], None),
+        ("BrokenWriter", [], "was not written: the entry point .* failed: ValueError: no codec"),
+    ],
+)
+def test_a_server_answers_with_the_files_of_a_writer(
+    bundle: Path, install: Install, writer: str, names: list[str], failure: str | None
+) -> None:
+    install(writer)
+    service = Service({"tones": bundle}, SessionSettings.on("cpu", intra_threads=1), ServeOptions())
+    service.start()
+    try:
+        client = TestClient(ServeRoutes(service, str).make_app(ServeAccess()), base_url="http://127.0.0.1:8000")
+        answer = client.post("/v1/workflows/tones", json={"params": {"pitch": 220.0}}).json()
+    finally:
+        service.stop()
+    sound = answer["outputs"]["sound"]
+    assert load(base64.b64decode(sound["safetensors"]))["sound"].shape == (2, 800)
+    assert [file["name"] for file in sound.get("files", [])] == names
+    for file in sound.get("files", []):
+        with wave.open(io.BytesIO(base64.b64decode(file["base64"]))) as opened:
+            assert opened.getnframes() == 800
+    assert re.match(failure, sound["failure"]) if failure else "failure" not in sound
 
 
 class Plugin:

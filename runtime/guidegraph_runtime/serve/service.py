@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from guidegraph_runtime.bundle.manifest_types import Manifest
 from guidegraph_runtime.bundle.preview import draw_preview
 from guidegraph_runtime.errors import BundleError
+from guidegraph_runtime.output_formats import write_encoded
 from guidegraph_runtime.outputs import pixels, plain_table, split_pictures
 from guidegraph_runtime.pictures.png import encode_png
 from guidegraph_runtime.record import make_record
@@ -36,14 +37,16 @@ def encode_outputs(
     An image is ``{"type": "image", "data": [{"b64_json": …}, …]}``, one entry for each picture of the batch, whose PNG
     carries the bundle and the parameters as one of ``guidegraph-run`` does. A tensor is
     ``{"type": "tensor", "safetensors": …}`` with its name as the key, numbers and tables, as dicts
-    of their columns, are ``{"type": "table", "value": …}``.
+    of their columns, are ``{"type": "table", "value": …}``. A tensor that installed plugins write also has
+    ``"files": [{"name": …, "base64": …}, …]``, and ``"failure"`` with a message if one of them failed.
     Raises ``ValueError`` for values that cannot be written.
     """
     record = make_record(bundle, params, nodes, None)
     encoded: dict[str, Any] = {}
     size = 0
     for name, value in outputs.items():
-        kind = bundle.manifest.outputs[name].type
+        output = bundle.manifest.outputs[name]
+        kind = output.type
         if kind == "image":
             try:
                 pictures = split_pictures(value)
@@ -62,6 +65,11 @@ def encode_outputs(
             text = b64encode(save({name: value})).decode()
             encoded[name] = {"type": kind, "safetensors": text}
             size += len(text)
+            if output.port:
+                files, failure = write_encoded(name, value, output.port, output.axes)
+                encoded[name] |= {"files": files} if files else {}
+                encoded[name] |= {"failure": failure} if failure else {}
+                size += sum(len(file["base64"]) for file in files)
     return encoded, size
 
 

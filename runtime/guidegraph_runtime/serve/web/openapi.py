@@ -317,7 +317,12 @@ def _make_schemas() -> dict[str, Schema]:
         "tensor": {"safetensors": base64},
         "table": {"value": {}},
     }
-    outputs = [_open_object({"type": {"const": kind}, **kinds[kind]}) for kind in OUTPUT_TYPES]
+    file = _open_object({"name": text, "base64": base64})
+    written: dict[str, Schema] = {"files": {"type": "array", "items": file}, "failure": text}
+    outputs = [
+        _open_object({"type": {"const": kind}, **kinds[kind]}, **(written if kind == "tensor" else {}))
+        for kind in OUTPUT_TYPES
+    ]
     param = _open_object({"type": text, "required": {"type": "boolean"}, "help": text})
     output = _open_object({"type": {"enum": [*OUTPUT_TYPES]}})
     error = _open_object({"message": text, "type": text, "param": or_null(text), "code": or_null(text)})
