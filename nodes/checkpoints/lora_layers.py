@@ -28,8 +28,10 @@ from guidegraph_runtime.lora.pairs import find_adapter_file, pair_factors
 from guidegraph_runtime.lora.peft_settings import METADATA, read_folder_settings, read_header_settings
 
 
-def denoiser_layers(network: nn.Module) -> dict[str, str]:
+def denoiser_layers(network: nn.Module, prefix: str = "network.") -> dict[str, str]:
     """Map all names in LoRA files of a network's linear and convolutional layers to the denoiser's weights.
+
+    prefix: of the network's names in the denoiser.
 
     These are diffusers' name with or without the prefix `unet.`, the canonical name with the prefix `diffusion_model.`,
     as in single files, and kohya's: diffusers' or the canonical name with underscores. The layers of a transformer,
@@ -40,27 +42,25 @@ def denoiser_layers(network: nn.Module) -> dict[str, str]:
     for canonical, theirs in published.items():
         kohya = (kohya_name("unet", theirs), kohya_name("unet", canonical))
         aliases = (theirs, f"unet.{theirs}", f"diffusion_model.{canonical}", *kohya)
-        names.update(dict.fromkeys(aliases, f"network.{canonical}.weight"))
+        names.update(dict.fromkeys(aliases, f"{prefix}{canonical}.weight"))
     return names
 
 
-def denoiser_rows(network: nn.Module) -> dict[str, LayerRows]:
+def denoiser_rows(network: nn.Module, prefix: str = "network.") -> dict[str, LayerRows]:
     """Map all names in LoRA files of a network's layers to the denoiser's weights, or to some rows of one.
 
-    Beside `denoiser_layers`: a transformer's layers with the prefix `transformer.` or `diffusion_model.`, and those
-    that diffusers has apart, such as queries, keys and values, with `transformer.`, without it, and in kohya's form.
+    Beside `denoiser_layers`: layers with the prefix `transformer.`, and those of a transformer that diffusers has
+    apart, such as queries, keys and values, with `transformer.`, without it, and in kohya's form.
     """
-    rows = {name: LayerRows(weight) for name, weight in denoiser_layers(network).items()}
+    rows = {name: LayerRows(weight) for name, weight in denoiser_layers(network, prefix).items()}
     published = transformer_layers(network)
-    if not published:
-        return rows
     own = [canonical for canonical, _ in _layers(network)]
     for canonical in own:
-        rows[f"transformer.{canonical}"] = LayerRows(f"network.{canonical}.weight")
+        rows[f"transformer.{canonical}"] = LayerRows(f"{prefix}{canonical}.weight")
     for theirs, part in published.items():
         if part.layer not in own:
             continue
-        weight = replace(part, layer=f"network.{part.layer}.weight")
+        weight = replace(part, layer=f"{prefix}{part.layer}.weight")
         kohya = (kohya_name("transformer", theirs), kohya_name("unet", theirs))
         rows |= dict.fromkeys((theirs, f"transformer.{theirs}", f"diffusion_model.{theirs}", *kohya), weight)
     return rows
@@ -109,10 +109,14 @@ def lora_tensors(network: nn.Module, layout: Literal["kohya", "peft"], dtype: to
 
 
 def peft_layers(network: nn.Module, canonical: Collection[str]) -> dict[str, LayerRows]:
-    """Map diffusers' names, with the network's prefix, to layers with canonical names, or to the rows of one."""
+    """Map diffusers' names, with the network's prefix, to layers with canonical names, or to the rows of one.
+
+    A pipeline of diffusers calls a network `transformer` if its class has that in its name, and else `unet`.
+    """
     published = transformer_layers(network)
     if not published:
-        return {f"unet.{theirs}": LayerRows(name) for name, theirs in map_file_names(network, canonical).items()}
+        prefix = "transformer" if "Transformer" in type(network).__name__ else "unet"
+        return {f"{prefix}.{theirs}": LayerRows(name) for name, theirs in map_file_names(network, canonical).items()}
     renamed = {rows.layer for rows in published.values()}
     layers = {theirs: rows for theirs, rows in published.items() if rows.layer in canonical}
     layers |= {name: LayerRows(name) for name in canonical if name not in renamed}

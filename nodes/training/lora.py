@@ -19,8 +19,6 @@ if TYPE_CHECKING:
 
     from guidegraph.nodes.checkpoints.filling import LayerRows
     from guidegraph.nodes.checkpoints.lora_layers import Factors
-    from guidegraph.nodes.models.own.denoiser import NetworkDenoiser
-
 Rank = Annotated[int, Ge(1)]
 
 
@@ -44,10 +42,10 @@ def apply_lora(
 ) -> AdaptedModels[Text]:
     """Copies of a denoiser and a text encoder with a LoRA: W + strength · α/r · BA.
 
-    denoiser: of `checkpoint.load`, or of `model.load` for a LoRA trained here. text: of `checkpoint.load`; optional for
-    a LoRA of the denoiser alone. path: a file in peft's, diffusers' or kohya's layout (safetensors or `.pt`), or a
-    folder written by peft; for linear layers and convolutions. The copies share every tensor that the LoRA does not
-    change, and the inputs do not change. To add LoRAs, chain these nodes.
+    denoiser: of `checkpoint.load`, of `model.load` for a LoRA trained here, or a plugin's torch module. text: of
+    `checkpoint.load`; optional for a LoRA of the denoiser alone. path: a file in peft's, diffusers' or kohya's layout
+    (safetensors or `.pt`), or a folder written by peft; for linear layers and convolutions. The copies share every
+    tensor that the LoRA does not change, and the inputs do not change. To add LoRAs, chain these nodes.
     Raises an error that names the file if any of its layers is missing in the model or has another shape: the LoRA
     belongs to another model, and nothing is applied.
     """
@@ -57,17 +55,18 @@ def apply_lora(
     from guidegraph.nodes.models.networks.shared_tensors import copy_sharing_tensors
     from guidegraph.nodes.models.released.prompt_embedder import TowerText
 
-    denoiser = merge_low_rank(_adaptable(denoiser, "lora.apply"))
+    network = _find_network(denoiser, "lora.apply")
     if not abs(strength) <= LARGEST_SCALE:
         raise ValueError(f"the strength of a LoRA is a finite number of float32; found {strength}")
     factors = read_lora(path)
-    denoiser_names = denoiser_rows(denoiser.network)
+    module: Any = merge_low_rank(denoiser)  # type: ignore[type-var]
+    denoiser_names = denoiser_rows(network, "" if network is denoiser else "network.")
     text_names = text_layers(text.models) if isinstance(text, TowerText) else {}
     unknown = [name for name in factors if name not in denoiser_names and name not in text_names]
     if unknown:
         raise ValueError(_mismatch_message(path, unknown, len(factors), bool(text_names)))
     changes = [(denoiser_names[name], pair) for name, pair in factors.items() if name in denoiser_names]
-    new_denoiser = copy_sharing_tensors(denoiser, _merge_weights(denoiser, changes, strength, path))
+    new_denoiser = copy_sharing_tensors(module, _merge_weights(module, changes, strength, path))
     new_text: Any = text
     text_changes = [(LayerRows(text_names[name]), factors[name]) for name in factors if name not in denoiser_names]
     if isinstance(text, TowerText) and text_changes:
@@ -86,8 +85,8 @@ def new_lora(
 ) -> Denoiser:
     """A denoiser with a trainable LoRA: h = W₀ x + α/r · BA x in some layers (Hu et al. 2022, eq. 3).
 
-    denoiser: of `model.load` or `checkpoint.load`. B is zero, so that predictions are unchanged at first; training
-    changes A and B alone, and all other tensors are shared.
+    denoiser: of `model.load` or `checkpoint.load`, or a plugin's torch module. B is zero, so that
+    predictions are unchanged at first; training changes A and B alone, and all other tensors are shared.
     rank: r. alpha: α, by default r. targets: the layers: `attention`, `all` linear layers and convolutions, or
     patterns of their names such as `*.query`. seed: of A.
     Raises an error for a pattern that matches no layer, and for a denoiser that already has a trainable LoRA.
@@ -95,7 +94,7 @@ def new_lora(
     from guidegraph.nodes.models.networks.hooks import AttentionLayer
     from guidegraph.nodes.models.networks.low_rank import add_low_rank, low_rank_layers, matching_layers
 
-    network = _adaptable(denoiser, "lora.new").network
+    network = _find_network(denoiser, "lora.new")
     if any(low_rank_layers(network)):
         raise ValueError("this denoiser has a LoRA to train already: wire the one without, or lora.merge's")
     if targets == "attention":
@@ -107,7 +106,8 @@ def new_lora(
     if not names:
         raise ValueError("this denoiser has no attention of linear layers: set 'targets' to all, or to names of layers")
     factor = float(rank if alpha is None else alpha)
-    return add_low_rank(denoiser, [f"network.{name}" for name in names], rank=rank, alpha=factor, seed=seed)  # type: ignore[type-var]
+    prefix = "" if network is denoiser else "network."
+    return add_low_rank(denoiser, [f"{prefix}{name}" for name in names], rank=rank, alpha=factor, seed=seed)  # type: ignore[type-var]
 
 
 @node("lora.merge")
@@ -115,7 +115,8 @@ def merge_lora(denoiser: Denoiser) -> Denoiser:
     """Merge the LoRA of `lora.new` into the weights, W₀ + α/r · BA, for full speed and for saving the model."""
     from guidegraph.nodes.models.networks.low_rank import merge_low_rank
 
-    return merge_low_rank(_adaptable(denoiser, "lora.merge"))
+    _find_network(denoiser, "lora.merge")
+    return merge_low_rank(denoiser)  # type: ignore[type-var]
 
 
 @node("lora.save", pure=False, host=True)
@@ -140,7 +141,7 @@ def save_lora(
     from guidegraph.nodes.models.networks.low_rank import low_rank_layers
     from guidegraph.nodes.models.store import write_atomic
 
-    network = _adaptable(denoiser, "lora.save").network
+    network = _find_network(denoiser, "lora.save")
     if not any(low_rank_layers(network)):
         raise ValueError("this denoiser has no LoRA that was trained: wire lora.new's, or that of the training loop")
     if path.suffix != ".safetensors":
@@ -152,15 +153,20 @@ def save_lora(
     return str(path)
 
 
-def _adaptable(denoiser: Denoiser, node_id: str) -> NetworkDenoiser:
-    """The denoiser, if its layers have names in LoRA files. Raises ``ValueError`` otherwise."""
-    from guidegraph.nodes.models.own.denoiser import NetworkDenoiser
+def _find_network(denoiser: Denoiser, node_id: str) -> nn.Module:
+    """The module whose layers have names in LoRA files: a denoiser's `network`, or the denoiser.
 
-    if not isinstance(denoiser, NetworkDenoiser):
+    Raises ``ValueError`` for a denoiser without torch layers, and for one around another one.
+    """
+    from torch import nn
+
+    network = getattr(denoiser, "network", denoiser)
+    if not isinstance(denoiser, nn.Module) or not isinstance(network, nn.Module) or hasattr(denoiser, "denoiser"):
         raise ValueError(
-            f"{node_id} takes a denoiser of checkpoint.load or model.load; found {type(denoiser).__name__}"
+            f"{node_id} takes a denoiser with torch layers of its own, such as one of checkpoint.load or model.load; "
+            f"found {type(denoiser).__name__}: wire the denoiser before it is guided or compiled"
         )
-    return denoiser
+    return network
 
 
 def _merge_weights(

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from guidegraph_runtime.error_text import describe_error
 from guidegraph_runtime.files.atomic_write import atomic_path
+from guidegraph_runtime.files.regular_files import read_regular
 from guidegraph_runtime.machine.shortages import explain_shortage
 from guidegraph_runtime.outputs import sample_names
 
@@ -158,6 +159,5 @@ def write_encoded(name: str, value: NDArray[Any], type_name: str, axes: int) -> 
                 write_samples(Path(folder), name, value, axes, writers, files)
         except FormatFailure as error:
             failure = str(error)
-        return [
-            {"name": file, "base64": b64encode((Path(folder) / file).read_bytes()).decode()} for file in files
-        ], failure
+        data = {file: read_regular(Path(folder) / file) for file in files}
+    return [{"name": file, "base64": b64encode(content).decode()} for file, content in data.items()], failure

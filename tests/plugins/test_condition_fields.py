@@ -223,6 +223,28 @@ def test_an_export_has_it_as_an_input_and_draws_as_the_engine_does(load: Load, w
     assert len(list((tmp_path / "out").glob("image*.png"))) == 2
 
 
+LORA = """\
+  whole: {use: pose.network}
+  start: {use: lora.new, in: {denoiser: whole}, with: {targets: all, rank: 2}}
+"""
+ADAPTED = """\
+  adapted: {use: lora.apply, in: {denoiser: network}, with: {path: adapter.safetensors, strength: 5}}
+  schedule:"""
+
+
+def test_a_low_rank_change_is_trained_with_it_and_applied(load: Load, weights: Path, tmp_path: Path) -> None:
+    load(TRAIN, ("  start: {use: pose.network}\n", LORA), ("pose.save", "lora.save")).run(
+        path=tmp_path / "adapter.safetensors"
+    )
+    plain = load(DRAW).run(path=weights)["image"]
+    adapted = load(DRAW, ("denoiser: network", "denoiser: adapted.denoiser"), ("  schedule:", ADAPTED))
+    image = adapted.run(path=weights)["image"]
+    assert (image - plain).abs().max() > 0.01
+    file, folder = str(tmp_path / "workflow.yaml"), tmp_path / "bundle"
+    command("guidegraph", "export", file, "--plugin", PLUGIN, "--output", str(folder), "--set", f"path={weights}")
+    assert np.abs(Bundle(folder).run()["image"] - image.numpy()).max() <= 2 / 255
+
+
 def test_a_server_draws_unlike_poses_at_once(load: Load, weights: Path, tmp_path: Path) -> None:
     drawing, folder = load(DRAW), tmp_path / "bundle"
     file = str(tmp_path / "workflow.yaml")
