@@ -25,12 +25,12 @@ EXACT = 2**53
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
 
 
-def list_runs(runs: Path, before: str = "") -> dict[str, Any]:
+def list_runs(registry: Registry, runs: Path, before: str = "") -> dict[str, Any]:
     """The newest runs below a folder, and how many folders of runs there are: ``{"runs": …, "total": …, "next": …}``.
 
     before: list the runs older than the one in this folder. The answer's ``next`` is the ``before`` of the next page;
     "" after the last one. A folder without a readable record is left out. Numbers that JSON lacks are texts among the
-    parameters: ``NaN``, ``Infinity`` and ``-Infinity``.
+    parameters: ``NaN``, ``Infinity`` and ``-Infinity``. ``shown`` of a run: the files that `show_output` shows.
     """
     with os.scandir(runs) if runs.is_dir() else nullcontext(()) as entries:
         names = sorted((entry.name for entry in entries if entry.is_dir()), reverse=True)
@@ -39,7 +39,13 @@ def list_runs(runs: Path, before: str = "") -> dict[str, Any]:
     for name in older[:PAGE_SIZE]:
         if (record := read_record(runs / name / RECORD)) is not None:
             with suppress(ValueError, TypeError, RecursionError):  # of a record that another program wrote
-                rows.append(describe_run(runs / name, record))
+                shown = [
+                    file
+                    for output in map(as_dict, as_dict(record.get("outputs")).values())
+                    for file in map(str, as_list(output.get("files")))
+                    if find_html_format(registry, str(output.get("type", "")), file)
+                ]
+                rows.append({**describe_run(runs / name, record), "shown": shown[:MAX_PICTURES]})
     following = older[PAGE_SIZE - 1] if len(older) > PAGE_SIZE else ""
     return {"runs": rows, "total": len(names), "next": following}
 

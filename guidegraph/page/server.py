@@ -306,7 +306,9 @@ class PageServer:
 
     async def list_runs(self, request: Request) -> Response:
         """A page of the runs. The file of each is the name of its workflow if that is in the folder."""
-        page = await run_in_threadpool(list_runs, self.runs, request.query_params.get("before", ""))
+        page = await run_in_threadpool(
+            list_runs, self.jobs.manager.registry, self.runs, request.query_params.get("before", "")
+        )
         rows = [{**row, "file": self.folder.shorten(os.path.abspath(row["file"]))} for row in page["runs"]]
         return AsciiJson({**page, "runs": rows})
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from guidegraph.graph.node import Registry
 from guidegraph.page.gallery import list_runs
 from guidegraph.page.grids import list_grids, read_grid
 from guidegraph_runtime.pictures.png import encode_png
@@ -68,7 +69,7 @@ def test_the_page_and_a_report_show_the_other_runs(cli: Command, kind: str) -> N
         make_strange(Path("runs", name, "run.json"), kind)
     Path("runs/d").mkdir()
     make_strange(Path("runs/d/sweep.json"), kind)
-    assert "b" in [row["folder"] for row in list_runs(Path("runs"))["runs"]]
+    assert "b" in [row["folder"] for row in list_runs(Registry({}), Path("runs"))["runs"]]
     assert (list_grids(Path("runs")), read_grid(Path("runs"), "d")) == ([], None)
     result = cli("report", "runs", "-o", "report.html")
     assert result.code == 0, result.err

@@ -52,11 +52,21 @@ export function Gallery({ finished, onUse, onResume, onPicture, name }) {
             <span class="values">${Object.entries(run.params).map(([key, value]) => html`<span><i>${key}</i> ${formatValue(value)}</span>`)}</span>
           </span>
         </label>
+        ${run.shown.length > 0 && html`<${Shown} run=${run} />`}
         ${run.file === name && html`<button class="quiet use" onClick=${() => onUse(run.params)}>use these parameters</button>`}
         ${run.file === name && run.stopped && html`<button class="quiet use" onClick=${() => onResume(run)}>go on from here</button>`}
       </li>`)}</ul>
     ${rest.next && html`<p class="hint">${runs.length} of ${rest.total} runs, the newest first.
       <button class="quiet more" onClick=${showMore}>Show more</button></p>`}`;
+}
+
+// The outputs that only a plugin can show; each is fetched when it is opened.
+function Shown({ run }) {
+  const [open, setOpen] = useState([]);
+  const toggle = (file, isOpen) => setOpen((earlier) => (isOpen ? [...earlier, file] : earlier.filter((other) => other !== file)));
+  return run.shown.map((file) => html`<details key=${file} onToggle=${(event) => toggle(file, event.currentTarget.open)}>
+    <summary>${file}</summary>
+    ${open.includes(file) && html`<iframe sandbox="" src=${fileAddress(run.folder, file, "shown")} title=${`${file} of ${run.folder}`}></iframe>`}</details>`);
 }
 
 // The newest page, and the older runs that are shown already.
@@ -79,6 +89,7 @@ function Comparison({ pair }) {
     <section class="comparison" aria-label="Comparison">
       <div class="pictures several">${pair.map((run) => html`<figure>
         ${run.pictures.length > 0 && html`<img onLoad=${sharpen} src=${fileAddress(run.folder, run.pictures[0])} alt=${`First picture of ${run.folder}`} />`}
+        ${run.pictures.length === 0 && run.shown.length > 0 && html`<iframe sandbox="" src=${fileAddress(run.folder, run.shown[0], "shown")} title=${`First output of ${run.folder}`}></iframe>`}
         <figcaption>${run.folder}</figcaption></figure>`)}</div>
       ${different.length ? html`<table><tbody>${different.map((key) => html`
         <tr><th scope="row">${key}</th>${pair.map((run) => html`<td>${formatValue(run.params[key] ?? "—")}</td>`)}</tr>`)}</tbody></table>`
