@@ -10,7 +10,7 @@ from __future__ import annotations
 import inspect
 import math
 import typing
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -19,14 +19,11 @@ from typing import TYPE_CHECKING, Any, Literal, ParamSpec, TypeAlias, TypeVar
 from guidegraph.graph.errors import suggest
 from guidegraph.graph.output_format import Formats
 from guidegraph.graph.port import Port, port_kinds
-from guidegraph.graph.types import ANY, PortType, namedtuple_fields, to_port_type
+from guidegraph.graph.types import ANY, PortType, Tensor, namedtuple_fields, to_port_type
 from guidegraph.graph.values.output_check import OutputCheck, make_output_check
 
 if TYPE_CHECKING:
     from guidegraph_runtime.declare.settings import Range
-from collections.abc import Sequence
-
-from guidegraph.graph.types import Tensor
 
 P = ParamSpec("P")
 R = TypeVar("R")

@@ -4,19 +4,16 @@ from __future__ import annotations
 
 import inspect
 from dataclasses import dataclass
+from enum import Enum
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
-from guidegraph.graph.types import PortType, is_tensor
+from guidegraph.graph.types import PortType, SequenceOf, Tensor, is_tensor, structured_types
 from guidegraph.graph.values.simple_values import UNDECIDED, Converter, make_converter
 
 if TYPE_CHECKING:
     from pydantic import TypeAdapter
-from enum import Enum
-from typing import Literal, TypeAlias
-
-from guidegraph.graph.types import SequenceOf, Tensor, structured_types
 
 REQUIRED = inspect.Parameter.empty
 

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
-from guidegraph.graph.acceleration.part import Part, WatchedSize
+from guidegraph.graph.acceleration.part import Part, PartExample, WatchedSize
+from guidegraph.graph.acceleration.part_values import FlatValue
 from guidegraph.graph.acceleration.store import GraphDescription, KnownRefusal, Refusal
 from guidegraph.graph.errors import NodeError
 from guidegraph.graph.export.errors import ExportError
@@ -15,14 +16,9 @@ from guidegraph_runtime.error_text import describe_error, list_causes
 from guidegraph_runtime.machine.shortages import explain_shortage
 
 if TYPE_CHECKING:
-    from guidegraph.graph.export.trace_parts import ExportedPart
-from typing import TYPE_CHECKING, Protocol
-
-from guidegraph.graph.acceleration.part import PartExample
-from guidegraph.graph.acceleration.part_values import FlatValue
-
-if TYPE_CHECKING:
     from torch import Tensor
+
+    from guidegraph.graph.export.trace_parts import ExportedPart
 
 
 LASTING: tuple[type[Exception], ...] = (

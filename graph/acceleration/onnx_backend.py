@@ -5,30 +5,29 @@ from __future__ import annotations
 import platform
 import threading
 from collections import OrderedDict
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
-
-import onnxruntime
-
-from guidegraph.graph.acceleration.export_part import PartRunner, export_part
-from guidegraph.graph.acceleration.part import Part, PartExample, part_key, plan_function
-from guidegraph.graph.acceleration.part_values import FlatValue
-from guidegraph.graph.acceleration.store import KnownRefusal, PartStore, Refusal, StoredGraph, store_folder
-from guidegraph.graph.run_config import RunConfig
-
-if TYPE_CHECKING:
-    from torch import Tensor
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
+import onnxruntime
 import torch
 from torch import Tensor
 from torch.utils.dlpack import from_dlpack
 
-from guidegraph.graph.acceleration.part import WatchedSize
-from guidegraph.graph.acceleration.store import GRAPH, GraphDescription
+from guidegraph.graph.acceleration.export_part import PartRunner, export_part
+from guidegraph.graph.acceleration.part import Part, PartExample, WatchedSize, part_key, plan_function
+from guidegraph.graph.acceleration.part_values import FlatValue
+from guidegraph.graph.acceleration.store import (
+    GRAPH,
+    GraphDescription,
+    KnownRefusal,
+    PartStore,
+    Refusal,
+    StoredGraph,
+    store_folder,
+)
 from guidegraph.graph.export.partition.leaves import DYNAMIC
+from guidegraph.graph.run_config import RunConfig
 from guidegraph_runtime.sessions.providers import choose_providers, missing
 from guidegraph_runtime.sessions.sessions import SessionSettings, create_session
 

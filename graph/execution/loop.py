@@ -28,14 +28,8 @@ from guidegraph.graph.sources import Carry, Index, Item, Source
 from guidegraph.graph.stopping.loop_state import REFUSED, LoopState, LoopStopped, StopToken, capture_state
 from guidegraph.graph.trust.process_state import StateKeeper
 from guidegraph.graph.types import ANY, PortType, Tensor, describe_value, is_iterable, is_tensor
-from guidegraph.graph.values.leaves import flatten, is_equal_leaf, unflatten
+from guidegraph.graph.values.leaves import flatten, is_equal_leaf, list_named_fields, unflatten
 from guidegraph_runtime.error_text import describe_error
-
-if TYPE_CHECKING:
-    import torch
-from typing import TYPE_CHECKING
-
-from guidegraph.graph.values.leaves import list_named_fields
 
 if TYPE_CHECKING:
     import torch

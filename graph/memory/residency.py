@@ -22,17 +22,16 @@ from guidegraph.graph.device_context import use_device
 from guidegraph.graph.errors import GuidegraphError
 from guidegraph.graph.events import ModelMoved
 from guidegraph.graph.execution.call import node_error
+from guidegraph.graph.ir import Call
 from guidegraph.graph.memory.weights import Mover, Weight, Weights, find_models
 from guidegraph.graph.planning.steps import BlockPlan, Slot, Step
-from guidegraph.graph.types import is_tensor
+from guidegraph.graph.port import PortKind, port_kinds
+from guidegraph.graph.sources import Literal, list_sources
+from guidegraph.graph.types import PortType, is_tensor
 from guidegraph_runtime.machine.memory import show_size
 
 if TYPE_CHECKING:
     import torch
-from guidegraph.graph.ir import Call
-from guidegraph.graph.port import PortKind, port_kinds
-from guidegraph.graph.sources import Literal, list_sources
-from guidegraph.graph.types import PortType
 
 ValueOrigin: TypeAlias = tuple[str, str]
 """The origin of a value: the path of its operation, and the output's name."""

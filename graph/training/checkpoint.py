@@ -2,37 +2,25 @@
 
 from __future__ import annotations
 
+import json
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from textwrap import shorten
 from typing import TYPE_CHECKING, Any
 
+from guidegraph.graph.errors import GuidegraphError
 from guidegraph.graph.execution.loop import stack, to_device
 from guidegraph.graph.ir import Loop, find_loops, walk
 from guidegraph.graph.planning.digest import Digests
 from guidegraph.graph.planning.plan import Plan
 from guidegraph.graph.training.trained_model import TrainedModel, get_trained_state, load_trained_state
-from guidegraph.graph.types import is_tensor
-from guidegraph.graph.values.serialise import NotSerialisable, encode
-
-if TYPE_CHECKING:
-    import torch
-import json
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from typing import TYPE_CHECKING
-
-from guidegraph.graph.errors import GuidegraphError
 from guidegraph.graph.trust.file_checks import require_regular
-from guidegraph.graph.values.serialise import DamagedFile, decode, read_checked, write_checked
+from guidegraph.graph.types import is_tensor
+from guidegraph.graph.values.serialise import DamagedFile, NotSerialisable, decode, encode, read_checked, write_checked
 from guidegraph_runtime.files.locks import FolderBusy, hold_lock
-
-if TYPE_CHECKING:
-    import torch
-from contextlib import AbstractContextManager
-from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     import torch
@@ -178,7 +166,7 @@ def optimiser_tensors(optimisers: Sequence[torch.optim.Optimizer]) -> dict[str, 
 
 def fits_optimisers(optimisers: Sequence[torch.optim.Optimizer], tensors: Mapping[str, torch.Tensor]) -> bool:
     """Whether the states that ``optimiser_tensors`` returned have what these optimisers keep of their parameters."""
-    from guidegraph.graph.training.trained_model import list_state_names
+    from guidegraph.graph.training.optimisers import list_state_names
 
     states = _split_states(optimisers, tensors)
     for optimiser, entries in zip(optimisers, states, strict=True):

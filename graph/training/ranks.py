@@ -6,8 +6,9 @@ processes.
 
 from __future__ import annotations
 
+import logging
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
@@ -15,12 +16,6 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from guidegraph.graph.types import is_tensor
 from guidegraph.graph.values.leaves import list_named_fields
-
-if TYPE_CHECKING:
-    import torch
-import logging
-from collections.abc import Iterable
-from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     import torch

@@ -10,9 +10,9 @@ from __future__ import annotations
 
 import contextvars
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import replace
 from itertools import chain
 from pathlib import Path
@@ -63,12 +63,6 @@ from guidegraph.graph.training.trained_model import (
 )
 from guidegraph.graph.types import describe_value, is_tensor
 from guidegraph.graph.values.ownership import copy_value
-
-if TYPE_CHECKING:
-    import torch
-from collections.abc import Callable, Iterable
-from contextlib import AbstractContextManager
-from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     import torch

@@ -13,6 +13,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import sys
+import zlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,11 +21,6 @@ from typing import TYPE_CHECKING, Any
 from guidegraph.graph.trust.file_checks import require_regular
 from guidegraph.graph.types import is_tensor, structured_types
 from guidegraph_runtime.files.atomic_write import atomic_path
-
-if TYPE_CHECKING:
-    import torch
-import zlib
-from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     import torch

@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import io
 import time
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, fields, is_dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 from guidegraph.graph.execution.cache import MemoryCache
@@ -20,14 +21,10 @@ from guidegraph.graph.sources import Output
 from guidegraph.graph.types import PortType, is_tensor
 from guidegraph.nodes.output_formats import to_pixels
 from guidegraph.nodes.types import Autoencoder
+from guidegraph_runtime.printing import visible
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
-from collections.abc import Iterator, Sequence
-from dataclasses import fields, is_dataclass
-from pathlib import Path
-
-from guidegraph_runtime.printing import visible
 
 SHARE = 0.01
 SENDING = 0.01

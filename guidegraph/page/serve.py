@@ -11,12 +11,12 @@ import uvicorn
 
 from guidegraph.graph.errors import GuidegraphError
 from guidegraph.graph.run_config import RunConfig
+from guidegraph.page.access import LOOPBACK, Access
 from guidegraph.page.edits import PageEdits
 from guidegraph.page.folder import WorkflowFolder
 from guidegraph.page.frames import RunCache
 from guidegraph.page.jobs import JobQueue
 from guidegraph.page.server import PageServer
-from guidegraph.page.strangers import LOOPBACK, Access
 from guidegraph.page.view import Views
 from guidegraph.plugins.manager import PluginManager
 from guidegraph_runtime.files.run_folders import RUNS

@@ -22,6 +22,7 @@ from starlette.types import ASGIApp
 
 from guidegraph.drawing.style import escape, page_css
 from guidegraph.graph.errors import GuidegraphError
+from guidegraph.page.access import FRAME_POLICY, Access, GuardedApp
 from guidegraph.page.answers import (
     AsciiJson,
     answer_error,
@@ -37,7 +38,7 @@ from guidegraph.page.frames import describe_preview, describe_value, encode_firs
 from guidegraph.page.gallery import compare_texts, list_runs, read_picture, read_stopped_run, show_output
 from guidegraph.page.grids import list_grids, read_grid
 from guidegraph.page.jobs import JobQueue
-from guidegraph.page.strangers import FRAME_POLICY, MAX_BYTES, Access, GuardedApp
+from guidegraph.page.strangers import MAX_BYTES
 from guidegraph.page.view import SCOPE, Fingerprint, Views, read_fingerprint
 from guidegraph.page.wire_routes import WireRoutes
 

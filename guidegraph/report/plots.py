@@ -16,14 +16,13 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from guidegraph.graph.errors import GuidegraphError
-from guidegraph.report.html import Html, tag
+from guidegraph.report.html import Html, shorten, tag
 from guidegraph.report.series import Plot, Series
 from guidegraph_runtime.machine.optional_packages import install_command
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
-from guidegraph.report.html import shorten
 
 WIDTH, HEIGHT = 4.6, 3.2
 INK, MUTED, RULE, GROUND = "#0a0b01", "#0a0b02", "#0a0b03", "#0a0b04"

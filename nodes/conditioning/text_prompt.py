@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -12,15 +12,12 @@ from annotated_types import Ge, Gt
 from guidegraph.graph.frozen_models import ExportRecipe
 from guidegraph.graph.node import node
 from guidegraph.nodes import port_shapes
-from guidegraph.nodes.types import Condition, TextEmbedder
+from guidegraph.nodes.derive import node_from_operation
+from guidegraph.nodes.types import Condition, Table, TextEmbedder
 from guidegraph_runtime.text.prompt_weights import parse_prompt
 
 if TYPE_CHECKING:
     from guidegraph.nodes.models.released.prompt_embedder import TowerText
-from collections.abc import Callable
-
-from guidegraph.nodes.derive import node_from_operation
-from guidegraph.nodes.types import Table
 
 Side = Annotated[int, Gt(0)]
 Offset = Annotated[int, Ge(0)]

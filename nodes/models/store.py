@@ -11,12 +11,14 @@ import json
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from functools import partial
+from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from guidegraph.nodes.models.model_json import (
     CHECKSUMS,
@@ -36,10 +38,6 @@ from guidegraph_runtime.files.atomic_write import atomic_path
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
-from importlib import import_module
-from typing import NamedTuple
-
-from torch.nn import functional as F
 
 
 def locate_verified_file(folder: Path, name: object) -> Path:

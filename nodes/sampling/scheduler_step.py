@@ -18,22 +18,9 @@ from guidegraph.nodes.derive import node_for
 from guidegraph.nodes.noise_level import NoiseLevel, widen_dtype
 from guidegraph.nodes.sampling.table_rows import Terms, along, is_shared, take_entry, take_row
 from guidegraph.nodes.shape_checks import cast_like, check_compatible, has_values
-from guidegraph.nodes.types import (
-    Noise,
-    Prediction,
-    Sample,
-    Scheduler,
-    SchedulerState,
-    Score,
-    Table,
-    Timesteps,
-)
+from guidegraph.nodes.types import Noise, Prediction, Sample, Scheduler, SchedulerState, Score, Table, Timesteps
 from guidegraph_runtime.operations.schedule import noisy_shape
 from guidegraph_runtime.tables.rows import INPUTS, K
-
-if TYPE_CHECKING:
-    from torch import Tensor
-from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from torch import Tensor

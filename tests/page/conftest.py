@@ -9,6 +9,7 @@ import re
 import signal
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
@@ -23,8 +24,8 @@ from tests.commands.command import TOYS, environment
 if TYPE_CHECKING:
     from starlette.testclient import TestClient
 
+    from guidegraph.page.access import Access
     from guidegraph.page.server import PageServer
-    from guidegraph.page.strangers import Access
     from guidegraph.plugins.manager import PluginManager
 
 PORT = 8000
@@ -116,7 +117,7 @@ def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Site]:
             pytest.skip(f"{name} is not installed")
     from starlette.testclient import TestClient
 
-    from guidegraph.page.strangers import Access
+    from guidegraph.page.access import Access
 
     monkeypatch.chdir(tmp_path)
     (tmp_path / "draw.yaml").write_text(DRAW)
@@ -156,20 +157,29 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
 
 
 def serve_folder(folder: Path, *options: str) -> Iterator[Server]:
-    """The server over a folder; at the end it is stopped by Ctrl-C."""
+    """The server over a folder; at the end it is stopped by Ctrl-C.
+
+    Its stderr is a file: a pipe that nobody reads is full after some hundred warnings, and then the server waits.
+    """
     command = [sys.executable, "-m", "guidegraph", "open", ".", "--no-browser", "--no-plugins", *options]
     inherited = os.environ.get("PYTHONPATH", "")
     path = os.pathsep.join([environment()["PYTHONPATH"], *([inherited] if inherited else [])])
-    process = subprocess.Popen(
-        command, cwd=folder, env=environment(PYTHONPATH=path), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
-    assert process.stdout is not None
-    address = process.stdout.readline().strip()
-    assert address.startswith("http://127.0.0.1:"), process.communicate()
-    yield Server(folder, address, process)
-    process.send_signal(signal.SIGINT)
-    _, errors = process.communicate(timeout=60)
-    assert (process.returncode, "Traceback" in errors) == (0, False), errors
+    with tempfile.TemporaryFile("w+", encoding="utf-8") as errors:
+        process = subprocess.Popen(
+            command, cwd=folder, env=environment(PYTHONPATH=path), stdout=subprocess.PIPE, stderr=errors, text=True
+        )
+        assert process.stdout is not None
+        address = process.stdout.readline().strip()
+        if not address.startswith("http://127.0.0.1:"):
+            process.wait(timeout=60)
+            errors.seek(0)
+            pytest.fail(f"{address}\n{errors.read()}")
+        yield Server(folder, address, process)
+        process.send_signal(signal.SIGINT)
+        process.communicate(timeout=60)
+        errors.seek(0)
+        printed = errors.read()
+        assert (process.returncode, "Traceback" in printed) == (0, False), printed
 
 
 @pytest.fixture(scope="module")

@@ -70,7 +70,7 @@ def test_every_answer_has_the_strict_policy(site: Site) -> None:
 
 
 def test_tokens_differ_and_are_long() -> None:
-    from guidegraph.page.strangers import Access
+    from guidegraph.page.access import Access
 
     tokens = {Access(PORT).token for _ in range(20)}
     assert len(tokens) == 20

@@ -41,7 +41,7 @@ EXCEPTIONS = {
     ("graph/export/onnx/gradients.py", "attn_mask"): "a parameter of torch's operator",
     ("graph/export/one_node.py", "MASKS"): "the runtime's name for a key of a bundle",
     ("graph/export/partition/sample_rules.py", "grid_sampler_2d grid_sampler_3d"): "torch's operators",
-    ("graph/training/trained_model.py", "alpha"): "a parameter of torch's addmm",
+    ("graph/training/optimisers.py", "alpha"): "a parameter of torch's addmm",
     ("graph/values/ownership.py", "PIL.Image"): "a class of Pillow",
     ("graph/values/ownership.py", "Image"): "a class of Pillow",
 }

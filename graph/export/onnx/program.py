@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, cast
 from unittest import mock
 
 import torch
+from torch import Tensor
 from torch.export import ExportedProgram
 from torch.export.graph_signature import (
     ExportGraphSignature,
@@ -41,7 +42,6 @@ from guidegraph.graph.torch_private import (
 
 if TYPE_CHECKING:
     from guidegraph.graph.torch_private import OpOverload
-from torch import Tensor
 
 OPSET = 20
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextvars import copy_context
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -15,18 +17,20 @@ from numpy.typing import NDArray
 
 from guidegraph.graph.planning.digest import path_digest
 from guidegraph.nodes.data.batches import Batches, one_hot, to_image
-from guidegraph.nodes.data.folders.layout import FolderLayout, FolderRow, LayoutKind, find_layout
+from guidegraph.nodes.data.folders.layout import (
+    FolderLayout,
+    FolderRow,
+    LayoutKind,
+    find_layout,
+    join_names,
+    raise_problems,
+)
 from guidegraph.nodes.data.scenes import MOVES, uniforms
 from guidegraph.nodes.types import Image, Label, SemanticMap
+from guidegraph_runtime.pictures.picture_files import read_picture, read_rgb, resize_picture
 
 if TYPE_CHECKING:
     import torch
-from collections.abc import Callable, Iterable
-from concurrent.futures import ThreadPoolExecutor
-from contextvars import copy_context
-
-from guidegraph.nodes.data.folders.layout import join_names, raise_problems
-from guidegraph_runtime.pictures.picture_files import read_picture, read_rgb, resize_picture
 
 KEPT_BYTES = 256 * 2**20
 LARGEST_INDEX = 65_535

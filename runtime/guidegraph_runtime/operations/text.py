@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,17 +12,14 @@ from numpy.typing import NDArray
 from guidegraph_runtime.checks import check_fields, check_flag, check_int
 from guidegraph_runtime.checks import check_texts as list_of_texts
 from guidegraph_runtime.declare.operation import operation
-from guidegraph_runtime.declare.settings import Count
+from guidegraph_runtime.declare.settings import Count, Label, NotEmpty, Range
 from guidegraph_runtime.errors import SettingError
+from guidegraph_runtime.limits import check_limit
 from guidegraph_runtime.text.chunks import Chunker, encode, load_tokenizer, make_chunk_tables
 from guidegraph_runtime.text.prompt_weights import parse_prompt, warn_of_unknown_words
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
-from typing import Annotated, TypeAlias
-
-from guidegraph_runtime.declare.settings import Label, NotEmpty, Range
-from guidegraph_runtime.limits import check_limit
 
 
 class Tokens(NamedTuple):

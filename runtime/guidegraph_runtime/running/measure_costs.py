@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import io
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,21 +16,11 @@ from numpy.typing import NDArray
 from guidegraph_runtime.bundle.folder import list_size_axes
 from guidegraph_runtime.bundle.manifest_types import BATCH, Cost, Part
 from guidegraph_runtime.errors import BundleError
+from guidegraph_runtime.files.npy import read_npy
 from guidegraph_runtime.sessions.broadcasting import axis_sizes
 from guidegraph_runtime.sessions.call_limits import release_arena
 
 if TYPE_CHECKING:
-    from guidegraph_runtime.running.bundle import Bundle
-import io
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, TypeAlias
-
-from guidegraph_runtime.files.npy import read_npy
-
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
-
     from guidegraph_runtime.running.bundle import Bundle
 
 

@@ -66,10 +66,10 @@ def encode_outputs(
             encoded[name] = {"type": kind, "safetensors": text}
             size += len(text)
             if output.port:
-                files, failure = write_encoded(name, value, output.port, output.axes)
-                encoded[name] |= {"files": files} if files else {}
+                written, failure = write_encoded(name, value, output.port, output.axes)
+                encoded[name] |= {"files": written} if written else {}
                 encoded[name] |= {"failure": failure} if failure else {}
-                size += sum(len(file["base64"]) for file in files)
+                size += sum(len(file["base64"]) for file in written)
     return encoded, size
 
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from guidegraph.graph.sources import Literal
 from guidegraph.graph.training.checkpoint import optimiser_tensors, restore_optimisers
 from guidegraph.graph.training.fit import OptimisedModel
-from guidegraph.graph.training.trained_model import Muon, make_optimisers, orthogonalise
+from guidegraph.graph.training.optimisers import Muon, make_optimisers, orthogonalise
 
 RATE = 0.01
 

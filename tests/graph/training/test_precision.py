@@ -21,9 +21,9 @@ from guidegraph.graph.hardware import policy
 from guidegraph.graph.hardware.policy import ISA_LIMITS, ComputePolicy, computes_bf16
 from guidegraph.graph.resolution.load import build
 from guidegraph.graph.run_config import RunConfig
-from guidegraph.graph.training import trained_model
+from guidegraph.graph.training import optimisers
+from guidegraph.graph.training.optimisers import Muon
 from guidegraph.graph.training.precision import resolve_precision
-from guidegraph.graph.training.trained_model import Muon
 from guidegraph.runs.run import RecordedRun
 from tests.graph.engine_nodes import REGISTRY, run_text
 from tests.graph.training.test_fit import cancel_at, text
@@ -202,7 +202,7 @@ def test_mixed_precision_holds_for_the_optimisers_products_too(tmp_path: Path, m
         step(self)
 
     monkeypatch.setattr(Muon, "step", record)
-    monkeypatch.setattr(trained_model, "LEAST_SIDE", 1)
+    monkeypatch.setattr(optimisers, "LEAST_SIDE", 1)
     for precision in ("fp32", "bf16"):
         run_text(training(precision, 1).replace("adamw", "muon"), tmp_path)
     assert seen == [False, True]

@@ -90,12 +90,12 @@ def open_page(bench: Bench) -> Iterator[Any]:
     from starlette.testclient import TestClient
 
     from guidegraph.graph.run_config import RunConfig
+    from guidegraph.page.access import Access
     from guidegraph.page.edits import PageEdits
     from guidegraph.page.folder import WorkflowFolder
     from guidegraph.page.frames import RunCache
     from guidegraph.page.jobs import JobQueue
     from guidegraph.page.server import PageServer
-    from guidegraph.page.strangers import Access
     from guidegraph.page.view import Views
     from guidegraph.plugins.manager import PluginManager
 
