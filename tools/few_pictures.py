@@ -20,7 +20,8 @@ from PIL import Image
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from guidegraph.nodes.data.batches import load_emoji
-from guidegraph.nodes.data.scenes import GROUND_COLOURS, SIZE, SKY_COLOURS, paint_background, pick, uniforms
+from guidegraph.nodes.data.scenes import GROUND_COLOURS, SIZE, SKY_COLOURS, paint_background
+from guidegraph.nodes.uniforms import pick, uniforms
 from tools.own_folders import foreground
 
 OBJECTS = ("turtle", "tractor", "snail")

@@ -13,9 +13,9 @@ from guidegraph.graph.training.ranks import local_rows
 from guidegraph.graph.types import Tensor
 from guidegraph.nodes import port_shapes
 from guidegraph.nodes.condition_fields import BASIC_NAMES, find_field
-from guidegraph.nodes.data.scenes import DROPS, uniforms
 from guidegraph.nodes.shape_checks import has_values
 from guidegraph.nodes.types import Condition, ConditionAdapter
+from guidegraph.nodes.uniforms import DROPS, uniforms
 
 Pixels = Annotated[int, Gt(0)]
 Size = Pixels | tuple[Pixels, Pixels]

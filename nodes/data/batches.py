@@ -13,8 +13,9 @@ from numpy.typing import NDArray
 
 from guidegraph.graph.types import Tensor
 from guidegraph.nodes.data.scene_sprites import CLASSES, data_file
-from guidegraph.nodes.data.scenes import Split, compose_scene, uniforms
+from guidegraph.nodes.data.scenes import Split, compose_scene
 from guidegraph.nodes.types import Image, SemanticMap
+from guidegraph.nodes.uniforms import uniforms
 
 B = TypeVar("B")
 

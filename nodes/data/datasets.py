@@ -14,8 +14,8 @@ from guidegraph.graph.node import node
 from guidegraph.graph.training.ranks import local_rows
 from guidegraph.nodes.data.batches import EmojiBatch, FunctionBatches, SceneBatch, emoji_batch, scene_batch
 from guidegraph.nodes.data.fashion import FashionBatch, consecutive_fashion_batch, fashion_batch
-from guidegraph.nodes.data.scenes import DROPS, MOVES, uniforms
 from guidegraph.nodes.types import Image, Label, Sample
+from guidegraph.nodes.uniforms import DROPS, MOVES, uniforms
 from guidegraph_runtime.noise import raw_bits
 
 Seed: TypeAlias = Annotated[int, Ge(0)]

@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 from guidegraph.graph.trust.file_checks import read_regular
 from guidegraph.graph.types import Tensor
 from guidegraph.nodes.data.scene_sprites import data_file
-from guidegraph.nodes.data.scenes import uniforms
 from guidegraph.nodes.types import Label, Sample
+from guidegraph.nodes.uniforms import uniforms
 from guidegraph_runtime.limits import check_limit, current_limits
 
 Split = Literal["train", "test"]

@@ -8,7 +8,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from guidegraph.nodes.data.scenes import pick
+from guidegraph.nodes.uniforms import pick
 from guidegraph_runtime.noise import raw_bits
 
 NUMBERS = 32  # uniform numbers per mask

@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from guidegraph.nodes.data.scene_sprites import CLASSES, GROUNDS, OBJECTS, SKIES, cut_out, sprites_by_object
+from guidegraph.nodes.uniforms import pick, uniforms
 
 SIZE = 64
 Split = Literal["train", "held_out", "all"]
@@ -87,27 +88,6 @@ GROUND_COLOURS = np.array(
 LIGHT = np.array([[1, 1, 1], [0.66, 0.68, 0.82], [1, 0.88, 0.84]], dtype=np.float32)
 # Amplitude, and frequency across and down the picture, of each ground's texture.
 TEXTURE = ((7.0, 1.3, 0.9), (6.0, 0.25, 0.8), (3.0, 0.15, 0.2), (9.0, 0.12, 1.1))
-
-
-# Purposes of random numbers in a batch. Each has its own stream, so that choices are independent.
-DATA, TIMES, DROPS, MOVES = range(4)
-
-
-def uniforms(seed: int, index: int, count: int, purpose: int = DATA) -> NDArray[np.float64]:
-    """Numbers (count) in [0, 1), float64, from the raw Philox stream of (seed, index) and a purpose.
-
-    Raises ``ValueError`` for a seed that is not in [0, 2⁶⁴).
-    """
-    if not 0 <= seed < 1 << 64:
-        raise ValueError(f"the seed of a data set is a number from 0 to 2^64 - 1; found {seed}")
-    bits = np.random.Philox(key=np.array([seed, index], dtype=np.uint64), counter=purpose << 192)
-    values: NDArray[np.float64] = (bits.random_raw(count) >> np.uint64(11)) * np.float64(2.0**-53)
-    return values
-
-
-def pick(u: float, low: int, high: int) -> int:
-    """Map a uniform number in [0, 1) to an integer of low … high, both included."""
-    return low + int(u * (high - low + 1))
 
 
 def choose_objects(u: NDArray[np.float64], split: Split, single: float) -> tuple[int, ...]:

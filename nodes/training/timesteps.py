@@ -10,8 +10,8 @@ from annotated_types import Ge, Gt, Le
 
 from guidegraph.graph.node import node
 from guidegraph.graph.training.ranks import local_rows
-from guidegraph.nodes.data.scenes import TIMES, uniforms
 from guidegraph.nodes.types import Sample, Schedule, Timesteps
+from guidegraph.nodes.uniforms import TIMES, uniforms
 from guidegraph_runtime.tables.noise_levels import unshift_time
 
 if TYPE_CHECKING:

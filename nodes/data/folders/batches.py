@@ -25,8 +25,8 @@ from guidegraph.nodes.data.folders.layout import (
     join_names,
     raise_problems,
 )
-from guidegraph.nodes.data.scenes import MOVES, uniforms
 from guidegraph.nodes.types import Image, Label, SemanticMap
+from guidegraph.nodes.uniforms import MOVES, uniforms
 from guidegraph_runtime.pictures.picture_files import read_picture, read_rgb, resize_picture
 
 if TYPE_CHECKING:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TypeVar
 
-from guidegraph.nodes.data.scenes import uniforms
+from guidegraph.nodes.uniforms import uniforms
 
 T = TypeVar("T")
 STREAM = 128

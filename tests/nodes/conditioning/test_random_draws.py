@@ -9,10 +9,10 @@ import torch
 
 from guidegraph.nodes.conditioning.condition import drop_condition
 from guidegraph.nodes.data.datasets import drop_captions, drop_labels, jitter
-from guidegraph.nodes.data.scenes import uniforms
 from guidegraph.nodes.sampling.schedule import cosine
 from guidegraph.nodes.training.timesteps import uniform_timesteps
 from guidegraph.nodes.types import Condition
+from guidegraph.nodes.uniforms import uniforms
 
 BATCH, BATCHES = 64, 40
 
