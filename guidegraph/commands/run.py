@@ -5,8 +5,8 @@ from __future__ import annotations
 import json as jsonlib
 import os
 import sys
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -95,14 +95,20 @@ def run(
     """
     from guidegraph.commands.launch_processes import Processes, check_processes, launch
     from guidegraph.commands.shared.open_workflow import WorkflowRequest, name_picture
-    from guidegraph.commands.shared.run_settings import RunSettings, apply_limits
+    from guidegraph.commands.shared.run_settings import RunSettings, apply_limits, write_resume_command
+    from guidegraph.commands.shared.signals import cancel_on_signals
+    from guidegraph.graph.cancellation import CancelToken
+    from guidegraph.graph.execution.loop_context import Attachments
+    from guidegraph.graph.stopping.loop_state import LoopStopped
+    from guidegraph.graph.trust.file_checks import lock_folder
     from guidegraph.session import make_folder
 
     grants = options.make_grants(allow_read, allow_write, allow_code)
     request = WorkflowRequest(workflow, set or [], select_plugins(plugin, no_plugins), grants, resume=resume)
     run_settings = RunSettings(settings)
     processes = Processes(devices, nodes, node_rank, rendezvous, restarts)
-    with apply_limits(limit), name_picture(workflow):
+    token = CancelToken()
+    with apply_limits(limit), name_picture(workflow), ExitStack() as signals:
         if processes.starts_others:  # check the arguments once here
             session = _prepare(request, run_settings, out)[1].session
             check_processes(processes, session.graph, session.config.device)
@@ -110,8 +116,33 @@ def run(
                 message = "training loops resume from their checkpoints: leave out --stop-at and --resume"
                 raise WorkflowError([argument_problem("bad-stop", message, "--devices")])
             launch(processes, sys.argv[1:], make_folder(out, session.graph.name))
-        else:
-            _run_here(request, run_settings, out, Display(json, quiet, verbose), limit or [])
+            return
+        signals.enter_context(cancel_on_signals(token, print_note))
+        manager, prepared = _prepare(request, run_settings, out)
+        token.check()
+        if process_rank().index:  # of several training processes, rank 0 writes the files and shows the progress
+            prepared.run(Attachments(cancel=token))
+            return
+        graph, folder = prepared.session.graph, make_folder(out, prepared.session.graph.name)
+        recorded = prepared.record(folder)
+        display = Display(json, quiet, verbose)
+        with lock_folder(folder, "guidegraph run"):
+            if not quiet and (note := describe_killed_run(folder)):
+                print_note(note)
+            earlier = read_record(folder / RECORD)
+            plugins = make_plugin_observers(manager, graph, prepared.values, prepared.session.config)
+            with display.observe(recorded.writer) as progress, suppress(LoopStopped):
+                # One run per process: a memory cache would have no further use.
+                recorded.run([*progress, *plugins], token)
+            older = describe_older_files(folder, earlier, recorded.writer.files)
+        stopped = recorded.stopped
+        if json and stopped:
+            print_json(jsonlib.dumps({"event": "run_stopped", **stopped.describe(), "file": stopped.file}))
+        if not (json or quiet):
+            command = write_resume_command(request, run_settings, limit or [], graph, stopped) if stopped else ""
+            display.summarise(folder, recorded, command)
+        if older and not quiet:
+            print_note(older)
 
 
 def _prepare(request: WorkflowRequest, settings: RunSettings, out: Path | None) -> tuple[PluginManager, Prepared]:
@@ -128,48 +159,6 @@ def _prepare(request: WorkflowRequest, settings: RunSettings, out: Path | None) 
     session = opened.start_session(config, problems)
     texts = parse_settings(request.settings, problems)
     return opened.manager, session.prepare(texts, text=True, label="--set", problems=problems, only="--only")
-
-
-def _run_here(
-    request: WorkflowRequest, settings: RunSettings, out: Path | None, display: Display, limits: Sequence[str]
-) -> None:
-    """Run in this process; signals cancel the run."""
-    from guidegraph.commands.shared.run_settings import write_resume_command
-    from guidegraph.commands.shared.signals import cancel_on_signals
-    from guidegraph.graph.cancellation import CancelToken
-    from guidegraph.graph.execution.loop_context import Attachments
-    from guidegraph.graph.stopping.loop_state import LoopStopped
-    from guidegraph.graph.trust.file_checks import lock_folder
-    from guidegraph.session import make_folder
-
-    token = CancelToken()
-    with cancel_on_signals(token, print_note):
-        manager, prepared = _prepare(request, settings, out)
-        token.check()
-        if process_rank().index:  # of several training processes, rank 0 writes the files and shows the progress
-            prepared.run(Attachments(cancel=token))
-            return
-        graph, folder = prepared.session.graph, make_folder(out, prepared.session.graph.name)
-        recorded = prepared.record(folder)
-        with lock_folder(folder, "guidegraph run"):
-            if not display.quiet and (note := describe_killed_run(folder)):
-                print_note(note)
-            earlier = read_record(folder / RECORD)
-            plugins = make_plugin_observers(manager, graph, prepared.values, prepared.session.config)
-            with display.observe(recorded.writer) as progress, suppress(LoopStopped):
-                # One run per process: a memory cache would have no further use.
-                recorded.run([*progress, *plugins], token)
-            older = describe_older_files(folder, earlier, recorded.writer.files)
-        if display.json and recorded.stopped:
-            print_json(
-                jsonlib.dumps({"event": "run_stopped", **recorded.stopped.describe(), "file": recorded.stopped.file})
-            )
-        if not (display.json or display.quiet):
-            stopped = recorded.stopped
-            command = write_resume_command(request, settings, limits, graph, stopped) if stopped else ""
-            display.summarise(folder, recorded, command)
-        if older and not display.quiet:
-            print_note(older)
 
 
 def process_device(device: str) -> str:

@@ -21,7 +21,7 @@ from guidegraph.graph.run_config import RunConfig
 from guidegraph.graph.trust.limits import enforce_limits
 from guidegraph.plugins.manager import PluginManager
 from guidegraph.plugins.selection import PluginSelection
-from guidegraph.runs.record import collect_versions
+from guidegraph.runs.run import collect_versions
 from guidegraph.session import Session
 from guidegraph.sweep.cells import Cell, cell_key
 from guidegraph.sweep.worker import Outcome, Worker

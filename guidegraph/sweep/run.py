@@ -14,7 +14,7 @@ from guidegraph.graph.cancellation import CancelToken
 from guidegraph.graph.errors import Problem, WorkflowError
 from guidegraph.plugins.manager import PluginManager
 from guidegraph.plugins.selection import PluginSelection
-from guidegraph.runs.record import collect_versions
+from guidegraph.runs.run import collect_versions
 from guidegraph.session import Session
 from guidegraph.sweep.cells import Cell, cell_key
 from guidegraph.sweep.contact_sheet import write_sheet

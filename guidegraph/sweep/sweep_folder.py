@@ -18,7 +18,7 @@ from guidegraph.graph.node import Registry
 from guidegraph.graph.run_config import RunConfig
 from guidegraph.graph.trust.file_checks import lock_folder
 from guidegraph.runs.recipe import portable_params, portable_value
-from guidegraph.runs.record import collect_versions, describe_workflow
+from guidegraph.runs.run import collect_versions, describe_workflow
 from guidegraph.sweep.grid import Axis, Grid
 from guidegraph.sweep.worker import Outcome
 from guidegraph_runtime.files.atomic_write import atomic_folder, write_text

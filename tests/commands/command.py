@@ -12,8 +12,7 @@ from typing import Any
 
 import pytest
 
-from guidegraph.commands import main
-from guidegraph.commands.app import app
+from guidegraph.commands import load_commands, main
 from guidegraph.commands.shared.plugins import load_plugins
 from tests.paths import ROOT
 
@@ -36,6 +35,7 @@ class Command:
     def __call__(self, *arguments: str | Path) -> Result:
         self._capture.readouterr()
         load_plugins.cache_clear()
+        app = load_commands()
         own = list(app.registered_commands)
         try:
             with pytest.raises(SystemExit) as ended:

@@ -37,7 +37,7 @@ def test_a_signal_ends_the_loop_within_a_step(tmp_path: Path, number: signal.Sig
     assert record["outputs"]["before"]["files"] == ["before.png"]
 
 
-@pytest.mark.parametrize("module", ["guidegraph.commands.shared.supervised", "guidegraph.commands.app"])
+@pytest.mark.parametrize("module", ["guidegraph.commands.shared.supervised", "guidegraph.commands.nodes"])
 def test_ctrl_c_during_imports_ends_quietly(module: str) -> None:
     code = f"""
 import sys

@@ -15,7 +15,7 @@ from guidegraph.graph.run_config import RunConfig
 from guidegraph.plugins.manager import PluginManager
 from guidegraph.plugins.selection import PluginSelection
 from guidegraph.runs.recipe import portable_params
-from guidegraph.runs.record import collect_versions
+from guidegraph.runs.run import collect_versions
 from guidegraph.session import Session
 from guidegraph.sweep import ray_worker
 from guidegraph.sweep.cells import Cell, cell_key

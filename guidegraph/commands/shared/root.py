@@ -44,21 +44,24 @@ SWEEP_OPTIONS = {"--grid": "--grid NAME=1,2,3", "--seeds": "--seeds 0:8", "--fro
 """Options of a sweep that are typed at other commands, each with an example."""
 
 
-class HintingGroup(TyperGroup):
-    """The commands, with whole lines of help, and with a hint in an error about an unknown command or option."""
+class HintingContext(TyperGroup.context_class):  # type: ignore[valid-type,misc]  # click's, or of typer's copy
+    """The context of the commands. It adds a hint to an error about an unknown command or option that leaves it."""
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, traceback: Any) -> Any:
+        # typer uses click up to 0.20, and a copy of its own since: the classes are known by their names.
+        if kind is not None and "UsageError" in {base.__name__ for base in kind.__mro__} and ARGUMENTS in self.meta:
+            add_hint(error, self.meta.pop(ARGUMENTS))  # once: the context is left several times
+        return super().__exit__(kind, error, traceback)
+
+
+class CommandGroup(TyperGroup):
+    """The commands, with whole lines of help."""
+
+    context_class = HintingContext
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         ctx.meta[ARGUMENTS] = list(args)
         return super().parse_args(ctx, args)
-
-    def invoke(self, ctx: Any) -> Any:
-        try:
-            return super().invoke(ctx)
-        except Exception as error:
-            # typer uses click up to 0.20, and a copy of its own since: the classes are known by their names.
-            if "UsageError" in {kind.__name__ for kind in type(error).__mro__}:
-                add_hint(error, ctx.meta[ARGUMENTS])
-            raise
 
     def format_commands(self, ctx: Any, formatter: Any) -> None:
         commands = [(name, self.get_command(ctx, name)) for name in self.list_commands(ctx)]
@@ -113,7 +116,7 @@ def _takes_set(error: Any) -> bool:
 
 
 app = typer.Typer(
-    cls=HintingGroup,
+    cls=CommandGroup,
     add_completion=False,
     no_args_is_help=True,
     rich_markup_mode=None,

@@ -63,10 +63,11 @@ def needs_supervision(modules: Sequence[str], installed: bool) -> bool:
     )
 
 
-def run_supervised(
-    work: Callable[[list[str]], NoReturn], arguments: list[str], modules: Sequence[str], installed: bool
-) -> NoReturn:
-    """Run a command, which ends with ``SystemExit``; in a child process if third-party plugins are used."""
+def supervise(modules: Sequence[str], installed: bool) -> ParentLink | None:
+    """If third-party plugins are used, go on in a child process, with a link to this one; only the child returns.
+
+    ``None`` in a process that goes on itself. modules and installed: as for ``needs_supervision``.
+    """
     try:
         remember_entry_points()
         in_process = not needs_supervision(modules, installed)
@@ -74,15 +75,11 @@ def run_supervised(
         in_process = True
     if in_process:
         set_import_reports(ImportReports(print_line=print_note, abort=_end_at_once))
-        work(arguments)
+        return None
     link = fork_command()
     set_import_reports(link.imports())
     parent.signals, parent.listening = link.line, link.listens
-    try:
-        work(arguments)
-    except SystemExit as stop:
-        link.exits(stop.code if isinstance(stop.code, int) else FAILED if stop.code else 0)
-        raise
+    return link
 
 
 class ParentLink:

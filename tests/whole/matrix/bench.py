@@ -239,11 +239,11 @@ def format_value(value: Any) -> str:
 
 def run_command(*arguments: object) -> Printed:
     """Run ``guidegraph`` in this process."""
-    from guidegraph.commands import main
-    from guidegraph.commands.app import app
+    from guidegraph.commands import load_commands, main
     from guidegraph.commands.shared.plugins import load_plugins
 
     load_plugins.cache_clear()
+    app = load_commands()
     own = list(app.registered_commands)
     out, err = io.StringIO(), io.StringIO()
     code: Any = 0
