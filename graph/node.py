@@ -47,7 +47,8 @@ class NodeSpec:
     """A node's schema and traits. The passes rewrite only as the traits allow.
 
     same_type: for each output annotated with a type variable, the ports annotated with it: the output has the type of
-    their links. plugin: the module that registered the node, unless it is built in.
+    their links. plugin: the module that registered the node, unless it is built in. contributors: lists the plugins
+    whose functions a node that `asks` may call, each as its distribution with its version and its module.
     """
 
     id: str
@@ -78,6 +79,8 @@ class NodeSpec:
     shape_arguments: tuple[str, ...] = ()
     distribution: str = field(default="", compare=False)
     plugin: str = field(default="", compare=False)
+    asks: str = ""
+    contributors: Callable[[], Sequence[tuple[str, str]]] | None = field(default=None, compare=False)
 
     @cached_property
     def has_requirements(self) -> bool:
@@ -113,9 +116,9 @@ class NodeSpec:
         """The process state that is saved before each call and restored after it.
 
         For nodes that do not ship with guidegraph: everything. guidegraph's own nodes run third-party code only
-        through a model on a port; for those nodes: torch's settings.
+        through a model on a port, for which it is torch's settings, or by asking other plugins.
         """
-        if not self.distribution.startswith("guidegraph=="):
+        if not self.distribution.startswith("guidegraph==") or (self.contributors and self.contributors()):
             return "everything"
         kinds_read = {kind for port in self.inputs.values() for kind in port_kinds(port.type)}
         return "torch" if kinds_read & {"model", "unknown"} else "nothing"
@@ -149,6 +152,7 @@ def node(
     extras: Callable[..., Mapping[str, str]] | Mapping[str, str] | None = None,
     provides: Callable[..., Collection[str]] | None = None,
     ranges: Callable[..., Mapping[str, Range]] | None = None,
+    asks: str = "",
     version: str | int = 1,
 ) -> Callable[[Callable[P, R]], Callable[P, R]]:
     """Register a typed function as the node ``id`` (``namespace.name``).
@@ -182,6 +186,7 @@ def node(
     ranges: takes settings and ports by name; returns the ranges of the numbers of other settings and ports, as far as
         these values determine them. An exported bundle refuses other numbers before it runs. Called at export, if its
         arguments are the same in every run and none is a tensor.
+    asks: the hook whose results, of all plugins, the node uses; their code is part of the cache key. Of built-in nodes.
     version: part of the cache key; increase it when results change.
 
     Raises ``NodeDefinitionError`` for a signature that cannot be a schema.
@@ -209,6 +214,7 @@ def node(
         traits: dict[str, Any] = {"pure": pure, "io": io, "host": host, "runtime": runtime}
         traits |= {"batchable": tuple(batchable), "version": str(version)}
         traits |= {"split": split, "shape": shape, "extras": extras, "provides": provides, "ranges": ranges}
+        traits["asks"] = asks
         setattr(function, SPEC_ATTRIBUTE, _make_spec(id, function, needs, identity, check, traits))
         return function
 

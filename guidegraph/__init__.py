@@ -56,6 +56,7 @@ if TYPE_CHECKING:  # for type checkers; a test compares it with _HOMES
     from guidegraph.graph.types import Tensor as Tensor
     from guidegraph.graph.types import Written as Written
     from guidegraph.graph.types import structured as structured
+    from guidegraph.nodes.checkpoints.family import Family as Family
     from guidegraph.nodes.guidance.hooks import AttentionCall as AttentionCall
     from guidegraph.nodes.guidance.hooks import AttentionRule as AttentionRule
     from guidegraph.nodes.guidance.hooks import DeepRule as DeepRule
@@ -172,6 +173,7 @@ _HOMES = {
         "Written",
         "structured",
     ),
+    "guidegraph.nodes.checkpoints.family": ("Family",),
     "guidegraph.nodes.guidance.hooks": (
         "AttentionCall",
         "AttentionRule",

@@ -17,6 +17,7 @@ from guidegraph import graph
 from guidegraph.graph.errors import suggest
 from guidegraph.graph.node import SPEC_ATTRIBUTE, NodeDefinitionError, NodeSpec, get_spec
 from guidegraph.graph.output_format import OutputFormat
+from guidegraph.nodes.checkpoints.family import Family
 from guidegraph.nodes.condition_fields import ConditionField
 from guidegraph.plugins import hookspecs
 from guidegraph.plugins.entry_points import DISABLE, PluginError
@@ -27,12 +28,13 @@ HOOKS = tuple(name for name in vars(hookspecs) if name.startswith("guidegraph_")
 
 @dataclass(frozen=True)
 class Contribution:
-    """A plugin's nodes by id, port types by name, file formats, and fields of conditions."""
+    """A plugin's nodes by id, port types by name, file formats, fields of conditions, and families of checkpoints."""
 
     nodes: dict[str, NodeSpec]
     types: dict[str, type]
     formats: list[OutputFormat]
     condition_fields: list[ConditionField]
+    families: list[Family]
 
     @property
     def namespaces(self) -> list[str]:
@@ -46,7 +48,7 @@ def make_hook_manager() -> pluggy.PluginManager:
 
 
 def read_contribution(plugin: object, namespace: str | None) -> Contribution:
-    """Read and check a plugin's nodes, types and condition fields.
+    """Read and check a plugin's nodes, types, file formats, condition fields and families.
 
     namespace: prefix that its ids must have; None allows any, and a module without hooks, such as a notebook
     (``__main__``), contributes the nodes that it defines.
@@ -90,7 +92,8 @@ def read_contribution(plugin: object, namespace: str | None) -> Contribution:
             raise PluginError(f"two port types are called '{cls.__name__}'", "rename one of them")
         types[cls.__name__] = cls
     formats = _collect_formats(manager.hook.guidegraph_outputs)
-    return Contribution(nodes, types, formats, _collect_fields(manager.hook.guidegraph_condition_fields))
+    fields = _collect_fields(manager.hook.guidegraph_condition_fields)
+    return Contribution(nodes, types, formats, fields, collect_families(manager.hook.guidegraph_families))
 
 
 def _collect_formats(hook: pluggy.HookCaller) -> list[OutputFormat]:
@@ -121,6 +124,21 @@ def _collect_fields(hook: pluggy.HookCaller) -> list[ConditionField]:
             raise PluginError(f"two condition fields are called '{field.name}'", "rename one of them")
         fields[field.name] = field
     return list(fields.values())
+
+
+def collect_families(hook: pluggy.HookCaller) -> list[Family]:
+    """A plugin's families of checkpoints. Raises ``PluginError`` for another object, and for two of one name."""
+    families: dict[str, Family] = {}
+    for family in _collect(hook, "families"):
+        fits = isinstance(family, Family) and callable(family.recognise) and callable(family.open)
+        if not fits or not (isinstance(family.name, str) and family.name.strip()):
+            raise PluginError(
+                f"{hook.name} returned {family!r:.80}, which is not a Family with a name and two functions",
+                "return a list of Family(name, recognise, open)",
+            )
+        if families.setdefault(family.name, family) is not family:
+            raise PluginError(f"two families are called '{family.name}'", "rename one of them")
+    return list(families.values())
 
 
 def _check_marks(plugin: object) -> None:

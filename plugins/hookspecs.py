@@ -14,6 +14,7 @@ from guidegraph.graph.values.ownership import copy_parameter
 if TYPE_CHECKING:
     from guidegraph.graph.ir import Graph
     from guidegraph.graph.output_format import OutputFormat
+    from guidegraph.nodes.checkpoints.family import Family
     from guidegraph.nodes.condition_fields import ConditionField
 
 
@@ -59,6 +60,11 @@ def guidegraph_outputs() -> Iterable[OutputFormat]:  # type: ignore[empty-body]
 @hookspec
 def guidegraph_condition_fields() -> Iterable[ConditionField]:  # type: ignore[empty-body]
     """The fields that the plugin's conditions may carry, besides those of other plugins, by names of its own."""
+
+
+@hookspec
+def guidegraph_families() -> Iterable[Family]:  # type: ignore[empty-body]
+    """Families of checkpoints that `checkpoint.load` recognises and opens, besides those of other plugins."""
 
 
 @hookspec

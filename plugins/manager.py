@@ -17,11 +17,16 @@ from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, Literal
 
+import pluggy
+
 from guidegraph import nodes
-from guidegraph.graph.events import Observer
+from guidegraph.graph.cancellation import is_interrupt
+from guidegraph.graph.events import Event, Observer
 from guidegraph.graph.memory.pause_collector import pause_for_import
 from guidegraph.graph.node import NodeSpec, Registry
+from guidegraph.graph.output_format import OutputFormat
 from guidegraph.graph.types import PortType
+from guidegraph.nodes.checkpoints.family import AskingFunction, Offer
 from guidegraph.nodes.condition_fields import declare_fields
 from guidegraph.plugins import builtin, hookspecs
 from guidegraph.plugins.builtin_nodes import BuiltinNodes
@@ -47,20 +52,9 @@ from guidegraph.plugins.entry_points import (
     read_disabled_plugins,
     read_distribution,
 )
+from guidegraph.plugins.hookspecs import RunInfo, hook_of
 from guidegraph.plugins.import_guard import OutputToStderr, guard_import, keep_settings, rollback_on_failure
 from guidegraph.plugins.previews import make_preview
-
-if TYPE_CHECKING:
-    from guidegraph.graph.ir import Graph
-    from guidegraph.graph.run_config import RunConfig
-from typing import TYPE_CHECKING
-
-import pluggy
-
-from guidegraph.graph.cancellation import is_interrupt
-from guidegraph.graph.events import Event
-from guidegraph.graph.output_format import OutputFormat
-from guidegraph.plugins.hookspecs import RunInfo, hook_of
 from guidegraph_runtime.error_text import describe_error
 
 if TYPE_CHECKING:
@@ -118,6 +112,7 @@ class PluginManager:
         self._nodes: dict[str, NodeSpec] = {}
         self._types: dict[str, type] = {}
         self._formats: dict[str, list[OutputFormat]] = {}
+        self._families: dict[tuple[str, str], list[Offer]] = {}
         self._failed: dict[str, str] = {}
         self._absent: dict[str, str] = {}
         self._versions: dict[str, str] = {}
@@ -205,6 +200,17 @@ class PluginManager:
             if all(format.suffix != other.suffix for other in of_type):
                 of_type.append(format)
 
+    def list_families(self) -> list[Offer]:
+        """The families of checkpoints, the built-in ones first. Imports the plugins of other distributions."""
+        self.load_third_party()
+        own = [Offer(family, OWN_DISTRIBUTION) for family in builtin.guidegraph_families()]
+        return [*own, *(offer for offers in self._families.values() for offer in offers)]
+
+    def list_family_plugins(self) -> list[tuple[str, str]]:
+        """The plugins with families, as their distributions with versions and their modules, in order."""
+        self.load_third_party()
+        return sorted(self._families)
+
     def complete(self) -> None:
         """Import all built-in nodes and types, and all installed plugins, that are not imported yet."""
         self._complete_builtin()
@@ -261,9 +267,16 @@ class PluginManager:
         """Import what may define a node: modules of built-in nodes, or an installed plugin."""
         with self._lock:
             if spec := self._builtin.find(id):
-                self._nodes[id] = spec
+                self._nodes[id] = self.bind_asking(spec)
             else:
                 self.load(id)
+
+    def bind_asking(self, spec: NodeSpec) -> NodeSpec:
+        """The node, with the families of all plugins if it asks for them."""
+        if spec.asks != builtin.guidegraph_families.__name__:
+            return spec
+        function = AskingFunction(spec.function, self.list_families)
+        return replace(spec, function=function, contributors=self.list_family_plugins)
 
     def _complete_builtin(self) -> None:
         with self._lock:
@@ -272,7 +285,7 @@ class PluginManager:
             contribution = self._builtin.load_all()
             plugin_nodes = {id: spec for id, spec in self._nodes.items() if id not in contribution.nodes}
             self._nodes.clear()
-            self._nodes |= {**contribution.nodes, **plugin_nodes}
+            self._nodes |= {id: self.bind_asking(spec) for id, spec in contribution.nodes.items()} | plugin_nodes
             self._types |= contribution.types
             self._add_formats(OWN_DISTRIBUTION, contribution.formats)
             self._owners |= dict.fromkeys(contribution.namespaces, self._builtin.owner)
@@ -354,7 +367,7 @@ class PluginManager:
         version: str,
         notes: Sequence[str] = (),
     ) -> None:
-        """Add the nodes, types and fields of a checked plugin. Raises before changing anything."""
+        """Add the nodes, types, fields and families of a checked plugin. Raises before changing anything."""
         if contribution.types:
             self._types |= self._builtin.load_types()
         for type_name, cls in contribution.types.items():
@@ -377,6 +390,8 @@ class PluginManager:
         self._nodes |= {id: replace(spec, distribution=owner, plugin=module) for id, spec in contribution.nodes.items()}
         self._types |= contribution.types
         self._add_formats(name, contribution.formats)
+        if contribution.families:
+            self._families[owner, module] = [Offer(family, name) for family in contribution.families]
         self._owners |= dict.fromkeys(contribution.namespaces, owner)
         if name.isidentifier():
             self._owners[name] = owner

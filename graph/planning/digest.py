@@ -199,12 +199,17 @@ def _source_file_digest(path: str) -> str:
 
 
 def spec_digest(spec: NodeSpec, device_key: str) -> str:
-    """The digest of a node: its id and version, the sources that it may use, and the versions of libraries."""
+    """The digest of a node: its id and version, the sources that it may use, and the versions of libraries.
+
+    Plugins that the node asks count by their versions and their sources.
+    """
     source = source_digest(spec.function.__module__)
     plugin = source_digest(spec.plugin) if spec.plugin not in ("", spec.function.__module__) else ""
     shared = source_digest(guidegraph_runtime.__name__)  # nodes compute with the runtime's functions
     versions = library_versions()
-    return digest_strings(spec.id, spec.version, spec.distribution, source, plugin, shared, versions, device_key)
+    plugins = [part for owner, name in (spec.contributors or tuple)() for part in (owner, source_digest(name))]
+    own = (spec.id, spec.version, spec.distribution, source, plugin, shared, versions, device_key)
+    return digest_strings(*own, *plugins)
 
 
 def companion_digests(setting: Port, value: Sources) -> list[tuple[str, str]]:

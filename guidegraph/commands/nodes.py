@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import sys
+from collections.abc import Iterable, Sequence
+from itertools import groupby
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -13,17 +15,13 @@ from guidegraph.commands.shared.plugins import list_contributions, require_all_p
 from guidegraph.commands.shared.printing import print_json, print_text
 from guidegraph.commands.shared.root import app, examples, select_plugins
 from guidegraph.graph.errors import WorkflowError, suggest
+from guidegraph.graph.node import NodeSpec
 from guidegraph.graph.node_json import NodeRow, describe_node, format_default
 from guidegraph.plugins.selection import PluginSelection
 from guidegraph_runtime.printing import visible
 
 if TYPE_CHECKING:
     from guidegraph.plugins.manager import PluginManager
-import sys
-from collections.abc import Sequence
-from itertools import groupby
-
-from guidegraph.graph.node import NodeSpec
 
 
 @app.command(

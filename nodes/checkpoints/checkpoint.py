@@ -8,9 +8,11 @@ from typing import Annotated, Any, NamedTuple
 
 from annotated_types import Ge, Gt
 
-from guidegraph.graph.node import node
+from guidegraph.graph.node import get_spec, node
 from guidegraph.graph.types import Beside
-from guidegraph.nodes.checkpoints.load_options import AttentionOrder, NoiseSchedule, PredictionChoice
+from guidegraph.nodes.checkpoints.family import find_offers
+from guidegraph.nodes.checkpoints.load_options import AttentionOrder, LoadOptions, NoiseSchedule, PredictionChoice
+from guidegraph.nodes.checkpoints.own_families import list_families
 from guidegraph.nodes.models.model_json import AbsentPart
 from guidegraph.nodes.sampling.schedule import trained
 from guidegraph.nodes.types import (
@@ -40,7 +42,7 @@ def _text_packages(outputs: Collection[str]) -> dict[str, str]:
     return {"transformers": "clip"} if "text" in outputs else {}
 
 
-@node("checkpoint.load", host=True, version=2, extras=_text_packages)
+@node("checkpoint.load", host=True, version=2, extras=_text_packages, asks="guidegraph_families")
 def load_checkpoint(
     *,
     path: Annotated[Path, Beside("config.yaml")],
@@ -66,10 +68,10 @@ def load_checkpoint(
     path: a `.pt` of guided-diffusion (a diffusion model, an upsampler or a classifier); a CompVis single file, `.ckpt`
     or `.safetensors`, of latent diffusion, Stable Diffusion 1 or 2, SDXL, or of a first stage alone, or a folder with
     one and its config.yaml; a DiT's `.pt`; a PixArt's `.pth`; a single file of Stable Diffusion 3; a transformer of it,
-    of Flux.1 or of Z-Image; or a diffusers folder of these. Weights may be in fp8, with scales or without, and a file
-    may be a GGUF. The architecture is inferred from the tensors, or from a folder's config.json; weights are
-    memory-mapped, cast as they load, and nothing in a file is executed. Every key is used, or explicitly listed as not
-    a weight; any other key is an error.
+    of Flux.1 or of Z-Image; a diffusers folder of these; or what a plugin's family recognises. Weights may be in fp8,
+    with scales or without, and a file may be a GGUF. The architecture is inferred from the tensors, or from a folder's
+    config.json; weights are memory-mapped, cast as they load, and nothing in a file is executed. Every key is used, or
+    explicitly listed as not a weight; any other key is an error.
     Settings that the tensors do not determine come from here, else from the config.yaml next to a CompVis file or in
     `config`, else from the released model of this shape. If none of them has it, an error names the setting.
     attention: the order of q, k, v and heads (use_new_attention_order). heads or head_channels: number of attention
@@ -90,7 +92,6 @@ def load_checkpoint(
     """
     from torch import nn
 
-    from guidegraph.nodes.checkpoints.load_options import LoadOptions
     from guidegraph.nodes.checkpoints.loading import load_parts
     from guidegraph.nodes.models.networks.packed_convolution import set_packing
 
@@ -111,7 +112,7 @@ def load_checkpoint(
         t5_tokenizer,
         transformer,
     )
-    parts = load_parts(path, options)
+    parts = load_parts(path, options, find_offers(list_families), get_spec(load_checkpoint).outputs)
     if isinstance(denoiser := parts.get("denoiser"), nn.Module):
         set_packing(denoiser, pack)
     if isinstance(schedule := parts.get("schedule"), Schedule):

@@ -60,7 +60,7 @@ TABLE = (
 )
 
 
-def is_guided_diffusion(tensors: Mapping[str, Tensor]) -> bool:
+def is_guided_diffusion(tensors: Mapping[str, object]) -> bool:
     """Whether tensors have guided-diffusion's layout, with attention among pixels only."""
     has_layout = "time_embed.0.weight" in tensors and "input_blocks.0.0.weight" in tensors
     return has_layout and not any(".transformer_blocks." in name for name in tensors)

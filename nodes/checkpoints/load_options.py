@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Collection
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Literal, TypeAlias
 
@@ -52,3 +53,13 @@ class LoadOptions:
         is_set = {"t5": not self.t5, "t5_tokenizer": self.t5_tokenizer is not None}
         if unused := [name for name, value in is_set.items() if value]:
             raise ValueError(f"'{source}' has no T5 text encoder: leave {', '.join(unused)} out")
+
+    def refuse_unused(self, source: str, used: Collection[str] = ()) -> None:
+        """Raise ``ValueError`` that names `source` if a setting is set that is not among those used."""
+        names = [
+            each.name for each in fields(self) if each.name not in used and getattr(self, each.name) != each.default
+        ]
+        if names:
+            raise ValueError(
+                f"'{source}' has no use for {', '.join(names)}: leave {'these' if names[1:] else 'it'} out"
+            )

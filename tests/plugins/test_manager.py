@@ -79,7 +79,7 @@ def status(manager: PluginManager, name: str) -> PluginStatus:
 
 
 def test_the_hooks_are_those_of_the_design() -> None:
-    names = ("nodes", "types", "outputs", "condition_fields", "commands", "observer", "preview")
+    names = ("nodes", "types", "outputs", "condition_fields", "families", "commands", "observer", "preview")
     assert set(HOOKS) == {f"guidegraph_{name}" for name in names}
 
 

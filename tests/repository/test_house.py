@@ -27,13 +27,13 @@ PARTICIPLES = 13
 VAGUE = 9
 CLAUSES = 2
 
-FILES = 616
-LINES = 95_290
+FILES = 618
+LINES = 95_650
 CRUMBS = 957
 """Private functions with one caller."""
 ONE_IMPORTER = 10
 """Small modules that one other module imports."""
-IMPORTS_IN_FUNCTIONS = 638
+IMPORTS_IN_FUNCTIONS = 641
 VARIANT_CHECKS = 25
 TORCH_PRIVATE_FILES = 5
 

@@ -34,20 +34,18 @@ from guidegraph.commands.shared.errors import argument_problem
 from guidegraph.commands.shared.printing import print_text
 from guidegraph.graph.errors import GuidegraphError, NodeError, Problem, WorkflowError
 from guidegraph.graph.execution.intermediates import use_viewer
-from guidegraph.graph.ir import Graph, find_loops, list_calls
+from guidegraph.graph.export.workflow import Exported
+from guidegraph.graph.ir import Graph, Loop, find_loops, list_calls, walk
 from guidegraph.graph.memory.pause_collector import pause_for_import
+from guidegraph.graph.planning.topological_order import find_dependencies
+from guidegraph.graph.sources import Index, Item, Source, list_parameters, list_sources
 from guidegraph.graph.trust.file_checks import lock_output
 from guidegraph.runs.recipe import portable_params
 from guidegraph_runtime.machine.memory import show_size
 
 if TYPE_CHECKING:
-    from guidegraph.graph.export.workflow import Exported
     from guidegraph.graph.trust.policy import Policy
     from guidegraph_runtime.bundle.manifest import Manifest, Preview, Reference
-from guidegraph.graph.export.workflow import Exported
-from guidegraph.graph.ir import Loop, walk
-from guidegraph.graph.planning.topological_order import find_dependencies
-from guidegraph.graph.sources import Index, Item, Source, list_parameters, list_sources
 
 REFERENCE = "reference"
 

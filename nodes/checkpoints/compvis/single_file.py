@@ -75,7 +75,7 @@ LOSS = "loss."
 """Prefix below the first stage of the discriminator and the perceptual network of its training."""
 
 
-def is_compvis(tensors: Mapping[str, Tensor]) -> bool:
+def is_compvis(tensors: Mapping[str, object]) -> bool:
     """Whether tensors have the layout of a CompVis single file, or of a first stage only."""
     return any(name.startswith((UNET, FIRST)) for name in tensors) or all(name in tensors for name in NEEDED)
 

@@ -306,14 +306,19 @@ def _load_single(folder: Path, options: LoadOptions) -> dict[str, Any]:
     )
 
 
-def _read_components(folder: Path, index: Mapping[str, Any], options: LoadOptions) -> dict[str, Component]:
-    """The components of a pipeline by name, as library and class. Raises one ``ValueError`` for all problems."""
+def list_components(index: Mapping[str, Any]) -> dict[str, Component]:
+    """The components of a pipeline's index that are used, by name, as library and class."""
     components: dict[str, Component] = {}
     for name, value in index.items():
         is_component = isinstance(value, list) and len(value) == 2
         if name.startswith("_") or name in UNUSED or not is_component or value == [None, None]:
             continue
         components[name] = (str(value[0]), str(value[1]))
+    return components
+
+
+def find_unknown_classes(components: Mapping[str, Component]) -> dict[str, str]:
+    """The problem of each component whose class is not supported, by name."""
     has_t5_alone = "transformer" in components and components["transformer"][1] in pixart.CLASSES
     expected = {
         "unet": unet.CLASSES,
@@ -329,12 +334,31 @@ def _read_components(folder: Path, index: Mapping[str, Any], options: LoadOption
         "tokenizer_3": None,
         "scheduler": None,
     }
-    problems = []
+    problems = {}
     for name, (_, kind) in components.items():
         classes = expected.get(name, ())
         if classes is not None and kind not in classes:
             supported = f"supported are {', '.join(classes)}" if classes else "no such component is supported"
-            problems.append(f"'{name}' is a {kind} ({supported})")
+            problems[name] = f"'{name}' is a {kind} ({supported})"
+    return problems
+
+
+def knows_classes(config: Mapping[str, Any]) -> bool:
+    """Whether the model_index.json of a pipeline, or the config.json of one network, has no class but known ones."""
+    if config.get("_class_name") in (*unet.CLASSES, *TRANSFORMERS, *first_stage.CLASSES):
+        return True
+    components = list_components(config)
+    return bool(components) and not find_unknown_classes(components)
+
+
+def _read_components(folder: Path, index: Mapping[str, Any], options: LoadOptions) -> dict[str, Component]:
+    """The components of a pipeline by name, as library and class. Raises one ``ValueError`` for all problems."""
+    components = list_components(index)
+    unknown = find_unknown_classes(components)
+    problems = []
+    for name in components:
+        if name in unknown:
+            problems.append(unknown[name])
         elif not (folder / name).is_dir() and (name != "transformer" or options.transformer is None):
             problems.append(f"the folder '{name}' is missing")
     if "scheduler" in components and (folder / "scheduler").is_dir() and not (folder / "scheduler" / CONFIG).is_file():

@@ -38,7 +38,7 @@ POSITION_TOLERANCE = 2**-8
 """Largest difference of stored positions from the sines and cosines; bfloat16 rounds by half of it."""
 
 
-def is_dit(tensors: Mapping[str, Tensor]) -> bool:
+def is_dit(tensors: Mapping[str, object]) -> bool:
     """Whether tensors have the layout of DiT's authors."""
     return all(name in tensors for name in (PATCHES, POSITIONS, FIRST_BLOCK))
 

@@ -40,7 +40,7 @@ AXES = {128: (16, 56, 56)}
 """The axes of the rotation by the width of a head: all releases have the same."""
 
 
-def is_flux(tensors: Mapping[str, Tensor]) -> bool:
+def is_flux(tensors: Mapping[str, object]) -> bool:
     """Whether tensors have the layout of Flux.1."""
     return MARK in tensors or PREFIX + MARK in tensors
 

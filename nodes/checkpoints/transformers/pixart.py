@@ -45,7 +45,7 @@ SIGMA_GRID = 32.0
 """The largest position of every released PixArt-Σ: the patches of a side over its `pe_interpolation`."""
 
 
-def is_pixart(tensors: Mapping[str, Tensor]) -> bool:
+def is_pixart(tensors: Mapping[str, object]) -> bool:
     """Whether tensors have the layout of PixArt's authors."""
     return all(name in tensors for name in (CAPTION, SHARED, FIRST_BLOCK))
 

@@ -48,7 +48,7 @@ LATENTS = (1.5305, 0.0609)
 """Scale and shift of the latents of the released autoencoder, whose shape others have as well."""
 
 
-def is_sd3(tensors: Mapping[str, Tensor]) -> bool:
+def is_sd3(tensors: Mapping[str, object]) -> bool:
     """Whether tensors have the layout of Stable Diffusion 3."""
     return MARK in tensors or PREFIX + MARK in tensors
 

@@ -36,7 +36,7 @@ AXES = {128: (32, 48, 48)}
 """The axes of the rotation by the width of a head, of the releases."""
 
 
-def is_z_image(tensors: Mapping[str, Tensor]) -> bool:
+def is_z_image(tensors: Mapping[str, object]) -> bool:
     """Whether tensors have the layout of Z-Image."""
     return any(all(prefix + name in tensors for name in MARKS) for prefix in ("", PREFIX))
 
