@@ -82,6 +82,9 @@ class PluginStatus:
     state: Literal["ok", "failed", "disabled"]
     nodes: tuple[str, ...] = ()
     types: tuple[str, ...] = ()
+    formats: tuple[str, ...] = ()
+    condition_fields: tuple[str, ...] = ()
+    families: tuple[str, ...] = ()
     reason: str = ""
     fix: str = ""
     traceback: str = ""
@@ -90,6 +93,17 @@ class PluginStatus:
     @property
     def ok(self) -> bool:
         return self.state == "ok"
+
+    def with_names(self, contribution: Contribution) -> PluginStatus:
+        """The state with the names of everything that the plugin brings."""
+        return replace(
+            self,
+            nodes=tuple(contribution.nodes),
+            types=tuple(contribution.types),
+            formats=tuple(format.name for format in contribution.formats),
+            condition_fields=tuple(field.name for field in contribution.condition_fields),
+            families=tuple(family.name for family in contribution.families),
+        )
 
 
 class PluginManager:
@@ -289,9 +303,8 @@ class PluginManager:
             self._types |= contribution.types
             self._add_formats(OWN_DISTRIBUTION, contribution.formats)
             self._owners |= dict.fromkeys(contribution.namespaces, self._builtin.owner)
-            names = tuple(contribution.nodes), tuple(contribution.types)
             status = self._status[OWN_DISTRIBUTION]
-            self._status[OWN_DISTRIBUTION] = replace(status, nodes=names[0], types=names[1])
+            self._status[OWN_DISTRIBUTION] = status.with_names(contribution)
             self._complete = True
 
     def _add_entry_points(self, is_due: Callable[[importlib.metadata.EntryPoint], bool]) -> None:
@@ -396,8 +409,8 @@ class PluginManager:
         if name.isidentifier():
             self._owners[name] = owner
         self._versions[normalise_name(distribution)] = version
-        names = tuple(contribution.nodes), tuple(contribution.types)
-        self._status[name] = PluginStatus(name, distribution, version, "ok", *names, notes=tuple(notes))
+        status = PluginStatus(name, distribution, version, "ok", notes=tuple(notes))
+        self._status[name] = status.with_names(contribution)
 
     def _fail(
         self,
@@ -411,7 +424,9 @@ class PluginManager:
     ) -> None:
         reason, fix, trace = explain_failure(error, describe_removal(name, self._modules))
         key = name if name not in self._status else f"{name} ({distribution})"
-        self._status[key] = PluginStatus(name, distribution, version, state, (), (), reason, fix, trace, tuple(notes))
+        self._status[key] = PluginStatus(
+            name, distribution, version, state, reason=reason, fix=fix, traceback=trace, notes=tuple(notes)
+        )
         self._absent[normalise_name(distribution)] = reason
         self._failed[namespace or name] = f"{reason} (plugin '{name}' of {distribution} {version})"
 

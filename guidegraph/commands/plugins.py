@@ -10,6 +10,7 @@ from guidegraph.commands.shared.options import Json, NoPlugins, Plugins
 from guidegraph.commands.shared.printing import print_json, print_note, print_text
 from guidegraph.commands.shared.root import app, examples, select_plugins
 from guidegraph.graph.errors import suggest
+from guidegraph_runtime.printing import show_count
 
 if TYPE_CHECKING:
     from guidegraph.plugins.manager import PluginStatus
@@ -17,16 +18,17 @@ if TYPE_CHECKING:
 
 @app.command(epilog=examples("plugins", "plugins --plugin my_nodes", "plugins --json"))
 def plugins(json: Json = False, plugin: Plugins = None, no_plugins: NoPlugins = False) -> None:
-    """List the plugins with their nodes and types, and the reason for each that was not loaded.
+    """List the plugins with all that they bring, and the reason for each that was not loaded.
 
     The exit code is 0 even if plugins failed; --json has the state of each.
     """
+    from guidegraph.commands import load_commands
     from guidegraph.plugins.entry_points import DISABLE
     from guidegraph.plugins.manager import PluginManager
 
     selection = select_plugins(plugin, no_plugins)
     manager = PluginManager(selection.modules, entry_points=selection.installed)
-    manager.add_commands(app)
+    manager.add_commands(load_commands())  # all of them, as a plugin may not take the name of one
     for name in manager.unknown_disabled:
         print_note(f"warning: {DISABLE} names '{name}'; {suggest(name, manager.installed, 'installed plugins')}")
     if json:
@@ -42,9 +44,15 @@ def _describe_plugin(status: PluginStatus) -> str:
     if status.fix:
         lines.append(f"  to do: {status.fix}")
     lines += [f"  note: {note}" for note in status.notes]
-    for noun, names in (("node", status.nodes), ("type", status.types)):
+    for noun, names in (
+        ("node", status.nodes),
+        ("type", status.types),
+        ("output format", status.formats),
+        ("condition field", status.condition_fields),
+        ("checkpoint format", status.families),
+    ):
         if names:
-            lines.append(f"  {len(names)} {noun}{'s' if len(names) > 1 else ''}: {', '.join(names)}")
+            lines.append(f"  {show_count(len(names), noun)}: {', '.join(names)}")
     if status.traceback:
         lines += [f"  | {line}" for line in status.traceback.rstrip().splitlines()]
     return "\n".join(lines)

@@ -417,3 +417,7 @@ CASES = [case for case in conformance_cases(pose_plugin) if str(case.id).startsw
 @pytest.mark.parametrize("check", CASES)
 def test_a_node_that_adds_one_conforms(check: Callable[[], None]) -> None:
     check()
+
+
+def test_the_listing_of_plugins_names_the_fields() -> None:
+    assert "2 condition fields: pose, depth" in command("guidegraph", "plugins", "--plugin", PLUGIN)

@@ -267,3 +267,12 @@ TWICE = OutputFormat(Tensor, ".x", write_nothing)
 def test_a_wrong_format_is_named_when_its_plugin_is_read(formats: list[object], message: str) -> None:
     with pytest.raises(PluginError, match=re.escape(message)):
         read_contribution(Plugin(formats), None)
+
+
+def test_the_listing_of_plugins_names_the_formats() -> None:
+    (row,) = (
+        row
+        for row in json.loads(invoke("plugins", "--json", "--plugin", PLUGIN).stdout)
+        if "sound_plugin" in row["name"]
+    )
+    assert row["formats"] == ["Sound (.wav)", "Broken (.wav)", "Slow (.wav)", "Silent (.wav)"]

@@ -28,12 +28,12 @@ VAGUE = 9
 CLAUSES = 2
 
 FILES = 618
-LINES = 95_650
+LINES = 95_670
 CRUMBS = 957
 """Private functions with one caller."""
 ONE_IMPORTER = 10
 """Small modules that one other module imports."""
-IMPORTS_IN_FUNCTIONS = 641
+IMPORTS_IN_FUNCTIONS = 642
 VARIANT_CHECKS = 25
 TORCH_PRIVATE_FILES = 5
 
