@@ -52,6 +52,17 @@ class WorkflowError(GuidegraphError):
         super().__init__("\n".join(map(str, self.problems)))
 
 
+class PortError(ValueError):
+    """A value does not fit the port that it was linked to.
+
+    names_giver: whether the engine adds the node that the value comes from.
+    """
+
+    def __init__(self, port: str, message: str, *, names_giver: bool = False):
+        self.port, self.message, self.names_giver = port, message, names_giver
+        super().__init__(f"port '{port}': {message}")
+
+
 class NodeError(GuidegraphError):
     """A node raised an exception. ``path`` is the node's path in the workflow; the cause is chained.
 

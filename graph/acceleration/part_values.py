@@ -7,8 +7,7 @@ from dataclasses import dataclass
 from inspect import isfunction
 from typing import TYPE_CHECKING, Any
 
-from guidegraph.graph.errors import NodeError
-from guidegraph.graph.execution.call import PortError
+from guidegraph.graph.errors import NodeError, PortError
 from guidegraph.graph.ir import Call
 from guidegraph.graph.memory.weights import find_models
 from guidegraph.graph.planning.digest import FRESH, value_digest

@@ -7,10 +7,11 @@ from pathlib import Path
 from typing import Any
 
 from guidegraph.graph.cancellation import is_interrupt
-from guidegraph.graph.errors import Cancelled, NodeError
+from guidegraph.graph.errors import Cancelled, NodeError, PortError
 from guidegraph.graph.execution.join_calls import KeptJoins, Sizes, call_as_batch
 from guidegraph.graph.ir import Call
 from guidegraph.graph.planning.steps import Step
+from guidegraph.graph.sources import Output
 from guidegraph.graph.trust.file_checks import check_paths
 from guidegraph.graph.trust.policy import refuse_shipped
 from guidegraph.graph.trust.process_state import StateKeeper, restore_state, save_state
@@ -81,16 +82,11 @@ def invoke_batch(
 def node_error(step: Step, error: BaseException) -> NodeError:
     """An error as a ``NodeError`` that names the step's place in the workflow."""
     op = step.ops[0]
-    mark = op.mark_of(error.port) if isinstance(error, PortError) else op.mark
-    return NodeError(f"nodes.{op.key}", op.node_id, mark, error)
-
-
-class PortError(ValueError):
-    """A value does not fit the port that it was linked to."""
-
-    def __init__(self, port: str, message: str):
-        self.port = port
-        super().__init__(f"port '{port}': {message}")
+    if not isinstance(error, PortError):
+        return NodeError(f"nodes.{op.key}", op.node_id, op.mark, error)
+    if error.names_giver and isinstance(op, Call) and isinstance(source := op.argument(error.port), Output):
+        error = PortError(error.port, f"{error.message}. The value is that of nodes.{source.op}")
+    return NodeError(f"nodes.{op.key}", op.node_id, op.mark_of(error.port), error)
 
 
 def gather_arguments(step: Step, slots: list[Any]) -> tuple[list[Any], dict[str, Any]]:

@@ -10,10 +10,10 @@ from contextlib import suppress
 from dataclasses import dataclass, fields, is_dataclass
 from typing import Any, TypeAlias
 
-from guidegraph.graph.errors import GuidegraphError, NodeError
+from guidegraph.graph.errors import GuidegraphError, NodeError, PortError
 from guidegraph.graph.events import ModelMoved, Origin
 from guidegraph.graph.execution.cache import Caches
-from guidegraph.graph.execution.call import PortError, invoke, node_error
+from guidegraph.graph.execution.call import invoke, node_error
 from guidegraph.graph.execution.loop import run_step
 from guidegraph.graph.execution.loop_context import Execute, LoopContext, run_steps
 from guidegraph.graph.execution.run_record import Delivery, RunRecord, node_path

@@ -21,9 +21,9 @@ from typing import TYPE_CHECKING, Any
 from guidegraph.graph import events
 from guidegraph.graph.cancellation import CancelToken, is_interrupt
 from guidegraph.graph.device_context import current_device
-from guidegraph.graph.errors import Cancelled, NodeError
+from guidegraph.graph.errors import Cancelled, NodeError, PortError
 from guidegraph.graph.events import TrainingStarted
-from guidegraph.graph.execution.call import PortError, node_error
+from guidegraph.graph.execution.call import node_error
 from guidegraph.graph.execution.loop import (
     fetch_item,
     list_items,

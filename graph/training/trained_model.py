@@ -18,7 +18,7 @@ from typing import Any
 
 import torch
 
-from guidegraph.graph.execution.call import PortError
+from guidegraph.graph.errors import PortError
 from guidegraph.graph.frozen_models import deepcopy_module
 from guidegraph.graph.literals import convert_literal
 from guidegraph.graph.sources import Source

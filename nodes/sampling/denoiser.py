@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol, runtime_checkable
 
+from guidegraph.graph.errors import PortError
 from guidegraph.graph.node import node
 from guidegraph.graph.types import Tensor, capability
 from guidegraph.nodes.condition_fields import check_reads
@@ -38,9 +39,12 @@ def predict(denoiser: Denoiser, x: Sample, t: Timesteps, condition: Condition | 
 
 
 def make_call_condition(denoiser: Denoiser, condition: Condition | None, batch: int) -> Condition:
-    """The condition of a call of the denoiser: expanded to the batch, all of whose fields the denoiser reads."""
+    """The condition at a node's port, expanded to the batch. Raises ``PortError`` if the denoiser reads it in part."""
     condition = condition or Condition()
-    check_reads(denoiser, condition.fields)
+    try:
+        check_reads(denoiser, condition.fields)
+    except ValueError as error:
+        raise PortError("condition", str(error), names_giver=True) from None
     return expand_condition(condition, batch)
 
 
@@ -94,7 +98,9 @@ class HookedGuidedDenoiser(HookedWrapper, GuidedDenoiser):
     ) -> tuple[Prediction, dict[Site, Tensor]]:
         """The guided prediction, and the outputs of the sites in the conditional call."""
         batch = x.shape[0]
-        expanded = make_call_condition(self.denoiser, self._positive(condition), batch)
+        positive = self._positive(condition)
+        check_reads(self.denoiser, positive.fields)
+        expanded = expand_condition(positive, batch)
         cond, values = self.inner.captured(x, expand_to_batch(t, batch, "t"), expanded, sites)
         return self._guide(cond, x, t), values
 
