@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from json import dumps
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -44,7 +45,6 @@ def nodes(
     no_plugins: NoPlugins = False,
 ) -> None:
     """List the nodes, or show the ports, settings and outputs of one."""
-    from json import dumps
 
     selection = select_plugins(plugin, no_plugins)
     summaries: dict[str, str] = list_contributions(

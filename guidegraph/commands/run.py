@@ -18,8 +18,12 @@ from guidegraph.commands.shared.errors import argument_problem
 from guidegraph.commands.shared.options import AcceleratedCommand
 from guidegraph.commands.shared.printing import print_json, print_note, print_text
 from guidegraph.commands.shared.root import app, examples, select_plugins
+from guidegraph.commands.shared.signals import cancel_on_signals
+from guidegraph.graph.cancellation import CancelToken
 from guidegraph.graph.errors import Problem, WorkflowError
+from guidegraph.graph.stopping.loop_state import LoopStopped
 from guidegraph.graph.training.ranks import process_rank
+from guidegraph.graph.trust.file_checks import lock_folder
 from guidegraph_runtime.files.run_folders import RUNS
 from guidegraph_runtime.run_json import RECORD, describe_killed_run, describe_older_files, read_record, summarise_files
 
@@ -95,11 +99,7 @@ def run(
     """
     from guidegraph.commands.shared.open_workflow import WorkflowRequest, name_picture
     from guidegraph.commands.shared.run_settings import RunSettings, apply_limits, write_resume_command
-    from guidegraph.commands.shared.signals import cancel_on_signals
-    from guidegraph.graph.cancellation import CancelToken
     from guidegraph.graph.execution.loop_context import Attachments
-    from guidegraph.graph.stopping.loop_state import LoopStopped
-    from guidegraph.graph.trust.file_checks import lock_folder
     from guidegraph.session import make_folder
 
     grants = options.make_grants(allow_read, allow_write, allow_code)

@@ -17,6 +17,8 @@ from guidegraph.commands.shared.errors import FAILED, argument_problem
 from guidegraph.commands.shared.options import AcceleratedCommand
 from guidegraph.commands.shared.printing import output_stream, print_json, print_note, print_text
 from guidegraph.commands.shared.root import app, examples, select_plugins
+from guidegraph.commands.shared.signals import cancel_on_signals
+from guidegraph.graph.cancellation import CancelToken
 from guidegraph.graph.errors import Problem, WorkflowError
 from guidegraph_runtime.files.run_folders import RUNS, list_missing_folders, remove_empty_folders
 from guidegraph_runtime.machine.optional_packages import install_command
@@ -97,8 +99,6 @@ def sweep(
     """
     from guidegraph.commands.shared.open_workflow import WorkflowRequest, name_picture
     from guidegraph.commands.shared.run_settings import RunSettings, apply_limits
-    from guidegraph.commands.shared.signals import cancel_on_signals
-    from guidegraph.graph.cancellation import CancelToken
     from guidegraph.sweep.run import run_sweep
 
     grants = options.make_grants(allow_read, allow_write, allow_code)
