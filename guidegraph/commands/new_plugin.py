@@ -14,6 +14,7 @@ from guidegraph.commands.shared.printing import print_text
 from guidegraph.commands.shared.root import app, examples, select_plugins
 from guidegraph.graph.errors import WorkflowError
 from guidegraph.graph.paths import PACKAGE
+from guidegraph.plugins.entry_points import OWN_DISTRIBUTION, normalise_name
 from guidegraph_runtime.machine.shortages import with_shortage
 
 
@@ -34,7 +35,6 @@ def new_plugin(
     It installs with pip, passes its tests and draws a picture as it is.
     """
     from guidegraph.commands.plugin_template import folder_problem, next_steps, render_template, why_unfit, write_folder
-    from guidegraph.plugins.entry_points import OWN_DISTRIBUTION, normalise_name
 
     manager = load_plugins(select_plugins(plugin, no_plugins))
     manager.load_all()

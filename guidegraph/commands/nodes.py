@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterable, Sequence
 from itertools import groupby
+from json import dumps
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -21,7 +22,7 @@ from guidegraph.plugins.selection import PluginSelection
 from guidegraph_runtime.printing import visible
 
 if TYPE_CHECKING:
-    from guidegraph.plugins.manager import PluginManager
+    pass
 
 
 @app.command(
@@ -42,10 +43,13 @@ def nodes(
     no_plugins: NoPlugins = False,
 ) -> None:
     """List the nodes, or show the ports, settings and outputs of one."""
-    from json import dumps
 
     selection = select_plugins(plugin, no_plugins)
-    summaries: dict[str, str] = list_contributions("summaries", selection, _read_summaries)
+    summaries: dict[str, str] = list_contributions(
+        "summaries",
+        selection,
+        lambda manager: {id: spec.summary for id, spec in sorted(manager.registry.nodes.items())},
+    )
     ids = _select_ids(id, list(summaries), selection)
     if search:
         ids = _search(search, ids, summaries)
@@ -54,7 +58,9 @@ def nodes(
         specs = require_all_plugins(selection).registry.nodes
         print_text(render_nodes([specs[name] for name in ids]))
     elif json or markdown or single:
-        described: dict[str, NodeRow] = list_contributions("nodes", selection, _describe_nodes)
+        described: dict[str, NodeRow] = list_contributions(
+            "nodes", selection, lambda manager: {id: describe_node(spec) for id, spec in manager.registry.nodes.items()}
+        )
         rows = [described[name] for name in ids]
         if json:
             print_json(dumps(rows[0] if single else rows, indent=2))
@@ -64,15 +70,6 @@ def nodes(
             _print_node(rows[0])
     else:
         _print_table((name, summaries[name]) for name in ids)
-
-
-def _read_summaries(manager: PluginManager) -> dict[str, str]:
-    specs = manager.registry.nodes
-    return {id: specs[id].summary for id in sorted(specs)}
-
-
-def _describe_nodes(manager: PluginManager) -> dict[str, NodeRow]:
-    return {id: describe_node(spec) for id, spec in manager.registry.nodes.items()}
 
 
 def _select_ids(id: str | None, ids: list[str], selection: PluginSelection) -> list[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -13,6 +14,7 @@ from guidegraph.commands.shared.plugins import require_all_plugins
 from guidegraph.commands.shared.printing import print_note, print_text
 from guidegraph.commands.shared.root import app, examples, select_plugins
 from guidegraph.graph.errors import GuidegraphError, Problem, WorkflowError
+from guidegraph.graph.trust.policy import Policy
 from guidegraph_runtime.machine.optional_packages import install_command
 
 
@@ -57,9 +59,7 @@ def open(
     from guidegraph.commands.shared.run_settings import RunSettings, apply_limits
 
     check_extra()
-    from dataclasses import replace
 
-    from guidegraph.graph.trust.policy import Policy
     from guidegraph.page.folder import WorkflowFolder
     from guidegraph.page.serve import serve
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from json import dumps
 from typing import Any
 
 from guidegraph.commands.shared import options
@@ -41,8 +43,6 @@ def plan(
     The cost of an emulated dtype is shown too, and with --accelerate the parts of loops that would be accelerated, and
     why other nodes would not.
     """
-    from dataclasses import replace
-    from json import dumps
 
     from guidegraph.commands.shared.open_workflow import WorkflowRequest, name_picture, parse_settings
     from guidegraph.commands.shared.plan_text import parts_json, parts_text, plan_json, plan_text

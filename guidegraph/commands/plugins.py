@@ -10,6 +10,7 @@ from guidegraph.commands.shared.options import Json, NoPlugins, Plugins
 from guidegraph.commands.shared.printing import print_json, print_note, print_text
 from guidegraph.commands.shared.root import app, examples, select_plugins
 from guidegraph.graph.errors import suggest
+from guidegraph.plugins.entry_points import DISABLE
 from guidegraph_runtime.printing import show_count
 
 if TYPE_CHECKING:
@@ -23,7 +24,6 @@ def plugins(json: Json = False, plugin: Plugins = None, no_plugins: NoPlugins = 
     The exit code is 0 even if plugins failed; --json has the state of each.
     """
     from guidegraph.commands import load_commands
-    from guidegraph.plugins.entry_points import DISABLE
     from guidegraph.plugins.manager import PluginManager
 
     selection = select_plugins(plugin, no_plugins)

@@ -18,8 +18,12 @@ from guidegraph.commands.shared.errors import argument_problem
 from guidegraph.commands.shared.options import AcceleratedCommand
 from guidegraph.commands.shared.printing import print_json, print_note, print_text
 from guidegraph.commands.shared.root import app, examples, select_plugins
+from guidegraph.commands.shared.signals import cancel_on_signals
+from guidegraph.graph.cancellation import CancelToken
 from guidegraph.graph.errors import Problem, WorkflowError
+from guidegraph.graph.stopping.loop_state import LoopStopped
 from guidegraph.graph.training.ranks import process_rank
+from guidegraph.graph.trust.file_checks import lock_folder
 from guidegraph_runtime.files.run_folders import RUNS
 from guidegraph_runtime.run_json import RECORD, describe_killed_run, describe_older_files, read_record, summarise_files
 
@@ -93,30 +97,28 @@ def run(
     --resume continues with the parameters in the file, changed by --set. What the body of the loop reads may change:
     prompt, scale, guidance. What the loop runs over and starts from may not: sampler, steps, model, batch.
     """
-    from guidegraph.commands.launch_processes import Processes, check_processes, launch
     from guidegraph.commands.shared.open_workflow import WorkflowRequest, name_picture
     from guidegraph.commands.shared.run_settings import RunSettings, apply_limits, write_resume_command
-    from guidegraph.commands.shared.signals import cancel_on_signals
-    from guidegraph.graph.cancellation import CancelToken
     from guidegraph.graph.execution.loop_context import Attachments
-    from guidegraph.graph.stopping.loop_state import LoopStopped
-    from guidegraph.graph.trust.file_checks import lock_folder
     from guidegraph.session import make_folder
 
     grants = options.make_grants(allow_read, allow_write, allow_code)
     request = WorkflowRequest(workflow, set or [], select_plugins(plugin, no_plugins), grants, resume=resume)
     run_settings = RunSettings(settings)
-    processes = Processes(devices, nodes, node_rank, rendezvous, restarts)
     token = CancelToken()
     with apply_limits(limit), name_picture(workflow), ExitStack() as signals:
-        if processes.starts_others:  # check the arguments once here
-            session = _prepare(request, run_settings, out)[1].session
-            check_processes(processes, session.graph, session.config.device)
-            if run_settings["stop_at"] or resume is not None:
-                message = "training loops resume from their checkpoints: leave out --stop-at and --resume"
-                raise WorkflowError([argument_problem("bad-stop", message, "--devices")])
-            launch(processes, sys.argv[1:], make_folder(out, session.graph.name))
-            return
+        if (devices, nodes, node_rank, rendezvous) != (None, 1, 0, None):
+            from guidegraph.commands.launch_processes import Processes, check_processes, launch
+
+            processes = Processes(devices, nodes, node_rank, rendezvous, restarts)
+            if processes.starts_others:  # check the arguments once here
+                session = _prepare(request, run_settings, out)[1].session
+                check_processes(processes, session.graph, session.config.device)
+                if run_settings["stop_at"] or resume is not None:
+                    message = "training loops resume from their checkpoints: leave out --stop-at and --resume"
+                    raise WorkflowError([argument_problem("bad-stop", message, "--devices")])
+                launch(processes, sys.argv[1:], make_folder(out, session.graph.name))
+                return
         signals.enter_context(cancel_on_signals(token, print_note))
         manager, prepared = _prepare(request, run_settings, out)
         token.check()

@@ -11,6 +11,7 @@ from guidegraph.commands.shared import options
 from guidegraph.commands.shared.plugins import require_plugins
 from guidegraph.commands.shared.printing import print_text
 from guidegraph.commands.shared.root import app, examples, select_plugins
+from guidegraph.graph.trust.policy import Policy
 from guidegraph_runtime.printing import visible_line
 
 
@@ -48,7 +49,6 @@ def set(
     """
     from guidegraph.commands.shared.run_settings import apply_limits
     from guidegraph.edit import WorkflowEditor, parse_value, set_value
-    from guidegraph.graph.trust.policy import Policy
 
     with apply_limits(limit):
         registry = require_plugins(select_plugins(plugin, no_plugins)).registry

@@ -17,6 +17,8 @@ from guidegraph.commands.shared.errors import FAILED, argument_problem
 from guidegraph.commands.shared.options import AcceleratedCommand
 from guidegraph.commands.shared.printing import output_stream, print_json, print_note, print_text
 from guidegraph.commands.shared.root import app, examples, select_plugins
+from guidegraph.commands.shared.signals import cancel_on_signals
+from guidegraph.graph.cancellation import CancelToken
 from guidegraph.graph.errors import Problem, WorkflowError
 from guidegraph_runtime.files.run_folders import RUNS, list_missing_folders, remove_empty_folders
 from guidegraph_runtime.machine.optional_packages import install_command
@@ -97,12 +99,22 @@ def sweep(
     """
     from guidegraph.commands.shared.open_workflow import WorkflowRequest, name_picture
     from guidegraph.commands.shared.run_settings import RunSettings, apply_limits
+    from guidegraph.sweep.run import run_sweep
 
     grants = options.make_grants(allow_read, allow_write, allow_code)
     request = WorkflowRequest(workflow, set or [], select_plugins(plugin, no_plugins), grants)
     arguments = SweepArguments(request, RunSettings(settings), grid or [], seeds or [], table or [], out, ray, workers)
-    with apply_limits(limit), name_picture(workflow):
-        _sweep(arguments, json)
+    token = CancelToken()
+    with apply_limits(limit), name_picture(workflow), cancel_on_signals(token, print_note):
+        manager = request.load_plugins()
+        sweep = _check_arguments(arguments, manager.registry)
+        token.check()
+        with _make_folder(out, f"{sweep.session.graph.name}-sweep") as folder:
+            progress = _Progress(folder, json)
+            summary = run_sweep(sweep, folder, manager, token, progress.on_start, progress.on_cell, print_note)
+        progress.on_end(summary)
+    if summary.failed:
+        raise typer.Exit(FAILED)
 
 
 @dataclass(frozen=True)
@@ -117,25 +129,6 @@ class SweepArguments:
     out: Path | None
     ray: str | None
     workers: int | None
-
-
-def _sweep(arguments: SweepArguments, json: bool) -> None:
-    """Run the missing cells; signals cancel the sweep. Raises ``typer.Exit`` if a cell failed."""
-    from guidegraph.commands.shared.signals import cancel_on_signals
-    from guidegraph.graph.cancellation import CancelToken
-    from guidegraph.sweep.run import run_sweep
-
-    token = CancelToken()
-    with cancel_on_signals(token, print_note):
-        manager = arguments.request.load_plugins()
-        sweep = _check_arguments(arguments, manager.registry)
-        token.check()
-        with _make_folder(arguments.out, f"{sweep.session.graph.name}-sweep") as folder:
-            progress = _Progress(folder, json)
-            summary = run_sweep(sweep, folder, manager, token, progress.on_start, progress.on_cell, print_note)
-        progress.on_end(summary)
-    if summary.failed:
-        raise typer.Exit(FAILED)
 
 
 @contextmanager

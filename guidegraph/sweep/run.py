@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import nullcontext, suppress
 from dataclasses import dataclass
 from functools import partial
@@ -166,26 +166,22 @@ def _run(
     cancel: CancelToken,
     warn: Callable[[str], object],
 ) -> Iterator[tuple[Cell, Outcome]]:
+    """Run cells, storing each before the next starts. Raises ``Cancelled``."""
+    session, cluster = sweep.session, sweep.cluster
     if not missing:
-        return iter(())
-    if sweep.cluster is None:
-        return _run_locally(missing.values(), Worker(sweep.session, manager, warn), store, cancel)
-    graph, config = sweep.session.graph, sweep.session.config
+        return
+    if cluster is None:  # in this process, one after the other
+        worker = Worker(session, manager, warn)
+        for cell in missing.values():
+            cancel.check()
+            yield cell, store.make_cell(cell.key, partial(worker.run, cell, cancel))
+        return
     order = SweepOrder(
-        graph.file,
-        dict(graph.sources),
-        config,
+        session.graph.file,
+        dict(session.graph.sources),
+        session.config,
         sweep.plugins,
-        collect_versions(manager.registry, config.accelerate),
-        local_workers(sweep.cluster) if sweep.cluster.address == LOCAL else sweep.cluster.workers,
+        collect_versions(manager.registry, session.config.accelerate),
+        local_workers(cluster) if cluster.address == LOCAL else cluster.workers,
     )
-    return run_on_ray(missing.values(), order, sweep.cluster, store, cancel)
-
-
-def _run_locally(
-    cells: Iterable[Cell], worker: Worker, store: Store, cancel: CancelToken
-) -> Iterator[tuple[Cell, Outcome]]:
-    """Run cells in this process one after the other, storing each before the next starts. Raises ``Cancelled``."""
-    for cell in cells:
-        cancel.check()
-        yield cell, store.make_cell(cell.key, partial(worker.run, cell, cancel))
+    yield from run_on_ray(missing.values(), order, cluster, store, cancel)

@@ -59,86 +59,75 @@ def export_bundle(arguments: ExportArguments, check_plan: CheckPlan | None = Non
 
     Raises ``WorkflowError`` if it cannot be exported, and ``typer.Exit`` if the check fails.
     """
-    with ExitStack() as stack:
-        _export(arguments, stack, check_plan)
+    with ExitStack() as stack:  # holds the lock on the bundle's folder until the check is over
+        check_extra()
+        opened = arguments.request.open()
+        graph = opened.graph
+        problems: list[Problem] = []
+        target = find_single_node(graph, arguments.only, problems)
+        precision = parse_precision(arguments, problems)
+        prepared = prepare_export(arguments, opened, problems, target)
+        values, policy = prepared.values, prepared.session.config.policy
+        with translate_export_errors(graph):
+            with pause_for_import():
+                from guidegraph.graph.export.bundle import check_bundle_path, write_bundle
+                from guidegraph.graph.export.one_node import export_call
+                from guidegraph.graph.export.workflow import export_workflow
 
+            try:
+                check_bundle_path(arguments.bundle)
+            except GuidegraphError as error:
+                problem = argument_problem("not-a-bundle", describe_export_error(error), "--output")
+                raise WorkflowError([problem]) from error
+            stack.enter_context(lock_output(arguments.bundle, "guidegraph export"))
 
-def _export(arguments: ExportArguments, stack: ExitStack, check_plan: CheckPlan | None) -> None:
-    """stack: holds the lock on the bundle's folder until the check is over."""
-    check_extra()
-    opened = arguments.request.open()
-    graph = opened.graph
-    problems: list[Problem] = []
-    target = find_single_node(graph, arguments.only, problems)
-    precision = parse_precision(arguments, problems)
-    prepared = prepare_export(arguments, opened, problems, target)
-    values, policy = prepared.values, prepared.session.config.policy
-    with translate_export_errors(graph):
-        with pause_for_import():
-            from guidegraph.graph.export.bundle import write_bundle
-            from guidegraph.graph.export.one_node import export_call
-            from guidegraph.graph.export.workflow import export_workflow
+            def check(planned: Exported) -> None:
+                check_generators(graph, planned)
+                if check_plan is not None:
+                    check_plan(planned, {name: bundle_kind(graph, name) for name in planned.outputs}, precision)
 
-        _check_path(arguments.bundle)
-        stack.enter_context(lock_output(arguments.bundle, "guidegraph export"))
-
-        def check(planned: Exported) -> None:
-            check_generators(graph, planned)
-            if check_plan is not None:
-                check_plan(planned, {name: bundle_kind(graph, name) for name in planned.outputs}, precision)
-
-        if target:
-            exported = export_call(graph, values, target, precision=precision, on_part=print_part, policy=policy)
-        else:
-            exported = export_workflow(
-                graph,
-                values,
-                only=arguments.only,
-                precision=precision,
-                on_part=print_part,
-                on_plan=check,
-                policy=policy,
+            if target:
+                exported = export_call(graph, values, target, precision=precision, on_part=print_part, policy=policy)
+            else:
+                exported = export_workflow(
+                    graph,
+                    values,
+                    only=arguments.only,
+                    precision=precision,
+                    on_part=print_part,
+                    on_plan=check,
+                    policy=policy,
+                )
+            check(exported)
+            kinds = {name: bundle_kind(graph, name) for name in exported.outputs}
+            offered = deque[Any](maxlen=1)
+            with use_viewer(offered.append):
+                short, engine = _run_engine(exported, arguments, policy)
+            reference, files = _reference(exported, short, engine) if arguments.reference else (None, {})
+            versions = collect_bundle_versions(graph, opened.registry)
+            preview = _fit_preview(exported, kinds, engine, offered)
+            manifest = write_bundle(
+                exported,
+                arguments.bundle,
+                kinds=kinds,
+                ports=name_ports(graph, opened.registry, kinds),
+                versions=versions,
+                reference=reference,
+                preview=preview,
+                more=files,
             )
-        check(exported)
-        kinds = {name: bundle_kind(graph, name) for name in exported.outputs}
-        offered = deque[Any](maxlen=1)
-        with use_viewer(offered.append):
-            short, engine = _run_engine(exported, arguments, policy)
-        reference, files = _reference(exported, short, engine) if arguments.reference else (None, {})
-        versions = collect_bundle_versions(graph, opened.registry)
-        preview = _fit_preview(exported, kinds, engine, offered)
-        manifest = write_bundle(
-            exported,
-            arguments.bundle,
-            kinds=kinds,
-            ports=name_ports(graph, opened.registry, kinds),
-            versions=versions,
-            reference=reference,
-            preview=preview,
-            more=files,
+        for line in summary(exported, manifest):
+            print_text(line)
+        print_text(f"wrote {arguments.bundle} ({show_size(sum(file.size for file in manifest.files.values()))})")
+        calls: dict[str, Mapping[str, Any]] = {}
+        matches = (
+            _check(exported, arguments.bundle, engine, kinds, calls)
+            if arguments.check
+            else reference is None or _replay_matches(arguments.bundle, short, calls)
         )
-    for line in summary(exported, manifest):
-        print_text(line)
-    print_text(f"wrote {arguments.bundle} ({show_size(sum(file.size for file in manifest.files.values()))})")
-    calls: dict[str, Mapping[str, Any]] = {}
-    matches = (
-        _check(exported, arguments.bundle, engine, kinds, calls)
-        if arguments.check
-        else reference is None or _replay_matches(arguments.bundle, short, calls)
-    )
-    _add_costs(arguments.bundle, calls)
-    if not matches:
-        raise typer.Exit(1)
-
-
-def _check_path(path: Path) -> None:
-    """Raise ``WorkflowError`` if a folder exists that is not a bundle."""
-    from guidegraph.graph.export.bundle import check_bundle_path
-
-    try:
-        check_bundle_path(path)
-    except GuidegraphError as error:
-        raise WorkflowError([argument_problem("not-a-bundle", describe_export_error(error), "--output")]) from error
+        _add_costs(arguments.bundle, calls)
+        if not matches:
+            raise typer.Exit(1)
 
 
 def find_single_node(graph: Graph, only: list[str] | None, problems: list[Problem]) -> str:

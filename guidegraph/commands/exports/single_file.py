@@ -43,58 +43,53 @@ def export_single_file(arguments: ExportArguments) -> None:
 
     Raises ``WorkflowError`` if one graph cannot hold it, and ``typer.Exit`` if the check fails.
     """
-    with ExitStack() as stack:
-        _export(arguments, stack)
+    with ExitStack() as stack:  # holds the lock on the file until the check is over
+        check_extra()
+        if arguments.bundle.suffix != ".onnx" or arguments.bundle.is_dir():
+            message = f"'{arguments.bundle}' is not the name of an ONNX file; give one that ends with .onnx"
+            raise WorkflowError([argument_problem("bad-value", message, "--output")])
+        opened = arguments.request.open()
+        graph = opened.graph
+        problems: list[Problem] = []
+        precision = parse_precision(arguments, problems)
+        prepared = prepare_export(arguments, opened, problems, "")
+        values, policy = prepared.values, prepared.session.config.policy
+        with translate_export_errors(graph):
+            from guidegraph.graph.export.errors import ExportError
+            from guidegraph.graph.export.single_file.write import check_single, check_single_path, write_single
+            from guidegraph.graph.export.workflow import export_workflow
 
+            try:
+                check_single_path(arguments.bundle)
+            except ExportError as error:
+                message = f"{error.reason}; {error.remedy}"
+                raise WorkflowError([argument_problem("bad-value", message, "--output")]) from error
+            stack.enter_context(lock_output(arguments.bundle, "guidegraph export"))
 
-def _export(arguments: ExportArguments, stack: ExitStack) -> None:
-    """stack: holds the lock on the file until the check is over."""
-    check_extra()
-    if arguments.bundle.suffix != ".onnx" or arguments.bundle.is_dir():
-        message = f"'{arguments.bundle}' is not the name of an ONNX file; give one that ends with .onnx"
-        raise WorkflowError([argument_problem("bad-value", message, "--output")])
-    opened = arguments.request.open()
-    graph = opened.graph
-    problems: list[Problem] = []
-    precision = parse_precision(arguments, problems)
-    prepared = prepare_export(arguments, opened, problems, "")
-    values, policy = prepared.values, prepared.session.config.policy
-    with translate_export_errors(graph):
-        from guidegraph.graph.export.errors import ExportError
-        from guidegraph.graph.export.single_file.write import check_single, check_single_path, write_single
-        from guidegraph.graph.export.workflow import export_workflow
+            def check(planned: Exported) -> None:
+                check_generators(graph, planned)
+                check_single(planned, kinds={name: bundle_kind(graph, name) for name in planned.outputs})
 
-        try:
-            check_single_path(arguments.bundle)
-        except ExportError as error:
-            message = f"{error.reason}; {error.remedy}"
-            raise WorkflowError([argument_problem("bad-value", message, "--output")]) from error
-        stack.enter_context(lock_output(arguments.bundle, "guidegraph export"))
-
-        def check(planned: Exported) -> None:
-            check_generators(graph, planned)
-            check_single(planned, kinds={name: bundle_kind(graph, name) for name in planned.outputs})
-
-        exported = export_workflow(
-            graph,
-            values,
-            only=arguments.only,
-            precision=precision,
-            on_part=print_part,
-            on_plan=check,
-            one_graph=True,
-            policy=policy,
-        )
-        kinds = {name: bundle_kind(graph, name) for name in exported.outputs}
-        written = write_single(
-            exported, arguments.bundle, kinds=kinds, versions=collect_bundle_versions(graph, opened.registry)
-        )
-    for line in _summary(exported, written):
-        print_text(line)
-    sizes = ", ".join(f"{path} ({show_size(size)})" for path, size in written.files.items())
-    print_text(f"wrote {sizes}")
-    if arguments.check and not _check(exported, arguments.bundle, kinds, policy):
-        raise typer.Exit(1)
+            exported = export_workflow(
+                graph,
+                values,
+                only=arguments.only,
+                precision=precision,
+                on_part=print_part,
+                on_plan=check,
+                one_graph=True,
+                policy=policy,
+            )
+            kinds = {name: bundle_kind(graph, name) for name in exported.outputs}
+            written = write_single(
+                exported, arguments.bundle, kinds=kinds, versions=collect_bundle_versions(graph, opened.registry)
+            )
+        for line in _summary(exported, written):
+            print_text(line)
+        sizes = ", ".join(f"{path} ({show_size(size)})" for path, size in written.files.items())
+        print_text(f"wrote {sizes}")
+        if arguments.check and not _check(exported, arguments.bundle, kinds, policy):
+            raise typer.Exit(1)
 
 
 def _summary(exported: Exported, written: SingleFile) -> Iterator[str]:
