@@ -49,7 +49,7 @@ class Family:
 
 
 class FamilyError(GuidegraphError):
-    """A family of a plugin failed, or returned what it must not; the message names both."""
+    """A family of a plugin failed, or returned something else than asked for; the message names both."""
 
 
 class Offer(NamedTuple):

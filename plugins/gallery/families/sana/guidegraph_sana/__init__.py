@@ -1,0 +1,156 @@
+"""Sana (Xie et al. 2024, arXiv 2410.10629): a linear transformer on the latents of a deep-compression autoencoder.
+
+A diffusers folder of `SanaPipeline`, or of its `SanaTransformer2DModel` alone. The networks are those of diffusers.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from guidegraph import Condition, Family, Tensor, current_device, current_dtype, hookimpl
+
+PIPELINE, NETWORK = "SanaPipeline", "SanaTransformer2DModel"
+SETTINGS = ("prediction",)
+SMALLEST, SUMMAND, HALF = 1e-15, 1e-7, 65504.0
+"""The least denominator of an attention, one that exporters keep as a summand, and the largest number of float16."""
+
+
+def recognise(headers: Mapping[str, Any], config: Mapping[str, Any] | None) -> bool:
+    """Whether a folder is a pipeline of Sana, or its transformer."""
+    return config is not None and config.get("_class_name") in (PIPELINE, NETWORK)
+
+
+def open_folder(path: Path, options: Any) -> dict[str, Any]:
+    """The denoiser and the schedule of a folder, and the autoencoder and the text embedder that it holds.
+
+    Raises ``ValueError`` for weights that are missing or do not fit, and for settings that it does not use.
+    """
+    from guidegraph.plugins.diffusers_adapter.folders import read_json
+    from guidegraph.plugins.diffusers_adapter.hooked_flows import make_schedule
+
+    options.refuse_unused(str(path), SETTINGS)
+    if options.prediction not in ("auto", "flow"):
+        raise ValueError(f"'{path}' is Sana, which predicts a flow: leave prediction out")
+    if not (path / "model_index.json").is_file():
+        return {"denoiser": load_denoiser(path), "schedule": make_schedule()}
+    scheduler = path / "scheduler" / "scheduler_config.json"
+    config = read_json(scheduler) if scheduler.is_file() else {}
+    shift = float(config.get("flow_shift") or config.get("shift") or 1.0)
+    parts = {"denoiser": load_denoiser(path / "transformer"), "schedule": make_schedule(shift)}
+    if (path / "vae").is_dir():
+        parts["autoencoder"] = load_autoencoder(path / "vae")
+    if (path / "text_encoder").is_dir():
+        parts["text"] = load_text(path)
+    return parts
+
+
+def load_denoiser(folder: Path) -> Any:
+    """The transformer, frozen, as a denoiser with hooks at its blocks."""
+    from guidegraph.plugins.diffusers_adapter.folders import import_diffusers, load_model
+    from guidegraph.plugins.diffusers_adapter.hooked_flows import HookedFlow
+
+    network = load_model(getattr(import_diffusers(), NETWORK), folder, None)
+    if network.config.guidance_embeds:
+        raise ValueError(f"'{folder}' is distilled with its guidance (Sana-Sprint), which is not supported")
+    for block in network.transformer_blocks:
+        block.attn1.set_processor(attend)
+    return HookedFlow(network, "transformer_blocks", predict, int(network.config.patch_size)).eval()
+
+
+def attend(attention: Any, features: Tensor, *_: Any, **__: Any) -> Tensor:
+    """Linear attention (section 2.2) of features (B, N, D): ReLU(q) (ReLU(k)ᵀ v) over ReLU(q) Σ ReLU(k).
+
+    As diffusers' processor, with a least denominator in place of one added to it: exporters of graphs take so small a
+    summand for 0, and where a pixel has no positive feature 0/0 is left.
+    """
+    q, k, v = (layer(features) for layer in (attention.to_q, attention.to_k, attention.to_v))
+    q, k = (x if norm is None else norm(x) for x, norm in ((q, attention.norm_q), (k, attention.norm_k)))
+    q, k, v = (x.unflatten(2, (attention.heads, -1)).transpose(1, 2).float() for x in (q.relu(), k.relu(), v))
+    attended = q @ (k.transpose(2, 3) @ v)
+    total = (q * k.sum(2, keepdim=True)).sum(3, keepdim=True)
+    rows = (attended / total.clamp(min=SMALLEST)).transpose(1, 2).flatten(2).to(features.dtype)
+    out: Tensor = attention.to_out[0](rows)
+    return out.clamp(-HALF, HALF) if str(out.dtype) == "torch.float16" else out
+
+
+def predict(network: Any, x: Tensor, t: Tensor, condition: Condition) -> Tensor:
+    """u (B, C, H, W) of x (B, C, H, W), t (B) and tokens (B, M, D) with a mask (B, M).
+
+    Raises ``ValueError`` for tokens of another width.
+    """
+    config, tokens = network.config, condition.tokens
+    if tokens is None or tokens.shape[-1] != config.caption_channels:
+        width = "none" if tokens is None else f"width {tokens.shape[-1]}"
+        raise ValueError(f"Sana takes tokens of width {config.caption_channels}, and got {width}: see text.encode")
+    out: Tensor = network(
+        x,
+        encoder_hidden_states=tokens.to(network.dtype),
+        encoder_attention_mask=None if condition.mask is None else condition.mask.to(network.dtype),
+        timestep=t * config.timestep_scale,
+        return_dict=False,
+    )[0]
+    return out[:, : x.shape[1]]  # without a learned variance
+
+
+def load_autoencoder(folder: Path) -> Any:
+    """The deep-compression autoencoder, frozen; latents are z times its scaling_factor."""
+    from guidegraph.plugins.diffusers_adapter.folders import import_diffusers, load_model
+    from guidegraph.plugins.diffusers_adapter.networks import DiffusersAutoencoder
+
+    network = load_model(import_diffusers().AutoencoderDC, folder, None)
+    for module in network.modules():
+        if getattr(module, "eps", 1) == SMALLEST:  # a linear attention's; exporters of graphs take it for 0
+            module.eps = SUMMAND
+    factor = 2 ** (len(network.config.encoder_block_out_channels) - 1)
+    return DiffusersAutoencoder(network, "latent", factor).eval()
+
+
+def load_text(path: Path) -> Any:
+    """The Gemma 2 of a pipeline's folder, frozen, with its tokenizer. Raises ``ValueError`` for missing weights."""
+    import transformers
+
+    from guidegraph.plugins.diffusers_adapter.folders import check_weights_file, import_diffusers, one_line
+    from guidegraph.plugins.diffusers_adapter.prompts import PipelineText
+
+    folder = path / "text_encoder"
+    check_weights_file(folder, "model", None)
+    try:
+        tokenizer = transformers.AutoTokenizer.from_pretrained(str(path / "tokenizer"), local_files_only=True)
+        encoder = transformers.Gemma2Model.from_pretrained(
+            str(folder), local_files_only=True, use_safetensors=True, dtype=current_dtype()
+        )
+    except Exception as error:
+        raise ValueError(f"'{path}' holds no Gemma 2 that transformers can load: {one_line(error)}") from error
+    encoder = encoder.to(current_device()).eval().requires_grad_(False)
+    pipeline = import_diffusers().SanaPipeline(tokenizer, encoder, None, None, None)
+    return PipelineText(pipeline, {"text_encoder": encoder}, encode, None, None).eval()
+
+
+def encode(pipeline: Any, texts: list[str], common: dict[str, Any]) -> Condition:
+    """Tokens (B, 300, D) and their mask (B, 300); a text that is not empty follows the instruction to enhance it.
+
+    The pipeline gives the instruction to prompts and not to negative prompts, which are empty unless one is written.
+    """
+    import torch
+
+    instruction = inspect.signature(type(pipeline).__call__).parameters["complex_human_instruction"].default
+    rows = [
+        pipeline.encode_prompt(
+            [text],
+            do_classifier_free_guidance=False,
+            complex_human_instruction=instruction if text else None,
+            **common,
+        )[:2]
+        for text in texts
+    ]
+    tokens, masks = (torch.cat(column) for column in zip(*rows, strict=True))
+    return Condition(tokens=tokens, mask=masks.bool())
+
+
+@hookimpl
+def guidegraph_families() -> list[Family]:
+    """Sana."""
+    return [Family("Sana", recognise, open_folder)]
