@@ -14,7 +14,7 @@ KERNEL_TESTS ?= tests/test_tolerance.py $(addprefix tests/nodes/,conditioning gu
 	tests/plugins/test_diffusers_schedulers.py plugins/gallery
 BENCHMARKS ?= $(filter-out benchmarks/_%,$(wildcard benchmarks/*.py))
 
-GALLERY := $(patsubst %/pyproject.toml,%,$(wildcard $(CURDIR)/plugins/gallery/*/pyproject.toml))
+GALLERY := $(patsubst %/pyproject.toml,%,$(wildcard $(CURDIR)/plugins/gallery/*/pyproject.toml $(CURDIR)/plugins/gallery/families/*/pyproject.toml))
 space := $(subst ,, )
 
 BIN := $(abspath $(VENV))/bin

@@ -75,10 +75,17 @@ class _FoldConstants(_constant_folding.FoldConstantsPass):
 
 
 class _OperatorRule:
-    """A rule of onnxscript that is tried only at nodes with the operator at the end of its pattern."""
+    """A rule of onnxscript that is tried only at nodes with the operator at the end of its pattern.
+
+    Its constants 0 and 1 are matched exactly: onnxscript takes a summand up to 1e-8 for 0, so that the 1e-8 that keeps
+    a quotient finite is dropped, and a factor of 1.00001 for 1.
+    """
 
     def __init__(self, rule: Any) -> None:
         self._rule = rule
+        for constant in [value for node in rule._target_pattern for value in node.inputs if hasattr(value, "_abs_tol")]:
+            if constant._value in (0, 1):
+                constant._rel_tol = constant._abs_tol = 0.0
         identifier = rule._target_pattern.output_nodes[0].op_identifier()
         self._operator = None if identifier is None else identifier[1]
 

@@ -210,6 +210,25 @@ def test_other_products_and_sums_keep_their_results(function: Function) -> None:
         check(part, function, [normal(batch, 4, 4, 6), normal(batch, 4)])
 
 
+@pytest.mark.parametrize(
+    "function",
+    [
+        lambda x: x * 2 / (x.abs() + 1e-9),
+        lambda x: (1e-8 - x) * 1e8,
+        lambda x: (x - 1e-12) * 1e12,
+        lambda x: (x + 1) * 1.000001 - 1,
+        lambda x: (x + 1) / 1.000001 - 1,
+    ],
+)
+def test_small_summands_and_factors_near_one_are_kept(function: Function) -> None:
+    x = torch.zeros(2, 3, 4, 4)
+    part = export(function, [x], [PICTURE_AXES])
+    (computed,) = ort.InferenceSession(part.to_bytes(), providers=["CPUExecutionProvider"]).run(
+        None, {"in0": x.numpy()}
+    )
+    np.testing.assert_allclose(computed, function(x).numpy(), rtol=1e-6, atol=1e-9)
+
+
 def test_a_result_inside_a_chain_is_kept() -> None:
     def function(x: Tensor) -> tuple[Tensor, Tensor]:
         normed = NORM(x)

@@ -14,8 +14,6 @@ from guidegraph import Condition, Family, Tensor, current_device, current_dtype,
 
 PIPELINE, NETWORK = "SanaPipeline", "SanaTransformer2DModel"
 SETTINGS = ("prediction",)
-SMALLEST, SUMMAND, HALF = 1e-15, 1e-7, 65504.0
-"""The least denominator of an attention, one that exporters keep as a summand, and the largest number of float16."""
 
 
 def recognise(headers: Mapping[str, Any], config: Mapping[str, Any] | None) -> bool:
@@ -55,25 +53,7 @@ def load_denoiser(folder: Path) -> Any:
     network = load_model(getattr(import_diffusers(), NETWORK), folder, None)
     if network.config.guidance_embeds:
         raise ValueError(f"'{folder}' is distilled with its guidance (Sana-Sprint), which is not supported")
-    for block in network.transformer_blocks:
-        block.attn1.set_processor(attend)
     return HookedFlow(network, "transformer_blocks", predict, int(network.config.patch_size)).eval()
-
-
-def attend(attention: Any, features: Tensor, *_: Any, **__: Any) -> Tensor:
-    """Linear attention (section 2.2) of features (B, N, D): ReLU(q) (ReLU(k)ᵀ v) over ReLU(q) Σ ReLU(k).
-
-    As diffusers' processor, with a least denominator in place of one added to it: exporters of graphs take so small a
-    summand for 0, and where a pixel has no positive feature 0/0 is left.
-    """
-    q, k, v = (layer(features) for layer in (attention.to_q, attention.to_k, attention.to_v))
-    q, k = (x if norm is None else norm(x) for x, norm in ((q, attention.norm_q), (k, attention.norm_k)))
-    q, k, v = (x.unflatten(2, (attention.heads, -1)).transpose(1, 2).float() for x in (q.relu(), k.relu(), v))
-    attended = q @ (k.transpose(2, 3) @ v)
-    total = (q * k.sum(2, keepdim=True)).sum(3, keepdim=True)
-    rows = (attended / total.clamp(min=SMALLEST)).transpose(1, 2).flatten(2).to(features.dtype)
-    out: Tensor = attention.to_out[0](rows)
-    return out.clamp(-HALF, HALF) if str(out.dtype) == "torch.float16" else out
 
 
 def predict(network: Any, x: Tensor, t: Tensor, condition: Condition) -> Tensor:
@@ -101,9 +81,6 @@ def load_autoencoder(folder: Path) -> Any:
     from guidegraph.plugins.diffusers_adapter.networks import DiffusersAutoencoder
 
     network = load_model(import_diffusers().AutoencoderDC, folder, None)
-    for module in network.modules():
-        if getattr(module, "eps", 1) == SMALLEST:  # a linear attention's; exporters of graphs take it for 0
-            module.eps = SUMMAND
     factor = 2 ** (len(network.config.encoder_block_out_channels) - 1)
     return DiffusersAutoencoder(network, "latent", factor).eval()
 
@@ -119,7 +96,7 @@ def load_text(path: Path) -> Any:
     check_weights_file(folder, "model", None)
     try:
         tokenizer = transformers.AutoTokenizer.from_pretrained(str(path / "tokenizer"), local_files_only=True)
-        encoder = transformers.Gemma2Model.from_pretrained(
+        encoder: Any = transformers.Gemma2Model.from_pretrained(
             str(folder), local_files_only=True, use_safetensors=True, dtype=current_dtype()
         )
     except Exception as error:
