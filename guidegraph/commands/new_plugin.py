@@ -7,6 +7,14 @@ from typing import Annotated
 
 import typer
 
+from guidegraph.commands.plugin_template import (
+    Kind,
+    folder_problem,
+    next_steps,
+    render_template,
+    why_unfit,
+    write_folder,
+)
 from guidegraph.commands.shared.errors import NAME, argument_problem
 from guidegraph.commands.shared.options import NoPlugins, PluginFolder, Plugins
 from guidegraph.commands.shared.plugins import load_plugins
@@ -20,22 +28,25 @@ from guidegraph_runtime.machine.shortages import with_shortage
 
 @app.command(
     "new-plugin",
-    epilog=examples("new-plugin soft", "new-plugin soft -o ~/work/soft"),
+    epilog=examples("new-plugin soft", "new-plugin soft -o ~/work/soft", "new-plugin pebble --family"),
 )
 def new_plugin(
     name: Annotated[
         str, typer.Argument(metavar="NAME", show_default=False, help="Its namespace: node ids begin with it.")
     ],
+    family: Annotated[
+        bool, typer.Option("--family", help="Write a family of checkpoints in place of a guidance node.")
+    ] = False,
     output: PluginFolder = None,
     plugin: Plugins = None,
     no_plugins: NoPlugins = False,
 ) -> None:
     """Write a package with a guidance node, a workflow that draws with it, and tests: the start of your own plugin.
 
-    It installs with pip, passes its tests and draws a picture as it is.
+    With --family, it has a network and its checkpoints in place of the node. It installs with pip, passes its tests and
+    draws a picture as it is.
     """
-    from guidegraph.commands.plugin_template import folder_problem, next_steps, render_template, why_unfit, write_folder
-
+    kind: Kind = "family" if family else "guidance"
     manager = load_plugins(select_plugins(plugin, no_plugins))
     manager.load_all()
     owners = {status.name: f"{status.distribution} {status.version}" for status in manager.statuses}
@@ -48,9 +59,9 @@ def new_plugin(
     if problems:
         raise WorkflowError(problems)
     try:
-        write_folder(render_template(name), folder)
+        write_folder(render_template(name, kind), folder)
     except OSError as error:
         message = with_shortage(f"the folder cannot be written: {error}", error)
         raise WorkflowError([argument_problem("no-folder", message, "--output")]) from error
-    for line in next_steps(name, folder):
+    for line in next_steps(name, folder, kind):
         print_text(line)

@@ -8,11 +8,15 @@ import shlex
 from collections.abc import Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Literal, TypeAlias
 
 from guidegraph.plugins.entry_points import OWN_DISTRIBUTION, normalise_name
 from guidegraph_runtime.files.atomic_write import atomic_files, atomic_folder
 
 TEMPLATE = Path(__file__).with_name("template")
+Kind: TypeAlias = Literal["guidance", "family"]
+REQUIREMENTS: dict[Kind, tuple[str, ...]] = {"guidance": ("annotated-types>=0.6",), "family": ("safetensors",)}
+"""The packages that a new plugin imports beside guidegraph and torch."""
 NAME = re.compile(r"[a-z][a-z0-9_]*[a-z0-9]")
 
 
@@ -52,22 +56,24 @@ def folder_problem(folder: Path) -> str:
     return ""
 
 
-def render_template(name: str) -> dict[str, str]:
-    """The texts of a new plugin's files, by path."""
+def render_template(name: str, kind: Kind = "guidance") -> dict[str, str]:
+    """The texts of a new plugin's files, by path: the common ones, and those of a kind of plugin."""
     import guidegraph
 
     values = {
+        "@SUMMARY@": {"guidance": "Bounded classifier-free guidance", "family": "A family of checkpoints"}[kind],
+        "@DEPENDENCIES@": ", ".join(f'"{package}"' for package in (*REQUIREMENTS[kind], "guidegraph>=@VERSION@")),
         "@NAME@": name,
         "@PACKAGE@": f"{OWN_DISTRIBUTION}_{name}",
         "@DISTRIBUTION@": normalise_name(f"{OWN_DISTRIBUTION}-{name}"),
         "@VERSION@": ".".join(guidegraph.__version__.split(".")[:2]),
     }
     files = {}
-    for path in sorted(TEMPLATE.rglob("*.txt")):
+    for path in sorted([*(TEMPLATE / "common").rglob("*.txt"), *(TEMPLATE / kind).rglob("*.txt")]):
         text = path.read_text(encoding="utf-8")
         for placeholder, value in values.items():
             text = text.replace(placeholder, value)
-        target = path.relative_to(TEMPLATE).as_posix().removesuffix(".txt")
+        target = path.relative_to(TEMPLATE).as_posix().partition("/")[2].removesuffix(".txt")
         target = target.replace("package/", f"{OWN_DISTRIBUTION}_{name}/").replace("test_plugin", f"test_{name}")
         files[".gitignore" if target == "gitignore" else target] = text
     return files
@@ -84,12 +90,20 @@ def write_folder(files: Mapping[str, str], folder: Path) -> None:
             path.write_bytes(text.encode())
 
 
-def next_steps(name: str, folder: Path) -> Sequence[str]:
+def next_steps(name: str, folder: Path, kind: Kind) -> Sequence[str]:
+    """What to type next, a line each."""
     package = f"{OWN_DISTRIBUTION}_{name}"
+    draw = {
+        "guidance": [f"  guidegraph run {name}:text_to_image.yaml"],
+        "family": [
+            f"  python -m {package}.network example.safetensors",
+            f"  guidegraph run {name}:draw.yaml --set checkpoint=example.safetensors",
+        ],
+    }
     return (
-        f"wrote {folder}; the node is in {folder / package / '__init__.py'}. Now:",
+        f"wrote {folder}; the {'node' if kind == 'guidance' else kind} is in {folder / package / '__init__.py'}. Now:",
         *([] if folder.absolute() == Path.cwd() else [f"  cd {shlex.quote(str(folder))}"]),
         '  pip install -e ".[test]"',
-        f"  guidegraph run {name}:text_to_image.yaml",
+        *draw[kind],
         "  pytest",
     )

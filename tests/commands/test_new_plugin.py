@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import ast
 import re
+import subprocess
+import sys
 import tomllib
 from pathlib import Path
 
@@ -11,7 +13,7 @@ import pytest
 
 from guidegraph.commands import plugin_template
 from guidegraph.commands.plugin_template import render_template, write_folder
-from tests.commands.command import Command, process
+from tests.commands.command import Command, environment, process
 
 
 def list_files(folder: Path) -> set[str]:
@@ -48,6 +50,29 @@ def test_the_workflow_of_the_new_plugin_is_valid_before_it_is_installed(cli: Com
     for workflow in ("guidegraph_soft/text_to_image.yaml", "soft:text_to_image.yaml"):
         result = process(["validate", workflow, "--plugin", "guidegraph_soft"], folder)
         assert (result.returncode, result.stdout) == (0, f"{workflow}: ok\n"), result.stderr
+
+
+def test_the_new_family_passes_its_tests_and_draws(cli: Command) -> None:
+    result = cli("new-plugin", "pebble", "--family")
+    assert "guidegraph run pebble:draw.yaml --set checkpoint=example.safetensors" in result.out
+    folder = cli.folder / "guidegraph-pebble"
+    package = {f"guidegraph_pebble/{name}" for name in ("__init__.py", "network.py", "draw.yaml")}
+    assert list_files(folder) == {".gitignore", "README.md", "pyproject.toml", "tests/test_pebble.py", *package}
+    for command in (
+        ["-m", "guidegraph_pebble.network", "example.safetensors"],
+        ["-m", "pytest", "-q", "-p", "no:cacheprovider"],
+    ):
+        done = subprocess.run([sys.executable, *command], cwd=folder, capture_output=True, text=True, env=environment())
+        assert done.returncode == 0, done.stdout + done.stderr
+    workflow = [
+        "guidegraph_pebble/draw.yaml",
+        "--plugin",
+        "guidegraph_pebble",
+        "--set",
+        "checkpoint=example.safetensors",
+    ]
+    assert process(["run", *workflow, "--set", "steps=2", "--out", "out"], folder).returncode == 0
+    assert (folder / "out" / "image.png").is_file()
 
 
 @pytest.mark.parametrize(
@@ -131,5 +156,7 @@ def test_a_failed_write_into_an_empty_folder_leaves_it_empty(tmp_path: Path, mon
 def test_no_placeholder_of_the_template_is_left() -> None:
     marks = re.compile("@[A-Z]+@")
     text = "".join(path.read_text() for path in plugin_template.TEMPLATE.rglob("*.txt"))
-    assert set(marks.findall(text)) == {"@NAME@", "@PACKAGE@", "@DISTRIBUTION@", "@VERSION@"}
-    assert not marks.findall("".join(render_template("soft").values()))
+    names = {"@NAME@", "@PACKAGE@", "@DISTRIBUTION@", "@VERSION@", "@SUMMARY@", "@DEPENDENCIES@"}
+    assert set(marks.findall(text)) == names
+    for rendered in (render_template("soft"), render_template("soft", "family")):
+        assert not marks.findall("".join(rendered.values()))

@@ -28,12 +28,12 @@ VAGUE = 9
 CLAUSES = 2
 
 FILES = 619
-LINES = 95_815
+LINES = 95_840
 CRUMBS = 948
 """Private functions with one caller."""
 ONE_IMPORTER = 10
 """Small modules that one other module imports."""
-IMPORTS_IN_FUNCTIONS = 627
+IMPORTS_IN_FUNCTIONS = 626
 VARIANT_CHECKS = 25
 TORCH_PRIVATE_FILES = 5
 

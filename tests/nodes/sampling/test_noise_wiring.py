@@ -17,7 +17,7 @@ from tests.nodes.sampling import toy_denoiser
 from tests.paths import ROOT
 
 GALLERY = ROOT / "plugins" / "gallery"
-TEMPLATE = ROOT / "guidegraph" / "commands" / "template" / "package" / "text_to_image.yaml.txt"
+TEMPLATE = ROOT / "guidegraph" / "commands" / "template" / "guidance" / "package" / "text_to_image.yaml.txt"
 FRESH = "      fresh: {use: noise.gaussian, in: {like: carry.x, index: loop.index, seed: params.seed}}\n"
 TEXT = f"""guidegraph: 1
 params: {{seed: 3, eta: 0.0}}
