@@ -56,10 +56,12 @@ def load_denoiser(folder: Path) -> Any:
     """
     from guidegraph.plugins.diffusers_adapter.folders import import_diffusers, load_model
     from guidegraph.plugins.diffusers_adapter.hooked_flows import HookedFlow
+    from guidegraph_qwen_image.attention import use_real_numbers
 
     network = load_model(getattr(import_diffusers(), NETWORK), folder, None)
     if found := [field for field in VARIANTS if network.config.get(field)]:
         raise ValueError(f"'{folder}' has {', '.join(found)}: only Qwen-Image, which draws texts, is supported")
+    use_real_numbers(network)
     return HookedFlow(network, "transformer_blocks", predict, PATCH).eval()
 
 
@@ -70,9 +72,9 @@ def predict(network: Any, x: Tensor, t: Tensor, condition: Condition) -> Tensor:
     """
     config, tokens = network.config, condition.tokens
     if tokens is None or tokens.shape[-1] != config.joint_attention_dim:
-        width = "none" if tokens is None else f"width {tokens.shape[-1]}"
+        found = "none" if tokens is None else f"width {tokens.shape[-1]}"
         raise ValueError(
-            f"Qwen-Image takes tokens of width {config.joint_attention_dim}, and got {width}: see text.encode"
+            f"Qwen-Image takes tokens of width {config.joint_attention_dim}, and got {found}: see text.encode"
         )
     height, width = x.shape[2] // PATCH, x.shape[3] // PATCH
     out: Tensor = network(

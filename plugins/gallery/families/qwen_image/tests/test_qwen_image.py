@@ -43,7 +43,8 @@ def make_text_encoder() -> Any:
         text_config={
             "vocab_size": 98, "hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1,
             "num_attention_heads": 2, "num_key_value_heads": 1, "max_position_embeddings": 2048, "bos_token_id": 0,
-            "eos_token_id": 0, "rope_parameters": {"rope_type": "default", "mrope_section": [1, 1, 2], "rope_theta": 1e4},
+            "eos_token_id": 0,
+            "rope_parameters": {"rope_type": "default", "mrope_section": [1, 1, 2], "rope_theta": 1e4},
         },
         vision_config={
             "depth": 1, "hidden_size": 8, "intermediate_size": 8, "num_heads": 2, "out_hidden_size": 16,
@@ -60,6 +61,8 @@ def make_pipeline() -> Any:
         in_channels=16, out_channels=4, num_layers=3, attention_head_dim=12, num_attention_heads=2,
         joint_attention_dim=16, axes_dims_rope=(4, 4, 4),
     )  # fmt: skip
+    for layer in (network.txt_in, network.proj_out):  # so that texts matter
+        layer.weight.data *= 8
     vae = diffusers.AutoencoderKLQwenImage(
         base_dim=4, z_dim=4, dim_mult=[1, 2, 2], num_res_blocks=1, temperal_downsample=[False, True],
         latents_mean=[-0.7, 0.1, 0.4, -0.2], latents_std=[2.8, 1.4, 2.3, 1.1],
@@ -115,7 +118,7 @@ def test_twenty_steps_of_the_workflow_are_those_of_the_pipeline(pipeline: Any, f
     params = {"prompt": prompts["prompt"], "negative": prompts["negative_prompt"], "steps": 20, "seed": 3, "batch": 2}
     result = load_workflow(WORKFLOW, plugins=PLUGINS).run(checkpoint=folder, shape=LATENT, **params)
     expected = pipeline._unpack_latents(packed, 8 * factor, 6 * factor, factor)[:, :, 0]
-    difference_bounds.relative(result["latent"], expected, 1e-3, "latents after 20 steps")
+    difference_bounds.relative(result["latent"], expected, 1e-4, "latents after 20 steps")
     mean, std = statistics(pipeline.vae)
     picture = pipeline.vae.decode((expected * std + mean)[:, :, None]).sample[:, :, 0]
     torch.testing.assert_close(result["image"], picture.clamp(-1, 1), rtol=0, atol=2e-3)
