@@ -54,13 +54,14 @@ def load_denoiser(folder: Path) -> Any:
 
     Raises ``ValueError`` for a network that edits pictures or layers, or whose guidance is distilled.
     """
-    from guidegraph.plugins.diffusers_adapter.folders import import_diffusers, load_model
+    from guidegraph.plugins.diffusers_adapter.folders import import_diffusers, load_model, read_json
     from guidegraph.plugins.diffusers_adapter.hooked_flows import HookedFlow
     from guidegraph_qwen_image.attention import use_real_numbers
 
+    config = read_json(folder / "config.json")
+    if found := [field for field in VARIANTS if config.get(field)]:
+        raise ValueError(f"'{folder}' has {', '.join(found)}: only Qwen-Image, which draws prompts, is supported")
     network = load_model(getattr(import_diffusers(), NETWORK), folder, None)
-    if found := [field for field in VARIANTS if network.config.get(field)]:
-        raise ValueError(f"'{folder}' has {', '.join(found)}: only Qwen-Image, which draws texts, is supported")
     use_real_numbers(network)
     return HookedFlow(network, "transformer_blocks", predict, PATCH).eval()
 

@@ -43,7 +43,7 @@ class Positions(nn.Module):
         """Positions (N, 3) to angles (N, D / 2)."""
         angles = []
         for axis, width in enumerate(self.widths):
-            speeds = THETA ** -(torch.arange(0, width, 2, device=positions.device).float() / width)
+            speeds = 1 / THETA ** (torch.arange(0, width, 2, device=positions.device).float() / width)
             angles.append(positions[:, axis, None].float() * speeds)
         return torch.cat(angles, dim=1)
 
