@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from dataclasses import replace
+from inspect import unwrap
 from pathlib import Path
 
 import pytest
@@ -13,9 +15,11 @@ from guidegraph.plugins.manager import PluginManager, default_registry
 
 
 def test_every_built_in_node_is_found_by_its_id() -> None:
-    specs = {spec.id: spec for spec in default_registry(entry_points=False).nodes.values()}
+    listed = default_registry(entry_points=False).nodes.values()
+    specs = {spec.id: replace(spec, function=unwrap(spec.function)) for spec in listed}  # without the plugins it asks
     nodes = BuiltinNodes("somebody==1")
-    assert {id: nodes.find(id) for id in specs} == specs
+    found = {id: nodes.find(id) for id in specs}
+    assert {id: spec and replace(spec, function=unwrap(spec.function)) for id, spec in found.items()} == specs
     assert {spec.distribution for id in specs if (spec := nodes.find(id))} == {"somebody==1"}
 
 
