@@ -13,6 +13,7 @@ import torch
 from guidegraph.graph.export.onnx.axes import Axis
 from guidegraph.graph.export.onnx.fake_sizes import ShortFakes
 from guidegraph.graph.export.partition.subgraph import PartPlan, batch_size, cut_batch, name_axes, record_separate_calls
+from guidegraph_runtime.bundle.manifest_types import BATCH
 
 MULTIPLES = (1, 2, 4, 8, 16, 32, 64, 128)
 MAX_SIZE = 1 << 16
@@ -22,9 +23,10 @@ def find_free_axes(part: PartPlan) -> tuple[PartPlan, list[dict[int, Axis]]]:
     """The part with its examples expanded to one batch size, and the free axes of each input.
 
     A free axis has sizes that are multiples of the smallest power of two by which it can grow. An axis that allows only
-    the example's size is fixed.
+    the example's size is fixed. If that is the batch, examples that are the same for all samples stay as they are: the
+    runtime repeats them along a free axis alone.
     """
-    batch, inputs = batch_size(part), []
+    given, batch, inputs = part, batch_size(part), []
     for part_input in part.inputs:
         example = part_input.example
         if "B" in part_input.axes:
@@ -46,7 +48,7 @@ def find_free_axes(part: PartPlan) -> tuple[PartPlan, list[dict[int, Axis]]]:
         {position: axis for position, name in input_names.items() if (axis := axes[name]) is not None}
         for input_names in names
     ]
-    return part, free
+    return (part if axes.get(BATCH) is not None else replace(part, inputs=given.inputs)), free
 
 
 def separate_batches(part: PartPlan) -> PartPlan:
