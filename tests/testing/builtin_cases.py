@@ -45,7 +45,6 @@ NOT_BUILT = {
     "denoiser.distilled": DISTILLED,
     "denoiser.predict_distilled": DISTILLED,
     "lora.apply": "needs a LoRA file for a released U-Net; tests/nodes/checkpoints makes them",
-    "lora.merge": "needs a U-Net; tests/nodes/training/test_lora_training.py makes them",
     "lora.new": "needs a U-Net; tests/nodes/training/test_lora_training.py makes them",
     "denoiser.add_coordinates": "needs a U-Net; tests/nodes/training/test_spatial_input.py makes them",
     "denoiser.add_spatial_channels": "needs a U-Net; tests/nodes/training/test_spatial_input.py makes them",
