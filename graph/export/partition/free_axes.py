@@ -26,7 +26,7 @@ def find_free_axes(part: PartPlan) -> tuple[PartPlan, list[dict[int, Axis]]]:
     the example's size is fixed. If that is the batch, examples that are the same for all samples stay as they are: the
     runtime repeats them along a free axis alone.
     """
-    given, batch, inputs = part, batch_size(part), []
+    examples, batch, inputs = part.inputs, batch_size(part), []
     for part_input in part.inputs:
         example = part_input.example
         if "B" in part_input.axes:
@@ -48,7 +48,7 @@ def find_free_axes(part: PartPlan) -> tuple[PartPlan, list[dict[int, Axis]]]:
         {position: axis for position, name in input_names.items() if (axis := axes[name]) is not None}
         for input_names in names
     ]
-    return (part if axes.get(BATCH) is not None else replace(part, inputs=given.inputs)), free
+    return (part if axes.get(BATCH) is not None else replace(part, inputs=examples)), free
 
 
 def separate_batches(part: PartPlan) -> PartPlan:
