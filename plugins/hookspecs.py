@@ -64,7 +64,7 @@ def guidegraph_condition_fields() -> Iterable[ConditionField]:  # type: ignore[e
 
 @hookspec
 def guidegraph_families() -> Iterable[Family]:  # type: ignore[empty-body]
-    """Families of checkpoints that `checkpoint.load` recognises and opens, besides those of other plugins."""
+    """Families of checkpoints that `checkpoint.load` recognises and opens."""
 
 
 @hookspec

@@ -85,7 +85,7 @@ def node_error(step: Step, error: BaseException) -> NodeError:
     if not isinstance(error, PortError):
         return NodeError(f"nodes.{op.key}", op.node_id, op.mark, error)
     if error.names_giver and isinstance(op, Call) and isinstance(source := op.argument(error.port), Output):
-        error = PortError(error.port, f"{error.message}. The value is that of nodes.{source.op}")
+        error = PortError(error.port, f"{error.message}. It comes from nodes.{source.op}")
     return NodeError(f"nodes.{op.key}", op.node_id, op.mark_of(error.port), error)
 
 

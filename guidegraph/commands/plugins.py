@@ -6,6 +6,7 @@ import json as jsonlib
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
+from guidegraph.commands import load_commands
 from guidegraph.commands.shared.options import Json, NoPlugins, Plugins
 from guidegraph.commands.shared.printing import print_json, print_note, print_text
 from guidegraph.commands.shared.root import app, examples, select_plugins
@@ -23,7 +24,6 @@ def plugins(json: Json = False, plugin: Plugins = None, no_plugins: NoPlugins = 
 
     The exit code is 0 even if plugins failed; --json has the state of each.
     """
-    from guidegraph.commands import load_commands
     from guidegraph.plugins.manager import PluginManager
 
     selection = select_plugins(plugin, no_plugins)

@@ -78,7 +78,7 @@ class Offer(NamedTuple):
     def load(self, path: Path, options: LoadOptions, outputs: Mapping[str, PortType]) -> dict[str, Any]:
         """Load the parts of a path by name; modules among them are frozen. outputs: the parts that there may be.
 
-        Raises ``FamilyError`` if the family fails or returns anything else; those of our own raise what they raise.
+        Raises ``FamilyError`` if the family fails or returns anything else; our own families raise what they raise.
         """
         open_parts = self.family.open
         if self.plugin == OWN:

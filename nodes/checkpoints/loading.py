@@ -17,7 +17,6 @@ from torch import Tensor
 from guidegraph.graph.trust.file_checks import open_regular
 from guidegraph.graph.types import PortType
 from guidegraph.nodes.checkpoints.compvis.config import CONFIG, find_checkpoint, is_compvis_folder
-from guidegraph.nodes.checkpoints.compvis.config import is_compvis_config as is_compvis_config
 from guidegraph.nodes.checkpoints.compvis.single_file import is_compvis, load_compvis
 from guidegraph.nodes.checkpoints.config_values import load_yaml
 from guidegraph.nodes.checkpoints.diffusers.config import read_json
@@ -55,7 +54,7 @@ DTYPES = {
     "F8_E5M2": "float8_e5m2", "I64": "int64", "I32": "int32", "I16": "int16", "I8": "int8", "U8": "uint8",
     "BOOL": "bool",
 }  # fmt: skip
-"""The names of torch by those of safetensors."""
+"""torch's name of a dtype by its name in a safetensors header."""
 
 
 def load_parts(
@@ -64,8 +63,9 @@ def load_parts(
     """Load the parts of a checkpoint by name, frozen, on the run's device and in its dtype.
 
     offers: the families to ask. outputs: the parts that there may be, by name. Raises one ``ValueError`` that names the
-    path and its content if it is not a checkpoint, has an unknown layout or that of two families, or is incomplete; if
-    a plugin's family fails; and if the options call it a flow and it has a noise schedule. Then nothing is loaded.
+    path and its content if it is not a checkpoint, has an unknown layout, is recognised by two families, or is
+    incomplete; if a plugin's family fails; and if the options call it a flow and it has a noise schedule. Then nothing
+    is loaded.
     """
     if options.transformer is not None and not (path.is_dir() and is_diffusers(path)):
         raise ValueError(

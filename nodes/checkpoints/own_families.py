@@ -41,7 +41,8 @@ def open_diffusers(path: Path, options: LoadOptions) -> dict[str, Any]:
 
 def recognise_layout(name: str, headers: Headers, config: Config) -> bool:
     """Whether a file has a layout and none before it in `LAYOUTS`; a CompVis folder is known by its config.yaml."""
-    from guidegraph.nodes.checkpoints.loading import find_layout, is_compvis_config
+    from guidegraph.nodes.checkpoints.compvis.config import is_compvis_config
+    from guidegraph.nodes.checkpoints.loading import find_layout
 
     return find_layout(headers) == name if config is None else name == COMPVIS and is_compvis_config(config)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -95,8 +95,12 @@ class PipelineText(nn.Module):
         length: int | None,
         numbers: Sequence[int] | None,
         variant: str | None,
+        classes: Collection[str] = (),
     ) -> PipelineText:
-        """Load from a pipeline's folder and its model_index.json. Raises ``ValueError`` for missing or unfit parts."""
+        """Load from a pipeline's folder and its model_index.json. Raises ``ValueError`` for missing or unfit parts.
+
+        classes: names of text encoders and tokenizers in transformers that are known besides those of this module.
+        """
         kind = getattr(import_diffusers(), pipeline)
         if length is not None and "max_sequence_length" not in inspect.signature(kind.encode_prompt).parameters:
             raise ValueError(f"a {pipeline} has no T5, so it takes no `length`")
@@ -105,7 +109,7 @@ class PipelineText(nn.Module):
             name: None for name, p in parameters.items() if name != "self" and p.default is p.empty
         }
         for name in [name for name in parts if name.startswith(("text_encoder", "tokenizer"))]:
-            parts[name] = _load_part(path, name, index.get(name), variant)
+            parts[name] = _load_part(path, name, index.get(name), variant, classes)
         if "force_zeros_for_empty_prompt" in index:
             parts["force_zeros_for_empty_prompt"] = index["force_zeros_for_empty_prompt"]
         if "requires_safety_checker" in parameters:
@@ -142,7 +146,7 @@ class PipelineText(nn.Module):
         return Condition(vector=torch.cat([pooled, numbers], dim=1), tokens=tokens)
 
 
-def _load_part(path: Path, name: str, entry: Any, variant: str | None) -> Any:
+def _load_part(path: Path, name: str, entry: Any, variant: str | None, classes: Collection[str]) -> Any:
     """Load a text encoder or tokenizer that model_index.json names, or None."""
     import transformers
 
@@ -151,7 +155,8 @@ def _load_part(path: Path, name: str, entry: Any, variant: str | None) -> Any:
     library, kind = entry
     if library is None and kind is None:
         return None
-    supported = ENCODER_CLASSES if name.startswith("text_encoder") else TOKENIZER_CLASSES
+    is_encoder = name.startswith("text_encoder")
+    supported = (*(ENCODER_CLASSES if is_encoder else TOKENIZER_CLASSES), *classes)
     if library != "transformers" or kind not in supported:
         raise ValueError(
             f"'{name}' in '{path}' is of {library}.{kind}; known of transformers are {', '.join(supported)}"
@@ -161,7 +166,7 @@ def _load_part(path: Path, name: str, entry: Any, variant: str | None) -> Any:
         raise ValueError(f"'{path}' holds no part '{name}', which its model_index.json names")
     require_regular_files(folder)
     try:
-        if supported is TOKENIZER_CLASSES:
+        if not is_encoder:
             words = getattr(transformers, kind).from_pretrained(
                 str(folder), local_files_only=True, trust_remote_code=False
             )

@@ -286,7 +286,7 @@ def test_a_field_that_nothing_reads_is_an_error(load: Load, silent: str, network
         load(PROBE, ("SILENT", silent)).run()
     message = str(failure.value)
     assert "workflow.yaml:9:74" in message
-    assert "The value is that of nodes.posed" in message
+    assert "It comes from nodes.posed" in message
     assert "nodes.predicted (denoiser.predict)" in message
     assert f"the condition has a field that the network {network} does not read: 'pose'; {reason}" in message
     assert "Add 'pose' to the network's `reads` if it uses it, or leave it out" in message

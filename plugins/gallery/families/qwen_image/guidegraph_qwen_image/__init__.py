@@ -11,7 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from guidegraph import Condition, Family, Prediction, Tensor, current_device, current_dtype, hookimpl, node
+from guidegraph import Condition, Family, Prediction, Tensor, hookimpl, node
 
 PIPELINE, NETWORK = "QwenImagePipeline", "QwenImageTransformer2DModel"
 SETTINGS = ("prediction",)
@@ -21,6 +21,8 @@ LENGTH = 512
 """Tokens of a prompt that are kept, as by a call of the pipeline."""
 VARIANTS = ("guidance_embeds", "zero_cond_t", "use_additional_t_cond", "use_layer3d_rope")
 """Fields of a transformer's configuration that networks for other tasks set."""
+TEXT_CLASSES = ("Qwen2_5_VLForConditionalGeneration", "Qwen2Tokenizer", "Qwen2TokenizerFast", "TokenizersBackend")
+"""The text encoder and its tokenizers in transformers; the last is the class of a tokenizer without one of its own."""
 
 
 def recognise(headers: Mapping[str, Any], config: Mapping[str, Any] | None) -> bool:
@@ -130,24 +132,12 @@ def load_autoencoder(folder: Path) -> Any:
 
 
 def load_text(path: Path) -> Any:
-    """The Qwen2.5-VL of a pipeline's folder, frozen, with its tokenizer. Raises ``ValueError`` for missing weights."""
-    import transformers
-
-    from guidegraph.plugins.diffusers_adapter.folders import check_weights_file, import_diffusers, one_line
+    """The Qwen2.5-VL of a pipeline's folder, frozen, with its tokenizer. Raises ``ValueError`` for unfit parts."""
+    from guidegraph.plugins.diffusers_adapter.folders import read_json
     from guidegraph.plugins.diffusers_adapter.prompts import PipelineText
 
-    folder = path / "text_encoder"
-    check_weights_file(folder, "model", None)
-    try:
-        tokenizer = transformers.AutoTokenizer.from_pretrained(str(path / "tokenizer"), local_files_only=True)
-        encoder: Any = transformers.Qwen2_5_VLForConditionalGeneration.from_pretrained(
-            str(folder), local_files_only=True, use_safetensors=True, dtype=current_dtype()
-        )
-    except Exception as error:
-        raise ValueError(f"'{path}' holds no Qwen2.5-VL that transformers can load: {one_line(error)}") from error
-    encoder = encoder.to(current_device()).eval().requires_grad_(False)
-    pipeline = import_diffusers().QwenImagePipeline(None, None, encoder, tokenizer, None)
-    return PipelineText(pipeline, {"text_encoder": encoder}, encode, None, None).eval()
+    index = read_json(path / "model_index.json")
+    return PipelineText.load(path, index, PIPELINE, encode, None, None, None, TEXT_CLASSES)
 
 
 def encode(pipeline: Any, texts: list[str], common: dict[str, Any]) -> Condition:

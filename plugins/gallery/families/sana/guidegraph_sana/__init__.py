@@ -10,10 +10,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from guidegraph import Condition, Family, Tensor, current_device, current_dtype, hookimpl
+from guidegraph import Condition, Family, Tensor, hookimpl
 
 PIPELINE, NETWORK = "SanaPipeline", "SanaTransformer2DModel"
 SETTINGS = ("prediction",)
+TEXT_CLASSES = ("Gemma2Model", "GemmaTokenizer", "GemmaTokenizerFast", "TokenizersBackend")
+"""The text encoder and its tokenizers in transformers; the last is the class of a tokenizer without one of its own."""
 
 
 def recognise(headers: Mapping[str, Any], config: Mapping[str, Any] | None) -> bool:
@@ -86,24 +88,12 @@ def load_autoencoder(folder: Path) -> Any:
 
 
 def load_text(path: Path) -> Any:
-    """The Gemma 2 of a pipeline's folder, frozen, with its tokenizer. Raises ``ValueError`` for missing weights."""
-    import transformers
-
-    from guidegraph.plugins.diffusers_adapter.folders import check_weights_file, import_diffusers, one_line
+    """The Gemma 2 of a pipeline's folder, frozen, with its tokenizer. Raises ``ValueError`` for unfit parts."""
+    from guidegraph.plugins.diffusers_adapter.folders import read_json
     from guidegraph.plugins.diffusers_adapter.prompts import PipelineText
 
-    folder = path / "text_encoder"
-    check_weights_file(folder, "model", None)
-    try:
-        tokenizer = transformers.AutoTokenizer.from_pretrained(str(path / "tokenizer"), local_files_only=True)
-        encoder: Any = transformers.Gemma2Model.from_pretrained(
-            str(folder), local_files_only=True, use_safetensors=True, dtype=current_dtype()
-        )
-    except Exception as error:
-        raise ValueError(f"'{path}' holds no Gemma 2 that transformers can load: {one_line(error)}") from error
-    encoder = encoder.to(current_device()).eval().requires_grad_(False)
-    pipeline = import_diffusers().SanaPipeline(tokenizer, encoder, None, None, None)
-    return PipelineText(pipeline, {"text_encoder": encoder}, encode, None, None).eval()
+    index = read_json(path / "model_index.json")
+    return PipelineText.load(path, index, PIPELINE, encode, None, None, None, TEXT_CLASSES)
 
 
 def encode(pipeline: Any, texts: list[str], common: dict[str, Any]) -> Condition:
