@@ -9,7 +9,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 import torch
@@ -21,6 +21,7 @@ from guidegraph.nodes.conditioning.condition import null_condition
 from guidegraph.nodes.conditioning.label import embed_label
 from guidegraph.nodes.conditioning.text_prompt import encode_text
 from guidegraph.nodes.sampling import schedule as schedules
+from guidegraph.nodes.training.lora import apply_lora, new_lora, save_lora
 from guidegraph.plugins.diffusers_adapter.autoencoders import load_autoencoder
 from guidegraph.plugins.diffusers_adapter.denoisers import class_labels, load_denoiser
 from guidegraph.plugins.diffusers_adapter.schedules import read_schedule
@@ -465,3 +466,22 @@ def test_tiling_is_enabled_if_the_autoencoder_supports_it(tmp_path: Path) -> Non
     path = save(CODERS["VQModel"][0](), tmp_path / "vq")
     with pytest.raises(ValueError, match="a VQModel has no tiling: leave `tiling` out"):
         load_autoencoder(path=path, tiling=True)
+
+
+@pytest.mark.parametrize("layout", ["peft", "kohya"])
+def test_a_low_rank_change_is_saved_and_applied(tmp_path: Path, layout: Literal["peft", "kohya"]) -> None:
+    denoiser = load_denoiser(linear(), path=save(tiny.unet(), tmp_path / "unet"), kind="eps")
+    changed = new_lora(denoiser, rank=2, targets=["*.to_q", "*.ff.net.2"])
+    assert isinstance(changed, torch.nn.Module)
+    for name, parameter in changed.named_parameters():
+        if name.endswith("lora_B"):
+            torch.nn.init.normal_(parameter, std=0.5, generator=torch.Generator().manual_seed(len(name)))
+    file = tmp_path / "change.safetensors"
+    save_lora(changed, path=file, layout=layout)
+    assert all(name.startswith(("unet.", "lora_unet_")) for name in load_file(file))
+    applied = apply_lora(denoiser, path=file).denoiser
+    before, expected, actual = (
+        each(sample(), T, Condition(tokens=TOKENS)).value for each in (denoiser, changed, applied)
+    )
+    assert (expected - before).abs().max() > 0.01
+    torch.testing.assert_close(actual, expected, atol=1e-5, rtol=1e-5)

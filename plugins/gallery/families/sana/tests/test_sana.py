@@ -16,6 +16,7 @@ import transformers
 
 from guidegraph import Condition, NodeError, load_workflow, select_sites
 from guidegraph.nodes.sampling.noise import gaussian
+from guidegraph.nodes.training.lora import apply_lora, new_lora, save_lora
 from guidegraph_runtime import Bundle
 from tests.commands.command import process
 from tests.nodes.checkpoints import difference_bounds
@@ -129,6 +130,19 @@ def test_rules_act_at_the_blocks_and_the_denoiser_stays(parts: Any) -> None:
     assert torch.equal(denoiser(x, t, condition).value, plain)
     with pytest.raises(ValueError, match="has a rule already"):
         left_out.with_rules({select_sites(denoiser, "skip.block.1")[0]: lambda h, skipped: (h, skipped)})
+
+
+def test_a_low_rank_change_that_was_trained_here_fits(parts: Any, tmp_path: Path) -> None:
+    changed: Any = new_lora(parts["denoiser"], rank=2, targets=["*.attn1.to_q"])
+    for name, parameter in changed.named_parameters():
+        if name.endswith("lora_B"):
+            torch.nn.init.normal_(parameter, std=5, generator=torch.Generator().manual_seed(1))
+    save_lora(changed, path=tmp_path / "change.safetensors", layout="peft")
+    applied = apply_lora(parts["denoiser"], path=tmp_path / "change.safetensors").denoiser
+    inputs = random(*LATENT)[None], torch.tensor([500.0]), parts["text"](["a cat"])
+    before, expected, actual = (each(*inputs).value for each in (parts["denoiser"], changed, applied))
+    assert (expected - before).abs().max() > 1e-3
+    torch.testing.assert_close(actual, expected, rtol=0, atol=1e-5)
 
 
 def test_a_transformer_alone_is_a_folder_and_wrong_settings_are_refused(folder: Path, tmp_path: Path) -> None:
