@@ -10,10 +10,14 @@ checkpoint_tests = $(addprefix tests/nodes/checkpoints/,compvis/test_ldm_text.py
 	diffusers/test_lora_peft.py diffusers/test_pipelines.py guided/test_guided_diffusion.py quantised test_text_encoders.py \
 	test_sampling.py transformers/test_z_image.py) $(wildcard tests/nodes/checkpoints/transformers/test_*pipeline*.py)
 KERNEL_TESTS ?= tests/test_tolerance.py $(addprefix tests/nodes/,conditioning guidance images metrics models sampling \
-	training test_kept_levels.py) $(checkpoint_tests) tests/plugins/test_diffusers_models.py \
-	tests/plugins/test_diffusers_schedulers.py plugins/gallery
+	training test_kept_levels.py) $(checkpoint_tests) plugins/diffusers/tests/test_diffusers_models.py \
+	plugins/diffusers/tests/test_diffusers_schedulers.py plugins/gallery
 BENCHMARKS ?= $(filter-out benchmarks/_%,$(wildcard benchmarks/*.py))
 
+# The project's distributions in plugins/. A user's environment has those of the README; the tests need all of them.
+USED := browser lab page serve
+PACKAGES := $(USED) diffusers testing
+editable = -e ./runtime $(patsubst %,-e ./plugins/%,$(1))
 GALLERY := $(patsubst %/pyproject.toml,%,$(wildcard $(CURDIR)/plugins/gallery/*/pyproject.toml $(CURDIR)/plugins/gallery/families/*/pyproject.toml))
 space := $(subst ,, )
 
@@ -25,10 +29,10 @@ DEV := $(VENV)/.guidegraph-dev
 BENCH := $(VENV)/.guidegraph-bench
 DOCS := $(VENV)/.guidegraph-docs
 LINKS := $(VENV)/.guidegraph-links
-METADATA := pyproject.toml setup.py setup.cfg runtime/pyproject.toml
+METADATA := pyproject.toml setup.py setup.cfg runtime/pyproject.toml $(patsubst %,plugins/%/pyproject.toml,$(PACKAGES))
 
 # What an editable install links to. Files that come or go (a pull, a new node) need the links laid anew, edits do not.
-list_files = find guidegraph graph nodes plugins workflows -name __pycache__ -prune -o -type f -print | LC_ALL=C sort
+list_files = find guidegraph graph nodes plugins/*.py workflows -name __pycache__ -prune -o -type f -print | LC_ALL=C sort
 
 # Only from the command line: some shells have a variable PROMPT of their own. Exported, so that it may hold any quotes.
 said_prompt = $(filter command%,$(origin PROMPT))
@@ -39,6 +43,7 @@ export PROMPT
 help:
 	@echo 'make run       draw a picture: make run PROMPT="a green tiger on grass at night"'
 	@echo 'make test      the tests that take seconds; ARGS="-k noise" is passed to pytest'
+	@echo '               make test PACKAGE=page: those of one package in plugins/'
 	@echo 'make test-avx2 those of them that compute with floats, as on a processor with AVX2 alone'
 	@echo 'make test-all  all tests'
 	@echo 'make test-lowest  make test with each dependency at its lower bound, in .venv-lowest (Python 3.11)'
@@ -56,7 +61,7 @@ run: $(BASE) links
 	@echo "The picture: $(abspath $(OUT))/image.png"
 
 test: $(DEV) links
-	$(BIN)/python -m pytest -m "not slow" $(ARGS)
+	$(BIN)/python -m pytest -m "not slow" $(if $(PACKAGE),plugins/$(PACKAGE)) $(ARGS)
 
 test-avx2: $(DEV) links
 	ONEDNN_MAX_CPU_ISA=AVX2 ATEN_CPU_CAPABILITY=avx2 $(BIN)/python -m pytest -m "not slow" $(KERNEL_TESTS) $(ARGS)
@@ -80,7 +85,7 @@ lock: $(DEV) links
 lint: $(DEV) links
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	cd tests && $(BIN)/mypy --config-file ../pyproject.toml -p guidegraph -p guidegraph_runtime
+	cd tests && $(BIN)/mypy --config-file ../pyproject.toml -p guidegraph -p guidegraph_runtime $(patsubst %,-p guidegraph_%,$(PACKAGES))
 	cd tests && MYPYPATH=$(subst $(space),:,$(GALLERY)) $(BIN)/mypy --config-file ../pyproject.toml $(patsubst %,-p guidegraph_%,$(notdir $(GALLERY)))
 	cd tests && $(BIN)/lint-imports --no-logo ../pyproject.toml
 
@@ -97,7 +102,7 @@ bench: $(BENCH) links
 	for script in $(BENCHMARKS); do $(BIN)/python $$script $(ARGS) || exit 1; done
 
 clean:
-	rm -rf .venv .venv-lowest .venv-lowest.txt .venv-newest build dist runtime/build runtime/dist *.egg-info runtime/*.egg-info plugins/gallery/*/build plugins/gallery/*/*.egg-info
+	rm -rf .venv .venv-lowest .venv-lowest.txt .venv-newest build dist runtime/build runtime/dist *.egg-info runtime/*.egg-info plugins/*/build plugins/*/*.egg-info plugins/gallery/*/build plugins/gallery/*/*.egg-info
 	rm -rf .pytest_cache .ruff_cache .mypy_cache tests/.mypy_cache .import_linter_cache tests/.import_linter_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
@@ -106,24 +111,24 @@ $(BASE): $(METADATA)
 	@[ -x $(BIN)/python ] || echo 'creating the virtual environment $(VENV)'
 	@[ -x $(BIN)/python ] || $(PYTHON) -m venv $(VENV)
 	@echo 'installing guidegraph with torch and what else it needs: a GB or more on disk, a minute or more'
-	@$(INSTALL) 'setuptools>=77.0.1' -e ./runtime -e .
+	@$(INSTALL) 'setuptools>=77.0.1' -e . $(call editable,$(USED))
 	@$(list_files) > $(LINKS)
 	@touch $@
 
 $(DEV): $(BASE)
 	@echo 'installing what the tests need: half a GB on disk, a minute or more'
-	@$(INSTALL) -e ./runtime -e '.[test,lint]'
+	@$(INSTALL) -e '.[test,lint]' $(call editable,$(PACKAGES))
 	@$(list_files) > $(LINKS)
 	@touch $@
 
 $(BENCH): $(BASE)
 	@echo 'installing what the benchmarks need'
-	@$(INSTALL) -e ./runtime -e '.[bench]'
+	@$(INSTALL) -e '.[bench]' $(call editable,$(USED))
 	@touch $@
 
 $(DOCS): $(BASE)
 	@echo 'installing what the documentation site needs'
-	@$(INSTALL) -e ./runtime -e '.[docs]'
+	@$(INSTALL) -e '.[docs]' $(call editable,$(USED) testing)
 	@touch $@
 
 links: $(BASE)

@@ -12,7 +12,7 @@ FOLDERS = ("graph", "nodes", "plugins", "workflows")
 # Namespace packages, since folders that hold only weights or YAML have no __init__.py and would be dropped otherwise.
 packages = find_namespace_packages(
     include=["guidegraph", "guidegraph.*", *(pattern for name in FOLDERS for pattern in (name, f"{name}.*"))],
-    exclude=["*.__pycache__", "*.__pycache__.*", "plugins.gallery", "plugins.gallery.*"],  # their own distributions
+    exclude=["*.__pycache__", "*.__pycache__.*", "plugins.*"],  # the folders in plugins/ are distributions of their own
 )
 
 

@@ -45,8 +45,8 @@ os.environ["RAY_SERVE_METRICS_EXPORT_INTERVAL_MS"] = "5000"
 import ray
 from ray import serve
 
-from guidegraph_runtime.ray_serve import DRAWER, build
-from guidegraph_runtime.serve.jobs import ServeOptions
+from guidegraph_serve.jobs import ServeOptions
+from guidegraph_serve.ray_serve import DRAWER, build
 
 NAME = "measured"
 REPLICAS = "replicas"

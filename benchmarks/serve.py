@@ -74,7 +74,7 @@ def make_requests(count: int, seed: int) -> list[dict[str, Any]]:
 @contextmanager
 def serve(bundle: Path, *options: str) -> Iterator[httpx.Client]:
     """A client of a new server, which has drawn a picture."""
-    command = [sys.executable, "-c", "from guidegraph_runtime.serve.command import process; process()"]
+    command = [sys.executable, "-c", "from guidegraph_serve.command import process; process()"]
     arguments = [f"{MODEL}={bundle}", "--port", "0", "--provider", "cpu", *options]
     process = subprocess.Popen([*command, *arguments], stdout=subprocess.PIPE, text=True)
     assert process.stdout is not None

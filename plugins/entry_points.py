@@ -17,6 +17,16 @@ from guidegraph.graph.errors import GuidegraphError
 
 GROUP = "guidegraph"
 OWN_DISTRIBUTION = "guidegraph"
+PACKAGES: dict[str, tuple[str, ...]] = {
+    "browser": (),
+    "diffusers": (),
+    "lab": ("sweep", "report"),
+    "page": ("open",),
+    "serve": (),
+    "testing": (),
+}
+"""The distributions of this project besides guidegraph and its runtime, without the `guidegraph-` of their names, and
+the commands of ``guidegraph`` in each."""
 DISABLE = "GUIDEGRAPH_DISABLE_PLUGINS"
 
 
@@ -76,6 +86,23 @@ def _name_and_version(distribution: Distribution) -> tuple[str, str]:
         return str(distribution.name or name), str(distribution.version or version)
     except Exception:
         return name, version
+
+
+def is_own(distribution: str) -> bool:
+    """Whether a distribution is one of this project, which is trusted as guidegraph is."""
+    name = normalise_name(distribution)
+    return name == OWN_DISTRIBUTION or name.removeprefix(f"{OWN_DISTRIBUTION}-") in PACKAGES
+
+
+def name_package(command: str) -> str | None:
+    """The one of PACKAGES that a command is in."""
+    return next((package for package, commands in PACKAGES.items() if command in commands), None)
+
+
+def find_package(package: str) -> EntryPoint | None:
+    """The entry point of one of PACKAGES, if it is installed."""
+    entries = (entry for entry in list_entry_points() if entry.name == package)
+    return next((entry for entry in entries if is_own(read_distribution(entry)[0])), None)
 
 
 def check_entry(entry: EntryPoint) -> None:

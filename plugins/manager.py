@@ -46,6 +46,7 @@ from guidegraph.plugins.entry_points import (
     check_entry,
     check_requirement,
     import_plugin_module,
+    is_own,
     list_entry_points,
     normalise_name,
     package_folders,
@@ -200,7 +201,7 @@ class PluginManager:
 
     def load_third_party(self) -> None:
         """Import the installed plugins of other distributions: their observers see every run."""
-        self._add_entry_points(lambda entry: normalise_name(read_distribution(entry)[0]) != OWN_DISTRIBUTION)
+        self._add_entry_points(lambda entry: not is_own(read_distribution(entry)[0]))
 
     def _load_formats(self, name: str) -> None:
         """Add the built-in formats, and import other distributions if none is of the type with this name."""
@@ -235,11 +236,16 @@ class PluginManager:
         return [Path(nodes.__path__[0]), *(folder for folders in self._folders.values() for folder in folders)]
 
     def add_commands(self, app: Any) -> None:
-        """Let every imported plugin add its commands, once; one that fails, or takes a name that exists, adds none."""
+        """Let every third-party plugin that is imported add its commands, once.
+
+        One that fails, or takes a name that exists, adds none. The command line adds those of this project by itself.
+        """
         if any(app is known_app for known_app in self._apps):
             return
         self._apps.append(app)
         for name, plugin in self._hooks.list_name_plugin():
+            if is_own(self._status[name].distribution):
+                continue
             try:
                 with rollback_on_failure(app), redirect_stdout(sys.stderr):
                     hookspecs.hook_of(self._hooks, "guidegraph_commands", plugin)(app=app)
@@ -250,7 +256,8 @@ class PluginManager:
 
     def command_plugins(self) -> list[str]:
         """The names of the imported plugins that add commands."""
-        return [implementation.plugin_name for implementation in self._hooks.hook.guidegraph_commands.get_hookimpls()]
+        names = [each.plugin_name for each in self._hooks.hook.guidegraph_commands.get_hookimpls()]
+        return [name for name in names if not is_own(self._status[name].distribution)]
 
     def observers(
         self,
@@ -450,7 +457,7 @@ def _guard_import(name: str, distribution: str, notes: list[str]) -> Iterator[No
     """Around the import of a plugin: guards it, and sends its output to stderr."""
     with ExitStack() as stack:
         stack.enter_context(pause_for_import())
-        if normalise_name(distribution) != OWN_DISTRIBUTION:
+        if not is_own(distribution):
             stack.enter_context(guard_import(name))
         stack.enter_context(keep_settings(notes))
         stack.enter_context(redirect_stdout(OutputToStderr()))

@@ -1,4 +1,4 @@
-"""The dependencies that pyproject.toml and runtime/pyproject.toml declare: their lower bounds, and a lock with hashes.
+"""The dependencies that the project's distributions declare: their lower bounds, and a lock with hashes.
 
     python tools/requirements.py lowest   # prints constraints: each dependency at its lower bound
     python tools/requirements.py lock     # writes requirements/release.txt, with the versions of this environment
@@ -19,6 +19,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
 PROJECTS = (ROOT / "pyproject.toml", ROOT / "runtime" / "pyproject.toml")
+PACKAGES = tuple(sorted((ROOT / "plugins").glob("*/pyproject.toml")))
 LOCK = ROOT / "requirements" / "release.txt"
 OWN, OWN_EXTRA = "guidegraph-runtime", "gpu"
 """guidegraph depends on this distribution with this extra: the onnxruntime for GPUs."""
@@ -38,13 +39,13 @@ def direct_requirements() -> list[str]:
 
 
 def all_requirements() -> list[str]:
-    """The same with every extra of either distribution."""
-    extras: list[str] = []
-    for path in PROJECTS:
-        content = tomllib.loads(path.read_text(encoding="utf-8"))
-        for names in content["project"].get("optional-dependencies", {}).values():
-            extras += names
-    return sorted({*direct_requirements(), *extras})
+    """The same with every extra, and with the distributions in plugins/; without the project's own distributions."""
+    more: list[str] = []
+    for path in (*PROJECTS, *PACKAGES):
+        project = tomllib.loads(path.read_text(encoding="utf-8"))["project"]
+        for names in (project["dependencies"], *project.get("optional-dependencies", {}).values()):
+            more += [name for name in names if not name.startswith("guidegraph")]
+    return sorted({*direct_requirements(), *more})
 
 
 def lower_bounds(requirements: list[str]) -> Iterator[str]:

@@ -31,7 +31,9 @@ class Module:
 
     @property
     def layer(self) -> str:
-        return self.path.parts[0]
+        """The top folder, or the distribution in plugins/."""
+        parts = self.path.parts
+        return parts[1] if parts[0] == "plugins" and len(parts) > 2 else parts[0]
 
     @property
     def folder(self) -> str:
@@ -61,7 +63,7 @@ def product_modules(root: Path = ROOT) -> list[Module]:
             relative = path.relative_to(root)
             parts = relative.parts
             is_link = any((root / parent).is_symlink() for parent in relative.parents)
-            skipped = {"template", "build", "__pycache__"} & set(parts) or parts[-1] == "setup.py"
+            skipped = {"template", "build", "tests", "__pycache__"} & set(parts) or parts[-1] == "setup.py"
             if not (is_link or skipped or relative.as_posix().startswith(EXCLUDED)):
                 modules.append(Module(root, relative, _import_name(relative)))
     return modules
@@ -71,6 +73,8 @@ def _import_name(path: Path) -> str:
     parts = list(path.with_suffix("").parts)
     if parts[0] == "runtime":
         parts = parts[1:]
+    elif parts[0] == "plugins" and len(parts) > 2:
+        parts = parts[2:]
     elif parts[0] != "guidegraph":
         parts = ["guidegraph", *parts]
     return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)

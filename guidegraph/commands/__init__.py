@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from importlib import import_module
 from itertools import pairwise
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 if TYPE_CHECKING:
     import typer
@@ -30,7 +30,7 @@ COMMANDS = (
     "new_plugin",
     "schema",
 )
-"""The modules of the built-in commands, in the order of the help."""
+"""The commands of this project, in the order of the help: modules of this package, or of a package of their own."""
 
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
@@ -46,6 +46,7 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     link = None
     with _exit_if_interrupted():
         from guidegraph.graph.memory.pause_collector import exempt_imports, pause_for_import
+        from guidegraph.plugins.entry_points import find_package, name_package
 
         if arguments is None:
             exempt_imports()
@@ -57,7 +58,8 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
         values = {i + 1 for i, argument in enumerate(args) if argument == "--plugin"}
         place = next((i for i, a in enumerate(args) if not a.startswith("-") and i not in values), len(args))
         command = "".join(args[place : place + 1])
-        is_built_in = command.replace("-", "_") in COMMANDS
+        package = name_package(command)
+        is_built_in = command.replace("-", "_") in COMMANDS and (package is None or find_package(package) is not None)
         with pause_for_import():
             from guidegraph.commands.shared.errors import check_names, exit_on_error, flush_output
             from guidegraph.commands.shared.printing import print_warning, reserve_stdout
@@ -91,13 +93,20 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
 
 
 def load_commands(names: Sequence[str] = COMMANDS) -> typer.Typer:
-    """The application with the built-in commands of these names: importing a module registers its command."""
+    """The application with the commands of these names; without those whose packages are not installed."""
     from guidegraph.commands.shared.root import app
+    from guidegraph.plugins.entry_points import find_package, name_package
+
+    def name_of(command: Any) -> str:
+        return str(command.name or getattr(command.callback, "__name__", ""))
 
     for name in names:
-        import_module(f"guidegraph.commands.{name}")
-    order = {f"guidegraph.commands.{name}": i for i, name in enumerate(COMMANDS)}
-    app.registered_commands.sort(key=lambda command: order.get(getattr(command.callback, "__module__", ""), len(order)))
+        if (package := name_package(name)) is None:
+            import_module(f"guidegraph.commands.{name}")  # which registers the command
+        elif name not in map(name_of, app.registered_commands) and (entry := find_package(package)):
+            entry.load().guidegraph_commands(app)
+    order = {name: i for i, name in enumerate(COMMANDS)}
+    app.registered_commands.sort(key=lambda command: order.get(name_of(command), len(order)))
     return app
 
 

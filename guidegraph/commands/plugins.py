@@ -11,7 +11,7 @@ from guidegraph.commands.shared.options import Json, NoPlugins, Plugins
 from guidegraph.commands.shared.printing import print_json, print_note, print_text
 from guidegraph.commands.shared.root import app, examples, select_plugins
 from guidegraph.graph.errors import suggest
-from guidegraph.plugins.entry_points import DISABLE
+from guidegraph.plugins.entry_points import DISABLE, PACKAGES
 from guidegraph_runtime.printing import show_count
 
 if TYPE_CHECKING:
@@ -45,6 +45,7 @@ def _describe_plugin(status: PluginStatus) -> str:
         lines.append(f"  to do: {status.fix}")
     lines += [f"  note: {note}" for note in status.notes]
     for noun, names in (
+        ("command", PACKAGES.get(status.name, ())),
         ("node", status.nodes),
         ("type", status.types),
         ("output format", status.formats),

@@ -21,12 +21,12 @@ sys.modules["guidegraph.graph.run_config"] = guidegraph.graph.run_config = chang
 exec(compile(text, sys.argv[1], "exec"), vars(changed))
 
 import guidegraph
-from guidegraph.commands.open import open as open_page
+from guidegraph_page.command import open as open_page
 from guidegraph.commands.run import run
 from guidegraph.commands.shared.run_settings import _list_options
 from guidegraph.commands.shared.open_workflow import WorkflowRequest
 from guidegraph.commands.shared.run_settings import RunSettings
-from guidegraph.commands.sweep import sweep
+from guidegraph_lab.sweep.command import sweep
 from guidegraph.graph.trust.policy import Grants
 from guidegraph.plugins.selection import PluginSelection
 

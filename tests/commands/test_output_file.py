@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from plugins.lab.tests.report.folders import WORKFLOW, run_folder
 from tests.commands.command import Command
-from tests.report.folders import WORKFLOW, run_folder
 
 
 @pytest.fixture(params=["draw", "report", "schema"])

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from guidegraph.graph.node import Registry
-from guidegraph.page.gallery import list_runs
-from guidegraph.page.grids import list_grids, read_grid
+from guidegraph_page.gallery import list_runs
+from guidegraph_page.grids import list_grids, read_grid
 from guidegraph_runtime.pictures.png import encode_png
 from tests.commands.command import Command
 from tests.commands.test_run import DRAW

@@ -13,9 +13,9 @@ import pytest
 
 from guidegraph.commands.shared.printing import print_note, print_warning
 from guidegraph.graph import events
-from guidegraph.report.html import tag
 from guidegraph.runs.observers import Bars
-from guidegraph.sweep.contact_sheet import _label
+from guidegraph_lab.report.html import tag
+from guidegraph_lab.sweep.contact_sheet import _label
 from guidegraph_runtime.cli import main as runtime_main
 from guidegraph_runtime.printing import print_json, print_line, visible, visible_json, visible_line
 from tests.commands.command import Command

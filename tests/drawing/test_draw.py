@@ -212,7 +212,7 @@ def test_shipped_workflows_are_drawn(workflow: Path) -> None:
     from guidegraph.graph.resolution.load import build
     from guidegraph.plugins.manager import default_registry
 
-    graph = build(workflow, default_registry(["guidegraph.plugins.diffusers_adapter"], entry_points=False))
+    graph = build(workflow, default_registry(["guidegraph_diffusers"], entry_points=False))
     assert sorted(texts(parse_svg(graph), "title")) == sorted(
         local_name(op.key) for op in walk(graph.ops, previews=False)
     )

@@ -17,10 +17,10 @@ from guidegraph.nodes.conditioning.mask import apply_mask
 from guidegraph.nodes.conditioning.text_prompt import encode_weighted
 from guidegraph.nodes.guidance.step_context import StepContext
 from guidegraph.nodes.types import Condition
-from guidegraph.testing import NodeCase, cases_of
-from guidegraph.testing.arguments import Arguments, call_node, make_arguments
 from guidegraph_runtime.admission import Shape, ShapeOnly
-from tests.testing.builtin_cases import NOT_BUILT, overrides, specs
+from guidegraph_testing import NodeCase, cases_of
+from guidegraph_testing.arguments import Arguments, call_node, make_arguments
+from plugins.testing.tests.builtin_cases import NOT_BUILT, overrides, specs
 
 
 def cases_with_shapes() -> Iterator[Any]:

@@ -18,13 +18,13 @@ from PIL import Image
 from starlette.testclient import TestClient
 
 from guidegraph import Condition, ConditionField, NodeError, WorkflowError, load_workflow
-from guidegraph.testing import conformance_cases
 from guidegraph_runtime import Bundle
-from guidegraph_runtime.serve.jobs import ServeOptions
-from guidegraph_runtime.serve.service import Service
-from guidegraph_runtime.serve.web.answers import ServeAccess
-from guidegraph_runtime.serve.web.routes import ServeRoutes
 from guidegraph_runtime.sessions.sessions import SessionSettings
+from guidegraph_serve.jobs import ServeOptions
+from guidegraph_serve.service import Service
+from guidegraph_serve.web.answers import ServeAccess
+from guidegraph_serve.web.routes import ServeRoutes
+from guidegraph_testing import conformance_cases
 from tests.plugins import pose_plugin
 
 PLUGIN = str(Path(pose_plugin.__file__))

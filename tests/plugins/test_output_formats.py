@@ -18,18 +18,18 @@ from safetensors.numpy import load
 from starlette.testclient import TestClient
 
 from guidegraph import OutputFormat, Tensor, hookimpl
-from guidegraph.page.gallery import show_output
 from guidegraph.plugins.contribution import read_contribution
 from guidegraph.plugins.entry_points import PluginError
 from guidegraph.plugins.manager import PluginManager
 from guidegraph.runs.shown_files import find_html_format
+from guidegraph_page.gallery import show_output
 from guidegraph_runtime.bundle.manifest_types import MANIFEST
 from guidegraph_runtime.cli import main as run_bundle_command
-from guidegraph_runtime.serve.jobs import ServeOptions
-from guidegraph_runtime.serve.service import Service
-from guidegraph_runtime.serve.web.answers import ServeAccess
-from guidegraph_runtime.serve.web.routes import ServeRoutes
 from guidegraph_runtime.sessions.sessions import SessionSettings
+from guidegraph_serve.jobs import ServeOptions
+from guidegraph_serve.service import Service
+from guidegraph_serve.web.answers import ServeAccess
+from guidegraph_serve.web.routes import ServeRoutes
 from tests.plugins import sound_plugin
 
 PLUGIN = str(Path(__file__).parent / "sound_plugin.py")

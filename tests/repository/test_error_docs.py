@@ -24,8 +24,8 @@ REPORTERS = {
 
 
 def sources() -> list[ast.Module]:
-    files = [*(ROOT / "graph").rglob("*.py"), *(ROOT / "guidegraph").rglob("*.py")]
-    return [ast.parse(file.read_text()) for file in files]
+    folders = ("graph", "guidegraph", "plugins/lab/guidegraph_lab", "plugins/page/guidegraph_page")
+    return [ast.parse(file.read_text()) for folder in folders for file in (ROOT / folder).rglob("*.py")]
 
 
 def texts(modules: list[ast.Module]) -> Iterator[str]:

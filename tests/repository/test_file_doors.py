@@ -18,13 +18,13 @@ ALLOWED = {
     "graph/planning/digest.py": "reads the code of installed packages, hundreds of files in a run",
     "guidegraph/commands/plugin_template.py": "reads the package's own template",
     "guidegraph/commands/shared/errors.py": "opens the null device",
-    "guidegraph/page/server.py": "reads the package's own page",
-    "guidegraph/page/view.py": "a workflow's own read_text, which is through the door",
-    "guidegraph/report/page.py": "reads the package's own style",
-    "guidegraph/report/pictures.py": "a path that resolve_inside has checked",
-    "guidegraph/sweep/contact_sheet.py": "pictures that the sweep has written",
-    "guidegraph/sweep/ray_worker.py": "files that the cell has just written",
-    "guidegraph/sweep/sweep_folder.py": "reads /proc",
+    "plugins/page/guidegraph_page/server.py": "reads the package's own page",
+    "plugins/page/guidegraph_page/view.py": "a workflow's own read_text, which is through the door",
+    "plugins/lab/guidegraph_lab/report/page.py": "reads the package's own style",
+    "plugins/lab/guidegraph_lab/report/pictures.py": "a path that resolve_inside has checked",
+    "plugins/lab/guidegraph_lab/sweep/contact_sheet.py": "pictures that the sweep has written",
+    "plugins/lab/guidegraph_lab/sweep/ray_worker.py": "files that the cell has just written",
+    "plugins/lab/guidegraph_lab/sweep/sweep_folder.py": "reads /proc",
     "nodes/checkpoints/filling.py": "reads /proc",
     "nodes/metrics/scene_eval_everyday.py": "checks the kind and the size itself",
     "plugins/builtin.py": "reads the package's own modules",
@@ -38,9 +38,9 @@ ALLOWED = {
     "runtime/guidegraph_runtime/machine/optional_packages.py": "metadata of an installed distribution",
     "runtime/guidegraph_runtime/pictures/picture_files.py": "a stream that is open",
     "runtime/guidegraph_runtime/running/measure_costs.py": "reads /proc",
-    "runtime/guidegraph_runtime/serve/uploads.py": "bytes that check_picture has bounded",
+    "plugins/serve/guidegraph_serve/uploads.py": "bytes that check_picture has bounded",
     "runtime/guidegraph_runtime/sessions/graph_file.py": "opened with flags of its own, and checked by its descriptor",
-    "runtime/guidegraph_runtime/web_page/write_page.py": "files of the page, and those it has just written",
+    "plugins/browser/guidegraph_browser/write_page.py": "files of the page, and those it has just written",
 }
 OTHER_OPENS = ("request", "WorkflowFolder", "webbrowser", "webbrowser.open")
 """Owners of an ``open`` that opens no file."""
@@ -66,7 +66,7 @@ def find_opens(tree: ast.AST) -> Iterator[int]:
 def product_files() -> list[Path]:
     folders = ("guidegraph", "graph", "nodes", "plugins", "runtime/guidegraph_runtime")
     files = [path for folder in folders for path in sorted((ROOT / folder).rglob("*.py"))]
-    return [path for path in files if not {"gallery", "testing", "template"} & set(path.parts)]
+    return [path for path in files if not {"gallery", "testing", "tests", "template"} & set(path.parts)]
 
 
 def test_files_are_opened_by_the_door() -> None:

@@ -1,4 +1,4 @@
-"""Dependencies point one way: guidegraph → plugins → nodes → graph → runtime."""
+"""Dependencies point one way: plugins of our own → guidegraph → plugins → nodes → graph → runtime."""
 
 from __future__ import annotations
 
@@ -13,6 +13,8 @@ import pytest
 from tests.paths import ROOT
 
 FOLDERS = ("graph", "nodes", "plugins", "workflows")
+PACKAGES = sorted(path.name for path in (ROOT / "plugins").iterdir() if path.is_dir())
+"""The folders in plugins/ with distributions of their own."""
 
 
 @pytest.fixture
@@ -21,8 +23,11 @@ def tree(tmp_path: Path) -> Path:
     modules_only = shutil.ignore_patterns("__pycache__", "*.npz", "*.safetensors", "*.yaml", "*.json")
     shutil.copytree(ROOT / "guidegraph", tmp_path / "guidegraph", ignore=modules_only)
     shutil.copytree(ROOT / "runtime" / "guidegraph_runtime", tmp_path / "guidegraph_runtime", ignore=modules_only)
+    for package in (ROOT / "plugins").glob("*/guidegraph_*"):
+        shutil.copytree(package, tmp_path / package.name, ignore=modules_only)
     for name in FOLDERS:
-        shutil.copytree(ROOT / name, tmp_path / "guidegraph" / name, ignore=modules_only)
+        ignored = modules_only if name != "plugins" else shutil.ignore_patterns("__pycache__", *PACKAGES)
+        shutil.copytree(ROOT / name, tmp_path / "guidegraph" / name, ignore=ignored)
     return tmp_path
 
 
@@ -55,11 +60,14 @@ def test_layers_hold(tree: Path) -> None:
         ("guidegraph/nodes/bad.py", "from guidegraph import node", "guidegraph.nodes.bad -> guidegraph "),
         ("guidegraph/plugins/bad.py", "from guidegraph import node", "guidegraph.plugins.bad -> guidegraph "),
         (
-            "guidegraph/plugins/diffusers_adapter/bad.py",
+            "guidegraph_diffusers/bad.py",
             "import guidegraph.nodes.types",
-            "guidegraph.plugins.diffusers_adapter.bad -> guidegraph.nodes.types",
+            "guidegraph_diffusers.bad -> guidegraph.nodes.types",
         ),
         ("guidegraph/new.py", "", "guidegraph.new"),
+        ("guidegraph/graph/bad.py", "import guidegraph_lab.sweep.grid", "guidegraph.graph.bad -> guidegraph_lab"),
+        ("guidegraph_lab/bad.py", "import guidegraph_page.view", "guidegraph_lab.bad -> guidegraph_page.view"),
+        ("guidegraph_serve/bad.py", "import guidegraph.nodes", "guidegraph_serve.bad -> guidegraph"),
         ("guidegraph_runtime/bad.py", "import torch", "guidegraph_runtime.bad -> torch"),
         (
             "guidegraph_runtime/bad.py",

@@ -38,7 +38,7 @@ def test_the_site_lists_every_page() -> None:
     [
         ("guidegraph.md", "guidegraph"),
         ("edit.md", "guidegraph.edit"),
-        ("testing.md", "guidegraph.testing"),
+        ("testing.md", "guidegraph_testing"),
         ("runtime.md", "guidegraph_runtime"),
     ],
 )

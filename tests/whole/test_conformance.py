@@ -9,7 +9,7 @@ import pytest
 
 pytest.importorskip("onnxscript")
 
-from guidegraph.testing import (
+from guidegraph_testing import (
     Check,
     Inapplicable,
     NodeCase,
@@ -18,7 +18,7 @@ from guidegraph.testing import (
     cases_of,
     run_check,
 )
-from tests.testing.builtin_cases import NOT_BUILT, overrides, specs
+from plugins.testing.tests.builtin_cases import NOT_BUILT, overrides, specs
 
 EXPORTED = ("guidance.", "denoiser.", "scheduler.")
 """What runs in the steps of a bundle; the export of the others is slow together."""

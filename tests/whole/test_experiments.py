@@ -12,8 +12,8 @@ import pytest
 
 from guidegraph import load_workflow
 from guidegraph.graph.errors import Problem
-from guidegraph.sweep.grid import make_grid
-from guidegraph.sweep.grid_options import parse_table
+from guidegraph_lab.sweep.grid import make_grid
+from guidegraph_lab.sweep.grid_options import parse_table
 from tests.commands.command import ROOT, process
 from tools import equal_compute
 from tools.experiments import commands

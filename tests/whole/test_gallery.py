@@ -22,7 +22,7 @@ pytest.importorskip("onnxscript")
 import torch
 
 from guidegraph import Condition, Prediction
-from guidegraph.testing import NodeCase, conformance_cases, example, register_example
+from guidegraph_testing import NodeCase, conformance_cases, example, register_example
 
 GALLERY = ROOT / "plugins" / "gallery"
 NAMES = sorted(folder.name for folder in GALLERY.iterdir() if (folder / "pyproject.toml").is_file())

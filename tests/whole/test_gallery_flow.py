@@ -6,6 +6,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+import pytest
+import torch
+from torch import Tensor
+
 import guidegraph_apg as apg
 import guidegraph_autoguidance as autoguidance
 import guidegraph_cfg_zero_star as cfg_zero_star
@@ -18,10 +22,6 @@ import guidegraph_seg as seg
 import guidegraph_slg as slg
 import guidegraph_tpg as tpg
 import guidegraph_universal as universal
-import pytest
-import torch
-from torch import Tensor
-
 from guidegraph import Condition, Prediction, StepContext
 from guidegraph.nodes.guidance.guidance import classifier_guidance, clip_prediction, shift_eps
 from guidegraph.nodes.guidance.step_context import context as make_context

@@ -12,22 +12,22 @@ import pytest
 from guidegraph.commands.export import export
 from guidegraph.commands.run import run
 from guidegraph.commands.shared.plugins import load_plugins
-from guidegraph.commands.sweep import sweep
 from guidegraph.graph.cancellation import CancelToken
 from guidegraph.graph.errors import WorkflowError
 from guidegraph.graph.resolution.load import build
 from guidegraph.graph.run_config import RunConfig
-from guidegraph.page.frames import RunCache
-from guidegraph.page.jobs import JobQueue
-from guidegraph.page.strangers import WorkflowSource
 from guidegraph.plugins.selection import PluginSelection
 from guidegraph.session import Session
-from guidegraph.sweep.grid import make_grid
-from guidegraph.sweep.grid_options import parse_grid
-from guidegraph.sweep.run import Sweep, make_cells
 from guidegraph.workflow import load_workflow
+from guidegraph_lab.sweep.command import sweep
+from guidegraph_lab.sweep.grid import make_grid
+from guidegraph_lab.sweep.grid_options import parse_grid
+from guidegraph_lab.sweep.run import Sweep, make_cells
+from guidegraph_page.frames import RunCache
+from guidegraph_page.jobs import JobQueue
+from guidegraph_page.strangers import WorkflowSource
+from plugins.page.tests.conftest import load_manager
 from tests.commands.command import TOYS
-from tests.page.conftest import load_manager
 
 WORKFLOW = Path("draw.yaml")
 DRAW = """

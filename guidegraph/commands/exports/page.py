@@ -15,14 +15,14 @@ from guidegraph.commands.shared.errors import argument_problem
 from guidegraph.commands.shared.printing import print_text
 from guidegraph.graph.errors import WorkflowError
 from guidegraph.graph.trust.file_checks import lock_output
-from guidegraph_runtime.machine.memory import show_size
-from guidegraph_runtime.web_page.support import (
+from guidegraph_browser.support import (
     INSTALL,
     PageError,
     find_onnxruntime_web,
     find_part_problems,
     find_provider_problems,
 )
+from guidegraph_runtime.machine.memory import show_size
 
 if TYPE_CHECKING:
     from guidegraph.graph.export.trace_parts import ExportedPart
@@ -54,7 +54,7 @@ def export_page(arguments: ExportArguments, onnxruntime_web: Path) -> None:
 
     Raises ``WorkflowError`` if it cannot be exported or cannot be a page, and ``typer.Exit`` if the check fails.
     """
-    from guidegraph_runtime.web_page.write_page import BUNDLE, check_page_folder, write_page
+    from guidegraph_browser.write_page import BUNDLE, check_page_folder, write_page
 
     folder = arguments.bundle
     try:
@@ -86,9 +86,9 @@ def name_page_problems(option: str) -> Iterator[None]:
 def _check_plan(planned: Exported, kinds: Mapping[str, str], precision: Mapping[str, str]) -> None:
     """Raise ``WorkflowError`` with all reasons why an export cannot be a page. Before the trace it has no parts."""
     from guidegraph.graph.export.partition.precision import PROVIDERS
+    from guidegraph_browser.table_rows import PlanSource
+    from guidegraph_browser.write_page import choose_outputs, find_page_problems
     from guidegraph_runtime.bundle.manifest import Output, Part, Tensor
-    from guidegraph_runtime.web_page.table_rows import PlanSource
-    from guidegraph_runtime.web_page.write_page import choose_outputs, find_page_problems
 
     def describe_tensor(value: Any) -> Tensor:
         return Tensor(str(value.name), str(value.dtype.numpy()), ())

@@ -12,7 +12,9 @@ from typer.core import TyperGroup
 
 from guidegraph.commands.shared.options import NoPlugins, Plugins
 from guidegraph.graph.language.named_workflows import SUFFIXES
+from guidegraph.plugins.entry_points import name_package
 from guidegraph.plugins.selection import PluginSelection
+from guidegraph_runtime.machine.optional_packages import package_command
 
 ARGUMENTS = "guidegraph.arguments"
 SET = "--set"
@@ -76,6 +78,9 @@ def add_hint(error: Any, arguments: Sequence[str]) -> None:
     option = getattr(error, "option_name", None)
     if "No such command" in error.message:
         hint = MEANT.get(name, "")
+        if package := name_package(name):
+            error.message = f"'guidegraph {name}' is in the package guidegraph-{package}: {package_command(package)}"
+            return
         if not hint and name.endswith(SUFFIXES):
             hint = f"guidegraph run {shlex.quote(name)}"
         if hint:

@@ -25,9 +25,8 @@ from guidegraph.commands.shared.printing import print_note
 from guidegraph.commands.shared.signals import SIGNALS, parent
 from guidegraph.plugins.entry_points import (
     DISABLE,
-    OWN_DISTRIBUTION,
+    is_own,
     list_entry_points,
-    normalise_name,
     read_disabled_plugins,
     read_distribution,
     remember_entry_points,
@@ -58,8 +57,7 @@ def needs_supervision(modules: Sequence[str], installed: bool) -> bool:
         return True
     disabled = read_disabled_plugins()
     return installed and any(
-        entry.name not in disabled and normalise_name(read_distribution(entry)[0]) != OWN_DISTRIBUTION
-        for entry in list_entry_points()
+        entry.name not in disabled and not is_own(read_distribution(entry)[0]) for entry in list_entry_points()
     )
 
 

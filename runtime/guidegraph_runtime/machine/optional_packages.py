@@ -29,20 +29,39 @@ def install_command(extra: str, distribution: str = "guidegraph") -> str:
     Neither name is on PyPI. An editable install gets ``pip install -e`` with the folder of its checkout (``.`` in that
     folder); any other one gets the packages of the extra, from the metadata that it was installed with.
     """
-    import json
     import shlex
     from importlib.metadata import distributions
-    from urllib.parse import urlparse
-    from urllib.request import url2pathname
 
-    installed = [*distributions(name=distribution)]  # in its checkout, the folder of the last build is another one
-    for origin in (json.loads(each.read_text("direct_url.json") or "{}") for each in installed):
-        if origin.get("dir_info", {}).get("editable"):
-            folder = Path(url2pathname(urlparse(origin["url"]).path))
-            place = "." if folder == Path.cwd() else str(folder)
-            return f'pip install -e "{place}[{extra}]"'
+    if (folder := _find_checkout(distribution)) is not None:
+        return f'pip install -e "{folder}[{extra}]"'
+    installed = [*distributions(name=distribution)]
     if not installed:
         return f'pip install -e ".[{extra}]" in the checkout'
     marked = (requirement.replace("'", '"').partition(";") for requirement in installed[0].requires or ())
     packages = [name.strip() for name, _, marker in marked if marker.strip() == f'extra == "{extra}"']
     return f"pip install {' '.join(map(shlex.quote, packages))}"
+
+
+def package_command(name: str) -> str:
+    """The command that installs a package of this project beside guidegraph, as this machine has guidegraph installed.
+
+    name: the package's folder in plugins/, ``page`` for ``guidegraph-page``.
+    """
+    if (folder := _find_checkout("guidegraph")) is not None:
+        return f'pip install -e "{folder}/plugins/{name}"'
+    return f"pip install guidegraph-{name}"
+
+
+def _find_checkout(distribution: str) -> str | None:
+    """The folder that a distribution is installed from as an editable one: ``.`` for the current folder."""
+    import json
+    from importlib.metadata import distributions
+    from urllib.parse import urlparse
+    from urllib.request import url2pathname
+
+    # In its checkout, the folder of the last build is another distribution with this name.
+    for origin in (json.loads(each.read_text("direct_url.json") or "{}") for each in distributions(name=distribution)):
+        if origin.get("dir_info", {}).get("editable"):
+            folder = Path(url2pathname(urlparse(origin["url"]).path))
+            return "." if folder == Path.cwd() else str(folder)
+    return None

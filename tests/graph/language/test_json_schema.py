@@ -20,7 +20,7 @@ from guidegraph.graph.node_json import format_signature, read_parameter_docs
 from guidegraph.plugins.manager import default_registry
 from tests.paths import ROOT
 
-SHIPPED_PLUGINS = ["guidegraph.plugins.diffusers_adapter"]
+SHIPPED_PLUGINS = ["guidegraph_diffusers"]
 SHIPPED = sorted((ROOT / "workflows").rglob("*.yaml"))
 
 VALID = """

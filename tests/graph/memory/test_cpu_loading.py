@@ -48,7 +48,7 @@ def scaled(denoiser: Denoiser, *, scale: Scale = 1.0) -> Denoiser:
 
 @pytest.fixture(scope="module")
 def nodes() -> dict[str, NodeSpec]:
-    return dict(PluginManager(["guidegraph.plugins.diffusers_adapter"]).registry.nodes)
+    return dict(PluginManager(["guidegraph_diffusers"]).registry.nodes)
 
 
 def call(spec: NodeSpec, linked: str, **settings: object) -> Call:

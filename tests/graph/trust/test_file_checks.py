@@ -18,7 +18,7 @@ from guidegraph.graph.errors import NodeError, WorkflowError
 from guidegraph.graph.planning.digest import path_digest
 from guidegraph.graph.resolution.load import build
 from guidegraph.plugins.manager import PluginManager
-from guidegraph.sweep.grid_options import parse_table
+from guidegraph_lab.sweep.grid_options import parse_table
 from tests.must_end import must_end
 
 REGISTRY = PluginManager(entry_points=False).registry

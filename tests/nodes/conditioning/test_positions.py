@@ -11,7 +11,7 @@ from torch import Tensor
 from guidegraph.nodes.conditioning.text_prompt import encode_text, scale_positions
 from guidegraph.nodes.models.model_nodes import new_text_transformer
 from guidegraph.nodes.types import TextEmbedder
-from guidegraph.testing import example
+from guidegraph_testing import example
 
 
 @pytest.fixture

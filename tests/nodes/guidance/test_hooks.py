@@ -467,7 +467,7 @@ def test_a_denoiser_without_hooks_is_refused_before_the_node_runs(plugin: str, t
 )
 def test_a_denoiser_that_declares_no_hooks_is_refused_before_a_run(plugin: str, tmp_path: Path, source: str) -> None:
     with pytest.raises(WorkflowError) as caught:
-        load_workflow(workflow(tmp_path, source), plugins=[plugin, "guidegraph.plugins.diffusers_adapter"])
+        load_workflow(workflow(tmp_path, source), plugins=[plugin, "guidegraph_diffusers"])
     (problem,) = caught.value.problems
     assert problem.code == "type-mismatch"
     assert (

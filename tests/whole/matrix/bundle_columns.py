@@ -20,11 +20,12 @@ import onnxruntime
 from PIL import Image
 
 from guidegraph_runtime import Bundle, BundleError, SessionSettings, inputs_of, read_description
-from guidegraph_runtime.serve.jobs import ServeOptions
-from guidegraph_runtime.serve.service import Service
-from guidegraph_runtime.serve.web.answers import ServeAccess
-from guidegraph_runtime.serve.web.routes import ServeRoutes
+from guidegraph_serve.jobs import ServeOptions
+from guidegraph_serve.service import Service
+from guidegraph_serve.web.answers import ServeAccess
+from guidegraph_serve.web.routes import ServeRoutes
 from tests.browser import browser, why_unavailable
+from tests.paths import ROOT
 from tests.static_server import serve_files
 from tests.whole.matrix.bench import LOADED, Bench, Printed, to_arrays, to_pixels
 from tests.whole.matrix.cell import (
@@ -200,8 +201,8 @@ def _find_single_difference(bench: Bench, folder: Path, only: list[str]) -> str:
 
 def draw_in_browser(bench: Bench) -> Cell:
     """The page of ``export --page`` draws the engine's picture in Chromium, also with other values in its form."""
-    from guidegraph_runtime.web_page.support import PageError, find_onnxruntime_web
-    from guidegraph_runtime.web_page.write_page import BUNDLE, write_page
+    from guidegraph_browser.support import PageError, find_onnxruntime_web
+    from guidegraph_browser.write_page import BUNDLE, write_page
 
     folder, refusal = export_once(bench)
     if refusal:
@@ -295,7 +296,7 @@ def _find_drawn_difference(bench: Bench, opened: Any, expected: Mapping[str, Any
 
 def install_onnxruntime_web(folder: Path) -> str:
     """The npm package onnxruntime-web of the version that the tests lock, installed into a folder."""
-    source = Path(__file__).parents[2] / "graph" / "export" / "web_page" / "npm"
+    source = ROOT / "plugins" / "browser" / "tests" / "export" / "npm"
     package = folder / "node_modules" / "onnxruntime-web"
     if not package.is_dir():
         folder.mkdir(parents=True, exist_ok=True)

@@ -90,14 +90,14 @@ def open_page(bench: Bench) -> Iterator[Any]:
     from starlette.testclient import TestClient
 
     from guidegraph.graph.run_config import RunConfig
-    from guidegraph.page.access import Access
-    from guidegraph.page.edits import PageEdits
-    from guidegraph.page.folder import WorkflowFolder
-    from guidegraph.page.frames import RunCache
-    from guidegraph.page.jobs import JobQueue
-    from guidegraph.page.server import PageServer
-    from guidegraph.page.view import Views
     from guidegraph.plugins.manager import PluginManager
+    from guidegraph_page.access import Access
+    from guidegraph_page.edits import PageEdits
+    from guidegraph_page.folder import WorkflowFolder
+    from guidegraph_page.frames import RunCache
+    from guidegraph_page.jobs import JobQueue
+    from guidegraph_page.server import PageServer
+    from guidegraph_page.view import Views
 
     manager = PluginManager(bench.plugins, lazy=True)
     manager.load_third_party()

@@ -5,11 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import guidegraph_apg as apg
 import pytest
 import torch
 from diffusers.guiders.adaptive_projected_guidance import MomentumBuffer, normalized_guidance
 
+import guidegraph_apg as apg
 from guidegraph import Prediction, StepContext, load_workflow
 from tests.graph.export.exporting import LEVEL, WORKFLOWS, difference, made
 

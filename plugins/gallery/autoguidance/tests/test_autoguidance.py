@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import guidegraph_autoguidance as autoguidance
 import pytest
 import torch
 from torch import Tensor
 
+import guidegraph_autoguidance as autoguidance
 from guidegraph import Prediction, StepContext, load_workflow
-from guidegraph.testing import Check, NodeCase, conformance_cases, example
+from guidegraph_testing import Check, NodeCase, conformance_cases, example
 from tests.graph.export.exporting import LEVEL, WORKFLOWS, difference, made
 
 FOLDER = Path(autoguidance.__file__).parent

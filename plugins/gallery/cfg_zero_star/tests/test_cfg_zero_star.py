@@ -5,11 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import guidegraph_cfg_zero_star as cfg_zero_star
 import pytest
 import torch
 from diffusers.guiders import ClassifierFreeZeroStarGuidance
 
+import guidegraph_cfg_zero_star as cfg_zero_star
 from guidegraph import Prediction, StepContext, load_workflow
 from guidegraph.nodes.guidance.step_context import context
 from guidegraph.nodes.sampling import scheduler as schedulers

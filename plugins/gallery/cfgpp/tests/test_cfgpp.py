@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import guidegraph_cfgpp as cfgpp
 import pytest
 import torch
 
+import guidegraph_cfgpp as cfgpp
 from guidegraph import Prediction, WorkflowError, load_workflow
 from guidegraph.nodes.sampling import scheduler as schedulers
 from guidegraph.nodes.sampling.scheduler_step import step

@@ -5,17 +5,17 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import guidegraph_dps
 import pytest
 import torch
-from guidegraph_dps.measurements import Downsampled, bicubic
 from torch import Tensor
 from torch.nn import functional
 
+import guidegraph_dps
 from guidegraph import Condition, Prediction, StepContext, load_workflow
 from guidegraph.graph.planning.admission import list_admission_problems
-from guidegraph.testing import Check, NodeCase, conformance_cases
+from guidegraph_dps.measurements import Downsampled, bicubic
 from guidegraph_runtime.noise import gaussian
+from guidegraph_testing import Check, NodeCase, conformance_cases
 from tests.graph.export.exporting import LEVEL, changed, difference, made
 
 FOLDER = Path(guidegraph_dps.__file__).parent

@@ -5,12 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import guidegraph_dynamic_thresholding as dynamic_thresholding
 import numpy as np
 import pytest
 import torch
 from diffusers import DDPMScheduler
 
+import guidegraph_dynamic_thresholding as dynamic_thresholding
 from guidegraph import Prediction, StepContext, load_workflow
 from tests.graph.export.exporting import LEVEL, WORKFLOWS, difference, made
 

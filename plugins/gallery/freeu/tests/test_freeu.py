@@ -5,12 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import guidegraph_freeu as freeu
 import numpy as np
 import pytest
 import torch
 from diffusers.utils import torch_utils
 
+import guidegraph_freeu as freeu
 from guidegraph import Condition, load_workflow
 from guidegraph.nodes.models.released.denoiser import ReleasedDenoiser
 from tests.graph.export.exporting import LEVEL, WORKFLOWS, difference, made

@@ -5,13 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import guidegraph_nag as nag
 import pytest
 import torch
-from guidegraph_nag.attention import guide
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
+import guidegraph_nag as nag
 from guidegraph import AttentionCall, Condition, load_workflow
 from guidegraph.graph.device_context import use_device
 from guidegraph.nodes.checkpoints.load_options import LoadOptions
@@ -20,6 +19,7 @@ from guidegraph.nodes.models.released.denoiser import ReleasedDenoiser
 from guidegraph.nodes.sampling import schedule as schedules
 from guidegraph.nodes.sampling.denoiser import guide_denoiser
 from guidegraph.nodes.sampling.denoiser_edm import precondition
+from guidegraph_nag.attention import guide
 from tests.graph.export.exporting import LEVEL, difference, made
 from tests.nodes.checkpoints.diffusers.test_unet_names import ours
 from tests.nodes.checkpoints.tiny import unet

@@ -5,11 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import guidegraph_pag as pag
 import pytest
 import torch
 from diffusers.models.attention_processor import PAGIdentitySelfAttnProcessor2_0
 
+import guidegraph_pag as pag
 from guidegraph import AttentionCall, Condition, Prediction, load_workflow
 from guidegraph.nodes.models.released.denoiser import ReleasedDenoiser
 from tests.graph.export.exporting import LEVEL, WORKFLOWS, difference, made

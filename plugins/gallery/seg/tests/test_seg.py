@@ -6,11 +6,11 @@ import math
 from pathlib import Path
 from typing import Any
 
-import guidegraph_seg as seg
 import pytest
 import torch
 from diffusers.hooks.smoothed_energy_guidance_utils import _gaussian_blur_2d
 
+import guidegraph_seg as seg
 from guidegraph import AttentionCall, Condition, Prediction, load_workflow
 from guidegraph.nodes.models.released.denoiser import ReleasedDenoiser
 from tests.graph.export.exporting import LEVEL, WORKFLOWS, difference, made

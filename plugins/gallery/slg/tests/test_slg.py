@@ -5,11 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import guidegraph_slg as slg
 import pytest
 import torch
 from diffusers.guiders import SkipLayerGuidance
 
+import guidegraph_slg as slg
 from guidegraph import Condition, Prediction, load_workflow
 from guidegraph.graph.device_context import use_device
 from guidegraph.nodes.checkpoints.load_options import LoadOptions

@@ -5,11 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import guidegraph_tpg as tpg
 import numpy as np
 import pytest
 import torch
 
+import guidegraph_tpg as tpg
 from guidegraph import Condition, Prediction, load_workflow, select_sites
 from guidegraph.graph.device_context import use_device
 from guidegraph.nodes.checkpoints.load_options import LoadOptions

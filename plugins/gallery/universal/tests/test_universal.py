@@ -7,18 +7,18 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-import guidegraph_universal as universal
 import pytest
 import torch
 from torch import Tensor
 from torch.nn import functional
 
+import guidegraph_universal as universal
 from guidegraph import Condition, NodeError, Prediction, StepContext, load_workflow
 from guidegraph.graph.planning.admission import list_admission_problems
 from guidegraph.nodes.sampling import schedule as schedules
 from guidegraph.nodes.sampling import scheduler
 from guidegraph.nodes.sampling.scheduler_join import join
-from guidegraph.testing import Check, NodeCase, conformance_cases
+from guidegraph_testing import Check, NodeCase, conformance_cases
 from tests.graph.export.exporting import LEVEL, WORKFLOWS, changed, difference, made
 
 FOLDER = Path(universal.__file__).parent

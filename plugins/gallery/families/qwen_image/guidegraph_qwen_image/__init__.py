@@ -35,7 +35,7 @@ def open_folder(path: Path, options: Any) -> dict[str, Any]:
 
     Raises ``ValueError`` for weights that are missing or do not fit, and for settings that it does not use.
     """
-    from guidegraph.plugins.diffusers_adapter.hooked_flows import make_schedule
+    from guidegraph_diffusers.hooked_flows import make_schedule
 
     options.refuse_unused(str(path), SETTINGS)
     if options.prediction not in ("auto", "flow"):
@@ -56,8 +56,8 @@ def load_denoiser(folder: Path) -> Any:
 
     Raises ``ValueError`` for a network that edits pictures or layers, or whose guidance is distilled.
     """
-    from guidegraph.plugins.diffusers_adapter.folders import import_diffusers, load_model, read_json
-    from guidegraph.plugins.diffusers_adapter.hooked_flows import HookedFlow
+    from guidegraph_diffusers.folders import import_diffusers, load_model, read_json
+    from guidegraph_diffusers.hooked_flows import HookedFlow
     from guidegraph_qwen_image.attention import use_real_numbers
 
     config = read_json(folder / "config.json")
@@ -125,7 +125,7 @@ def keep_norm(guided: Prediction, cond: Prediction) -> Prediction:
 
 def load_autoencoder(folder: Path) -> Any:
     """The video autoencoder, frozen, for pictures: videos of one frame."""
-    from guidegraph.plugins.diffusers_adapter.folders import import_diffusers, load_model
+    from guidegraph_diffusers.folders import import_diffusers, load_model
     from guidegraph_qwen_image.autoencoder import FrameAutoencoder
 
     return FrameAutoencoder(load_model(import_diffusers().AutoencoderKLQwenImage, folder, None)).eval()
@@ -133,8 +133,8 @@ def load_autoencoder(folder: Path) -> Any:
 
 def load_text(path: Path) -> Any:
     """The Qwen2.5-VL of a pipeline's folder, frozen, with its tokenizer. Raises ``ValueError`` for unfit parts."""
-    from guidegraph.plugins.diffusers_adapter.folders import read_json
-    from guidegraph.plugins.diffusers_adapter.prompts import PipelineText
+    from guidegraph_diffusers.folders import read_json
+    from guidegraph_diffusers.prompts import PipelineText
 
     index = read_json(path / "model_index.json")
     return PipelineText.load(path, index, PIPELINE, encode, None, None, None, TEXT_CLASSES)

@@ -9,16 +9,16 @@ from pathlib import Path
 from typing import Any
 
 import diffusers
-import guidegraph_qwen_image
 import pytest
 import tokenizers
 import torch
 import transformers
-from guidegraph_qwen_image import keep_norm, pack, unpack
-from guidegraph_qwen_image.attention import Positions
 
+import guidegraph_qwen_image
 from guidegraph import Condition, NodeError, Prediction, load_workflow, select_sites
 from guidegraph.nodes.sampling.noise import gaussian
+from guidegraph_qwen_image import keep_norm, pack, unpack
+from guidegraph_qwen_image.attention import Positions
 from guidegraph_runtime import Bundle
 from tests.commands.command import process
 from tests.nodes.checkpoints import difference_bounds

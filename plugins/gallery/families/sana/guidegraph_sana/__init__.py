@@ -28,8 +28,8 @@ def open_folder(path: Path, options: Any) -> dict[str, Any]:
 
     Raises ``ValueError`` for weights that are missing or do not fit, and for settings that it does not use.
     """
-    from guidegraph.plugins.diffusers_adapter.folders import read_json
-    from guidegraph.plugins.diffusers_adapter.hooked_flows import make_schedule
+    from guidegraph_diffusers.folders import read_json
+    from guidegraph_diffusers.hooked_flows import make_schedule
 
     options.refuse_unused(str(path), SETTINGS)
     if options.prediction not in ("auto", "flow"):
@@ -49,8 +49,8 @@ def open_folder(path: Path, options: Any) -> dict[str, Any]:
 
 def load_denoiser(folder: Path) -> Any:
     """The transformer, frozen, as a denoiser with hooks at its blocks."""
-    from guidegraph.plugins.diffusers_adapter.folders import import_diffusers, load_model
-    from guidegraph.plugins.diffusers_adapter.hooked_flows import HookedFlow
+    from guidegraph_diffusers.folders import import_diffusers, load_model
+    from guidegraph_diffusers.hooked_flows import HookedFlow
 
     network = load_model(getattr(import_diffusers(), NETWORK), folder, None)
     if network.config.guidance_embeds:
@@ -79,8 +79,8 @@ def predict(network: Any, x: Tensor, t: Tensor, condition: Condition) -> Tensor:
 
 def load_autoencoder(folder: Path) -> Any:
     """The deep-compression autoencoder, frozen; latents are z times its scaling_factor."""
-    from guidegraph.plugins.diffusers_adapter.folders import import_diffusers, load_model
-    from guidegraph.plugins.diffusers_adapter.networks import DiffusersAutoencoder
+    from guidegraph_diffusers.folders import import_diffusers, load_model
+    from guidegraph_diffusers.networks import DiffusersAutoencoder
 
     network = load_model(import_diffusers().AutoencoderDC, folder, None)
     factor = 2 ** (len(network.config.encoder_block_out_channels) - 1)
@@ -89,8 +89,8 @@ def load_autoencoder(folder: Path) -> Any:
 
 def load_text(path: Path) -> Any:
     """The Gemma 2 of a pipeline's folder, frozen, with its tokenizer. Raises ``ValueError`` for unfit parts."""
-    from guidegraph.plugins.diffusers_adapter.folders import read_json
-    from guidegraph.plugins.diffusers_adapter.prompts import PipelineText
+    from guidegraph_diffusers.folders import read_json
+    from guidegraph_diffusers.prompts import PipelineText
 
     index = read_json(path / "model_index.json")
     return PipelineText.load(path, index, PIPELINE, encode, None, None, None, TEXT_CLASSES)

@@ -7,13 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import diffusers
-import guidegraph_sana
 import numpy as np
 import pytest
 import tokenizers
 import torch
 import transformers
 
+import guidegraph_sana
 from guidegraph import Condition, NodeError, load_workflow, select_sites
 from guidegraph.nodes.sampling.noise import gaussian
 from guidegraph.nodes.training.lora import apply_lora, new_lora, save_lora

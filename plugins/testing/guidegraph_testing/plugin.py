@@ -1,0 +1,97 @@
+"""The pytest plugin: the fixture ``conformance``, and ``--guidegraph-plugin MODULE`` for plugins without tests."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from guidegraph_testing.applicable import why_inapplicable
+from guidegraph_testing.case import Nonconforming
+from guidegraph_testing.catalogue import CHECKS
+from guidegraph_testing.collect import Check, cases_of, conforms
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.getgroup("guidegraph").addoption(
+        "--guidegraph-plugin",
+        action="append",
+        default=[],
+        metavar="MODULE",
+        help="check every node of a plugin of guidegraph, a module or a Python file; no other tests but those named",
+    )
+
+
+@pytest.fixture
+def conformance(record_property: Callable[[str, object], None]) -> Callable[..., dict[str, str]]:
+    """``conformance(node, inputs={…}, settings={…})`` runs all checks of a node, as ``guidegraph_testing.conforms``."""
+
+    def check(node: Any, /, **options: Any) -> dict[str, str]:
+        __tracebackhide__ = True
+        skipped = conforms(node, **options)
+        for name, reason in skipped.items():
+            record_property(f"skipped {name}", reason)
+            print(f"{name}: skipped, {reason}")  # noqa: T201  pytest shows it with -rA or -s
+        return skipped
+
+    return check
+
+
+class ConformanceItem(pytest.Item):
+    """One check of one node."""
+
+    check: Check
+
+    def runtest(self) -> None:
+        self.check()
+
+    def repr_failure(self, excinfo: pytest.ExceptionInfo[BaseException], style: Any = None) -> Any:
+        if isinstance(excinfo.value, Nonconforming):
+            return str(excinfo.value)
+        return super().repr_failure(excinfo, style)
+
+    def reportinfo(self) -> tuple[Path, int | None, str]:
+        code = self.check.case.node.__code__
+        return Path(code.co_filename), code.co_firstlineno - 1, f"{self.check.case.id}: {self.check.name}"
+
+
+def pytest_ignore_collect(config: pytest.Config) -> bool | None:
+    """With the option and without paths, only the plugin's nodes are tested."""
+    has_paths = config.args_source is pytest.Config.ArgsSource.ARGS
+    return True if config.getoption("--guidegraph-plugin") and not has_paths else None
+
+
+_LEFT_OUT = pytest.StashKey[dict[str, list[str]]]()
+"""For each node, the checks that do not apply and are not collected, with the reasons."""
+
+
+def pytest_report_collectionfinish(config: pytest.Config) -> list[str]:
+    """Report the number of checks that do not apply; with -v, which ones and why."""
+    left_out = config.stash.get(_LEFT_OUT, {})
+    count = sum(map(len, left_out.values()))
+    if not count:
+        return []
+    if config.get_verbosity() < 1:
+        checks = "1 check does not apply and is" if count == 1 else f"{count} checks do not apply and are"
+        return [f"guidegraph: {checks} left out; -v shows why"]
+    return [f"guidegraph: not checked, {node}: {'; '.join(checks)}" for node, checks in left_out.items() if checks]
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(session: pytest.Session, config: pytest.Config, items: list[pytest.Item]) -> None:
+    for name in config.getoption("--guidegraph-plugin"):
+        try:
+            cases = cases_of(name)
+        except Exception as error:
+            raise pytest.UsageError(f"--guidegraph-plugin {name}: {type(error).__name__}: {error}") from error
+        left_out = config.stash.setdefault(_LEFT_OUT, {})
+        for case in cases:
+            reasons = {check_name: why_inapplicable(case, check_name) for check_name in CHECKS}
+            left_out[case.id] = [f"{check_name} ({reason})" for check_name, reason in reasons.items() if reason]
+            for check_name in (check_name for check_name, reason in reasons.items() if reason is None):
+                check = Check(case, check_name)
+                item = ConformanceItem.from_parent(session, name=check.id, nodeid=f"{name}::{check.id}")
+                item.check = check
+                items.append(item)
