@@ -2,40 +2,15 @@
 
 from __future__ import annotations
 
-import importlib.util
 import socket
-from typing import Any
 
 import pytest
 
-from guidegraph_runtime.machine.optional_packages import install_command
 from plugins.page.tests.conftest import DRAW
 from tests.commands.command import Command
 from tests.commands.conftest import cli as cli
 
 
-@pytest.fixture
-def extra() -> None:
-    pytest.importorskip("starlette")
-    pytest.importorskip("uvicorn")
-
-
-def test_without_the_extra_it_says_what_to_install(cli: Command, monkeypatch: pytest.MonkeyPatch) -> None:
-    find_spec = importlib.util.find_spec
-
-    def find_others(name: str, package: str | None = None) -> Any:
-        return None if name == "uvicorn" else find_spec(name, package)
-
-    monkeypatch.setattr(importlib.util, "find_spec", find_others)
-    cli.workflow("draw.yaml", DRAW)
-    result = cli("open", "draw.yaml", "--no-browser")
-    assert result.code == 1
-    assert "missing-extra" in result.err
-    assert install_command("ui") in result.err
-    assert result.out == ""
-
-
-@pytest.mark.usefixtures("extra")
 @pytest.mark.parametrize(
     ("name", "message"),
     [
@@ -50,7 +25,6 @@ def test_anything_but_a_workflow_or_a_folder_is_refused(cli: Command, name: str,
     assert message in result.err
 
 
-@pytest.mark.usefixtures("extra")
 def test_a_port_in_use_is_named(cli: Command) -> None:
     cli.workflow("draw.yaml", DRAW)
     with socket.socket() as taken:

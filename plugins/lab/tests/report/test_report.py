@@ -344,12 +344,8 @@ def test_a_folder_without_a_result_is_an_error(cli: Command, files: dict[str, st
     assert not (folder / "report.html").exists()
 
 
-def test_a_missing_folder_or_plotting_library_is_an_error(cli: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_folder_is_an_error(cli: Command) -> None:
     assert cli("report", "nowhere").code == 2
-    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    result = cli("report", run_folder(cli.folder / "out"))
-    assert result.code == 1
-    assert "missing-extra: a report's plots are drawn by matplotlib" in result.err
 
 
 @pytest.mark.parametrize("value", [None, "text", 10**400, {"a": [HOSTILE]}, {"nodes.image": 10**400}])
