@@ -122,15 +122,15 @@ def _locate(name: str, beside: Path | None, *, is_root: bool = False) -> _Unit |
     """The package or module whose files a module counts by, ``None`` for Python's own modules and for missing ones.
 
     beside: a folder to look in after ``sys.path``: a plugin may extend that in its function. Below `guidegraph` the
-    nodes are one package, which also counts for its names in `guidegraph`, and each plugin is one. The engine counts by
-    the version of `guidegraph`.
+    nodes are one package, which also counts for its names in `guidegraph`. The engine counts by the version of
+    `guidegraph`.
     """
     parts = name.split(".")
     if not is_root and parts[0] in COUNTED_APART:
         return None
-    if not is_root and parts[0] == OWN and parts[1:2] != ["plugins"]:
+    if not is_root and parts[0] == OWN:
         parts = [OWN, "nodes"]
-    first = 1 if parts[0] != OWN else 3 if parts[1:2] == ["plugins"] else 2
+    first = 1 if parts[0] != OWN else 2
     for level in range(first, len(parts) + 1):
         prefix = ".".join(parts[:level])
         file = _find_file(prefix, beside)
@@ -154,8 +154,8 @@ def _find_file(name: str, beside: Path | None) -> Path | None:
         spec = PathFinder.find_spec(name, _search_path(parent)) if parent else importlib.util.find_spec(name)
         if spec is None and beside is not None and not parent:
             spec = PathFinder.find_spec(last, [str(beside)])
-    except (ImportError, ValueError, AttributeError):  # of a loader that was replaced
-        return None
+    except (ImportError, ValueError, AttributeError, KeyError):  # of a loader that was replaced
+        return None  # or, with KeyError, of a folder without __init__.py below another one
     return Path(spec.origin) if spec is not None and spec.origin and spec.has_location else None
 
 
@@ -163,9 +163,14 @@ def _search_path(package: str) -> list[str]:
     loaded = sys.modules.get(package)
     if loaded is not None:
         return list(getattr(loaded, "__path__", ()))
-    parent = package.rpartition(".")[0]
-    spec = PathFinder.find_spec(package, _search_path(parent)) if parent else importlib.util.find_spec(package)
-    return list(spec.submodule_search_locations or ()) if spec is not None else []
+    parent, _, last = package.rpartition(".")
+    if not parent:
+        spec = importlib.util.find_spec(package)
+        return list(spec.submodule_search_locations or ()) if spec is not None else []
+    # Python finds a folder without __init__.py only if the packages above it are imported.
+    folders = [folder for path in _search_path(parent) if (folder := Path(path, last)).is_dir()]
+    regular = [folder for folder in folders if (folder / "__init__.py").is_file()]
+    return [str(folder) for folder in regular[:1] or folders]
 
 
 @cache

@@ -89,18 +89,17 @@ def export(
     --page writes a folder for any web server: a page that draws in the reader's browser with onnxruntime-web.
     """
     from guidegraph.commands.exports.bundle import export_bundle
-    from guidegraph.commands.exports.page import check_page_options, export_page
     from guidegraph.commands.exports.single_file import export_single_file
     from guidegraph.commands.exports.steps import ExportArguments
     from guidegraph.commands.shared.open_workflow import WorkflowRequest, name_picture
+    from guidegraph.commands.shared.plugins import load_package
     from guidegraph.commands.shared.run_settings import apply_limits
 
-    check_page_options(page, onnxruntime_web, single_file)
     grants = options.make_grants(allow_read, allow_write, allow_code)
     request = WorkflowRequest(workflow, set or [], select_plugins(plugin, no_plugins), grants)
     arguments = ExportArguments(request, output, only, check, not no_reference, precision or [])
     with apply_limits(limit), name_picture(workflow):
-        if onnxruntime_web is not None:
-            export_page(arguments, onnxruntime_web)
+        if page or onnxruntime_web is not None:
+            load_package("browser", "--page").export_page(arguments, page, onnxruntime_web, single_file)
         else:
             (export_single_file if single_file else export_bundle)(arguments)

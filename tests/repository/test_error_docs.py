@@ -24,7 +24,8 @@ REPORTERS = {
 
 
 def sources() -> list[ast.Module]:
-    folders = ("graph", "guidegraph", "plugins/lab/guidegraph_lab", "plugins/page/guidegraph_page")
+    packages = (f"plugins/{name}/guidegraph_{name}" for name in ("browser", "lab", "page"))
+    folders = ("graph", "guidegraph", *packages)
     return [ast.parse(file.read_text()) for folder in folders for file in (ROOT / folder).rglob("*.py")]
 
 

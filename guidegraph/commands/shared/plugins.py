@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 from guidegraph.commands.shared.errors import argument_problem
 from guidegraph.graph.errors import WorkflowError
+from guidegraph.plugins.entry_points import find_package
 from guidegraph.plugins.selection import PluginSelection
+from guidegraph_runtime.machine.optional_packages import package_command
 
 if TYPE_CHECKING:
     import typer
@@ -49,6 +51,15 @@ def require_all_plugins(selection: PluginSelection) -> PluginManager:
     manager = require_plugins(selection)
     manager.load_third_party()
     return manager
+
+
+def load_package(package: str, option: str) -> Any:
+    """The module of one of the packages in plugins/. Raises ``WorkflowError`` at the option if it is not installed."""
+    entry = find_package(package)
+    if entry is None:
+        message = f"it is in the package guidegraph-{package}: {package_command(package)}"
+        raise WorkflowError([argument_problem("missing-package", message, option)])
+    return entry.load()
 
 
 def list_contributions(kind: str, selection: PluginSelection, describe: Callable[[PluginManager], Any]) -> Any:

@@ -26,7 +26,6 @@ from PIL import Image
 
 from guidegraph_runtime import Bundle, pixels
 from guidegraph_runtime.machine.memory import parse_size
-from guidegraph_runtime.machine.optional_packages import install_command
 from guidegraph_serve.command import main
 from guidegraph_serve.jobs import ServeOptions
 from tests.paths import ROOT
@@ -255,18 +254,6 @@ def test_a_port_that_is_in_use_is_named(pictures: Path, capsys: pytest.CaptureFi
         main([str(pictures), "--port", str(taken.getsockname()[1])])
     assert ended.value.code == 2
     assert "port-busy: 127.0.0.1, port" in capsys.readouterr().err
-
-
-def test_missing_packages_are_named(
-    pictures: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("guidegraph_serve.command.PACKAGES", ("starlette", "no_such_package"))
-    with pytest.raises(SystemExit) as ended:
-        main([str(pictures)])
-    assert ended.value.code == 2
-    assert (
-        f"the server needs no_such_package: {install_command('serve', 'guidegraph-runtime')}" in capsys.readouterr().err
-    )
 
 
 def test_options_may_be_variables_of_the_environment(pictures: Path, tmp_path: Path) -> None:

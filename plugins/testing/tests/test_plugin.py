@@ -98,7 +98,7 @@ def run(project: pytest.Pytester, *arguments: str) -> pytest.RunResult:
 
 def test_the_entry_point_has_the_name_of_its_module() -> None:
     """With another name, `-p guidegraph_testing.plugin` would register the plugin twice, which pytest refuses."""
-    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    project = tomllib.loads((ROOT / "plugins" / "testing" / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     assert project["entry-points"]["pytest11"] == {NAME: NAME}
 
 

@@ -14,7 +14,7 @@ from tests.paths import ROOT
 
 @pytest.fixture(scope="module")
 def palettes() -> ModuleType:
-    module = import_plugin_module(str(ROOT / "tests" / "page" / "palettes.py"))
+    module = import_plugin_module(str(ROOT / "plugins" / "page" / "tests" / "palettes.py"))
     assert isinstance(module, ModuleType)
     return module
 

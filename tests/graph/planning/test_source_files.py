@@ -64,6 +64,19 @@ def test_a_changed_helper_changes_the_digest(tmp_path: Path, way: str, layout: s
     assert read_digest(2) == first
 
 
+def test_a_module_in_folders_without_init_is_found_before_they_are_imported(tmp_path: Path) -> None:
+    """Python's own finder raises KeyError there: the inner folder's path depends on the outer one in sys.modules."""
+    folder = tmp_path / "lib_outer" / "inner" / "innermost"
+    folder.mkdir(parents=True)
+    (tmp_path / "ways_user.py").write_text("def late():\n    from lib_outer.inner.innermost import used\n")
+
+    def read_digest(text: str) -> str:
+        (folder / "used.py").write_text(text)
+        return digest_module("ways_user")
+
+    assert read_digest("K = 1\n") != read_digest("K = 2\n")
+
+
 IMPORTS = {
     "from {m} import K as K{i}": "K{i}",
     "import {m} as m{i}": "m{i}.K",

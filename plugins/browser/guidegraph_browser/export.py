@@ -14,6 +14,7 @@ from guidegraph.commands.exports.steps import ExportArguments
 from guidegraph.commands.shared.errors import argument_problem
 from guidegraph.commands.shared.printing import print_text
 from guidegraph.graph.errors import WorkflowError
+from guidegraph.graph.export.partition.precision import PROVIDERS
 from guidegraph.graph.trust.file_checks import lock_output
 from guidegraph_browser.support import (
     INSTALL,
@@ -22,6 +23,9 @@ from guidegraph_browser.support import (
     find_part_problems,
     find_provider_problems,
 )
+from guidegraph_browser.table_rows import PlanSource
+from guidegraph_browser.write_page import BUNDLE, check_page_folder, choose_outputs, find_page_problems, write_page
+from guidegraph_runtime.bundle.manifest import Output, Part, Tensor
 from guidegraph_runtime.machine.memory import show_size
 
 if TYPE_CHECKING:
@@ -29,24 +33,18 @@ if TYPE_CHECKING:
     from guidegraph.graph.export.workflow import Exported
 
 
-def check_page_options(page: bool, onnxruntime_web: Path | None, single_file: bool) -> None:
-    """Raise ``WorkflowError`` for options that do not go together."""
-    problem = None
+def check_options(page: bool, onnxruntime_web: Path | None, single_file: bool) -> Path:
+    """The folder of onnxruntime-web. Raises ``WorkflowError`` for options that do not go together."""
+    option, problem = "--onnxruntime-web", "only a page needs it; add --page, or leave it out"
     if page and single_file:
-        problem = argument_problem(
-            "bad-value", "a page has a bundle, not a single file; leave one out", "--single-file"
-        )
-    elif page and onnxruntime_web is None:
-        message = (
+        option, problem = "--single-file", "a page has a bundle, not a single file; leave one out"
+    elif onnxruntime_web is None:
+        problem = (
             f"a page computes with onnxruntime-web, which guidegraph does not contain; {INSTALL}, then name it here"
         )
-        problem = argument_problem("bad-value", message, "--onnxruntime-web")
-    elif onnxruntime_web is not None and not page:
-        problem = argument_problem(
-            "bad-value", "only a page needs it; add --page, or leave it out", "--onnxruntime-web"
-        )
-    if problem is not None:
-        raise WorkflowError([problem])
+    elif page:
+        return onnxruntime_web
+    raise WorkflowError([argument_problem("bad-value", problem, option)])
 
 
 def export_page(arguments: ExportArguments, onnxruntime_web: Path) -> None:
@@ -54,8 +52,6 @@ def export_page(arguments: ExportArguments, onnxruntime_web: Path) -> None:
 
     Raises ``WorkflowError`` if it cannot be exported or cannot be a page, and ``typer.Exit`` if the check fails.
     """
-    from guidegraph_browser.write_page import BUNDLE, check_page_folder, write_page
-
     folder = arguments.bundle
     try:
         web = find_onnxruntime_web(onnxruntime_web)
@@ -85,10 +81,6 @@ def name_page_problems(option: str) -> Iterator[None]:
 
 def _check_plan(planned: Exported, kinds: Mapping[str, str], precision: Mapping[str, str]) -> None:
     """Raise ``WorkflowError`` with all reasons why an export cannot be a page. Before the trace it has no parts."""
-    from guidegraph.graph.export.partition.precision import PROVIDERS
-    from guidegraph_browser.table_rows import PlanSource
-    from guidegraph_browser.write_page import choose_outputs, find_page_problems
-    from guidegraph_runtime.bundle.manifest import Output, Part, Tensor
 
     def describe_tensor(value: Any) -> Tensor:
         return Tensor(str(value.name), str(value.dtype.numpy()), ())
