@@ -15,8 +15,8 @@ KERNEL_TESTS ?= tests/test_tolerance.py $(addprefix tests/nodes/,conditioning gu
 BENCHMARKS ?= $(filter-out benchmarks/_%,$(wildcard benchmarks/*.py))
 
 # The project's distributions in plugins/. A user's environment has those of the README; the tests need all of them.
-USED := browser lab page serve
-PACKAGES := $(USED) diffusers testing
+USED := browser lab page serve testing
+PACKAGES := $(USED) diffusers
 editable = -e ./runtime $(patsubst %,-e ./plugins/%,$(1))
 GALLERY := $(patsubst %/pyproject.toml,%,$(wildcard $(CURDIR)/plugins/gallery/*/pyproject.toml $(CURDIR)/plugins/gallery/families/*/pyproject.toml))
 space := $(subst ,, )
@@ -128,7 +128,7 @@ $(BENCH): $(BASE)
 
 $(DOCS): $(BASE)
 	@echo 'installing what the documentation site needs'
-	@$(INSTALL) -e '.[docs]' $(call editable,$(USED) testing)
+	@$(INSTALL) -e '.[docs]' $(call editable,$(USED))
 	@touch $@
 
 links: $(BASE)

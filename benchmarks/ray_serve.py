@@ -1,6 +1,6 @@
 """Measure Ray Serve with one replica and with two: requests a second, and the processes that take the CPU.
 
-    pip install "./runtime[serve]" "ray[serve]>=2.49" httpx psutil
+    pip install ./runtime "./plugins/serve[ray]" httpx psutil
     guidegraph export workflows/text_to_image_128.yaml -o scenes
     python benchmarks/ray_serve.py scenes [--requests 32] [--n 4] [--steps 30] [--rounds 3] [--cores 2] [--limit 0.6]
 

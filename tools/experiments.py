@@ -4,7 +4,7 @@
 
 The small setting is for two cores (docs/understand/experiments.md has its times), --full for a GPU. Results, a report
 of each sweep and seconds.json go to runs/experiments or runs/experiments/full. Finished cells are not run again. More
-than one worker needs `pip install -e ".[ray]"`. -n prints the commands and runs none.
+than one worker needs `pip install -e "./plugins/lab[ray]"`. -n prints the commands and runs none.
 """
 
 from __future__ import annotations

@@ -16,6 +16,8 @@ import networkx as nx
 ROOT = Path(__file__).resolve().parents[1]
 LAYERS = ("graph", "nodes", "plugins", "guidegraph", "runtime")
 """The top folders of the product; in the first three lies a sub-package of ``guidegraph``, as in setup.py."""
+IN_CORE = ("graph", "nodes", "plugins")
+"""Those that are one distribution with ``guidegraph``."""
 EXCLUDED = ("plugins/gallery",)
 
 Function = ast.FunctionDef | ast.AsyncFunctionDef
@@ -130,6 +132,18 @@ def _statements(body: list[ast.stmt], types: bool, lazy: bool) -> Iterator[ast.s
                 yield from _statements(getattr(item, name, []), types, lazy)
         for handler in getattr(item, "handlers", []):
             yield from _statements(handler.body, types, lazy)
+
+
+def distribution_graph(modules: list[Module]) -> nx.DiGraph[str]:
+    """The distributions of the project, with an edge to each that one imports from; ``count`` imports of modules."""
+    homes = {module.name: module.layer if module.layer not in IN_CORE else "guidegraph" for module in modules}
+    graph: nx.DiGraph[str] = nx.DiGraph()
+    for source, target in import_graph(modules).edges:
+        a, b = homes[source], homes[target]
+        if a != b:
+            count: int = graph.edges[a, b]["count"] + 1 if graph.has_edge(a, b) else 1
+            graph.add_edge(a, b, count=count)
+    return graph
 
 
 def folder_graph(modules: list[Module]) -> nx.DiGraph[str]:

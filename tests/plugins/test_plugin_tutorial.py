@@ -16,6 +16,7 @@ import pytest
 from PIL import Image
 
 from guidegraph.commands.plugin_template import render_template
+from guidegraph.plugins.entry_points import PACKAGES
 from tests.repository.test_packaging import ROOT, build_wheel, source, wheel
 
 __all__ = ["source", "wheel"]
@@ -95,8 +96,8 @@ def newcomer(source: Path, wheel: Path, tmp_path: Path) -> Newcomer:
     """A fresh environment with guidegraph installed from its wheels; other packages are those of this one."""
     venv.create(tmp_path / "venv", with_pip=True)
     python = tmp_path / "venv" / "bin" / "python"
-    (packages,) = (tmp_path / "venv" / "lib").glob("*/site-packages")
-    (packages / "shared.pth").write_text(sysconfig.get_paths()["purelib"] + "\n")
+    (site,) = (tmp_path / "venv" / "lib").glob("*/site-packages")
+    (site / "shared.pth").write_text(sysconfig.get_paths()["purelib"] + "\n")
     script = tmp_path / "venv" / "bin" / "pytest"
     script.write_text(f'#!/bin/sh\nexec "{python}" -m pytest "$@"\n')
     script.chmod(0o755)
@@ -105,11 +106,12 @@ def newcomer(source: Path, wheel: Path, tmp_path: Path) -> Newcomer:
     home.mkdir()
     actual = Newcomer(python.parent, home)
     actual.run("pip uninstall -q -y setuptools")  # an old one comes with venv, and would hide the one that is here
-    actual.run(f"pip install -q --ignore-installed '{runtime}' '{wheel}'")
+    packages = " ".join(str(build_wheel(source / "plugins" / name, tmp_path / name)) for name in PACKAGES)
+    actual.run(f"pip install -q --ignore-installed '{runtime}' '{wheel}' {packages}")
     location = actual.run(
         "python -c 'import guidegraph.graph as g, guidegraph_runtime as r; print(g.__file__, r.__file__)'"
     )
-    assert location.count(str(packages)) == 2
+    assert location.count(str(site)) == 2
     return actual
 
 

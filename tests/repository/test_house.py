@@ -13,6 +13,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import networkx as nx
 import pytest
 
 from tests.paths import ROOT
@@ -28,7 +29,9 @@ VAGUE = 9
 CLAUSES = 2
 
 FILES = 620
-LINES = 95_920
+LINES = 95_925
+CORE_LINES = 80_107
+"""The lines of guidegraph and its runtime, without the distributions in plugins/."""
 CRUMBS = 948
 """Private functions with one caller."""
 ONE_IMPORTER = 10
@@ -82,6 +85,15 @@ def test_a_reader_pays_no_more_than_before(modules: list[source_tree.Module]) ->
     assert sum(len(reader.imports_in_functions(module)) for module in modules) <= IMPORTS_IN_FUNCTIONS
     assert sum(len(reader.variant_checks(module)) for module in modules) <= VARIANT_CHECKS
     assert sum(bool(reader.torch_privates(module)) for module in modules) <= TORCH_PRIVATE_FILES
+
+
+def test_the_core_shrinks_and_few_arrows_lead_between_distributions(modules: list[source_tree.Module]) -> None:
+    core = [module for module in modules if module.layer in ("guidegraph", "runtime", *source_tree.IN_CORE)]
+    assert sum(len(module.text.splitlines()) for module in core) <= CORE_LINES
+    graph = source_tree.distribution_graph(modules)
+    assert len(graph) <= 12
+    assert graph.number_of_edges() <= 30
+    assert nx.is_directed_acyclic_graph(graph)
 
 
 def test_a_run_enters_no_more_modules_and_makes_no_more_calls_than_before(tmp_path: Path) -> None:

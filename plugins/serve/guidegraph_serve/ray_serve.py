@@ -4,7 +4,7 @@
 
 The front checks requests, holds the jobs and answers; it hands each job to the replica with the least open work, which
 has bundles, workers and queues of its own. A job whose replica is lost begins again at another one. Needs
-``pip install "ray[serve]>=2.49"``.
+``pip install "./plugins/serve[ray]"`` in a checkout.
 """
 
 from __future__ import annotations
