@@ -151,7 +151,7 @@ class Workflow:
 
     def _repr_html_(self) -> str:
         """The drawing of the graph, which notebooks show for a workflow at the end of a cell."""
-        from guidegraph.drawing.notebook import draw_for_notebook
+        from guidegraph.drawing.svg import draw_for_notebook
 
         return draw_for_notebook(self.graph)
 

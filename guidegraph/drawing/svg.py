@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import re
 from dataclasses import dataclass, replace
 from itertools import pairwise
 
@@ -16,6 +18,8 @@ HEADER = 44.0
 NOTE = 15.0
 LANE = 8.0
 MARGIN = 24.0
+LEAST_IN_NOTEBOOK = 0.6
+"""A drawing is scaled down to this share of its size; a narrower notebook scrolls."""
 
 
 def draw_svg(graph: Graph, scope: str = "", live: bool = False) -> str:
@@ -58,6 +62,18 @@ class _MeasuredPanel:
     placed: Layout
     sizes: dict[Key, Size]
     pills: dict[str, float]
+
+
+def draw_for_notebook(graph: Graph) -> str:
+    """The drawing of a graph as HTML for ``_repr_html_``: it scrolls if it is wide, and its styles stay its own."""
+    content = repr(sorted(graph.sources.items()))
+    scope = f"guidegraph-{hashlib.sha256(content.encode(errors='surrogatepass')).hexdigest()[:12]}"
+    svg = draw_svg(graph, scope).replace(' xmlns="http://www.w3.org/2000/svg"', "", 1)
+    size = re.search(r'width="(\d+)"', svg)
+    assert size is not None
+    style = f"width:100%;max-width:{size[1]}px;min-width:{round(int(size[1]) * LEAST_IN_NOTEBOOK)}px;height:auto"
+    svg = re.sub(r'width="\d+" height="\d+"', f'style="{style}"', svg, count=1)
+    return f'<div style="overflow-x:auto">{svg}</div>'
 
 
 def _measure_panels(top: Panel) -> dict[int, _MeasuredPanel]:

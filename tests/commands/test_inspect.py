@@ -242,8 +242,8 @@ tops = {name.partition(".")[0] for name in sys.modules.keys() - at_start} - sys.
 print(*sorted(top for top in tops if not top.startswith("_")), f"\\n{len(sys.modules)}", sep=" ")
 """
 QUICK_TO_IMPORT = """
-annotated_doc annotated_types click colorama cython_runtime guidegraph guidegraph_diffusers guidegraph_lab
-guidegraph_page guidegraph_runtime numpy packaging PIL
+annotated_doc annotated_types click colorama cython_runtime guidegraph guidegraph_diffusers
+guidegraph_lab guidegraph_page guidegraph_runtime numpy packaging PIL
 pluggy pydantic pydantic_core shellingham toys typer typing_extensions typing_inspection yaml
 """
 """The packages that commands which run nothing import beside the standard library."""

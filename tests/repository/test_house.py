@@ -29,8 +29,8 @@ VAGUE = 9
 CLAUSES = 2
 
 FILES = 620
-LINES = 95_925
-CORE_LINES = 80_107
+LINES = 95_938
+CORE_LINES = 80_100
 """The lines of guidegraph and its runtime, without the distributions in plugins/."""
 CRUMBS = 948
 """Private functions with one caller."""

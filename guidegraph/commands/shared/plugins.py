@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import cache
+from importlib import import_module
+from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
+from guidegraph import __version__
 from guidegraph.commands.shared.errors import argument_problem
 from guidegraph.graph.errors import WorkflowError
-from guidegraph.plugins.entry_points import find_package
 from guidegraph.plugins.selection import PluginSelection
 from guidegraph_runtime.machine.optional_packages import package_command
 
@@ -55,11 +57,11 @@ def require_all_plugins(selection: PluginSelection) -> PluginManager:
 
 def load_package(package: str, option: str) -> Any:
     """The module of one of the packages in plugins/. Raises ``WorkflowError`` at the option if it is not installed."""
-    entry = find_package(package)
-    if entry is None:
+    name = f"guidegraph_{package}"
+    if find_spec(name) is None:
         message = f"it is in the package guidegraph-{package}: {package_command(package)}"
         raise WorkflowError([argument_problem("missing-package", message, option)])
-    return entry.load()
+    return import_module(name)
 
 
 def list_contributions(kind: str, selection: PluginSelection, describe: Callable[[PluginManager], Any]) -> Any:
@@ -68,7 +70,6 @@ def list_contributions(kind: str, selection: PluginSelection, describe: Callable
     For the installed plugins it is kept on disk, and no plugin is imported while none has changed. It is not kept while
     one of them fails, or with modules given by name.
     """
-    from guidegraph import __version__
     from guidegraph.plugins.listings import read_listing, write_listing
 
     kept = selection.installed and not selection.modules

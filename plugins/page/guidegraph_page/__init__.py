@@ -9,8 +9,6 @@ from guidegraph import hookimpl
 
 @hookimpl
 def guidegraph_commands(app: Any) -> None:
-    from guidegraph.commands.shared.root import examples
-    from guidegraph_page.command import open
+    from guidegraph_page.command import add_open
 
-    lines = ("open draw.yaml", "open workflows --port 8100 --no-browser", "open draw.yaml --device cuda")
-    app.command(epilog=examples(*lines))(open)
+    add_open(app)

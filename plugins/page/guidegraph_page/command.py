@@ -11,9 +11,19 @@ import typer
 from guidegraph.commands.shared import options
 from guidegraph.commands.shared.plugins import require_all_plugins
 from guidegraph.commands.shared.printing import print_note, print_text
-from guidegraph.commands.shared.root import select_plugins
+from guidegraph.commands.shared.root import examples, select_plugins
 from guidegraph.graph.errors import Problem, WorkflowError
 from guidegraph.graph.trust.policy import Policy
+
+
+def add_open(app: typer.Typer) -> None:
+    """Add the command to the application."""
+    lines = (
+        "open draw.yaml",
+        "open workflows --port 8100 --no-browser",
+        "open draw.yaml --device cuda",
+    )
+    app.command(epilog=examples(*lines))(open)
 
 
 @options.add_run_options("open")

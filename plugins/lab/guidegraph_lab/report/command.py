@@ -13,7 +13,7 @@ from guidegraph.commands.shared.errors import argument_problem
 from guidegraph.commands.shared.options import NoPlugins, PageFile, Plugins, check_output, write_output
 from guidegraph.commands.shared.plugins import require_all_plugins
 from guidegraph.commands.shared.printing import print_text
-from guidegraph.commands.shared.root import select_plugins
+from guidegraph.commands.shared.root import examples, select_plugins
 from guidegraph.graph.errors import WorkflowError, suggest
 from guidegraph_runtime.machine.memory import show_size
 
@@ -21,6 +21,15 @@ if TYPE_CHECKING:
     from guidegraph_lab.report.collect import RunFolder, SweepFolder
 
 PAGE = "report.html"
+
+
+def add_report(app: typer.Typer) -> None:
+    """Add the command to the application."""
+    lines = (
+        "report runs/20260131-120000-draw",
+        "report runs/sweep --x steps --by sampler",
+    )
+    app.command(epilog=examples(*lines))(report)
 
 
 def report(

@@ -14,8 +14,9 @@ import typer
 
 from guidegraph.commands.shared import options
 from guidegraph.commands.shared.errors import FAILED, argument_problem
+from guidegraph.commands.shared.options import AcceleratedCommand
 from guidegraph.commands.shared.printing import output_stream, print_json, print_note, print_text
-from guidegraph.commands.shared.root import select_plugins
+from guidegraph.commands.shared.root import examples, select_plugins
 from guidegraph.commands.shared.signals import cancel_on_signals
 from guidegraph.graph.cancellation import CancelToken
 from guidegraph.graph.errors import Problem, WorkflowError
@@ -35,6 +36,16 @@ if TYPE_CHECKING:
 
 _EVERY = 10.0
 """Seconds between two progress lines."""
+
+
+def add_sweep(app: typer.Typer) -> None:
+    """Add the command to the application."""
+    lines = (
+        "sweep draw.yaml --grid scale=1,2,4 --seeds 0:64",
+        "sweep draw.yaml --grid steps=10,30 --from prompts.csv --set scale=3 --out runs/steps",
+        "sweep draw.yaml --grid scale=1,2,4 --seeds 0:64 --ray local --workers 4",
+    )
+    app.command(cls=AcceleratedCommand, epilog=examples(*lines))(sweep)
 
 
 @options.add_run_options("sweep")
