@@ -6,16 +6,16 @@ OUT ?= runs/first-picture
 ARGS ?=
 # Tests whose results come from float kernels, for the pass that is kept to AVX2: of checkpoints those that compare what a
 # network computes, and not those that read files.
-checkpoint_tests = $(addprefix tests/nodes/checkpoints/,compvis/test_ldm_text.py compvis/test_released_workflows.py \
+checkpoint_tests = $(addprefix plugins/families/tests/,compvis/test_ldm_text.py compvis/test_released_workflows.py \
 	diffusers/test_lora_peft.py diffusers/test_pipelines.py guided/test_guided_diffusion.py quantised test_text_encoders.py \
-	test_sampling.py transformers/test_z_image.py) $(wildcard tests/nodes/checkpoints/transformers/test_*pipeline*.py)
+	test_sampling.py transformers/test_z_image.py) $(wildcard plugins/families/tests/transformers/test_*pipeline*.py)
 KERNEL_TESTS ?= tests/test_tolerance.py $(addprefix tests/nodes/,conditioning guidance images metrics models sampling \
 	training test_kept_levels.py) $(checkpoint_tests) plugins/diffusers/tests/test_diffusers_models.py \
 	plugins/diffusers/tests/test_diffusers_schedulers.py plugins/gallery
 BENCHMARKS ?= $(filter-out benchmarks/_%,$(wildcard benchmarks/*.py))
 
 # The project's distributions in plugins/. A user's environment has those of the README; the tests need all of them.
-USED := browser lab page serve testing
+USED := browser families lab page serve testing
 PACKAGES := $(USED) diffusers
 editable = -e ./runtime $(patsubst %,-e ./plugins/%,$(1))
 GALLERY := $(patsubst %/pyproject.toml,%,$(wildcard $(CURDIR)/plugins/gallery/*/pyproject.toml $(CURDIR)/plugins/gallery/families/*/pyproject.toml))

@@ -24,8 +24,8 @@ from safetensors.torch import save_file
 from torch import nn
 
 from guidegraph.nodes.checkpoints.checkpoint import load_checkpoint
-from guidegraph.nodes.models.released.config import UNetShape
-from guidegraph.nodes.models.released.unet import ReleasedUNet
+from guidegraph_families.networks.config import UNetShape
+from guidegraph_families.networks.unet import ReleasedUNet
 
 LIMIT = 1.2
 MB = 1e6

@@ -21,13 +21,13 @@ from typing import Any
 import torch
 from _two_sides import SCALE, Draw, fill_randomly, large_dtype, print_peaks, print_setting, print_speed, status
 
-from guidegraph.nodes.checkpoints.diffusers.unet import read_unet_shape, unet_tensors
 from guidegraph.nodes.checkpoints.filling import fill
-from guidegraph.nodes.models.released.denoiser import ReleasedDenoiser
-from guidegraph.nodes.models.released.unet import ReleasedUNet
 from guidegraph.nodes.sampling.schedule import scaled_linear
 from guidegraph.nodes.types import Condition
 from guidegraph.workflow import Workflow, load_workflow
+from guidegraph_families.diffusers.unet import read_unet_shape, unet_tensors
+from guidegraph_families.networks.denoiser import ReleasedDenoiser
+from guidegraph_families.networks.unet import ReleasedUNet
 
 TOKENS = 77
 WORKFLOW = Path(__file__).parent / "checkpoint_speed.yaml"

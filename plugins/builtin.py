@@ -15,8 +15,6 @@ from guidegraph import nodes
 from guidegraph.graph.node import SPEC_ATTRIBUTE
 from guidegraph.graph.output_format import OutputFormat
 from guidegraph.graph.types import Tensor
-from guidegraph.nodes.checkpoints.family import Family
-from guidegraph.nodes.checkpoints.own_families import list_families
 from guidegraph.nodes.condition_fields import BASIC_FIELDS, ConditionField
 from guidegraph.plugins.hookspecs import hookimpl
 
@@ -71,11 +69,6 @@ def guidegraph_outputs() -> list[OutputFormat]:
 @hookimpl
 def guidegraph_condition_fields() -> list[ConditionField]:
     return list(BASIC_FIELDS)
-
-
-@hookimpl
-def guidegraph_families() -> list[Family]:
-    return list_families()
 
 
 @hookimpl

@@ -20,6 +20,7 @@ OWN_DISTRIBUTION = "guidegraph"
 PACKAGES: dict[str, tuple[str, ...]] = {
     "browser": (),
     "diffusers": (),
+    "families": (),
     "lab": ("sweep", "report"),
     "page": ("open",),
     "serve": (),

@@ -65,6 +65,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+FAMILIES = "families"
+"""The package with the released families, which `checkpoint.load` reads without other plugins too."""
 LEFT_OUT = "installed plugins are left out (--no-plugins)"
 
 
@@ -143,7 +145,7 @@ class PluginManager:
         self.unknown_disabled = sorted(disabled - set(self.installed))
         for entry in list_entry_points():
             reason = f"disabled by {DISABLE}" if entry.name in disabled else ""
-            if reason or not entry_points:
+            if reason or (not entry_points and not (entry.name == FAMILIES and is_own(read_distribution(entry)[0]))):
                 error = PluginError(reason if entry_points else LEFT_OUT)
                 self._fail(entry.name, *read_distribution(entry), error, "disabled")
             else:
@@ -203,6 +205,11 @@ class PluginManager:
         """Import the installed plugins of other distributions: their observers see every run."""
         self._add_entry_points(lambda entry: not is_own(read_distribution(entry)[0]))
 
+    def load_families(self) -> None:
+        """Import the package of released families, and all plugins that may have others."""
+        self.load(FAMILIES)
+        self.load_third_party()
+
     def _load_formats(self, name: str) -> None:
         """Add the built-in formats, and import other distributions if none is of the type with this name."""
         self._add_formats(OWN_DISTRIBUTION, builtin.guidegraph_outputs())
@@ -216,14 +223,14 @@ class PluginManager:
                 of_type.append(format)
 
     def list_families(self) -> list[Offer]:
-        """The families of checkpoints, the built-in ones first. Imports the plugins of other distributions."""
-        self.load_third_party()
-        own = [Offer(family, OWN_DISTRIBUTION) for family in builtin.guidegraph_families()]
-        return [*own, *(offer for offers in self._families.values() for offer in offers)]
+        """The families of checkpoints, our own first. Imports their package and the plugins of other distributions."""
+        self.load_families()
+        offers = [offer for offers in self._families.values() for offer in offers]
+        return sorted(offers, key=lambda offer: offer.plugin != OWN_DISTRIBUTION)
 
     def list_family_plugins(self) -> list[tuple[str, str]]:
         """The plugins with families, as their distributions with versions and their modules, in order."""
-        self.load_third_party()
+        self.load_families()
         return sorted(self._families)
 
     def complete(self) -> None:
@@ -294,7 +301,7 @@ class PluginManager:
 
     def bind_asking(self, spec: NodeSpec) -> NodeSpec:
         """The node, with the families of all plugins if it asks for them."""
-        if spec.asks != builtin.guidegraph_families.__name__:
+        if spec.asks != hookspecs.guidegraph_families.__name__:
             return spec
         function = AskingFunction(spec.function, self.list_families)
         return replace(spec, function=function, contributors=self.list_family_plugins)
@@ -411,7 +418,8 @@ class PluginManager:
         self._types |= contribution.types
         self._add_formats(name, contribution.formats)
         if contribution.families:
-            self._families[owner, module] = [Offer(family, name) for family in contribution.families]
+            home = OWN_DISTRIBUTION if is_own(distribution) else name
+            self._families[owner, module] = [Offer(family, home) for family in contribution.families]
         self._owners |= dict.fromkeys(contribution.namespaces, owner)
         if name.isidentifier():
             self._owners[name] = owner

@@ -12,7 +12,6 @@ from guidegraph.graph.node import get_spec, node
 from guidegraph.graph.types import Beside
 from guidegraph.nodes.checkpoints.family import find_offers
 from guidegraph.nodes.checkpoints.load_options import AttentionOrder, LoadOptions, NoiseSchedule, PredictionChoice
-from guidegraph.nodes.checkpoints.own_families import list_families
 from guidegraph.nodes.models.model_json import AbsentPart
 from guidegraph.nodes.sampling.schedule import trained
 from guidegraph.nodes.types import (
@@ -112,7 +111,7 @@ def load_checkpoint(
         t5_tokenizer,
         transformer,
     )
-    parts = load_parts(path, options, find_offers(list_families), get_spec(load_checkpoint).outputs)
+    parts = load_parts(path, options, find_offers(), get_spec(load_checkpoint).outputs)
     if isinstance(denoiser := parts.get("denoiser"), nn.Module):
         set_packing(denoiser, pack)
     if isinstance(schedule := parts.get("schedule"), Schedule):

@@ -6,6 +6,8 @@ from collections.abc import Callable, Mapping, Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass
 from functools import update_wrapper
+from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
@@ -17,7 +19,8 @@ if TYPE_CHECKING:
     from guidegraph.nodes.checkpoints.load_options import LoadOptions
 
 OWN = "guidegraph"
-"""The plugin of the built-in families, whose errors are told as they are."""
+"""The name in messages of the families in PACKAGE, whose errors are told as they are."""
+PACKAGE = "guidegraph_families"
 
 
 class Header(NamedTuple):
@@ -40,12 +43,14 @@ class Family:
     a folder, where the name of a subfolder and a slash come first. The configuration is None for a file, and otherwise
     the content of the folder's model_index.json, of its config.json, or of the config.yaml of a CompVis folder; it is
     empty if the folder has none of them. open: called with the path and the settings of `checkpoint.load`; returns the
-    parts by the names of its outputs, on the run's device and in its dtype.
+    parts by the names of its outputs, on the run's device and in its dtype. explain: called with the same for a path
+    that no family recognises; raises ``ValueError`` if it knows why, for a folder of its layout with unknown parts.
     """
 
     name: str
     recognise: Callable[[Headers, Config], bool]
     open: Callable[[Path, LoadOptions], Mapping[str, Any]]
+    explain: Callable[[Path, LoadOptions], object] | None = None
 
 
 class FamilyError(GuidegraphError):
@@ -126,7 +131,10 @@ class AskingFunction:
         return hash(self.function)
 
 
-def find_offers(default: Callable[[], Sequence[Family]]) -> Sequence[Offer]:
-    """The families of the plugins of the node being called; the default, as our own, outside of a workflow."""
-    list_offers = _offers.get()
-    return [Offer(family, OWN) for family in default()] if list_offers is None else list_offers()
+def find_offers() -> Sequence[Offer]:
+    """The families of the plugins of the node being called; outside of a workflow those of guidegraph-families."""
+    if (list_offers := _offers.get()) is not None:
+        return list_offers()
+    if find_spec(PACKAGE) is None:
+        return []
+    return [Offer(family, OWN) for family in import_module(PACKAGE).guidegraph_families()]

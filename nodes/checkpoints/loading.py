@@ -1,50 +1,25 @@
-"""Asks the families of checkpoints which of them recognises a path, and loads its parts by that one.
-
-The layouts of single files, which the built-in families recognise.
-"""
+"""Asks the families of checkpoints which of them recognises a path, and loads its parts by that one."""
 
 from __future__ import annotations
 
 import json
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
+from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, TypeAlias
-
-from torch import Tensor
+from typing import Any
 
 from guidegraph.graph.trust.file_checks import open_regular
 from guidegraph.graph.types import PortType
-from guidegraph.nodes.checkpoints.compvis.config import CONFIG, find_checkpoint, is_compvis_folder
-from guidegraph.nodes.checkpoints.compvis.single_file import is_compvis, load_compvis
 from guidegraph.nodes.checkpoints.config_values import load_yaml
 from guidegraph.nodes.checkpoints.diffusers.config import read_json
-from guidegraph.nodes.checkpoints.diffusers.folder import INDEX, is_diffusers, load_diffusers
-from guidegraph.nodes.checkpoints.family import Config, FamilyError, Header, Headers, Offer
-from guidegraph.nodes.checkpoints.guided_diffusion import is_guided_diffusion, load_guided_diffusion
+from guidegraph.nodes.checkpoints.family import PACKAGE, Config, FamilyError, Header, Headers, Offer
+from guidegraph.nodes.checkpoints.folders import CONFIG, INDEX, is_compvis_folder, is_diffusers
 from guidegraph.nodes.checkpoints.load_options import LoadOptions
 from guidegraph.nodes.checkpoints.read_tensors import read_tensors
-from guidegraph.nodes.checkpoints.transformers.dit import is_dit, load_dit
-from guidegraph.nodes.checkpoints.transformers.flux import is_flux, load_flux
-from guidegraph.nodes.checkpoints.transformers.pixart import is_pixart, load_pixart
-from guidegraph.nodes.checkpoints.transformers.sd3 import is_sd3, load_sd3
-from guidegraph.nodes.checkpoints.transformers.z_image import is_z_image, load_z_image
 from guidegraph.nodes.types import Schedule
-
-Test: TypeAlias = Callable[[Mapping[str, object]], bool]
-Load: TypeAlias = Callable[[Mapping[str, Tensor], Path, LoadOptions], dict[str, Any]]
-
-LAYOUTS: dict[str, tuple[Test, Load]] = {
-    "guided-diffusion": (is_guided_diffusion, load_guided_diffusion),
-    "DiT": (is_dit, load_dit),
-    "PixArt": (is_pixart, load_pixart),
-    "Stable Diffusion 3": (is_sd3, load_sd3),
-    "Flux.1": (is_flux, load_flux),
-    "Z-Image": (is_z_image, load_z_image),
-    "CompVis": (is_compvis, load_compvis),
-}
-"""By the names in `own_families`: a file that has several of them is of the first."""
+from guidegraph_runtime.machine.optional_packages import package_command
 
 MAX_HEADER = 100_000_000
 """The most bytes of a safetensors header, as in its own library."""
@@ -82,20 +57,6 @@ def load_parts(
     return parts
 
 
-def find_layout(headers: Mapping[str, object]) -> str | None:
-    """The layout of a file with tensors of these names; None for an unknown one."""
-    return next((name for name, (has_layout, _) in LAYOUTS.items() if has_layout(headers)), None)
-
-
-def load_layout(name: str, path: Path, options: LoadOptions) -> dict[str, Any]:
-    """Load the parts of a file, or of the only checkpoint file in a folder, by the loader of a layout.
-
-    Raises ``ValueError`` as `read_tensors` and the loader do, and for a folder with several files.
-    """
-    file = find_checkpoint(path) if path.is_dir() else path
-    return LAYOUTS[name][1](read_tensors(file, averages=options.ema), file, options)
-
-
 def load_by_family(
     path: Path, options: LoadOptions, offers: Sequence[Offer], outputs: Mapping[str, PortType]
 ) -> dict[str, Any]:
@@ -114,17 +75,23 @@ def load_by_family(
         warnings.warn(f"'{path}': {failure}", stacklevel=2)
     if matches:
         return matches[0].load(path, options, outputs)
-    if path.is_dir() and is_diffusers(path):
-        return load_diffusers(path, options)  # which says what it does not know
+    if find_spec(PACKAGE) is None:
+        raise ValueError(
+            f"'{path}' is recognised by no plugin; released families are in the package guidegraph-families: "
+            f"{package_command('families')}"
+        )
+    for offer in offers:
+        if offer.family.explain is not None:
+            offer.family.explain(path, options)
     if path.is_dir():
         raise ValueError(
             f"'{path}' is a folder of no known layout (diffusers, CompVis with its config.yaml); found "
             f"{_first([entry.name for entry in path.iterdir()])}: name a checkpoint file, or the folder that holds "
             "model_index.json"
         )
+    known = ", ".join(offer.family.name for offer in offers if offer.family.explain is None)
     raise ValueError(
-        f"'{path}' has tensors of no known layout (guided-diffusion, CompVis, DiT, PixArt, Stable Diffusion 3, Flux.1, "
-        f"Z-Image); found {len(headers)} tensors: {_first(headers)}"
+        f"'{path}' has tensors of no known layout ({known}); found {len(headers)} tensors: {_first(headers)}"
     )
 
 

@@ -11,19 +11,9 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from guidegraph.nodes.checkpoints.diffusers.flux import flux_layers
-from guidegraph.nodes.checkpoints.diffusers.pixart import pixart_layers
-from guidegraph.nodes.checkpoints.diffusers.sd3_names import sd3_layers
-from guidegraph.nodes.checkpoints.diffusers.unet import to_diffusers, unet_layout
-from guidegraph.nodes.checkpoints.diffusers.z_image import z_image_layers
 from guidegraph.nodes.checkpoints.filling import LayerRows
 from guidegraph.nodes.checkpoints.read_tensors import read_tensors
 from guidegraph.nodes.models.networks.low_rank import LAYERS, low_rank_layers
-from guidegraph.nodes.models.released.unet import ReleasedUNet
-from guidegraph.nodes.models.transformers.flux import Flux
-from guidegraph.nodes.models.transformers.mmdit import MMDiT
-from guidegraph.nodes.models.transformers.pixart import PixArt
-from guidegraph.nodes.models.transformers.z_image import ZImage
 from guidegraph_runtime.lora.pairs import find_adapter_file, pair_factors
 from guidegraph_runtime.lora.peft_settings import METADATA, read_folder_settings, read_header_settings
 
@@ -67,22 +57,18 @@ def denoiser_rows(network: nn.Module, prefix: str = "network.") -> dict[str, Lay
 
 
 def transformer_layers(network: nn.Module) -> dict[str, LayerRows]:
-    """A transformer's layers by their names in diffusers, where these are others; empty for other networks."""
-    if isinstance(network, Flux):
-        return flux_layers(network.config)
-    if isinstance(network, ZImage):
-        return z_image_layers(network.config)
-    if isinstance(network, MMDiT):
-        return sd3_layers(network.config)
-    return pixart_layers(network.config) if isinstance(network, PixArt) else {}
+    """A transformer's layers by their names in diffusers, where these are others; empty for other networks.
+
+    A network says so by its method ``published_layers()``.
+    """
+    layers: dict[str, LayerRows] = published() if (published := getattr(network, "published_layers", None)) else {}
+    return layers
 
 
 def map_file_names(network: nn.Module, canonical: Iterable[str]) -> dict[str, str]:
-    """Map canonical names of layers to those in files: diffusers' names for a released U-Net, otherwise the same."""
-    if not isinstance(network, ReleasedUNet):
-        return {name: name for name in canonical}
-    layout = unet_layout(network.shape)
-    return {name: to_diffusers(name, layout) for name in canonical}
+    """Map canonical names of layers to those in files, which a network gives by its method ``published_name(name)``."""
+    published = getattr(network, "published_name", str)
+    return {name: published(name) for name in canonical}
 
 
 def lora_tensors(network: nn.Module, layout: Literal["kohya", "peft"], dtype: torch.dtype) -> dict[str, Tensor]:

@@ -54,9 +54,7 @@ def checkpoint_sampling(*, path: Path) -> Sampling:
     offset 0 and 1 as the last ᾱ.
     Raises an error for a folder without a scheduler, and for a file that is not a checkpoint.
     """
-    from guidegraph.nodes.checkpoints.compvis.config import is_compvis_folder
-    from guidegraph.nodes.checkpoints.compvis.single_file import is_compvis
-    from guidegraph.nodes.checkpoints.diffusers.folder import is_diffusers
+    from guidegraph.nodes.checkpoints.folders import is_compvis, is_compvis_folder, is_diffusers
     from guidegraph.nodes.checkpoints.read_tensors import read_tensors
 
     if path.is_dir() and (is_diffusers(path) or not is_compvis_folder(path)):

@@ -8,10 +8,12 @@ which are verified when a part is read.
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from functools import partial
 from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
@@ -35,6 +37,7 @@ from guidegraph.nodes.models.networks.hooks import HookedModel
 from guidegraph.nodes.models.networks.low_rank import low_rank_layers
 from guidegraph.nodes.models.networks.shells import BoundedBuild
 from guidegraph_runtime.files.atomic_write import atomic_path
+from guidegraph_runtime.machine.optional_packages import package_command
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -117,7 +120,9 @@ def describe_part(module: nn.Module) -> tuple[str, dict[str, Any]]:
             "denoiser of lora.merge"
         )
     for name, kind in KINDS.items():
-        if isinstance(module, load_class(kind.model)):
+        # A module can be of a class of guidegraph-families only if that is imported.
+        is_known = not kind.model.startswith(FAMILIES) or FAMILIES in sys.modules
+        if is_known and isinstance(module, load_class(kind.model)):
             network: Any = module.encoder if name == TEXT else module
             return name, asdict(network.config)
     raise ValueError(f"a {type(module).__name__} cannot be saved as a model part; known are {', '.join(KINDS)}")
@@ -172,7 +177,7 @@ def write_atomic(path: Path, write: Callable[[Path], object]) -> None:
 class PartKind(NamedTuple):
     """The classes of a part's module, of its config and, for a denoiser, of the network inside.
 
-    Each is a module of this package and a name in it.
+    Each is a module of this package, or of guidegraph-families, and a name in it.
     """
 
     model: str
@@ -180,6 +185,7 @@ class PartKind(NamedTuple):
     network: str = ""
 
 
+FAMILIES = "guidegraph_families"
 TEXT = "text_transformer"
 """The kind of part that has a tokenizer as well as a network."""
 KINDS: dict[str, PartKind] = {
@@ -188,13 +194,10 @@ KINDS: dict[str, PartKind] = {
     "mmdit": PartKind(
         "transformers.denoiser.MMDiTDenoiser", "transformers.mmdit.MMDiTConfig", "transformers.mmdit.MMDiT"
     ),
-    "flux": PartKind("transformers.denoiser.FluxDenoiser", "transformers.flux.FluxConfig", "transformers.flux.Flux"),
-    "z_image": PartKind(
-        "transformers.denoiser.ZImageDenoiser", "transformers.z_image.ZImageConfig", "transformers.z_image.ZImage"
-    ),
-    "pixart": PartKind(
-        "transformers.denoiser.PixArtDenoiser", "transformers.pixart.PixArtConfig", "transformers.pixart.PixArt"
-    ),
+    **{
+        name: PartKind(*(f"{FAMILIES}.{name}.network.{cls}{part}" for part in ("Denoiser", "Config", "")))
+        for name, cls in (("flux", "Flux"), ("z_image", "ZImage"), ("pixart", "PixArt"))
+    },
     "kl_autoencoder": PartKind("own.autoencoder.KLAutoencoder", "own.autoencoder.AutoencoderConfig"),
     "vq_autoencoder": PartKind("own.autoencoder.VQAutoencoder", "own.autoencoder.VQConfig"),
     "pixel_space": PartKind("own.autoencoder.PixelSpace", "own.autoencoder.PixelSpaceConfig"),
@@ -211,9 +214,12 @@ KINDS: dict[str, PartKind] = {
 
 
 def load_class(name: str) -> Any:
-    """The class with one of the names of a ``PartKind``."""
+    """The class with one of the names of a ``PartKind``. Raises ``ValueError`` if its package is not installed."""
     module, _, cls = name.rpartition(".")
-    return getattr(import_module(f"{__package__}.{module}"), cls)
+    is_released = module.startswith(FAMILIES)
+    if is_released and find_spec(FAMILIES) is None:
+        raise ValueError(f"{cls} is in the package guidegraph-families: {package_command('families')}")
+    return getattr(import_module(module if is_released else f"{__package__}.{module}"), cls)
 
 
 SCALE = ":scale"

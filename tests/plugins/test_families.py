@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.metadata
 import itertools
 import json
+import re
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -19,12 +20,15 @@ from safetensors.torch import save_file
 from guidegraph import Family, NodeError, WorkflowError, load_workflow
 from guidegraph.graph.node import Registry
 from guidegraph.graph.planning.digest import spec_digest
+from guidegraph.nodes.checkpoints.checkpoint import load_checkpoint
 from guidegraph.nodes.checkpoints.family import Header
 from guidegraph.nodes.checkpoints.load_options import LoadOptions
-from guidegraph.nodes.checkpoints.loading import LAYOUTS, FolderHeaders
-from guidegraph.nodes.checkpoints.own_families import LAYOUTS as LISTED
+from guidegraph.nodes.checkpoints.loading import FolderHeaders
 from guidegraph.plugins.manager import PluginManager
+from guidegraph_families import LAYOUTS as LISTED
+from guidegraph_families.layouts import LAYOUTS
 from guidegraph_runtime import Bundle
+from guidegraph_runtime.machine.optional_packages import package_command
 from tests.plugins import family_plugin
 
 PLUGIN = str(Path(family_plugin.__file__))
@@ -269,8 +273,19 @@ def test_a_wrong_list_is_an_error_of_the_plugin(file: Path, tmp_path: Path, retu
         load_workflow(file, plugins=[str(path)])
 
 
+def test_without_the_package_of_released_families_the_error_names_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("guidegraph.nodes.checkpoints.family.PACKAGE", "no_such_package")
+    monkeypatch.setattr("guidegraph.nodes.checkpoints.loading.PACKAGE", "no_such_package")
+    file = tmp_path / "model.safetensors"
+    save_file({"x": torch.zeros(1)}, file)
+    with pytest.raises(ValueError, match=f"guidegraph-families: {re.escape(package_command('families'))}"):
+        load_checkpoint(path=file)
+
+
 def test_our_own_families_come_in_by_the_same_door() -> None:
     offers = PluginManager(entry_points=False).list_families()
-    assert [offer.family.name for offer in offers] == ["diffusers", *LAYOUTS]
-    assert tuple(LAYOUTS) == LISTED
+    assert [offer.family.name for offer in offers] == ["diffusers", *LISTED]
+    assert sorted(LAYOUTS) == sorted(LISTED)
     assert all(isinstance(offer.family, Family) and offer.plugin == "guidegraph" for offer in offers)

@@ -252,7 +252,7 @@ def train_lora(folder: Path) -> dict[str, object]:
 
 def inpaint_latent_diffusion(folder: Path) -> dict[str, object]:
     """A small model of latent diffusion's inpainting, of random weights."""
-    from tests.nodes.checkpoints.compvis.test_latent_diffusion_workflows import write
+    from plugins.families.tests.compvis.test_latent_diffusion_workflows import write
 
     write("inpainting_big", folder)
     mask = np.zeros((32, 32), dtype=np.uint8)
@@ -264,7 +264,7 @@ def inpaint_latent_diffusion(folder: Path) -> dict[str, object]:
 
 def semantic_latent_diffusion(folder: Path) -> dict[str, object]:
     """A small model of latent diffusion's semantic synthesis, of random weights."""
-    from tests.nodes.checkpoints.compvis.test_latent_diffusion_workflows import write
+    from plugins.families.tests.compvis.test_latent_diffusion_workflows import write
 
     (folder / "parts").mkdir()
     write("semantic_synthesis256", folder / "parts")
@@ -275,7 +275,7 @@ def semantic_latent_diffusion(folder: Path) -> dict[str, object]:
 
 def guided_diffusion(folder: Path) -> dict[str, object]:
     """A small model and classifier of guided-diffusion, of random weights."""
-    from tests.nodes.checkpoints.guided import guided_reference
+    from plugins.families.tests.guided import guided_reference
 
     flags = guided_reference.small(use_new_attention_order=True, num_head_channels=16, class_cond=True)
     judge_flags = guided_reference.small(num_channels=64, num_head_channels=64)

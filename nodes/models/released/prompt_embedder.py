@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from guidegraph.graph.frozen_models import ExportRecipe
 from guidegraph.nodes.checkpoints.lora_layers import text_layers
-from guidegraph.nodes.models.released.layers import embed_sizes
+from guidegraph.nodes.models.networks.embeddings import embed_sizes
 from guidegraph.nodes.models.released.towers import ClipTower, Tower, TowerOutput
 from guidegraph.nodes.shape_checks import has_values
 from guidegraph.nodes.types import Condition

@@ -14,8 +14,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from guidegraph.nodes.models.networks.attention import attention
+from guidegraph.nodes.models.networks.embeddings import timestep_embedding
 from guidegraph.nodes.models.networks.hooks import Attend, AttentionLayer
-from guidegraph.nodes.models.released.layers import timestep_embedding
 from guidegraph.nodes.shape_checks import has_values, is_transformed
 
 NORM_EPS = 1e-6

@@ -11,6 +11,7 @@ from typing import Literal, TypeAlias
 import torch
 from torch import Tensor, nn
 
+from guidegraph.nodes.checkpoints.filling import LayerRows
 from guidegraph.nodes.guidance.hooks import Site
 from guidegraph.nodes.models.networks.attention import attention
 from guidegraph.nodes.models.networks.hooks import NO_HOOKS, Attend, Hooks
@@ -223,3 +224,9 @@ class MMDiT(nn.Module):
                 context = hooks.text_block(index, context, text_change)
         out: Tensor = self.final_layer(h, embedding, size)
         return out
+
+    def published_layers(self) -> dict[str, LayerRows]:
+        """Its layers by their names in diffusers, for LoRA files."""
+        from guidegraph.nodes.models.transformers.mmdit_names import sd3_layers
+
+        return sd3_layers(self.config)

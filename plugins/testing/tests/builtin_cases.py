@@ -35,7 +35,7 @@ OF_A_CHAIN = {"batch invariance": "its steps are those of the chain, not of the 
 BY_SIXTEEN = {"shapes": "the sides of the detector's pictures are multiples of 16"}
 BY_SIZE = {"ONNX export": "which samples it takes depends on the size of the batch"}
 
-CHECKPOINT = "needs the files of a released checkpoint; tests/nodes/checkpoints makes them"
+CHECKPOINT = "needs the files of a released checkpoint; plugins/families/tests makes them"
 DISTILLED = "needs a guidance-distilled denoiser; tests/nodes/models/transformers/test_flux.py makes them"
 NOT_BUILT = {
     "checkpoint.flow_shift": CHECKPOINT,
@@ -44,7 +44,7 @@ NOT_BUILT = {
     "scheduler.of_checkpoint": CHECKPOINT,
     "denoiser.distilled": DISTILLED,
     "denoiser.predict_distilled": DISTILLED,
-    "lora.apply": "needs a LoRA file for a released U-Net; tests/nodes/checkpoints makes them",
+    "lora.apply": "needs a LoRA file for a released U-Net; plugins/families/tests makes them",
     "lora.new": "needs a U-Net; tests/nodes/training/test_lora_training.py makes them",
     "denoiser.add_coordinates": "needs a U-Net; tests/nodes/training/test_spatial_input.py makes them",
     "denoiser.add_spatial_channels": "needs a U-Net; tests/nodes/training/test_spatial_input.py makes them",
@@ -54,15 +54,15 @@ NOT_BUILT = {
     "features.torchscript": "needs a TorchScript file",
     "loss.adaptive_weight": "needs two losses with a graph to the last layer of an autoencoder in training",
     "moments.load": "needs a file of statistics",
-    "model.save": "writes files; tests/nodes and tests/nodes/checkpoints read them back",
+    "model.save": "writes files; tests/nodes and plugins/families/tests read them back",
     "onnx.denoiser": "needs an exported bundle; tests/graph/export makes one",
     "text.add_words": "needs a table of words; tests/nodes/conditioning/test_added_words.py makes one",
     "text.clip": "needs the files of a CLIP text encoder, and transformers",
-    "text.embedding": "needs a CLIP text encoder and a file of textual inversion; tests/nodes/checkpoints makes them",
+    "text.embedding": "needs a CLIP text encoder and a file of textual inversion; plugins/families/tests makes them",
     "text.minilm": "takes seconds to load; tests/nodes/conditioning/test_pretrained_text.py has it",
     "text.scale_positions": "needs a text encoder; tests/nodes/conditioning/test_positions.py makes one",
     "text.vocabulary": "needs a table of words; tests/nodes/conditioning has it",
-    "text.picture_size": "needs SDXL's text encoders; tests/nodes/checkpoints makes them",
+    "text.picture_size": "needs SDXL's text encoders; plugins/families/tests makes them",
 }
 """Nodes whose inputs the kit cannot make, and why."""
 

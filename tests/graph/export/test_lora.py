@@ -28,9 +28,9 @@ from guidegraph_runtime import Bundle, BundleError, SessionSettings
 from guidegraph_runtime.lora.apply import _bfloat16
 from guidegraph_runtime.lora.lora_files import read_loras
 from guidegraph_runtime.running.tensor_inputs import read_safetensors
+from plugins.families.tests.diffusers import pipelines
+from plugins.families.tests.diffusers.loras import Lora
 from tests.commands.command import environment
-from tests.nodes.checkpoints.diffusers import pipelines
-from tests.nodes.checkpoints.diffusers.loras import Lora
 
 pytestmark = pytest.mark.slow
 

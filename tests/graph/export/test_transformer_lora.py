@@ -20,8 +20,8 @@ from guidegraph.nodes.checkpoints.checkpoint import load_checkpoint
 from guidegraph.nodes.checkpoints.lora_layers import denoiser_rows
 from guidegraph.nodes.training.lora import apply_lora
 from guidegraph_runtime import Bundle, SessionSettings
-from tests.nodes.checkpoints.transformers import dit_writer, flux_writer, pixart_writer, sd3_writer, z_image_writer
-from tests.nodes.checkpoints.transformers.lora_factors import random_factors, underscore, write_lora
+from plugins.families.tests.transformers import dit_writer, flux_writer, pixart_writer, sd3_writer, z_image_writer
+from plugins.families.tests.transformers.lora_factors import random_factors, underscore, write_lora
 
 pytestmark = pytest.mark.slow
 

@@ -78,8 +78,8 @@ def stable_diffusion(folder: Path) -> dict[str, Any]:
     """A checkpoint of Stable Diffusion's shape, whose text encoder gives no mean of zero: weights restore the mean."""
     pytest.importorskip("transformers")
     pytest.importorskip("diffusers")
-    from tests.nodes.checkpoints import tiny
-    from tests.nodes.checkpoints.diffusers import pipelines
+    from plugins.families.tests import tiny
+    from plugins.families.tests.diffusers import pipelines
 
     pipe = pipelines.pipeline("sd1", folder)
     pipe.register_modules(unet=tiny.unet("sd1", **ONE_LEVEL))
@@ -92,7 +92,7 @@ def stable_diffusion_3(folder: Path) -> dict[str, Any]:
     """A folder of Stable Diffusion 3's shape, with both CLIP text encoders and T5."""
     pytest.importorskip("transformers")
     pytest.importorskip("diffusers")
-    from tests.nodes.checkpoints.transformers import sd3_pipelines
+    from plugins.families.tests.transformers import sd3_pipelines
 
     sd3_pipelines.pipeline("3.5 medium", folder).save_pretrained(folder / "checkpoint")
     return {"checkpoint": str(folder / "checkpoint")}
@@ -102,7 +102,7 @@ def flux_dev(folder: Path) -> dict[str, Any]:
     """A folder of Flux.1 dev's shape, with CLIP and T5."""
     pytest.importorskip("transformers")
     pytest.importorskip("diffusers")
-    from tests.nodes.checkpoints.transformers import flux_pipelines
+    from plugins.families.tests.transformers import flux_pipelines
 
     flux_pipelines.pipeline("dev", folder).save_pretrained(folder / "checkpoint")
     return {"checkpoint": str(folder / "checkpoint")}
@@ -112,7 +112,7 @@ def z_image(folder: Path) -> dict[str, Any]:
     """A folder of Z-Image's shape, with a Qwen3."""
     pytest.importorskip("transformers")
     pytest.importorskip("diffusers")
-    from tests.nodes.checkpoints.transformers import z_image_writer
+    from plugins.families.tests.transformers import z_image_writer
 
     z_image_writer.pipeline(folder).save_pretrained(folder / "checkpoint")
     return {"checkpoint": str(folder / "checkpoint")}
@@ -152,7 +152,7 @@ def mirrored_map(folder: Path) -> dict[str, Any]:
 
 def guided_diffusion(folder: Path) -> dict[str, Any]:
     """A diffusion model and a classifier of guided-diffusion, of random weights."""
-    from tests.nodes.checkpoints.guided import guided_reference as reference
+    from plugins.families.tests.guided import guided_reference as reference
 
     flags = reference.small(use_new_attention_order=True, num_head_channels=16, class_cond=True)
     judge = reference.small(num_channels=64, num_head_channels=64)

@@ -18,13 +18,13 @@ from guidegraph.nodes.models.networks.shared_tensors import copy_sharing_tensors
 from guidegraph.nodes.models.own.denoiser import UNetDenoiser
 from guidegraph.nodes.models.own.layers import SpatialTransformer
 from guidegraph.nodes.models.own.unet import UNet, UNetConfig
-from guidegraph.nodes.models.released.config import UNetShape
-from guidegraph.nodes.models.released.denoiser import ReleasedDenoiser
-from guidegraph.nodes.models.released.layers import AttentionBlock
-from guidegraph.nodes.models.released.unet import ReleasedUNet
 from guidegraph.nodes.models.store import describe_part, load_part
 from guidegraph.nodes.sampling.denoiser import features, guide_denoiser, list_sites
 from guidegraph.nodes.types import Condition, Prediction
+from guidegraph_families.networks.config import UNetShape
+from guidegraph_families.networks.denoiser import ReleasedDenoiser
+from guidegraph_families.networks.layers import AttentionBlock
+from guidegraph_families.networks.unet import ReleasedUNet
 from tests.graph.export.exporting import WORKFLOWS, changed, difference, made
 from tests.nodes.models.transformers.networks import captioned, mmdit, z_image
 

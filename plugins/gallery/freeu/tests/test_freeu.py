@@ -12,10 +12,10 @@ from diffusers.utils import torch_utils
 
 import guidegraph_freeu as freeu
 from guidegraph import Condition, load_workflow
-from guidegraph.nodes.models.released.denoiser import ReleasedDenoiser
+from guidegraph_families.networks.denoiser import ReleasedDenoiser
+from plugins.families.tests.diffusers.test_unet_names import ours
+from plugins.families.tests.tiny import unet
 from tests.graph.export.exporting import LEVEL, WORKFLOWS, difference, made
-from tests.nodes.checkpoints.diffusers.test_unet_names import ours
-from tests.nodes.checkpoints.tiny import unet
 
 WORKFLOW = Path(freeu.__file__).with_name("text_to_image.yaml")
 PLUGIN = ("guidegraph_freeu",)

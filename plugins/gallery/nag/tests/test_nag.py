@@ -14,16 +14,16 @@ import guidegraph_nag as nag
 from guidegraph import AttentionCall, Condition, load_workflow
 from guidegraph.graph.device_context import use_device
 from guidegraph.nodes.checkpoints.load_options import LoadOptions
-from guidegraph.nodes.checkpoints.transformers.sd3 import load_sd3
-from guidegraph.nodes.models.released.denoiser import ReleasedDenoiser
 from guidegraph.nodes.sampling import schedule as schedules
 from guidegraph.nodes.sampling.denoiser import guide_denoiser
 from guidegraph.nodes.sampling.denoiser_edm import precondition
+from guidegraph_families.networks.denoiser import ReleasedDenoiser
+from guidegraph_families.sd3.single_file import load_sd3
 from guidegraph_nag.attention import guide
+from plugins.families.tests.diffusers.test_unet_names import ours
+from plugins.families.tests.tiny import unet
+from plugins.families.tests.transformers import sd3_writer
 from tests.graph.export.exporting import LEVEL, difference, made
-from tests.nodes.checkpoints.diffusers.test_unet_names import ours
-from tests.nodes.checkpoints.tiny import unet
-from tests.nodes.checkpoints.transformers import sd3_writer
 from tests.nodes.models.transformers.networks import TOKEN_WIDTH, captioned, flux, mmdit, z_image
 
 WORKFLOW = Path(nag.__file__).with_name("text_to_image.yaml")

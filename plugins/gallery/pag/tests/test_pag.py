@@ -11,10 +11,10 @@ from diffusers.models.attention_processor import PAGIdentitySelfAttnProcessor2_0
 
 import guidegraph_pag as pag
 from guidegraph import AttentionCall, Condition, Prediction, load_workflow
-from guidegraph.nodes.models.released.denoiser import ReleasedDenoiser
+from guidegraph_families.networks.denoiser import ReleasedDenoiser
+from plugins.families.tests.diffusers.test_unet_names import ours
+from plugins.families.tests.tiny import unet
 from tests.graph.export.exporting import LEVEL, WORKFLOWS, difference, made
-from tests.nodes.checkpoints.diffusers.test_unet_names import ours
-from tests.nodes.checkpoints.tiny import unet
 
 WORKFLOW = Path(pag.__file__).with_name("text_to_image.yaml")
 PLUGIN = ("guidegraph_pag",)

@@ -13,12 +13,12 @@ import guidegraph_slg as slg
 from guidegraph import Condition, Prediction, load_workflow
 from guidegraph.graph.device_context import use_device
 from guidegraph.nodes.checkpoints.load_options import LoadOptions
-from guidegraph.nodes.checkpoints.transformers.sd3 import load_sd3
-from guidegraph.nodes.models.released.denoiser import ReleasedDenoiser
+from guidegraph_families.networks.denoiser import ReleasedDenoiser
+from guidegraph_families.sd3.single_file import load_sd3
+from plugins.families.tests.diffusers.test_unet_names import ours
+from plugins.families.tests.tiny import unet
+from plugins.families.tests.transformers import sd3_writer
 from tests.graph.export.exporting import LEVEL, WORKFLOWS, difference, made
-from tests.nodes.checkpoints.diffusers.test_unet_names import ours
-from tests.nodes.checkpoints.tiny import unet
-from tests.nodes.checkpoints.transformers import sd3_writer
 
 WORKFLOW = Path(slg.__file__).with_name("text_to_image.yaml")
 PLUGIN = ("guidegraph_slg",)

@@ -31,14 +31,14 @@ from guidegraph.nodes.models.own.box_detector import ObjectMaps, find_objects  #
 from guidegraph.nodes.models.own.classifier import ClassifierConfig, NoisyClassifier  # noqa: E402
 from guidegraph.nodes.models.own.denoiser import UNetDenoiser  # noqa: E402
 from guidegraph.nodes.models.own.unet import UNet, UNetConfig  # noqa: E402
-from guidegraph.nodes.models.released.config import ClassifierShape, UNetShape  # noqa: E402
-from guidegraph.nodes.models.released.unet import ReleasedClassifier  # noqa: E402
 from guidegraph.nodes.sampling.denoiser import predict  # noqa: E402
 from guidegraph.nodes.sampling.schedule import linear  # noqa: E402
 from guidegraph.nodes.sampling.scheduler import ddim  # noqa: E402
 from guidegraph.nodes.sampling.scheduler_step import step  # noqa: E402
 from guidegraph.nodes.shape_checks import has_values  # noqa: E402
 from guidegraph.nodes.types import Condition, SchedulerState  # noqa: E402
+from guidegraph_families.networks.config import ClassifierShape, UNetShape  # noqa: E402
+from guidegraph_families.networks.unet import ReleasedClassifier  # noqa: E402
 
 Function = Callable[..., tuple[Tensor, ...]]
 Axes = list[Mapping[int, Axis]]

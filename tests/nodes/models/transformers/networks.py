@@ -7,12 +7,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from guidegraph.nodes.models.transformers.denoiser import DiTDenoiser, FluxDenoiser, MMDiTDenoiser, ZImageDenoiser
+from guidegraph.nodes.models.transformers.denoiser import DiTDenoiser, MMDiTDenoiser
 from guidegraph.nodes.models.transformers.dit import DiT, DiTConfig
-from guidegraph.nodes.models.transformers.flux import Flux, FluxConfig
 from guidegraph.nodes.models.transformers.mmdit import MMDiT, MMDiTConfig
-from guidegraph.nodes.models.transformers.z_image import ZImage, ZImageConfig
 from guidegraph.nodes.types import Condition
+from guidegraph_families.flux.network import Flux, FluxConfig, FluxDenoiser
+from guidegraph_families.z_image.network import ZImage, ZImageConfig, ZImageDenoiser
 
 WIDTH, DEPTH, HEADS, SIDE, BATCH = 16, 3, 2, 8, 2
 TOKENS, TOKEN_WIDTH, VECTOR_WIDTH = 5, 12, 6

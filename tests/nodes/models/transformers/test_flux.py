@@ -11,11 +11,11 @@ import torch
 from torch import Tensor
 
 from guidegraph.nodes.models.store import describe_part, load_part, save_parts
-from guidegraph.nodes.models.transformers.flux import FluxConfig
-from guidegraph.nodes.models.transformers.flux_layers import pack, unpack
 from guidegraph.nodes.models.transformers.layers import axis_angles, patch_places, rotate_pairs, turns_of
 from guidegraph.nodes.sampling.denoiser import predict, set_distilled_guidance
 from guidegraph.nodes.types import Condition
+from guidegraph_families.flux.layers import pack, unpack
+from guidegraph_families.flux.network import FluxConfig
 from tests.nodes.models.transformers.networks import BATCH, SIDE, TOKENS, captioned, flux
 
 CPU = torch.device("cpu")

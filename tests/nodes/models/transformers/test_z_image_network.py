@@ -12,9 +12,9 @@ from torch import Tensor
 
 from guidegraph import AttentionCall, select_sites
 from guidegraph.nodes.models.store import describe_part, load_part, save_parts
-from guidegraph.nodes.models.transformers.z_image import MULTIPLE, ZImageConfig
 from guidegraph.nodes.sampling.denoiser import predict
 from guidegraph.nodes.types import Condition
+from guidegraph_families.z_image.network import MULTIPLE, ZImageConfig
 from tests.nodes.models.transformers.networks import BATCH, DEPTH, SIDE, WIDTH, captioned, z_image
 
 PATCHES = (SIDE // 2) ** 2

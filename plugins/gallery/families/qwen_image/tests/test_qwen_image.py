@@ -20,8 +20,8 @@ from guidegraph.nodes.sampling.noise import gaussian
 from guidegraph_qwen_image import keep_norm, pack, unpack
 from guidegraph_qwen_image.attention import Positions
 from guidegraph_runtime import Bundle
+from plugins.families.tests import difference_bounds
 from tests.commands.command import process
-from tests.nodes.checkpoints import difference_bounds
 
 WORKFLOW = Path(guidegraph_qwen_image.__file__).with_name("text_to_image.yaml")
 PLUGINS = ("guidegraph_qwen_image",)

@@ -18,8 +18,8 @@ from guidegraph import Condition, NodeError, load_workflow, select_sites
 from guidegraph.nodes.sampling.noise import gaussian
 from guidegraph.nodes.training.lora import apply_lora, new_lora, save_lora
 from guidegraph_runtime import Bundle
+from plugins.families.tests import difference_bounds
 from tests.commands.command import process
-from tests.nodes.checkpoints import difference_bounds
 
 WORKFLOW = Path(guidegraph_sana.__file__).with_name("text_to_image.yaml")
 PLUGINS = ("guidegraph_sana",)

@@ -1,0 +1,1 @@
+"""Folders of diffusers' `save_pretrained`: pipelines and single networks."""

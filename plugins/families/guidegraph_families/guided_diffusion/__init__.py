@@ -1,0 +1,1 @@
+"""guided-diffusion (Dhariwal & Nichol 2021): its files."""

@@ -1,0 +1,1 @@
+"""Networks that several families have, with their parameters under the released names."""

@@ -1,0 +1,1 @@
+"""Z-Image (2025): network, file and diffusers folder."""
