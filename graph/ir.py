@@ -128,10 +128,10 @@ class Call:
 
     def sources(self) -> list[Source]:
         """All sources that this call reads."""
-        found: list[Source] = []
-        for sources in (*self.inputs.values(), *self.settings.values()):
-            found += sources.sources if isinstance(sources, Many) else [sources]
-        return found
+        single: list[Source] = []
+        for source in (*self.inputs.values(), *self.settings.values()):
+            single += source.sources if isinstance(source, Many) else [source]
+        return single
 
     @property
     def dependencies(self) -> tuple[str, ...]:
@@ -481,15 +481,15 @@ class Graph:
 
 def walk(ops: Mapping[str, Op], *, previews: bool = True) -> list[Op]:
     """Every operation, each loop before its body; ``previews``: those of previews too."""
-    found: list[Op] = []
+    walked: list[Op] = []
     waiting = [*ops.values()][::-1]
     while waiting:
         op = waiting.pop()
-        found.append(op)
+        walked.append(op)
         if op.has_blocks:
             for block in reversed(op.blocks() if previews else op.blocks()[:1]):
                 waiting += [*block.ops.values()][::-1]
-    return found
+    return walked
 
 
 def walk_calls(ops: Mapping[str, Op], *, previews: bool = True) -> list[Call]:

@@ -89,9 +89,9 @@ def load_by_family(
             f"{_first([entry.name for entry in path.iterdir()])}: name a checkpoint file, or the folder that holds "
             "model_index.json"
         )
-    known = ", ".join(offer.family.name for offer in offers if offer.family.explain is None)
+    layouts = ", ".join(offer.family.name for offer in offers if offer.family.explain is None)
     raise ValueError(
-        f"'{path}' has tensors of no known layout ({known}); found {len(headers)} tensors: {_first(headers)}"
+        f"'{path}' has tensors of no known layout ({layouts}); found {len(headers)} tensors: {_first(headers)}"
     )
 
 

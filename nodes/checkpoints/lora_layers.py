@@ -59,15 +59,15 @@ def denoiser_rows(network: nn.Module, prefix: str = "network.") -> dict[str, Lay
 def transformer_layers(network: nn.Module) -> dict[str, LayerRows]:
     """A transformer's layers by their names in diffusers, where these are others; empty for other networks.
 
-    A network says so by its method ``published_layers()``.
+    A network says so by its method ``list_lora_layers()``.
     """
-    layers: dict[str, LayerRows] = published() if (published := getattr(network, "published_layers", None)) else {}
+    layers: dict[str, LayerRows] = published() if (published := getattr(network, "list_lora_layers", None)) else {}
     return layers
 
 
 def map_file_names(network: nn.Module, canonical: Iterable[str]) -> dict[str, str]:
-    """Map canonical names of layers to those in files, which a network gives by its method ``published_name(name)``."""
-    published = getattr(network, "published_name", str)
+    """Map canonical names of layers to those in files, which a network gives by its method ``name_in_files(name)``."""
+    published = getattr(network, "name_in_files", str)
     return {name: published(name) for name in canonical}
 
 

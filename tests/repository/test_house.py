@@ -28,9 +28,9 @@ PARTICIPLES = 13
 VAGUE = 9
 CLAUSES = 2
 
-FILES = 620
-LINES = 95_938
-CORE_LINES = 80_100
+FILES = 625
+LINES = 96_007
+CORE_LINES = 73_305
 """The lines of guidegraph and its runtime, without the distributions in plugins/."""
 CRUMBS = 948
 """Private functions with one caller."""

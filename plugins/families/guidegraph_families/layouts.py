@@ -14,9 +14,9 @@ from guidegraph.nodes.checkpoints.read_tensors import read_tensors
 from guidegraph_families.compvis.single_file import load_compvis
 from guidegraph_families.dit.single_file import is_dit, load_dit
 from guidegraph_families.flux.single_file import is_flux, load_flux
-from guidegraph_families.guided_diffusion.single_file import is_guided_diffusion, load_guided_diffusion
+from guidegraph_families.guided_diffusion import is_guided_diffusion, load_guided_diffusion
 from guidegraph_families.pixart.single_file import is_pixart, load_pixart
-from guidegraph_families.sd3.single_file import is_sd3, load_sd3
+from guidegraph_families.sd3 import is_sd3, load_sd3
 from guidegraph_families.z_image.single_file import is_z_image, load_z_image
 
 Test: TypeAlias = Callable[[Mapping[str, object]], bool]

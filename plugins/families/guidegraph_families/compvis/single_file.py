@@ -46,12 +46,11 @@ from guidegraph_families.compvis.text import (
     load_sdxl_text,
     measure_sizes,
 )
-from guidegraph_families.guided_diffusion.single_file import build_schedule
+from guidegraph_families.guided_diffusion import build_schedule
 from guidegraph_families.networks.autoencoder import FirstStageShape
 from guidegraph_families.networks.config import UNetShape
-from guidegraph_families.parts.denoiser import build_denoiser
 from guidegraph_families.parts.first_stage import FLOW_STAGE, build_first_stage, infer_first_stage_shape
-from guidegraph_families.parts.infer_unet import GROUPS, Structure, infer_structure, infer_unet_shape
+from guidegraph_families.parts.infer_unet import GROUPS, Structure, build_denoiser, infer_structure, infer_unet_shape
 
 EMA, COND, SDXL = "model_ema.", "cond_stage_model.", "conditioner.embedders."
 SCHEDULE_BUFFERS = (

@@ -13,8 +13,7 @@ from guidegraph.nodes.checkpoints.diffusers.schedule import CONFIG, read_schedul
 from guidegraph.nodes.checkpoints.folders import INDEX
 from guidegraph.nodes.checkpoints.load_options import LoadOptions
 from guidegraph.nodes.checkpoints.read_tensors import read_tensors
-from guidegraph.nodes.models.transformers.mmdit import MMDiTConfig
-from guidegraph.nodes.models.transformers.mmdit_names import sd3_tensors
+from guidegraph.nodes.models.transformers.mmdit import MMDiTConfig, sd3_tensors
 from guidegraph.nodes.types import PredictionKind
 from guidegraph_families.diffusers import first_stage, unet
 from guidegraph_families.diffusers.first_stage import read_component
@@ -33,12 +32,12 @@ from guidegraph_families.dit.single_file import build_dit
 from guidegraph_families.flux import folder as flux
 from guidegraph_families.flux.single_file import build_flux, is_flux
 from guidegraph_families.flux.single_file import load_flux as load_flux_file
-from guidegraph_families.guided_diffusion.single_file import build_schedule
-from guidegraph_families.parts.denoiser import build_denoiser
+from guidegraph_families.guided_diffusion import build_schedule
+from guidegraph_families.parts.infer_unet import build_denoiser
 from guidegraph_families.parts.measure import build_config
 from guidegraph_families.pixart import folder as pixart
 from guidegraph_families.pixart.single_file import build_pixart
-from guidegraph_families.sd3.single_file import FLOW, build_mmdit
+from guidegraph_families.sd3 import FLOW, build_mmdit
 from guidegraph_families.z_image import folder as z_image
 from guidegraph_families.z_image.single_file import build_z_image, is_z_image
 from guidegraph_families.z_image.single_file import load_z_image as load_z_image_file

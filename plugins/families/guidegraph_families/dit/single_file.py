@@ -15,7 +15,7 @@ from guidegraph.nodes.models.own.text_encoder import LabelConfig, LabelModel
 from guidegraph.nodes.models.transformers.denoiser import DiTDenoiser
 from guidegraph.nodes.models.transformers.dit import DiT, DiTConfig
 from guidegraph.nodes.models.transformers.layers import sincos_positions
-from guidegraph_families.guided_diffusion.single_file import build_schedule
+from guidegraph_families.guided_diffusion import build_schedule
 from guidegraph_families.parts.measure import (
     PATCHES,
     POSITIONS,

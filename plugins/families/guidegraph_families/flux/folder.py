@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +11,9 @@ from torch import Tensor
 
 from guidegraph.nodes.checkpoints.config_values import read_flag, read_integer, read_numbers
 from guidegraph.nodes.checkpoints.diffusers.config import check_config
-from guidegraph.nodes.checkpoints.filling import LayerRows, join_rows
+from guidegraph.nodes.checkpoints.filling import join_rows
 from guidegraph.nodes.types import PredictionKind
-from guidegraph_families.flux.network import PATCH, FluxConfig
+from guidegraph_families.flux.network import PATCH, FluxConfig, flux_layers
 from guidegraph_families.parts.measure import build_config
 
 CLASS = "FluxTransformer2DModel"
@@ -26,28 +26,6 @@ FIXED: dict[str, tuple[Any, ...]] = {"patch_size": (1,)}
 
 AXES = (16, 56, 56)
 MLP_RATIO = 4
-LAYERS = {
-    "x_embedder": "img_in",
-    "context_embedder": "txt_in",
-    "time_text_embed.timestep_embedder.linear_1": "time_in.in_layer",
-    "time_text_embed.timestep_embedder.linear_2": "time_in.out_layer",
-    "time_text_embed.text_embedder.linear_1": "vector_in.in_layer",
-    "time_text_embed.text_embedder.linear_2": "vector_in.out_layer",
-    "time_text_embed.guidance_embedder.linear_1": "guidance_in.in_layer",
-    "time_text_embed.guidance_embedder.linear_2": "guidance_in.out_layer",
-    "proj_out": "final_layer.linear",
-}
-DOUBLE_LAYERS = {
-    "norm1.linear": "img_mod.lin",
-    "norm1_context.linear": "txt_mod.lin",
-    "attn.to_out.0": "img_attn.proj",
-    "attn.to_add_out": "txt_attn.proj",
-    "ff.net.0.proj": "img_mlp.0",
-    "ff.net.2": "img_mlp.2",
-    "ff_context.net.0.proj": "txt_mlp.0",
-    "ff_context.net.2": "txt_mlp.2",
-}
-SINGLE_LAYERS = {"norm.linear": "modulation.lin", "proj_out": "linear2"}
 NORMS = {
     "attn.norm_q": "img_attn.norm.query_norm",
     "attn.norm_k": "img_attn.norm.key_norm",
@@ -98,34 +76,6 @@ def flux_tensors(tensors: Mapping[str, Tensor], config: FluxConfig) -> dict[str,
     Unknown names stay, and are left over in filling.
     """
     return join_rows({_rename_norm(name): tensor for name, tensor in tensors.items()}, flux_layers(config))
-
-
-def flux_layers(config: FluxConfig) -> dict[str, LayerRows]:
-    """The network's layers by their names in diffusers."""
-    layers = {theirs: LayerRows(ours) for theirs, ours in LAYERS.items()}
-    layers["norm_out.linear"] = LayerRows("final_layer.adaLN_modulation.1", swapped=True)  # scale before shift
-    for index in range(config.depth):
-        layers |= dict(_double_layers(f"transformer_blocks.{index}", f"double_blocks.{index}", config.width))
-    for index in range(config.single_depth):
-        layers |= dict(_single_layers(f"single_transformer_blocks.{index}", f"single_blocks.{index}", config))
-    return layers
-
-
-def _double_layers(theirs: str, ours: str, width: int) -> Iterator[tuple[str, LayerRows]]:
-    for name, layer in DOUBLE_LAYERS.items():
-        yield f"{theirs}.{name}", LayerRows(f"{ours}.{layer}")
-    for number, letter in enumerate("qkv"):
-        rows = (number * width, width)
-        yield f"{theirs}.attn.to_{letter}", LayerRows(f"{ours}.img_attn.qkv", *rows)
-        yield f"{theirs}.attn.add_{letter}_proj", LayerRows(f"{ours}.txt_attn.qkv", *rows)
-
-
-def _single_layers(theirs: str, ours: str, config: FluxConfig) -> Iterator[tuple[str, LayerRows]]:
-    for name, layer in SINGLE_LAYERS.items():
-        yield f"{theirs}.{name}", LayerRows(f"{ours}.{layer}")
-    for number, letter in enumerate("qkv"):
-        yield f"{theirs}.attn.to_{letter}", LayerRows(f"{ours}.linear1", number * config.width, config.width)
-    yield f"{theirs}.proj_mlp", LayerRows(f"{ours}.linear1", 3 * config.width, config.hidden)
 
 
 def _rename_norm(name: str) -> str:

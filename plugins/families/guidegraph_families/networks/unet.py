@@ -196,7 +196,7 @@ class ReleasedUNet(ReleasedEncoder):
         out: Tensor = self.out(h)
         return out
 
-    def published_name(self, canonical: str) -> str:
+    def name_in_files(self, canonical: str) -> str:
         """The name in diffusers of a layer, for LoRA files."""
         from guidegraph_families.diffusers.unet import to_diffusers, unet_layout
 

@@ -6,14 +6,16 @@ import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 from torch import Tensor
 
 from guidegraph.nodes.checkpoints.config_values import numbers_in_names
-from guidegraph.nodes.checkpoints.filling import check_axes
+from guidegraph.nodes.checkpoints.filling import build_filled, check_axes
 from guidegraph.nodes.types import PredictionKind
 from guidegraph_families.networks.config import ClassifierShape, UNetShape, count_heads
+from guidegraph_families.networks.denoiser import ReleasedDenoiser, ReleasedLabels
+from guidegraph_families.networks.unet import ReleasedUNet
 
 GROUPS = 32
 """Groups of every GroupNorm: a constant in the software of guided-diffusion and latent diffusion."""
@@ -293,3 +295,20 @@ def _require(tensors: Mapping[str, Tensor], source: str, name: str, axes: int) -
 def _axis_length(tensors: Mapping[str, Tensor], source: str, name: str, axis: int) -> int | None:
     """Length of an axis of a matrix, or None if the matrix is missing."""
     return _require(tensors, source, name, 2).shape[axis] if name in tensors else None
+
+
+LABELS = "label_emb.weight"
+
+
+def build_denoiser(shape: UNetShape, tensors: Mapping[str, Tensor], source: str) -> dict[str, Any]:
+    """Build the frozen `denoiser` and, for a U-Net with classes, `label`, on the run's device and in its dtype.
+
+    Raises one ``ValueError`` that names `source` and all keys that are missing, left over or of another shape.
+    """
+    parts: dict[str, Any] = {}
+    weights = dict(tensors)
+    if (classes := shape.classes) is not None:
+        labels = {LABELS: weights.pop(LABELS)} if LABELS in weights else {}
+        parts["label"] = build_filled(lambda: ReleasedLabels(classes, shape.embedding), labels, source)
+    network = build_filled(lambda: ReleasedUNet(shape), weights, source)
+    return parts | {"denoiser": ReleasedDenoiser(network).eval()}

@@ -11,10 +11,10 @@ from torch import Tensor
 
 from guidegraph.nodes.checkpoints.config_values import read_integer, read_number
 from guidegraph.nodes.checkpoints.diffusers.config import check_config
-from guidegraph.nodes.checkpoints.filling import LayerRows, join_rows
+from guidegraph.nodes.checkpoints.filling import join_rows
 from guidegraph.nodes.types import PredictionKind
 from guidegraph_families.parts.measure import build_config
-from guidegraph_families.pixart.network import PixArtConfig
+from guidegraph_families.pixart.network import PixArtConfig, pixart_layers
 
 CLASSES = ("PixArtTransformer2DModel", "Transformer2DModel")
 """Released folders have the second name, which diffusers gave to several networks."""
@@ -42,23 +42,6 @@ SCALED = 64
 
 TABLES = {"pos_embed.pos_embed": "pos_embed", "scale_shift_table": "final_layer.scale_shift_table"}
 """Tensors that are no weight or bias of a layer; each block has such a table too."""
-
-LAYERS = {
-    "pos_embed.proj": "x_embedder.proj",
-    "adaln_single.emb.timestep_embedder.linear_1": "t_embedder.mlp.0",
-    "adaln_single.emb.timestep_embedder.linear_2": "t_embedder.mlp.2",
-    "adaln_single.linear": "t_block.1",
-    "caption_projection.linear_1": "y_embedder.y_proj.fc1",
-    "caption_projection.linear_2": "y_embedder.y_proj.fc2",
-    "proj_out": "final_layer.linear",
-}
-BLOCK_LAYERS = {
-    "attn1.to_out.0": "attn.proj",
-    "attn2.to_q": "cross_attn.q_linear",
-    "attn2.to_out.0": "cross_attn.proj",
-    "ff.net.0.proj": "mlp.fc1",
-    "ff.net.2": "mlp.fc2",
-}
 
 
 def read_pixart_config(config: Mapping[str, Any], path: Path, kind: PredictionKind) -> PixArtConfig:
@@ -100,19 +83,6 @@ def read_pixart_config(config: Mapping[str, Any], path: Path, kind: PredictionKi
         grid=sample_size // patch / scale,
         kind=kind,
     )
-
-
-def pixart_layers(config: PixArtConfig) -> dict[str, LayerRows]:
-    """The network's layers by their names in diffusers, which has queries, keys and values apart."""
-    layers = {theirs: LayerRows(ours) for theirs, ours in LAYERS.items()}
-    for index in range(config.depth):
-        theirs, ours = f"transformer_blocks.{index}", f"blocks.{index}"
-        layers |= {f"{theirs}.{name}": LayerRows(f"{ours}.{own}") for name, own in BLOCK_LAYERS.items()}
-        for attention, joined, parts in (("attn1", "attn.qkv", "qkv"), ("attn2", "cross_attn.kv_linear", "kv")):
-            for number, part in enumerate(parts):
-                rows = LayerRows(f"{ours}.{joined}", number * config.width, config.width)
-                layers[f"{theirs}.{attention}.to_{part}"] = rows
-    return layers
 
 
 def pixart_tensors(tensors: Mapping[str, Tensor], config: PixArtConfig) -> dict[str, Tensor]:

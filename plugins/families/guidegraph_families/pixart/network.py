@@ -189,10 +189,8 @@ class PixArt(nn.Module):
         out: Tensor = self.final_layer(h, embedding, size)
         return out
 
-    def published_layers(self) -> dict[str, LayerRows]:
+    def list_lora_layers(self) -> dict[str, LayerRows]:
         """Its layers by their names in diffusers, for LoRA files."""
-        from guidegraph_families.pixart.folder import pixart_layers
-
         return pixart_layers(self.config)
 
 
@@ -216,3 +214,34 @@ class PixArtDenoiser(TransformerDenoiser):
     def forward(self, x: Tensor, t: Tensor, condition: Condition, hooks: Hooks | None = None) -> Prediction:
         """As of any `NetworkDenoiser`, with no variance."""
         return replace(super().forward(x, t, condition, hooks), variance=None)
+
+
+LAYERS = {
+    "pos_embed.proj": "x_embedder.proj",
+    "adaln_single.emb.timestep_embedder.linear_1": "t_embedder.mlp.0",
+    "adaln_single.emb.timestep_embedder.linear_2": "t_embedder.mlp.2",
+    "adaln_single.linear": "t_block.1",
+    "caption_projection.linear_1": "y_embedder.y_proj.fc1",
+    "caption_projection.linear_2": "y_embedder.y_proj.fc2",
+    "proj_out": "final_layer.linear",
+}
+BLOCK_LAYERS = {
+    "attn1.to_out.0": "attn.proj",
+    "attn2.to_q": "cross_attn.q_linear",
+    "attn2.to_out.0": "cross_attn.proj",
+    "ff.net.0.proj": "mlp.fc1",
+    "ff.net.2": "mlp.fc2",
+}
+
+
+def pixart_layers(config: PixArtConfig) -> dict[str, LayerRows]:
+    """The network's layers by their names in diffusers, which has queries, keys and values apart."""
+    layers = {theirs: LayerRows(ours) for theirs, ours in LAYERS.items()}
+    for index in range(config.depth):
+        theirs, ours = f"transformer_blocks.{index}", f"blocks.{index}"
+        layers |= {f"{theirs}.{name}": LayerRows(f"{ours}.{own}") for name, own in BLOCK_LAYERS.items()}
+        for name, joined, parts in (("attn1", "attn.qkv", "qkv"), ("attn2", "cross_attn.kv_linear", "kv")):
+            for number, part in enumerate(parts):
+                rows = LayerRows(f"{ours}.{joined}", number * config.width, config.width)
+                layers[f"{theirs}.{name}.to_{part}"] = rows
+    return layers

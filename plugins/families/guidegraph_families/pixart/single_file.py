@@ -12,7 +12,7 @@ from torch import Tensor
 from guidegraph.nodes.checkpoints.filling import build_filled
 from guidegraph.nodes.checkpoints.load_options import LoadOptions
 from guidegraph_families.dit.single_file import check_positions
-from guidegraph_families.guided_diffusion.single_file import build_schedule
+from guidegraph_families.guided_diffusion import build_schedule
 from guidegraph_families.parts.measure import (
     POSITIONS,
     build_config,

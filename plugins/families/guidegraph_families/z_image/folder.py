@@ -10,10 +10,10 @@ from torch import Tensor
 
 from guidegraph.nodes.checkpoints.config_values import read_integer, read_numbers
 from guidegraph.nodes.checkpoints.diffusers.config import check_config
-from guidegraph.nodes.checkpoints.filling import LayerRows, join_rows
+from guidegraph.nodes.checkpoints.filling import join_rows
 from guidegraph.nodes.types import PredictionKind
 from guidegraph_families.parts.measure import build_config
-from guidegraph_families.z_image.network import PATCH, ROTARY_BASE, TIME_RANGE, ZImageConfig
+from guidegraph_families.z_image.network import PATCH, ROTARY_BASE, TIME_RANGE, ZImageConfig, z_image_layers
 
 CLASS = "ZImageTransformer2DModel"
 USED = ("in_channels", "dim", "n_layers", "n_refiner_layers", "n_heads", "n_kv_heads", "cap_feat_dim", "axes_dims")
@@ -30,11 +30,6 @@ FIXED: dict[str, tuple[Any, ...]] = {
     "siglip_feat_dim": (None,),
 }
 AXES = (32, 48, 48)
-LAYERS = {
-    "all_x_embedder.2-1": "x_embedder",
-    "all_final_layer.2-1.linear": "final_layer.linear",
-    "all_final_layer.2-1.adaLN_modulation.1": "final_layer.adaLN_modulation.1",
-}
 NORMS = {".attention.norm_q.": ".attention.q_norm.", ".attention.norm_k.": ".attention.k_norm."}
 
 
@@ -75,15 +70,3 @@ def z_image_tensors(tensors: Mapping[str, Tensor], config: ZImageConfig) -> dict
             name = name.replace(theirs, ours)
         renamed[name] = tensor
     return join_rows(renamed, z_image_layers(config))
-
-
-def z_image_layers(config: ZImageConfig) -> dict[str, LayerRows]:
-    """The network's layers by their names in diffusers, where these are others."""
-    layers = {theirs: LayerRows(ours) for theirs, ours in LAYERS.items()}
-    counts = {"noise_refiner": config.refiners, "context_refiner": config.refiners, "layers": config.depth}
-    for stack, count in counts.items():
-        for block in (f"{stack}.{index}.attention" for index in range(count)):
-            layers[f"{block}.to_out.0"] = LayerRows(f"{block}.out")
-            for number, letter in enumerate("qkv"):
-                layers[f"{block}.to_{letter}"] = LayerRows(f"{block}.qkv", number * config.width, config.width)
-    return layers

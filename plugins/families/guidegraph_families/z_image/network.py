@@ -294,10 +294,8 @@ class ZImage(nn.Module):
         keys = index < length + -length % MULTIPLE
         return text, keys, F.pad((index + 1)[:, :, None].float(), (0, 2))
 
-    def published_layers(self) -> dict[str, LayerRows]:
+    def list_lora_layers(self) -> dict[str, LayerRows]:
         """Its layers by their names in diffusers, for LoRA files."""
-        from guidegraph_families.z_image.folder import z_image_layers
-
         return z_image_layers(self.config)
 
 
@@ -315,3 +313,22 @@ class ZImageDenoiser(TransformerDenoiser):
     @property
     def config(self) -> ZImageConfig:
         return self.network.config
+
+
+LAYERS = {
+    "all_x_embedder.2-1": "x_embedder",
+    "all_final_layer.2-1.linear": "final_layer.linear",
+    "all_final_layer.2-1.adaLN_modulation.1": "final_layer.adaLN_modulation.1",
+}
+
+
+def z_image_layers(config: ZImageConfig) -> dict[str, LayerRows]:
+    """The network's layers by their names in diffusers, where these are others."""
+    layers = {theirs: LayerRows(ours) for theirs, ours in LAYERS.items()}
+    counts = {"noise_refiner": config.refiners, "context_refiner": config.refiners, "layers": config.depth}
+    for stack, count in counts.items():
+        for block in (f"{stack}.{index}.attention" for index in range(count)):
+            layers[f"{block}.to_out.0"] = LayerRows(f"{block}.out")
+            for number, letter in enumerate("qkv"):
+                layers[f"{block}.to_{letter}"] = LayerRows(f"{block}.qkv", number * config.width, config.width)
+    return layers

@@ -19,7 +19,7 @@ from guidegraph.nodes.conditioning.label import embed_label
 from guidegraph.nodes.guidance.guidance import classifier_guidance
 from guidegraph.nodes.sampling.denoiser import predict
 from guidegraph.nodes.types import Condition
-from guidegraph_families.guided_diffusion.single_file import (
+from guidegraph_families.guided_diffusion import (
     build_schedule,
     is_guided_diffusion,
     load_guided_diffusion,

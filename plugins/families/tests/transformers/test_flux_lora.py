@@ -17,7 +17,7 @@ from guidegraph.nodes.checkpoints.checkpoint import load_checkpoint
 from guidegraph.nodes.sampling.denoiser import set_distilled_guidance
 from guidegraph.nodes.training.lora import apply_lora, merge_lora, new_lora, save_lora
 from guidegraph.nodes.types import Denoiser
-from guidegraph_families.flux.folder import flux_layers
+from guidegraph_families.flux.network import flux_layers
 from plugins.families.tests import difference_bounds
 from plugins.families.tests.transformers import flux_pipelines, flux_writer
 from plugins.families.tests.transformers.lora_factors import (

@@ -16,7 +16,7 @@ from guidegraph import Condition, predict
 from guidegraph.nodes.checkpoints.checkpoint import load_checkpoint
 from guidegraph.nodes.training.lora import apply_lora, merge_lora, save_lora
 from guidegraph.nodes.types import Denoiser
-from guidegraph_families.pixart.folder import pixart_layers
+from guidegraph_families.pixart.network import pixart_layers
 from plugins.families.tests import difference_bounds
 from plugins.families.tests.transformers import pixart_writer
 from plugins.families.tests.transformers.lora_factors import random_factors, randomise_lora, underscore, write_lora

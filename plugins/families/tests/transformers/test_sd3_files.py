@@ -16,10 +16,10 @@ from guidegraph.graph.device_context import use_device
 from guidegraph.nodes.checkpoints.checkpoint import load_checkpoint
 from guidegraph.nodes.checkpoints.load_options import LoadOptions
 from guidegraph.nodes.models.networks.hooks import Hooks
-from guidegraph.nodes.models.transformers.mmdit_names import sd3_tensors
+from guidegraph.nodes.models.transformers.mmdit import sd3_tensors
 from guidegraph.nodes.sampling.schedule import flow
 from guidegraph_families.diffusers.folder import read_sd3_config
-from guidegraph_families.sd3.single_file import build_mmdit, is_sd3, load_sd3
+from guidegraph_families.sd3 import build_mmdit, is_sd3, load_sd3
 from plugins.families.tests import difference_bounds
 from plugins.families.tests.transformers import sd3_writer
 

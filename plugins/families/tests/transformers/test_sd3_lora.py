@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from guidegraph import Condition, predict
 from guidegraph.nodes.checkpoints.checkpoint import load_checkpoint
-from guidegraph.nodes.models.transformers.mmdit_names import sd3_layers
+from guidegraph.nodes.models.transformers.mmdit import sd3_layers
 from guidegraph.nodes.training.lora import apply_lora, merge_lora, save_lora
 from guidegraph.nodes.types import Denoiser
 from plugins.families.tests import difference_bounds

@@ -15,7 +15,7 @@ from guidegraph.nodes.checkpoints.checkpoint import load_checkpoint
 from guidegraph.nodes.checkpoints.load_options import LoadOptions
 from guidegraph.nodes.sampling.noise import gaussian
 from guidegraph_families.networks.joined_text import SD3Text
-from guidegraph_families.sd3.single_file import load_sd3
+from guidegraph_families.sd3 import load_sd3
 from guidegraph_runtime.errors import BundleError
 from plugins.families.tests import difference_bounds, tiny
 from plugins.families.tests.transformers import sd3_pipelines, sd3_writer

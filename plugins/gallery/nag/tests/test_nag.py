@@ -18,7 +18,7 @@ from guidegraph.nodes.sampling import schedule as schedules
 from guidegraph.nodes.sampling.denoiser import guide_denoiser
 from guidegraph.nodes.sampling.denoiser_edm import precondition
 from guidegraph_families.networks.denoiser import ReleasedDenoiser
-from guidegraph_families.sd3.single_file import load_sd3
+from guidegraph_families.sd3 import load_sd3
 from guidegraph_nag.attention import guide
 from plugins.families.tests.diffusers.test_unet_names import ours
 from plugins.families.tests.tiny import unet

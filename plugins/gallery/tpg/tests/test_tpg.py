@@ -14,7 +14,7 @@ from guidegraph import Condition, Prediction, load_workflow, select_sites
 from guidegraph.graph.device_context import use_device
 from guidegraph.nodes.checkpoints.load_options import LoadOptions
 from guidegraph_families.networks.denoiser import ReleasedDenoiser
-from guidegraph_families.sd3.single_file import load_sd3
+from guidegraph_families.sd3 import load_sd3
 from plugins.families.tests.diffusers.test_unet_names import ours
 from plugins.families.tests.tiny import unet
 from plugins.families.tests.transformers import sd3_writer

@@ -14,8 +14,7 @@ from guidegraph.nodes.models.store import describe_part, load_part, save_parts
 from guidegraph.nodes.models.transformers.layers import axis_angles, patch_places, rotate_pairs, turns_of
 from guidegraph.nodes.sampling.denoiser import predict, set_distilled_guidance
 from guidegraph.nodes.types import Condition
-from guidegraph_families.flux.layers import pack, unpack
-from guidegraph_families.flux.network import FluxConfig
+from guidegraph_families.flux.network import FluxConfig, pack, unpack
 from tests.nodes.models.transformers.networks import BATCH, SIDE, TOKENS, captioned, flux
 
 CPU = torch.device("cpu")

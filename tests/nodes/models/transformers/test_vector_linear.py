@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from guidegraph.graph.hardware.policy import ComputePolicy
 from guidegraph.nodes.models.networks.low_rank import add_low_rank
-from guidegraph_families.flux.layers import VectorLinear
+from guidegraph_families.flux.network import VectorLinear
 
 
 @pytest.fixture

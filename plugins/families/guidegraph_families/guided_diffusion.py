@@ -18,11 +18,11 @@ from guidegraph.nodes.checkpoints.load_options import LoadOptions
 from guidegraph.nodes.models.model_nodes import SCHEDULES
 from guidegraph.nodes.types import Schedule
 from guidegraph_families.networks.unet import ReleasedClassifier
-from guidegraph_families.parts.denoiser import build_denoiser
 from guidegraph_families.parts.infer_unet import (
     GROUPS,
     Heads,
     Structure,
+    build_denoiser,
     infer_classifier_shape,
     infer_structure,
     infer_unet_shape,

@@ -1,1 +1,0 @@
-"""guided-diffusion (Dhariwal & Nichol 2021): its files."""
