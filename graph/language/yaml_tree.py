@@ -271,8 +271,12 @@ class _TreeBuilder:
             for key, value in zip(children[::2], children[1::2], strict=True):
                 if isinstance(key, Scalar) and not (key.plain and key.text == "<<"):
                     collection.items.append((key, value))
-                else:
-                    self._report_key(key)
+                elif isinstance(key, Scalar):
+                    message = "merge keys (<<) are not part of the language: write the entries out"
+                    self.problems.append(Problem(key.mark, "alias", message))
+                elif not isinstance(key, BrokenYaml):
+                    message = f"expected a name as key, found {describe_tree(key)}"
+                    self.problems.append(Problem(key.mark, "bad-key", message))
         return collection
 
     def _read_leaf(self, event: Any) -> Tree:
@@ -297,14 +301,6 @@ class _TreeBuilder:
             self._add(event, "tag", f"tags ({tag}) are not part of the language: remove it")
             return False
         return True
-
-    def _report_key(self, key: Tree) -> None:
-        """Report a key that is no name, and is dropped."""
-        if isinstance(key, Scalar):
-            message = "merge keys (<<) are not part of the language: write the entries out"
-            self.problems.append(Problem(key.mark, "alias", message))
-        elif not isinstance(key, BrokenYaml):
-            self.problems.append(Problem(key.mark, "bad-key", f"expected a name as key, found {describe_tree(key)}"))
 
     def _locate(self, event: Any) -> tuple[Mark, Span]:
         start = event.start_mark
