@@ -29,7 +29,6 @@ from guidegraph.graph.types import PortType
 from guidegraph.nodes.checkpoints.family import AskingFunction, Offer
 from guidegraph.nodes.condition_fields import declare_fields
 from guidegraph.plugins import builtin, hookspecs
-from guidegraph.plugins.builtin_nodes import BuiltinNodes
 from guidegraph.plugins.contribution import (
     Contribution,
     LazyMapping,
@@ -281,7 +280,7 @@ class PluginManager:
         types = {name: [self._types[t] for t in status.types] for name, status in self._status.items()}
         return make_preview(self._hooks, types, value, kind, self._report)
 
-    def _add_builtin(self) -> BuiltinNodes:
+    def _add_builtin(self) -> builtin.BuiltinNodes:
         version = str(sys.modules[__name__.partition(".")[0]].__version__)
         self._versions[OWN_DISTRIBUTION] = version
         with suppress(importlib.metadata.PackageNotFoundError):  # a source checkout that is not installed
@@ -289,7 +288,7 @@ class PluginManager:
         self._hooks.register(builtin, name=OWN_DISTRIBUTION)
         self._status[OWN_DISTRIBUTION] = PluginStatus(OWN_DISTRIBUTION, OWN_DISTRIBUTION, version, "ok")
         self._owners[OWN_DISTRIBUTION] = f"{OWN_DISTRIBUTION}=={version}"
-        return BuiltinNodes(self._owners[OWN_DISTRIBUTION])
+        return builtin.BuiltinNodes(self._owners[OWN_DISTRIBUTION])
 
     def _load_node(self, id: str) -> None:
         """Import what may define a node: modules of built-in nodes, or an installed plugin."""

@@ -243,7 +243,7 @@ print(*sorted(top for top in tops if not top.startswith("_")), f"\\n{len(sys.mod
 """
 QUICK_TO_IMPORT = """
 annotated_doc annotated_types click colorama cython_runtime guidegraph guidegraph_diffusers
-guidegraph_lab guidegraph_page guidegraph_runtime numpy packaging PIL
+guidegraph_families guidegraph_lab guidegraph_page guidegraph_runtime numpy packaging PIL
 pluggy pydantic pydantic_core shellingham toys typer typing_extensions typing_inspection yaml
 """
 """The packages that commands which run nothing import beside the standard library."""
