@@ -108,9 +108,6 @@ class NodeSpec:
         """The input ports and the settings."""
         return {**self.inputs, **self.settings}
 
-    def port(self, name: str) -> Port | None:
-        return self.ports.get(name)
-
     @cached_property
     def watch(self) -> Watch:
         """The process state that is saved before each call and restored after it.
@@ -278,18 +275,21 @@ def _read_ports(
     name: str, function: Callable[..., Any], hints: Mapping[str, Any]
 ) -> tuple[dict[str, Port], dict[str, Port]]:
     """The input ports and the settings of a function, by its signature."""
-    inputs: dict[str, Port] = {}
-    settings: dict[str, Port] = {}
-    for parameter in inspect.signature(function).parameters.values():
+    kinds: list[PortType] = []
+    parameters = [*inspect.signature(function).parameters.values()]
+    for parameter in parameters:
         if parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
             raise NodeDefinitionError(f"{name}: *{parameter.name} has no schema: use a Sequence[T] port")
         if parameter.name not in hints:
             raise NodeDefinitionError(f"{name}: parameter '{parameter.name}' needs a type annotation")
-        setting = parameter.kind is parameter.KEYWORD_ONLY
         try:
-            kind = to_port_type(hints[parameter.name])
+            kinds.append(to_port_type(hints[parameter.name]))
         except TypeError as error:
             raise NodeDefinitionError(f"{name}: parameter '{parameter.name}': {error}") from error
+    inputs: dict[str, Port] = {}
+    settings: dict[str, Port] = {}
+    for parameter, kind in zip(parameters, kinds, strict=True):
+        setting = parameter.kind is parameter.KEYWORD_ONLY
         infinite = isinstance(parameter.default, float) and math.isinf(parameter.default)
         port = Port(parameter.name, hints[parameter.name], kind, parameter.default, setting, infinite)
         (settings if setting else inputs)[parameter.name] = port

@@ -141,7 +141,7 @@ def lift_numbers(calls: Sequence[Call], plan: Plan) -> tuple[list[Call], list[Li
     def lift(call: Call, name: str) -> Source | None:
         before = unbound.get(call.key)
         declared = before.argument(name) if before is not None else None
-        value, port = call.argument(name), call.spec.port(name)
+        value, port = call.argument(name), call.spec.ports.get(name)
         if not (isinstance(declared, Param) and isinstance(value, Literal) and isinstance(value.value, float)):
             return None
         if port is None or not (float in port.type.alternatives or port.type.is_any):

@@ -111,7 +111,7 @@ def model_sources(op: Op) -> Iterator[Source]:
     if op.has_blocks:
         return
     for name, sources in op.inputs.items():
-        port = op.spec.port(name)
+        port = op.spec.ports.get(name)
         if port is not None and "model" in port_kinds(port.type):
             yield from list_sources(sources)
 
@@ -139,7 +139,7 @@ def explain_single(op: Op, refused: Collection[str] = ()) -> str:
 def _reads_tensors(call: Call) -> bool:
     """Whether a call reads models and tensors, and no text, for each of which it would need a graph."""
     for name, sources in call.inputs.items():
-        port = call.spec.port(name)
+        port = call.spec.ports.get(name)
         linked = not all(isinstance(source, Literal) for source in list_sources(sources))
         if port is None or (linked and not port_kinds(port.type) <= {"model", "tensor"}):
             return False

@@ -17,9 +17,8 @@ from guidegraph.graph.events import Origin
 from guidegraph.graph.ir import Op
 from guidegraph.graph.planning.digest import FRESH
 from guidegraph.graph.types import is_tensor
-from guidegraph.graph.values.leaves import find_difference
 from guidegraph.graph.values.ownership import IMMUTABLE_SEAL, Seal
-from guidegraph.graph.values.serialise import NotSerialisable, read_value, write_value
+from guidegraph.graph.values.serialise import NotSerialisable, find_difference, read_value, write_value
 from guidegraph_runtime.error_text import describe_error
 from guidegraph_runtime.files.atomic_write import remove_stale_once
 from guidegraph_runtime.machine.shortages import explain_shortage, with_shortage

@@ -20,15 +20,15 @@ from guidegraph.graph.execution.loop_context import LoopContext, interpret
 from guidegraph.graph.execution.watched_sizes import LoopWatch, use_watch
 from guidegraph.graph.ir import Choice, Loop
 from guidegraph.graph.kinds import find_kind, load_function
+from guidegraph.graph.planning.admission import check_wiring
 from guidegraph.graph.planning.passes import choose_branch
 from guidegraph.graph.planning.plan import Plan
 from guidegraph.graph.planning.steps import BlockPlan, BodyPlan, Phase, Step
-from guidegraph.graph.planning.wiring_checks import check_wiring
 from guidegraph.graph.sources import Carry, Index, Item, Source
 from guidegraph.graph.stopping.loop_state import REFUSED, LoopState, LoopStopped, StopToken, capture_state
 from guidegraph.graph.trust.process_state import StateKeeper
 from guidegraph.graph.types import ANY, PortType, Tensor, describe_value, is_iterable, is_tensor
-from guidegraph.graph.values.leaves import flatten, is_equal_leaf, list_named_fields, unflatten
+from guidegraph.graph.values.serialise import flatten, is_equal_leaf, list_named_fields, unflatten
 from guidegraph_runtime.error_text import describe_error
 
 if TYPE_CHECKING:

@@ -17,7 +17,7 @@ from guidegraph.graph.execution.top_level import RunState, TopLevel
 from guidegraph.graph.hardware.policy import ComputePolicy
 from guidegraph.graph.ir import Choice, Graph, Op
 from guidegraph.graph.memory.pause_collector import pause_collector, pause_for_import
-from guidegraph.graph.planning.admission import check_machine
+from guidegraph.graph.planning.admission import WiringChecks, check_machine
 from guidegraph.graph.planning.passes import (
     choose_branch,
     find_branch_operations,
@@ -27,7 +27,6 @@ from guidegraph.graph.planning.passes import (
 from guidegraph.graph.planning.plan import Plan, compile_plan
 from guidegraph.graph.planning.steps import BlockPlan
 from guidegraph.graph.planning.topological_order import find_dependencies
-from guidegraph.graph.planning.wiring_checks import WiringChecks
 from guidegraph.graph.run_config import RunConfig
 from guidegraph.graph.sources import Output, Source
 from guidegraph.graph.stopping.choose_loop import find_stop, resume_loop, stop_loop

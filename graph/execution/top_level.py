@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextvars
+import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -20,14 +21,13 @@ from guidegraph.graph.execution.run_record import Delivery, RunRecord, node_path
 from guidegraph.graph.frozen_models import freeze
 from guidegraph.graph.memory.residency import FROM_OUTSIDE, Residency, ValueOrigin, move_models
 from guidegraph.graph.memory.weights import Mover, TorchMover
+from guidegraph.graph.planning.admission import WiringChecks
 from guidegraph.graph.planning.plan import Plan
 from guidegraph.graph.planning.steps import BlockPlan, Slot, Step
-from guidegraph.graph.planning.wiring_checks import WiringChecks
 from guidegraph.graph.run_config import RunConfig
 from guidegraph.graph.sources import Output, Param, format_link
 from guidegraph.graph.trust.process_state import StateKeeper
-from guidegraph.graph.types import describe_value, is_tensor
-from guidegraph.graph.values.ownership import change_count
+from guidegraph.graph.types import describe_value
 from guidegraph_runtime.error_text import error_text
 from guidegraph_runtime.machine.shortages import with_shortage
 
@@ -236,8 +236,9 @@ def check_unchanged(step: Step, slots: Sequence[Any], before: Mapping[Slot, Inpu
 
 
 def _change_counts(value: Any, depth: int) -> Iterator[int]:
-    if is_tensor(value):
-        yield change_count(value)
+    tensor: Any = getattr(sys.modules.get("torch"), "Tensor", ())  # without torch there are no tensors
+    if isinstance(value, tensor):
+        yield 0 if value.is_inference() else value._version
     elif depth and isinstance(value, (list, tuple, dict)):
         items = [*value.values()] if isinstance(value, dict) else value
         if not isinstance(value, tuple):

@@ -17,6 +17,7 @@ from guidegraph.graph.ir import Call
 
 if TYPE_CHECKING:
     from torch import Tensor
+from typing import Any
 
 Decisive: TypeAlias = "Callable[[], Tensor]"
 """Whether a size that is the last one counts: a flag that is computed after the loop."""
@@ -154,3 +155,24 @@ def watch_size(
     """
     if (watch := _watch.get()) is not None:
         watch.add(value, limit, message, decisive, measure)
+
+
+Viewer: TypeAlias = Callable[[Any], object]
+
+_viewer: ContextVar[Viewer | None] = ContextVar("guidegraph_viewer", default=None)
+
+
+@contextmanager
+def use_viewer(viewer: Viewer) -> Iterator[None]:
+    """Context manager: runs in the block, on this thread, pass the values that their nodes offer to ``viewer``."""
+    token = _viewer.set(viewer)
+    try:
+        yield
+    finally:
+        _viewer.reset(token)
+
+
+def offer_value(value: Any) -> None:
+    """Pass a value to the viewer of the run, if it has one. For values that are computed, not traced."""
+    if (viewer := _viewer.get()) is not None:
+        viewer(value)

@@ -51,7 +51,7 @@ def find_calls(graph: Graph, name: str) -> list[Call]:
         return matches
     first: dict[tuple[str, Sources], Call] = {}
     for call in calls:
-        port = call.spec.port(name)
+        port = call.spec.ports.get(name)
         if name in call.inputs and port is not None and port_kinds(port.type) == {"model"}:
             first.setdefault((call.spec.id, call.inputs[name]), call)
     return list(first.values())
@@ -170,7 +170,7 @@ def _plan_call(call: Call, examples: ExampleValues, label: str) -> tuple[PartPla
     def connect_all(ports: Mapping[str, Sources]) -> dict[str, Sources]:
         connected: dict[str, Sources] = {}
         for port, sources in ports.items():
-            declared = call.spec.port(port)
+            declared = call.spec.ports.get(port)
             kind = None if declared is None else declared.type
             if isinstance(sources, Many):
                 elements = enumerate(sources.sources)

@@ -303,7 +303,7 @@ def _bind(call: Call, sources: Mapping[str, Sources], values: Mapping[Source, So
 
 def _convert_for_port(call: Call, name: str, literal: Literal) -> Literal:
     """A parameter's plain value converted for a port: a list for a tuple, an int for a float."""
-    port = call.spec.port(name)
+    port = call.spec.ports.get(name)
     if port is None or not takes_literal(port.type) or not is_plain_data(literal.value):
         return literal
     if literal.value is None and port.type.optional:
@@ -412,9 +412,9 @@ def read_known_arguments(call: Call, names: Iterable[str], values: Mapping[Sourc
     """
     arguments: dict[str, Any] = {}
     for name in names:
-        source = call.argument(name)
+        source = call.settings.get(name) or call.inputs.get(name)
         if source is None:
-            port = call.spec.port(name)
+            port = call.spec.ports.get(name)
             value = REQUIRED if port is None else port.default
             if value is REQUIRED:
                 return None
@@ -424,10 +424,8 @@ def read_known_arguments(call: Call, names: Iterable[str], values: Mapping[Sourc
             value = values[source]
         else:
             return None
-        if is_tensor(value):
-            return None
         arguments[name] = value
-    return arguments
+    return None if any(map(is_tensor, arguments.values())) else arguments
 
 
 def find_unneeded_ports(call: Call, values: Mapping[Source, Any]) -> frozenset[str]:

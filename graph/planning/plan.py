@@ -9,7 +9,7 @@ from typing import Any, TypeAlias
 
 from guidegraph.graph.ir import Graph, GraphTraits, Op
 from guidegraph.graph.memory.pause_collector import pause_collector
-from guidegraph.graph.planning.admission import check_shapes
+from guidegraph.graph.planning.admission import check_shapes, check_wiring, order_for_checks
 from guidegraph.graph.planning.digest import Digests
 from guidegraph.graph.planning.passes import (
     BlockAfterChoices,
@@ -24,7 +24,6 @@ from guidegraph.graph.planning.passes import (
     skip,
 )
 from guidegraph.graph.planning.steps import BlockPlan, flatten_block
-from guidegraph.graph.planning.wiring_checks import check_wiring, order_for_checks
 from guidegraph.graph.run_config import RunConfig
 from guidegraph.graph.sources import Literal, Param, Source
 from guidegraph.graph.trust.policy import check_effects, list_parameter_paths

@@ -26,8 +26,8 @@ from guidegraph.graph.language.syntax import ParsedLoop, ParsedNode, ParsedOp, P
 from guidegraph.graph.language.yaml_tree import Scalar, read_text, shorten
 from guidegraph.graph.memory.pause_collector import pause_collector
 from guidegraph.graph.node import Registry
+from guidegraph.graph.planning.admission import check_wiring
 from guidegraph.graph.planning.passes import rewrite_sources
-from guidegraph.graph.planning.wiring_checks import check_wiring
 from guidegraph.graph.resolution.block_resolver import BlockContext
 from guidegraph.graph.resolution.ports import PortResolver, TypeRecord
 from guidegraph.graph.resolution.resolver import Resolver

@@ -270,13 +270,13 @@ def fits(typed: TypedSource, kind: PortType, target: PortType) -> bool:
 
 def _names_enum(typed: TypedSource, kind: PortType, target: PortType) -> bool:
     """Whether a port takes the text of a source as a value of an enumeration."""
-    return typed.is_given and is_text_type(kind) and target.takes_enum and not may_fit(kind, target)
+    return target.takes_enum and is_text_type(kind) and typed.is_given and not may_fit(kind, target)
 
 
 def _names_path(typed: TypedSource, kind: PortType, target: PortType) -> bool:
     """Whether a port takes the text of a source as a path."""
     is_path = Path in target.alternatives and str not in target.alternatives
-    return typed.is_given and is_text_type(kind) and is_path
+    return is_path and is_text_type(kind) and typed.is_given
 
 
 def _list_plain_texts(tree: Tree) -> Iterator[Scalar]:

@@ -24,13 +24,13 @@ from typing import Any, TypeAlias
 
 from guidegraph.graph.cancellation import CancelToken
 from guidegraph.graph.errors import Cancelled
-from guidegraph.graph.execution.join_calls import Arguments, Sizes, call_as_batch
+from guidegraph.graph.execution.call import Arguments, Sizes, call_as_batch
 from guidegraph.graph.execution.run_record import RunResult
 from guidegraph.graph.ir import Call, Graph, Op, walk
 from guidegraph.graph.port import port_kinds
 from guidegraph.graph.training.fit import Fit
 from guidegraph.graph.types import is_tensor
-from guidegraph.graph.values.leaves import flatten
+from guidegraph.graph.values.serialise import flatten
 
 
 class Task:

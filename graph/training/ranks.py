@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from guidegraph.graph.types import is_tensor
-from guidegraph.graph.values.leaves import list_named_fields
+from guidegraph.graph.values.serialise import list_named_fields
 
 if TYPE_CHECKING:
     import torch

@@ -178,7 +178,7 @@ class _DiagramBuilder:
                     yield name, port, source
             return
         for name, source in op.links():
-            declared = op.spec.port(name)
+            declared = op.spec.ports.get(name)
             if not isinstance(source, Literal):
                 group = "in"
                 if op.has_branches:

@@ -229,7 +229,7 @@ def find_seeds(graph: Graph, values: Mapping[str, Any]) -> dict[str, Any]:
     """The seeds of a run, by the path of each ``seed`` setting whose value is known before the run."""
     seeds: dict[str, Any] = {}
     for call in walk_calls(graph.ops):
-        if (port := call.spec.port("seed")) is None:
+        if (port := call.spec.ports.get("seed")) is None:
             continue
         source, default = call.argument("seed"), None if port.required else port.default
         seeds[f"nodes.{call.key}"] = default if source is None else find_value(source, values)

@@ -45,7 +45,7 @@ def declared_shapes(spec: NodeSpec, arguments: Arguments) -> dict[str, Shape]:
     values = {**arguments.ports, **arguments.settings}
     hidden: dict[str, Any] = {}
     for name in spec.shape_arguments:
-        port = spec.port(name)
+        port = spec.ports.get(name)
         assert port is not None
         hidden[name] = hide_value(values.get(name, None if port.required else port.default), port)
     assert spec.shape is not None

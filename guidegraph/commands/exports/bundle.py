@@ -33,7 +33,7 @@ from guidegraph.commands.exports.steps import (
 from guidegraph.commands.shared.errors import argument_problem
 from guidegraph.commands.shared.printing import print_text
 from guidegraph.graph.errors import GuidegraphError, NodeError, Problem, WorkflowError
-from guidegraph.graph.execution.intermediates import use_viewer
+from guidegraph.graph.execution.watched_sizes import use_viewer
 from guidegraph.graph.export.workflow import Exported
 from guidegraph.graph.ir import Graph, Loop, find_loops, list_calls, walk
 from guidegraph.graph.memory.pause_collector import pause_for_import

@@ -20,7 +20,7 @@ from guidegraph.nodes.models.own.layers import (
     timestep_embedding,
     zero_init,
 )
-from guidegraph.nodes.noise_level import PredictionKind
+from guidegraph.nodes.sampler_types import PredictionKind
 
 COORDINATES = 6
 """The number of `coordinate_channels`."""

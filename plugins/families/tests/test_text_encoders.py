@@ -17,7 +17,7 @@ from guidegraph.nodes.models.released.prompt_embedder import ReleasedText, apply
 from guidegraph.nodes.models.released.towers import ClipTower
 from guidegraph_families.parts.clip_text import build_clip, from_openclip, infer_clip_settings
 from guidegraph_runtime.operations import OPERATIONS
-from guidegraph_runtime.text.prompt_weights import parse_prompt
+from guidegraph_runtime.text.chunks import parse_prompt
 from plugins.families.tests import tiny
 from plugins.families.tests.compvis import compvis_writer
 from tests.tolerance import assert_same_up_to_rounding, terms_of

@@ -30,7 +30,7 @@ def describe_node_for_page(spec: NodeSpec, registry: Registry) -> Row:
         if other.id.partition(".")[0] == chapter and other.outputs == spec.outputs
     )
     for port in (*row["ports"], *row["settings"]):
-        declared = spec.port(port["name"])
+        declared = spec.ports.get(port["name"])
         if port["literal"] and declared is not None:
             port["field"] = describe_field(declared)
     return row

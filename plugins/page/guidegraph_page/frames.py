@@ -86,7 +86,7 @@ def find_decoder(graph: Graph) -> Output | None:
             continue
         after_loop.add(call.key)
         for name, source in call.links():
-            port = call.spec.port(name)
+            port = call.spec.ports.get(name)
             if port is not None and Autoencoder in port.type.alternatives and isinstance(source, Output):
                 return source
     return None

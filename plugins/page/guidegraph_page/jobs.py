@@ -18,7 +18,7 @@ from guidegraph.graph import events
 from guidegraph.graph.cancellation import CancelToken
 from guidegraph.graph.errors import Cancelled, GuidegraphError, NodeError, WorkflowError
 from guidegraph.graph.events import Observer
-from guidegraph.graph.execution.intermediates import use_viewer
+from guidegraph.graph.execution.watched_sizes import use_viewer
 from guidegraph.graph.run_config import RunConfig
 from guidegraph.graph.stopping.choose_loop import list_stoppable_loops
 from guidegraph.graph.stopping.loop_state import LoopStopped, StopToken

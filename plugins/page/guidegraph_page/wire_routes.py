@@ -288,12 +288,12 @@ def _read_node(
     spec = wiring.registry.nodes.get(texts["use"])
     values: dict[str, Any] = {}
     for name, text in settings.items():
-        port = spec.port(name) if spec else None
+        port = spec.ports.get(name) if spec else None
         is_text = port is not None and describe_field(port)["kind"] in ("text", "choice")
         values[name] = parse_list_or_text(text, port) if port is not None and is_text else parse_value(text)
     links: dict[str, str | list[str]] = {}
     for name, link in inputs.items():
-        port = spec.port(name) if spec else None
+        port = spec.ports.get(name) if spec else None
         typed = wiring.resolve(link, place.block) if port is not None and port.type.sequence is not None else None
         # A port that takes a list of sources like this one, and not the source itself, gets a list of one link.
         is_element = port is not None and typed is not None and not accepts(port.type, typed)

@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 
 from guidegraph import load_workflow
-from guidegraph.graph.execution.intermediates import offer_value, use_viewer
+from guidegraph.graph.execution.watched_sizes import offer_value, use_viewer
 from guidegraph.graph.ir import Graph
 from guidegraph.graph.sources import Output
 from guidegraph_page import frames

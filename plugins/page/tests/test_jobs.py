@@ -94,7 +94,7 @@ def use_plugin(site: Site, name: str, body: str) -> None:
 PLUGIN = """
 import torch
 from guidegraph import hookimpl, node
-from guidegraph.graph.execution.intermediates import offer_value
+from guidegraph.graph.execution.watched_sizes import offer_value
 
 @node("NAME.next")
 def count(x: float, *, seconds: float = 0.0) -> float:

@@ -23,7 +23,7 @@ from guidegraph.graph.execution.run import RunResult
 from guidegraph.graph.node import Registry, get_spec
 from guidegraph.graph.planning import digest
 from guidegraph.graph.resolution.load import build
-from guidegraph.graph.values.leaves import find_difference
+from guidegraph.graph.values.serialise import find_difference
 from guidegraph.nodes.types import Condition, Prediction
 from tests.graph.engine_nodes import REGISTRY, calls, run_text
 from tests.graph.running import run_graph

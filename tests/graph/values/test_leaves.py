@@ -12,7 +12,7 @@ from torch.utils._pytree import tree_leaves
 
 from guidegraph.graph.execution.loop import stack
 from guidegraph.graph.types import register_structured, structured
-from guidegraph.graph.values.leaves import flatten, unflatten
+from guidegraph.graph.values.serialise import flatten, unflatten
 
 
 @structured

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from guidegraph.graph.execution.intermediates import use_viewer
+from guidegraph.graph.execution.watched_sizes import use_viewer
 from guidegraph.graph.types import register_structured
 from guidegraph.nodes.sampling import schedule as schedules
 from guidegraph.nodes.sampling import scheduler as samplers

@@ -168,7 +168,7 @@ def add_sampler_parameter(graph: Graph, registry: Registry, *, stranger: bool = 
         tree = find_value(locate_value(document, path).tree, part)
         for name in [name.text for name, _ in tree.items] if isinstance(tree, YamlMapping) else []:
             written.add(name)
-            if spec.port(name) is None:
+            if spec.ports.get(name) is None:
                 message = f"'{name}' of {PREFIX}{sampler} is not a setting of every sampler: leave it out, or {ADVICE}"
                 raise _refuse(document, message, f"{path}.{part}.{name}")
     own = registry.nodes[f"{PREFIX}{sampler}"].settings
