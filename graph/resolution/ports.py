@@ -17,7 +17,7 @@ from guidegraph.graph.node import NodeSpec, Registry
 from guidegraph.graph.port import Port
 from guidegraph.graph.resolution.link_rule import can_link, may_fit, may_pass, narrows
 from guidegraph.graph.resolution.scope import Scope, TypedSource, Unresolved, resolve_link
-from guidegraph.graph.sources import Literal, Many, Source, Sources
+from guidegraph.graph.sources import Literal, Many, Param, Source, Sources
 from guidegraph.graph.types import PortType, explain_mismatch, list_remedies, takes_literal
 
 GUESSES = 100
@@ -228,7 +228,7 @@ def _list_checks(typed: TypedSource, target: PortType) -> Checks:
         [typed.possible_type] if typed.possible_type is not None else [typed.type, typed.actual_type or typed.type]
     )
     checks: list[PortType] = []
-    if typed.widest_type != typed.type and typed.type != target:
+    if typed.actual_type is not None and typed.widest_type != typed.type and typed.type != target:
         checks.append(typed.type)
     if all(narrows(kind, target) for kind in guaranteed):
         checks.append(target)
@@ -263,7 +263,7 @@ def fits(typed: TypedSource, kind: PortType, target: PortType) -> bool:
     The value of a parameter or literal is checked before the run, so one fitting alternative is enough. Its text may
     also name a path, or a value of an enumeration.
     """
-    if typed.is_given:
+    if isinstance(typed.source, (Param, Literal)):
         return may_fit(kind, target) or _names_path(typed, kind, target) or _names_enum(typed, kind, target)
     return can_link(kind, target)
 
