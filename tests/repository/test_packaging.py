@@ -139,6 +139,14 @@ def test_the_page_takes_at_most_250_kb(source: Path, tmp_path: Path) -> None:
     assert sum(file.file_size for file in static) <= 200_000
 
 
+def test_the_page_carries_the_licences_of_what_it_contains(source: Path, tmp_path: Path) -> None:
+    with zipfile.ZipFile(build_wheel(source / "plugins" / "page", tmp_path)) as archive:
+        (name,) = (name for name in archive.namelist() if name.endswith("licenses/NOTICE"))
+        notice = archive.read(name).decode()
+    assert "Preact" in notice
+    assert "Permission is hereby granted" in notice
+
+
 def test_wheel_metadata(wheel: Path) -> None:
     with zipfile.ZipFile(wheel) as archive:
         info = {
