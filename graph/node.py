@@ -40,6 +40,8 @@ SETTINGS_ONLY = ("identity", "provides")
 
 
 Watch: TypeAlias = Literal["nothing", "torch", "everything"]
+SHIPPED = ("guidegraph==", "guidegraph-diffusers==", "guidegraph-families==")
+"""The distributions of this project that have nodes or families, as they are named before a version."""
 
 
 @dataclass(frozen=True)
@@ -115,7 +117,8 @@ class NodeSpec:
         For nodes that do not ship with guidegraph: everything. guidegraph's own nodes run third-party code only
         through a model on a port, for which it is torch's settings, or by asking other plugins.
         """
-        if not self.distribution.startswith("guidegraph==") or (self.contributors and self.contributors()):
+        owners = [self.distribution, *(owner for owner, _ in (self.contributors() if self.contributors else ()))]
+        if not all(owner.startswith(SHIPPED) for owner in owners):
             return "everything"
         kinds_read = {kind for port in self.inputs.values() for kind in port_kinds(port.type)}
         return "torch" if kinds_read & {"model", "unknown"} else "nothing"

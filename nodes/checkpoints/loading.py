@@ -89,7 +89,7 @@ def load_by_family(
             f"{_first([entry.name for entry in path.iterdir()])}: name a checkpoint file, or the folder that holds "
             "model_index.json"
         )
-    layouts = ", ".join(offer.family.name for offer in offers if offer.family.explain is None)
+    layouts = ", ".join(offer.family.name for offer in offers if offer.family.explain is None) or "no family is loaded"
     raise ValueError(
         f"'{path}' has tensors of no known layout ({layouts}); found {len(headers)} tensors: {_first(headers)}"
     )

@@ -273,6 +273,14 @@ def test_a_wrong_list_is_an_error_of_the_plugin(file: Path, tmp_path: Path, retu
         load_workflow(file, plugins=[str(path)])
 
 
+def test_our_own_packages_are_watched_as_built_in_nodes_are() -> None:
+    """A stranger's family may change torch's settings while a checkpoint is loaded; ours are known not to."""
+    own = PluginManager(lazy=True).registry.nodes
+    assert own["checkpoint.load"].watch == own["model.load"].watch == "nothing"
+    assert own["diffusers.denoiser"].watch != "everything"
+    assert PluginManager([PLUGIN], entry_points=False).registry.nodes["checkpoint.load"].watch == "everything"
+
+
 def test_without_the_package_of_released_families_the_error_names_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -18,11 +18,7 @@ from guidegraph.graph.trust.policy import Policy
 
 def add_open(app: typer.Typer) -> None:
     """Add the command to the application."""
-    lines = (
-        "open draw.yaml",
-        "open workflows --port 8100 --no-browser",
-        "open draw.yaml --device cuda",
-    )
+    lines = ("open draw.yaml", "open workflows --port 8100 --no-browser", "open draw.yaml --device cuda")
     app.command(epilog=examples(*lines))(open)
 
 

@@ -25,10 +25,7 @@ PAGE = "report.html"
 
 def add_report(app: typer.Typer) -> None:
     """Add the command to the application."""
-    lines = (
-        "report runs/20260131-120000-draw",
-        "report runs/sweep --x steps --by sampler",
-    )
+    lines = ("report runs/20260131-120000-draw", "report runs/sweep --x steps --by sampler")
     app.command(epilog=examples(*lines))(report)
 
 
