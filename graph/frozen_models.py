@@ -8,6 +8,7 @@ import sys
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from operator import attrgetter
 from typing import Any
 
 _ATOMIC = (type(None), bool, int, float, str, bytes)
@@ -24,7 +25,7 @@ def is_module(value: object) -> bool:
 
 def freeze(value: Any) -> Any:
     """Put a module into evaluation mode without gradients, in place; return any other value unchanged."""
-    if is_module(value) and (value.training or any(p.requires_grad for p in value.parameters())):
+    if is_module(value) and (value.training or any(map(attrgetter("requires_grad"), value.parameters()))):
         value.eval().requires_grad_(False)
     return value
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from itertools import chain
+from itertools import chain, repeat
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Self
 from typing import Literal as Is
@@ -29,6 +29,7 @@ from guidegraph.graph.sources import (
     Param,
     Source,
     Sources,
+    list_parameters,
     list_sources,
     map_links,
     map_sources,
@@ -118,22 +119,19 @@ class Call:
         """The sources of a port or setting; ``None`` if it has none."""
         return self.settings[name] if name in self.settings else self.inputs.get(name)
 
-    def links(self) -> Iterator[tuple[str, Source]]:
+    def links(self) -> list[tuple[str, Source]]:
         """All sources that this call reads, each with its port or setting."""
+        links: list[tuple[str, Source]] = []
         for name, sources in chain(self.inputs.items(), self.settings.items()):
-            if isinstance(sources, Many):
-                for source in sources.sources:
-                    yield name, source
-            else:
-                yield name, sources
+            links += zip(repeat(name), sources.sources) if isinstance(sources, Many) else [(name, sources)]
+        return links
 
-    def sources(self) -> Iterator[Source]:
+    def sources(self) -> list[Source]:
         """All sources that this call reads."""
+        found: list[Source] = []
         for sources in (*self.inputs.values(), *self.settings.values()):
-            if isinstance(sources, Many):
-                yield from sources.sources
-            else:
-                yield sources
+            found += sources.sources if isinstance(sources, Many) else [sources]
+        return found
 
     @property
     def dependencies(self) -> tuple[str, ...]:
@@ -214,18 +212,23 @@ class Call:
             flat and not self.checks and not mutable and not any(map(may_hold_path, constants.values())),
         )
 
-    def linked_ports(self) -> Iterator[tuple[Source, Port]]:
+    def linked_ports(self) -> list[tuple[Source, Port]]:
         """All sources that it reads, each with its port or setting; for one in a list, a port for one element."""
-        for name, source in self.links():
-            if (port := self.spec.port(name)) is not None:
-                sequence = port.type.sequence if isinstance(self.argument(name), Many) else None
-                yield source, Port(name, None, sequence.element) if sequence else port
+        linked: list[tuple[Source, Port]] = []
+        for name, sources in chain(self.inputs.items(), self.settings.items()):
+            if (port := self.spec.ports.get(name)) is None:
+                continue
+            if isinstance(sources, Many):
+                sequence = port.type.sequence
+                element = Port(name, None, sequence.element) if sequence else port
+                linked += zip(sources.sources, repeat(element))
+            else:
+                linked.append((sources, port))
+        return linked
 
-    def parameters(self) -> Iterator[tuple[str, Port]]:
+    def parameters(self) -> list[tuple[str, Port]]:
         """Each parameter that this call reads, with its port or setting as in ``linked_ports``."""
-        for source, port in self.linked_ports():
-            if isinstance(source, Param):
-                yield source.name, port
+        return [(source.name, port) for source, port in self.linked_ports() if isinstance(source, Param)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -257,20 +260,21 @@ class Block(NamedTuple):
     ops: Mapping[str, Op]
     roots: tuple[Source, ...]
 
-    def sources(self) -> Iterator[Source]:
+    def sources(self) -> list[Source]:
         """All sources that the operations and the roots read."""
+        sources: list[Source] = []
         for op in self.ops.values():
-            yield from op.sources()
-        yield from self.roots
+            sources += op.sources()
+        return [*sources, *self.roots]
 
-    def outer_sources(self, loop: str) -> Iterator[Source]:
+    def outer_sources(self, loop: str) -> list[Source]:
         """Those sources that are outside the loop with this key, whose block this is."""
-        for source in self.sources():
-            if isinstance(source, (Carry, Item, Index)) and source.loop == loop:
-                continue
-            if isinstance(source, Output) and source.op in self.ops:
-                continue
-            yield source
+        return [
+            source
+            for source in self.sources()
+            if not (isinstance(source, (Carry, Item, Index)) and source.loop == loop)
+            and not (isinstance(source, Output) and source.op in self.ops)
+        ]
 
 
 @dataclass(frozen=True)
@@ -309,13 +313,10 @@ class Loop:
         """The sources each iteration must compute: the next carries, the collected values and the extra results."""
         return (*self.next.values(), *self.collect.values(), *self.extra_results().values())
 
-    def sources(self) -> Iterator[Source]:
+    def sources(self) -> list[Source]:
         """All sources that the loop reads from outside: ``over``, the carries' starts and the closure."""
-        yield self.over
-        yield from self.carry.values()
-        yield from self.starts.values()
-        yield from self.option_sources()
-        yield from self.block.outer_sources(self.key)
+        own = (self.over, *self.carry.values(), *self.starts.values(), *self.option_sources())
+        return [*own, *self.block.outer_sources(self.key)]
 
     @cached_property
     def dependencies(self) -> tuple[str, ...]:
@@ -339,7 +340,7 @@ class Loop:
         """The sources that the loop needs whatever their values are."""
         return self.sources()
 
-    @property
+    @cached_property
     def block(self) -> Block:
         return Block(self.body, self.roots())
 
@@ -448,10 +449,10 @@ class Graph:
     @cached_property
     def parameter_readers(self) -> tuple[Op, ...]:
         """The operations to which the value of a parameter may come, in bodies too: directly, or through a choice."""
-        ops = tuple(walk(self.ops))
+        ops = walk(self.ops)
         if self.traits.choices:  # a branch that is a parameter feeds whatever reads the choice
-            return ops
-        return tuple([op for op in ops if any(isinstance(source, Param) for source in op.sources())])
+            return tuple(ops)
+        return tuple([op for op in ops if list_parameters(op.sources())])
 
     @cached_property
     def loops(self) -> Mapping[str, Loop]:
@@ -461,8 +462,9 @@ class Graph:
     @cached_property
     def traits(self) -> GraphTraits:
         """The traits of its operations, in bodies too. A plan of the graph has no operations of other kinds."""
-        kinds = {type(op) for op in walk(self.ops)}
-        specs = list({id(call.spec): call.spec for call in walk_calls(self.ops)}.values())
+        ops = walk(self.ops)
+        kinds = {*map(type, ops)}
+        specs = list({id(call.spec): call.spec for call in list_calls(ops)}.values())
         loops = any(issubclass(kind, Loop) for kind in kinds)
         return GraphTraits(
             loops=loops,
@@ -477,18 +479,17 @@ class Graph:
         )
 
 
-def walk(ops: Mapping[str, Op], *, previews: bool = True) -> Iterator[Op]:
+def walk(ops: Mapping[str, Op], *, previews: bool = True) -> list[Op]:
     """Every operation, each loop before its body; ``previews``: those of previews too."""
-    stack: list[Iterator[Op]] = [iter(ops.values())]
-    while stack:
-        for op in stack[-1]:
-            yield op
-            if op.has_blocks:
-                blocks = op.blocks() if previews else op.blocks()[:1]
-                stack.append(chain.from_iterable(block.ops.values() for block in blocks))
-                break
-        else:
-            stack.pop()
+    found: list[Op] = []
+    waiting = [*ops.values()][::-1]
+    while waiting:
+        op = waiting.pop()
+        found.append(op)
+        if op.has_blocks:
+            for block in reversed(op.blocks() if previews else op.blocks()[:1]):
+                waiting += [*block.ops.values()][::-1]
+    return found
 
 
 def walk_calls(ops: Mapping[str, Op], *, previews: bool = True) -> list[Call]:

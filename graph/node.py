@@ -103,13 +103,13 @@ class NodeSpec:
         """The position of each output by name."""
         return {name: i for i, name in enumerate(self.outputs)}
 
-    @property
+    @cached_property
     def ports(self) -> dict[str, Port]:
         """The input ports and the settings."""
         return {**self.inputs, **self.settings}
 
     def port(self, name: str) -> Port | None:
-        return self.inputs.get(name) or self.settings.get(name)
+        return self.ports.get(name)
 
     @cached_property
     def watch(self) -> Watch:
@@ -246,11 +246,14 @@ def _make_spec(
     outputs, named_outputs = _read_outputs(name, hints["return"])
     trait_functions = {"needs": needs, "identity": identity, "check": check, "shape": traits["shape"]}
     trait_functions |= {"provides": traits["provides"], "ranges": traits["ranges"]}
-    arguments = {
-        trait: tuple(inspect.signature(function).parameters) if function else ()
-        for trait, function in trait_functions.items()
-    }
-    _check_traits(name, traits["batchable"], arguments, inputs, settings)
+    batchable = traits["batchable"]
+    if unknown := sorted({*batchable} - inputs.keys(), key=batchable.index):
+        raise NodeDefinitionError(f"{name}: batchable names {unknown}, which are not its input ports")
+    arguments: dict[str, tuple[str, ...]] = dict.fromkeys(trait_functions, ())
+    for trait, trait_function in trait_functions.items():
+        if trait_function is not None:
+            arguments[trait] = tuple(inspect.signature(trait_function).parameters)
+            _check_trait(name, trait, arguments[trait], inputs, settings)
     return NodeSpec(
         id,
         function,
@@ -263,8 +266,8 @@ def _make_spec(
         check=check,
         needs_arguments=arguments["needs"],
         identity_settings=arguments["identity"],
-        same_type=_bind_type_variables(hints["return"], outputs, {name: hints[name] for name in inputs}),
-        check_arguments=tuple(name for name in arguments["check"] if name not in (WIRED, SHAPES)),
+        same_type=_bind_type_variables(hints["return"], outputs, inputs),
+        check_arguments=tuple([name for name in arguments["check"] if name not in (WIRED, SHAPES)]) if check else (),
         ranges_arguments=arguments["ranges"],
         shape_arguments=arguments["shape"],
         **traits,
@@ -306,7 +309,7 @@ def _read_outputs(name: str, annotation: Any) -> tuple[dict[str, PortType], bool
 
 
 def _bind_type_variables(
-    annotation: Any, outputs: Mapping[str, PortType], inputs: Mapping[str, Any]
+    annotation: Any, outputs: Mapping[str, PortType], inputs: Mapping[str, Port]
 ) -> dict[str, tuple[str, ...]]:
     """For each output annotated with a type variable, the ports annotated with the same one."""
     origin: Any = typing.get_origin(annotation)
@@ -317,31 +320,23 @@ def _bind_type_variables(
     for name in outputs:
         kind = fields.get(name, annotation if name == "out" else None)
         variable = bindings.get(kind, kind) if isinstance(kind, TypeVar) else None
-        ports = tuple(port for port, hint in inputs.items() if hint is variable)
-        if isinstance(variable, TypeVar) and ports:
-            ports_by_output[name] = ports
+        if isinstance(variable, TypeVar) and (ports := [p.name for p in inputs.values() if p.annotation is variable]):
+            ports_by_output[name] = tuple(ports)
     return ports_by_output
 
 
-def _check_traits(
-    name: str,
-    batchable: tuple[str, ...],
-    arguments: Mapping[str, tuple[str, ...]],
-    inputs: dict[str, Port],
-    settings: dict[str, Port],
+def _check_trait(
+    name: str, trait: str, names: tuple[str, ...], inputs: dict[str, Port], settings: dict[str, Port]
 ) -> None:
-    """Check the ports of ``batchable``, and the arguments of each trait's function."""
-    if unknown := [p for p in batchable if p not in inputs]:
-        raise NodeDefinitionError(f"{name}: batchable names {unknown}, which are not its input ports")
-    for trait, names in arguments.items():
-        allowed = {*settings} if trait in SETTINGS_ONLY else {*settings, *inputs}
-        allowed |= {WIRED, SHAPES} if trait == "check" else set()
-        if unknown := sorted({*names} - allowed, key=names.index):
-            kinds = "setting" if trait in SETTINGS_ONLY else "setting or port"
-            raise NodeDefinitionError(
-                f"{name}: {trait}= takes an argument '{unknown[0]}', but the node has no such {kinds}; "
-                f"{suggest(unknown[0], sorted(allowed), 'arguments')}"
-            )
+    """Check that a node has the ports and settings that the function of a trait takes by these names."""
+    allowed = {*settings} if trait in SETTINGS_ONLY else {*settings, *inputs}
+    allowed |= {WIRED, SHAPES} if trait == "check" else set()
+    if unknown := sorted({*names} - allowed, key=names.index):
+        kinds = "setting" if trait in SETTINGS_ONLY else "setting or port"
+        raise NodeDefinitionError(
+            f"{name}: {trait}= takes an argument '{unknown[0]}', but the node has no such {kinds}; "
+            f"{suggest(unknown[0], sorted(allowed), 'arguments')}"
+        )
 
 
 @dataclass(frozen=True)

@@ -110,12 +110,21 @@ class PortType(NamedTuple):
     @property
     def sequence(self) -> SequenceOf | None:
         """The alternative that takes a list of links, or ``None``."""
-        return next((a for a in self.alternatives if isinstance(a, SequenceOf)), None)
+        for alternative in self.alternatives:
+            if isinstance(alternative, SequenceOf):
+                return alternative
+        return None
 
     @property
     def is_path(self) -> bool:
         """Whether a value may be the path of a file or folder, or a list of such paths."""
-        return any(a.element.is_path if isinstance(a, SequenceOf) else a is Path for a in self.alternatives)
+        for alternative in self.alternatives:
+            if isinstance(alternative, SequenceOf):
+                if alternative.element.is_path:
+                    return True
+            elif alternative is Path:
+                return True
+        return False
 
     @property
     def takes_enum(self) -> bool:
@@ -175,7 +184,7 @@ def to_port_type(annotation: Any) -> PortType:
     if origin is Annotated:
         return to_port_type(get_args(annotation)[0])
     if origin in (Union, types.UnionType):
-        return union([to_port_type(a) for a in get_args(annotation)])
+        return union([*map(to_port_type, get_args(annotation))])
     if origin is Literal:
         return union([PortType((type(a),)) if a is not None else PortType((), True) for a in get_args(annotation)])
     if origin in (list, tuple, collections.abc.Sequence, collections.abc.Iterable):
@@ -209,8 +218,12 @@ def _to_element_type(args: tuple[Any, ...]) -> PortType:
 
 def union(parts: list[PortType]) -> PortType:
     """The type whose values are of any of these types."""
-    alternatives = dict.fromkeys(a for p in parts for a in p.alternatives)
-    return PortType((object,) if object in alternatives else tuple(alternatives), any(p.optional for p in parts))
+    alternatives: dict[type | SequenceOf, None] = {}
+    optional = False
+    for part in parts:
+        alternatives |= dict.fromkeys(part.alternatives)
+        optional = optional or part.optional
+    return PortType((object,) if object in alternatives else tuple(alternatives), optional)
 
 
 def namedtuple_fields(kind: PortType) -> dict[str, PortType] | None:
@@ -226,12 +239,13 @@ def namedtuple_fields(kind: PortType) -> dict[str, PortType] | None:
 
 def takes_literal(kind: PortType) -> bool:
     """Whether a YAML literal can feed a port of this type."""
-    return any(
-        a is object
-        or (isinstance(a, SequenceOf) and takes_literal(a.element))
-        or (isinstance(a, type) and (a in _LITERALS or issubclass(a, Enum)))
-        for a in kind.alternatives
-    )
+    for alternative in kind.alternatives:
+        if isinstance(alternative, SequenceOf):
+            if takes_literal(alternative.element):
+                return True
+        elif alternative is object or alternative in _LITERALS or issubclass(alternative, Enum):
+            return True
+    return False
 
 
 def describe_value(value: object) -> str:
@@ -352,7 +366,7 @@ def structured(cls: T) -> T:
     if not dataclasses.is_dataclass(cls):
         raise TypeError(f"{cls.__name__} must be a dataclass to be a structured port type")
     _STRUCTURED.append(cls)
-    _FIELDS[cls] = tuple(field.name for field in dataclasses.fields(cls) if field.init)
+    _FIELDS[cls] = tuple([field.name for field in dataclasses.fields(cls) if field.init])
     return cls
 
 

@@ -123,9 +123,9 @@ def to_annotation(hint: Any) -> Any:
                 return Annotated[arguments[0], MaxLen(mark.count)]
         return hint
     if origin in (Union, UnionType):
-        return Union[tuple([to_annotation(member) for member in arguments])]  # noqa: UP007 - from a tuple
+        return Union[tuple(map(to_annotation, arguments))]  # noqa: UP007 - from a tuple
     if origin is Sequence:
-        return Sequence[tuple([to_annotation(member) for member in arguments])]  # type: ignore[misc]
+        return Sequence[tuple(map(to_annotation, arguments))]  # type: ignore[misc]
     return hint
 
 
@@ -133,12 +133,19 @@ def _register(
     operation: HostOperation, function: Callable[..., Any], returned: Any, traits: Mapping[str, Any]
 ) -> Callable[..., Any]:
     parameters = operation.signature.parameters.values()
-    hints = {p.name: to_annotation(operation.hints[p.name]) for p in parameters} | {"return": returned}
-    function.__doc__, function.__annotations__ = operation.function.__doc__, hints
-    typed = [p.replace(annotation=hints[p.name]) for p in parameters]
+    hints: dict[str, Any] = {}
+    typed: list[inspect.Parameter] = []
+    settings: set[str] = set()
+    reads_file = False
+    for parameter in parameters:
+        hint = operation.hints[parameter.name]
+        hints[parameter.name] = hint = hint if isinstance(hint, type) else to_annotation(hint)
+        typed.append(parameter.replace(annotation=hint))
+        if parameter.kind is parameter.KEYWORD_ONLY:
+            settings.add(parameter.name)
+            reads_file = reads_file or hint is Path or Path in get_args(hint)
+    function.__doc__, function.__annotations__ = operation.function.__doc__, hints | {"return": returned}
     function.__signature__ = inspect.Signature(typed, return_annotation=returned)  # type: ignore[attr-defined]
-    settings = {p.name for p in parameters if p.kind is p.KEYWORD_ONLY}
-    reads_file = any(hints[name] is Path or Path in get_args(hints[name]) for name in settings)
     implied: dict[str, Any] = {"io": reads_file, "host": reads_file}
     if operation.shape is not None and settings >= {*inspect.signature(operation.shape).parameters}:
         implied["shape"] = _leading_axes(operation.shape) if _is_tensor_type(returned) else None

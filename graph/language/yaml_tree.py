@@ -218,10 +218,6 @@ def _make_syntax_problem(error: yaml.YAMLError, text: str, file: str) -> Problem
     return Problem(mark, "yaml-syntax", " ".join(filter(None, (context, problem))) + suffix + hint)
 
 
-def _span(event: Any) -> Span:
-    return event.start_mark.index, event.end_mark.index
-
-
 class _Stop(Exception):
     """Parsing cannot continue."""
 
@@ -238,18 +234,19 @@ class _TreeBuilder:
         stack: list[tuple[YamlSequence | YamlMapping, list[Tree]]] = []
         for event in events:
             if isinstance(event, (yaml.SequenceStartEvent, yaml.MappingStartEvent)):
-                self._check(event)
+                if event.anchor or event.tag:
+                    self._check(event)
                 if len(stack) >= MAX_DEPTH:
                     self._add(event, "too-deep", f"nested more than {MAX_DEPTH} levels deep")
                     raise _Stop
                 kind = YamlSequence if isinstance(event, yaml.SequenceStartEvent) else YamlMapping
-                stack.append((kind([], self._mark(event), _span(event), bool(event.flow_style)), []))
+                stack.append((kind([], *self._locate(event), bool(event.flow_style)), []))
                 continue
             if isinstance(event, yaml.DocumentStartEvent) and root is not None:
                 self._add(event, "several-documents", "expected one YAML document, found a second: remove '---'")
                 raise _Stop
             if isinstance(event, (yaml.SequenceEndEvent, yaml.MappingEndEvent)):
-                tree = self._close_collection(*stack.pop(), _span(event)[1])
+                tree = self._close_collection(*stack.pop(), event)
             elif isinstance(event, (yaml.ScalarEvent, yaml.AliasEvent)):
                 tree = self._read_leaf(event)
             else:
@@ -263,16 +260,19 @@ class _TreeBuilder:
             raise _Stop
         return root
 
-    def _close_collection(self, collection: YamlSequence | YamlMapping, children: list[Tree], end: int) -> Tree:
+    def _close_collection(self, collection: YamlSequence | YamlMapping, children: list[Tree], event: Any) -> Tree:
         """End a sequence or mapping; the children of a mapping are its keys and values in turn."""
         # The parser ends a block only where the next token begins, after comments and empty lines.
-        end = children[-1].span[1] if children and not collection.flow else end
+        end = children[-1].span[1] if children and not collection.flow else event.end_mark.index
         collection.span = (collection.span[0], end)
         if isinstance(collection, YamlSequence):
             collection.items = children
         else:
-            pairs = zip(children[::2], children[1::2], strict=True)
-            collection.items = [(key, value) for key, value in pairs if self._is_name(key)]  # type: ignore[misc]
+            for key, value in zip(children[::2], children[1::2], strict=True):
+                if isinstance(key, Scalar) and not (key.plain and key.text == "<<"):
+                    collection.items.append((key, value))
+                else:
+                    self._report_key(key)
         return collection
 
     def _read_leaf(self, event: Any) -> Tree:
@@ -298,19 +298,17 @@ class _TreeBuilder:
             return False
         return True
 
-    def _is_name(self, key: Tree) -> bool:
-        """Whether a key is a valid scalar; any other key is reported and dropped."""
-        if isinstance(key, Scalar) and not (key.plain and key.text == "<<"):
-            return True
+    def _report_key(self, key: Tree) -> None:
+        """Report a key that is no name, and is dropped."""
         if isinstance(key, Scalar):
             message = "merge keys (<<) are not part of the language: write the entries out"
             self.problems.append(Problem(key.mark, "alias", message))
         elif not isinstance(key, BrokenYaml):
             self.problems.append(Problem(key.mark, "bad-key", f"expected a name as key, found {describe_tree(key)}"))
-        return False
 
-    def _mark(self, event: Any) -> Mark:
-        return Mark(self.file, event.start_mark.line + 1, event.start_mark.column + 1)
+    def _locate(self, event: Any) -> tuple[Mark, Span]:
+        start = event.start_mark
+        return Mark(self.file, start.line + 1, start.column + 1), (start.index, event.end_mark.index)
 
     def _add(self, event: Any, code: str, message: str) -> None:
-        self.problems.append(Problem(self._mark(event), code, message))
+        self.problems.append(Problem(self._locate(event)[0], code, message))

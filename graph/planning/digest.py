@@ -171,7 +171,10 @@ def _digest_code(module: str) -> tuple[str, tuple[tuple[str, str], ...]]:
         return fresh_digest(), ()
     if not sources.code:
         return fresh_digest(), ()
-    code = [(name, _source_file_digest(path)) for name, path in sorted(sources.code.items())]
+    try:
+        code = [(name, file_digest(path, trusted=True)) for name, path in sorted(sources.code.items())]
+    except (OSError, LimitExceeded):
+        return fresh_digest(), ()
     libraries = [(name, _library_digest(path)) for name, path in sorted(sources.libraries.items())]
     return digest_pairs([*code, *libraries]), tuple(sorted(sources.data.items()))
 

@@ -252,7 +252,7 @@ def quantise(weight: Tensor) -> tuple[Tensor, Tensor]:
 
     Their product differs from the weight by at most half a scale, and by half a per mille of the block's largest value.
     """
-    blocks = _to_blocks(weight.float().reshape(-1))
+    blocks = F.pad(weight.float().reshape(-1), (0, -weight.numel() % BLOCK)).reshape(-1, BLOCK)
     smallest = torch.finfo(torch.float16).smallest_normal
     scale = (blocks.abs().amax(1) / LARGEST).clamp(min=smallest).half()
     values = (blocks / scale.float()[:, None]).round().clamp(-LARGEST, LARGEST).to(torch.int8)
@@ -275,14 +275,10 @@ def unpack_weights(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
                     f"'{name}' has scales: expected int8 and a float16 for every {BLOCK} values, found {tensor.dtype} "
                     f"{tuple(tensor.shape)} and {scale.dtype} {tuple(scale.shape)}"
                 )
-            values = _to_blocks(tensor.reshape(-1).float()) * scale.float()[:, None]
+            filled = F.pad(tensor.reshape(-1).float(), (0, -tensor.numel() % BLOCK))  # the last block with zeros
+            values = filled.reshape(-1, BLOCK) * scale.float()[:, None]
             state[name] = values.reshape(-1)[: tensor.numel()].reshape(tensor.shape)
     return state
-
-
-def _to_blocks(values: Tensor) -> Tensor:
-    """Values (N) as rows of `BLOCK`, the last one filled up with zeros."""
-    return F.pad(values, (0, -len(values) % BLOCK)).reshape(-1, BLOCK)
 
 
 def to_storage(tensor: Tensor, dtype: torch.dtype) -> Tensor:

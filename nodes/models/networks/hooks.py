@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from itertools import chain
 from typing import Any, ClassVar, Self, TypeAlias, cast
 
 import torch
@@ -276,7 +277,7 @@ def number_sites(blocks: Iterable[SiteBlock]) -> tuple[Site, ...]:
         if stage == "up":
             add("deep", stage)
             add("skip", stage)
-        for layer in (inner for module in modules for inner in module.modules()):
+        for layer in chain.from_iterable(map(nn.Module.modules, modules)):
             if isinstance(layer, AttentionInput):
                 layer.input_site = add("input", stage)
             if isinstance(layer, AttentionLayer):

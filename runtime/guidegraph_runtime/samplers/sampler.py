@@ -146,7 +146,7 @@ def sampler(
         build.__wrapped__ = solver  # type: ignore[attr-defined] # where the equations are
         _set_signature(build, settings)
         operation(f"scheduler.{name}", shape=table_shape, output_help=OUTPUT_HELP)(build)
-        SAMPLERS[name] = SamplerTraits(start, rising, tuple(p.name for p in recipe.choosing), recipe.follow)
+        SAMPLERS[name] = SamplerTraits(start, rising, tuple([p.name for p in recipe.choosing]), recipe.follow)
         return solver
 
     return register
@@ -267,16 +267,26 @@ def _parameters_of(solver: Callable[..., list[Row]]) -> tuple[list[str], list[Pa
     """The names of a solver's inputs, and its own settings with their annotations."""
     hints = typing.get_type_hints(solver, include_extras=True)
     parameters = signature(solver).parameters.values()
-    own = [p.replace(annotation=hints[p.name]) for p in parameters if p.kind is p.KEYWORD_ONLY]
-    return [p.name for p in parameters if p.kind is not p.KEYWORD_ONLY], own
+    inputs: list[str] = []
+    own: list[Parameter] = []
+    for parameter in parameters:
+        if parameter.kind is parameter.KEYWORD_ONLY:
+            own.append(parameter.replace(annotation=hints[parameter.name]))
+        else:
+            inputs.append(parameter.name)
+    return inputs, own
 
 
 def _parameters_of_levels(default_levels: Callable[..., list[Level]], defaults: Mapping[str, Any]) -> list[Parameter]:
     """The settings that choose levels, strength last, with the defaults of a sampler."""
     hints = typing.get_type_hints(default_levels, include_extras=True)
     parameters = [*signature(default_levels).parameters.values()][2:]  # after noise and rule
-    settings = [_setting(p.name, hints[p.name], defaults.get(p.name, p.default)) for p in parameters]
-    return [p.replace(annotation=p.annotation | None) if p.default is None else p for p in settings]
+    settings: list[Parameter] = []
+    for parameter in parameters:
+        name, default = parameter.name, defaults.get(parameter.name, parameter.default)
+        annotation = hints[name] | None if default is None else hints[name]
+        settings.append(Parameter(name, Parameter.KEYWORD_ONLY, default=default, annotation=annotation))
+    return settings
 
 
 def _set_signature(function: Any, settings: Sequence[Parameter]) -> None:
