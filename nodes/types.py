@@ -20,9 +20,9 @@ from guidegraph.graph.types import Tensor, is_tensor, structured
 from guidegraph.graph.values.ownership import change_count
 from guidegraph.nodes.condition_fields import BASIC_NAMES, FIELD_AXES, check_field, find_field
 from guidegraph.nodes.condition_fields import ConditionField as ConditionField
-from guidegraph.nodes.noise_level import KINDS, NoiseLevel, check_kind, widen_dtype
-from guidegraph.nodes.noise_level import PredictionKind as PredictionKind
+from guidegraph.nodes.sampler_types import KINDS, NoiseLevel, check_kind, widen_dtype
 from guidegraph.nodes.sampler_types import Levels as Levels
+from guidegraph.nodes.sampler_types import PredictionKind as PredictionKind
 from guidegraph.nodes.sampler_types import Scheduler as Scheduler
 from guidegraph.nodes.sampler_types import SchedulerState as SchedulerState
 from guidegraph.nodes.shape_checks import check_compatible, has_values, is_transformed

@@ -29,7 +29,7 @@ from guidegraph.graph.types import PortType
 from guidegraph.nodes.checkpoints.family import AskingFunction, Offer
 from guidegraph.nodes.condition_fields import declare_fields
 from guidegraph.plugins import builtin, hookspecs
-from guidegraph.plugins.builtin_nodes import BuiltinNodes
+from guidegraph.plugins.builtin import BuiltinNodes
 from guidegraph.plugins.contribution import (
     Contribution,
     LazyMapping,

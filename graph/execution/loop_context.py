@@ -16,8 +16,7 @@ from typing import Any, Protocol, TypeAlias
 from guidegraph.graph.cancellation import CancelToken
 from guidegraph.graph.events import Observer
 from guidegraph.graph.execution.cache import MemoryCache
-from guidegraph.graph.execution.call import node_error
-from guidegraph.graph.execution.join_calls import KeptJoins
+from guidegraph.graph.execution.call import KeptJoins, node_error
 from guidegraph.graph.execution.watched_sizes import LoopWatch
 from guidegraph.graph.ir import Call
 from guidegraph.graph.memory.weights import Mover

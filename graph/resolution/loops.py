@@ -9,7 +9,7 @@ from typing import Any, NamedTuple, TypeAlias
 
 from guidegraph.graph.errors import Mark, Problem, closest_match, suggest
 from guidegraph.graph.ir import Loop, Op
-from guidegraph.graph.language.parse_block import MAX_NESTING
+from guidegraph.graph.language.parse import MAX_NESTING
 from guidegraph.graph.language.syntax import NamedLinks, ParsedLoop
 from guidegraph.graph.resolution.block_resolver import BlockContext, BlockResolver
 from guidegraph.graph.resolution.link_rule import have_common_type, join

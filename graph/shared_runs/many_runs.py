@@ -24,7 +24,7 @@ from typing import Any, TypeAlias
 
 from guidegraph.graph.cancellation import CancelToken
 from guidegraph.graph.errors import Cancelled
-from guidegraph.graph.execution.join_calls import Arguments, Sizes, call_as_batch
+from guidegraph.graph.execution.call import Arguments, Sizes, call_as_batch
 from guidegraph.graph.execution.run_record import RunResult
 from guidegraph.graph.ir import Call, Graph, Op, walk
 from guidegraph.graph.port import port_kinds

@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 
 from guidegraph.graph.node import node
 from guidegraph.graph.types import Tensor, structured
-from guidegraph.nodes.noise_level import NoiseLevel, widen_dtype
+from guidegraph.nodes.sampler_types import NoiseLevel, widen_dtype
 from guidegraph.nodes.sampling.table_rows import is_shared
 from guidegraph.nodes.shape_checks import check_compatible, expand_to_batch
 from guidegraph.nodes.types import Prediction, PredictionKind, Sample, Scheduler, SchedulerState, Timesteps

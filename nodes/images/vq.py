@@ -73,8 +73,7 @@ def vq_autoencoder_loss(
     neighbouring pixels.
     Raises an error for another kind of autoencoder, and for pictures whose sides are not multiples of its factor.
     """
-    from guidegraph.nodes.models.own.autoencoder import gradient_loss
-    from guidegraph.nodes.models.own.quantiser import measure_usage
+    from guidegraph.nodes.models.own.autoencoder import gradient_loss, measure_usage
 
     network = vq_network(autoencoder)
     check_sides(image, network.config.factor, "the autoencoder")
@@ -101,7 +100,7 @@ def codebook_usage(autoencoder: Autoencoder, image: Image, *, chunk: Annotated[i
     """The usage of a VQ autoencoder's codebook by pictures (B, 3, H, W), encoded `chunk` at a time."""
     import torch
 
-    from guidegraph.nodes.models.own.quantiser import measure_usage
+    from guidegraph.nodes.models.own.autoencoder import measure_usage
 
     network = vq_network(autoencoder)
     with torch.no_grad():

@@ -8,7 +8,7 @@ from guidegraph.graph.device_context import current_device, current_dtype
 from guidegraph.graph.node import node
 from guidegraph.graph.training.ranks import local_rows
 from guidegraph.nodes.derive import node_for
-from guidegraph.nodes.noise_level import widen_dtype
+from guidegraph.nodes.sampler_types import widen_dtype
 from guidegraph.nodes.types import Noise, Sample
 from guidegraph_runtime import noise as philox
 from guidegraph_runtime.operations.noise import Generator, Seed, Side, noise_shape

@@ -15,7 +15,7 @@ from guidegraph.graph.node import node
 from guidegraph.graph.types import is_tensor
 from guidegraph.graph.values.ownership import change_count
 from guidegraph.nodes.derive import node_for
-from guidegraph.nodes.noise_level import NoiseLevel, widen_dtype
+from guidegraph.nodes.sampler_types import NoiseLevel, widen_dtype
 from guidegraph.nodes.sampling.table_rows import Terms, along, is_shared, take_entry, take_row
 from guidegraph.nodes.shape_checks import cast_like, check_compatible, has_values
 from guidegraph.nodes.types import Noise, Prediction, Sample, Scheduler, SchedulerState, Score, Table, Timesteps

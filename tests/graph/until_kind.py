@@ -13,10 +13,9 @@ from guidegraph.graph.execution.loop import fetch_item, list_items, run_phases, 
 from guidegraph.graph.execution.loop_context import LoopContext
 from guidegraph.graph.ir import Loop, Op
 from guidegraph.graph.kinds import Kind
-from guidegraph.graph.language.parse_block import read_loop
+from guidegraph.graph.language.parse import read_loop
 from guidegraph.graph.language.syntax import ParsedLoop
-from guidegraph.graph.language.tree_reader import Entries, TreeReader, get_tree
-from guidegraph.graph.language.yaml_tree import Scalar
+from guidegraph.graph.language.yaml_tree import Entries, Scalar, TreeReader, get_tree
 from guidegraph.graph.planning.plan import Plan
 from guidegraph.graph.planning.steps import Step
 from guidegraph.graph.resolution.block_resolver import BlockContext, BlockResolver

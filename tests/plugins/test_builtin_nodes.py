@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from guidegraph.plugins.builtin_nodes import BuiltinNodes
+from guidegraph.plugins.builtin import BuiltinNodes
 from guidegraph.plugins.manager import PluginManager, default_registry
 
 

@@ -11,7 +11,7 @@ import torch
 from guidegraph import Condition, Prediction, load_workflow
 from guidegraph.nodes.models.model_nodes import load_model
 from guidegraph.nodes.models.networks.hooks import Hooks
-from guidegraph.nodes.models.own.denoiser import UNetDenoiser
+from guidegraph.nodes.models.own.unet import UNetDenoiser
 from guidegraph.nodes.sampling.scheduler import ddim
 from guidegraph.nodes.types import Sample
 from tests.paths import ROOT

@@ -9,8 +9,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from guidegraph.graph.errors import NodeError
-from guidegraph.graph.execution.call import invoke_batch, invoke_call, node_error
-from guidegraph.graph.execution.join_calls import Sizes
+from guidegraph.graph.execution.call import Sizes, invoke_batch, invoke_call, node_error
 from guidegraph.graph.execution.loop_context import interpret
 from guidegraph.graph.export.errors import ExportError
 from guidegraph.graph.export.partition.leaves import DYNAMIC, Axes, Leaf, rebuild, tensor_leaves

@@ -9,8 +9,7 @@ from typing import Literal, TypeAlias
 from guidegraph.graph.errors import Mark, suggest
 from guidegraph.graph.kinds import list_loop_keys
 from guidegraph.graph.language.edit.document import Document, find_value, is_empty, refuse
-from guidegraph.graph.language.parse import WORKFLOW_KEYS
-from guidegraph.graph.language.parse_node import NODE_KEYS
+from guidegraph.graph.language.parse import NODE_KEYS, WORKFLOW_KEYS
 from guidegraph.graph.language.yaml_tree import Scalar, Tree, YamlMapping, YamlSequence, shorten
 from guidegraph_runtime.declare.choice_words import CHOOSE, OF
 

@@ -33,7 +33,7 @@ from guidegraph.nodes.data.scenes128.vocabulary import (
     SKIES,
     WEATHERS,
 )
-from guidegraph_runtime.text.prompt_weights import UNKNOWN
+from guidegraph_runtime.text.chunks import UNKNOWN
 
 ANIMALS = frozenset(NAMES[: NAMES.index("bee") + 1])
 VEHICLES = frozenset({"airplane", "helicopter", "rocket", "car", "bus", "truck", "train", "bicycle"})

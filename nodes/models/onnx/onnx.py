@@ -11,7 +11,7 @@ from guidegraph.graph.device_context import current_device
 from guidegraph.graph.node import node
 from guidegraph.nodes.guidance.hooks import OpaqueDenoiser
 from guidegraph.nodes.models.onnx.fields import ConstantInput, InputField, OutputField
-from guidegraph.nodes.noise_level import KINDS
+from guidegraph.nodes.sampler_types import KINDS
 from guidegraph.nodes.sampling.denoiser_edm import EdmNetwork, SigmaData, check_raw_kind, precondition
 from guidegraph.nodes.types import PredictionKind, Schedule
 from guidegraph_runtime.errors import BundleError

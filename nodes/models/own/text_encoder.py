@@ -17,8 +17,7 @@ from guidegraph.nodes.models.networks.shared_tensors import copy_sharing_tensors
 from guidegraph.nodes.models.own.layers import Attention, Downsample, FeedForward, ResidualBlock, group_norm
 from guidegraph.nodes.shape_checks import check_sides
 from guidegraph.nodes.types import Condition
-from guidegraph_runtime.text.chunks import encode
-from guidegraph_runtime.text.prompt_weights import UNKNOWN, warn_of_unknown_words
+from guidegraph_runtime.text.chunks import UNKNOWN, encode, warn_of_unknown_words
 
 PAD, START = "[PAD]", "[START]"
 

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from guidegraph.nodes.checkpoints.lora_layers import denoiser_layers
 from guidegraph.nodes.models.networks.hooks import Hooks
-from guidegraph.nodes.models.own.denoiser import NetworkDenoiser, drop_full_mask
+from guidegraph.nodes.models.own.unet import NetworkDenoiser, drop_full_mask
 from guidegraph.nodes.models.released.config import UNetShape
 from guidegraph.nodes.models.released.layers import embed_sizes
 from guidegraph.nodes.models.released.unet import ReleasedUNet

@@ -19,8 +19,7 @@ from guidegraph.nodes.models.released.layers import embed_sizes
 from guidegraph.nodes.models.released.towers import ClipTower, Tower, TowerOutput
 from guidegraph.nodes.shape_checks import has_values
 from guidegraph.nodes.types import Condition
-from guidegraph_runtime.text.chunks import make_chunk_tables
-from guidegraph_runtime.text.prompt_weights import Fragment
+from guidegraph_runtime.text.chunks import Fragment, make_chunk_tables
 
 Prompt: TypeAlias = Sequence[Fragment]
 

@@ -13,7 +13,7 @@ from guidegraph.nodes.checkpoints.filling import LayerRows
 from guidegraph.nodes.checkpoints.lora_layers import denoiser_rows
 from guidegraph.nodes.guidance.hooks import Rule, Site
 from guidegraph.nodes.models.networks.hooks import Hooks
-from guidegraph.nodes.models.own.denoiser import NetworkDenoiser, drop_full_mask
+from guidegraph.nodes.models.own.unet import NetworkDenoiser, drop_full_mask
 from guidegraph.nodes.models.transformers.dit import DiT, DiTConfig
 from guidegraph.nodes.models.transformers.flux import Flux, FluxConfig
 from guidegraph.nodes.models.transformers.mmdit import MMDiT, MMDiTConfig

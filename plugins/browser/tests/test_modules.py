@@ -19,8 +19,7 @@ from guidegraph_runtime.declare.settings import Range
 from guidegraph_runtime.noise import gaussian, raw_bits
 from guidegraph_runtime.operations import OPERATIONS
 from guidegraph_runtime.sessions.broadcasting import broadcast
-from guidegraph_runtime.text.chunks import encode, load_tokenizer
-from guidegraph_runtime.text.prompt_weights import list_vocabulary, unknown_words, unknown_words_message
+from guidegraph_runtime.text.chunks import encode, list_vocabulary, load_tokenizer, unknown_words, unknown_words_message
 from plugins.browser.tests.modules import run_script
 from tests.paths import ROOT
 

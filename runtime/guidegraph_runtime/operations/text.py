@@ -15,8 +15,14 @@ from guidegraph_runtime.declare.operation import operation
 from guidegraph_runtime.declare.settings import Count, Label, NotEmpty, Range
 from guidegraph_runtime.errors import SettingError
 from guidegraph_runtime.limits import check_limit
-from guidegraph_runtime.text.chunks import Chunker, encode, load_tokenizer, make_chunk_tables
-from guidegraph_runtime.text.prompt_weights import parse_prompt, warn_of_unknown_words
+from guidegraph_runtime.text.chunks import (
+    Chunker,
+    encode,
+    load_tokenizer,
+    make_chunk_tables,
+    parse_prompt,
+    warn_of_unknown_words,
+)
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer

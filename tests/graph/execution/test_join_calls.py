@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from guidegraph.graph.execution.join_calls import KeptJoins, Sizes, call_as_batch
+from guidegraph.graph.execution.call import KeptJoins, Sizes, call_as_batch
 from guidegraph.graph.export.partition.subgraph import SymbolicSizes
 from guidegraph.graph.types import register_structured, structured
 

@@ -17,7 +17,7 @@ from guidegraph.nodes.models.released.clip_text_model import ACTIVATIONS, ClipTe
 from guidegraph.nodes.models.released.prompt_embedder import ReleasedText, apply_weights
 from guidegraph.nodes.models.released.towers import ClipTower
 from guidegraph_runtime.operations import OPERATIONS
-from guidegraph_runtime.text.prompt_weights import parse_prompt
+from guidegraph_runtime.text.chunks import parse_prompt
 from tests.nodes.checkpoints import tiny
 from tests.nodes.checkpoints.compvis import compvis_writer
 from tests.tolerance import assert_same_up_to_rounding, terms_of

@@ -12,7 +12,7 @@ from safetensors.torch import save_file
 from guidegraph.nodes.checkpoints.checkpoint import load_checkpoint
 from guidegraph.nodes.conditioning import text_prompt as prompts
 from guidegraph.nodes.conditioning.text_prompt import encode_text
-from guidegraph_runtime.text.prompt_weights import parse_prompt
+from guidegraph_runtime.text.chunks import parse_prompt
 from tests.nodes.checkpoints.diffusers import pipelines
 
 pytest.importorskip("transformers")

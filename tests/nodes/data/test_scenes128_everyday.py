@@ -18,7 +18,7 @@ from guidegraph.nodes.data.scenes128.layout import lay_out
 from guidegraph.nodes.data.scenes128.phrases import caption_words
 from guidegraph.nodes.data.scenes128.scene import describe_scene
 from guidegraph.nodes.models.own.text_encoder import build_tokenizer, tokenize
-from guidegraph_runtime.text.prompt_weights import UNKNOWN
+from guidegraph_runtime.text.chunks import UNKNOWN
 
 COUNT = 3000
 SEED = 11

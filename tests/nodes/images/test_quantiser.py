@@ -10,9 +10,8 @@ import torch
 from guidegraph.graph.training.ranks import Rank, use_rank
 from guidegraph.nodes.data.datasets import scene
 from guidegraph.nodes.images.vq import codebook_usage, new_vq_autoencoder, vq_autoencoder_loss
-from guidegraph.nodes.models.own import quantiser
-from guidegraph.nodes.models.own.autoencoder import VQAutoencoder, VQConfig
-from guidegraph.nodes.models.own.quantiser import DEAD, VectorQuantiser, measure_usage
+from guidegraph.nodes.models.own import autoencoder
+from guidegraph.nodes.models.own.autoencoder import DEAD, VectorQuantiser, VQAutoencoder, VQConfig, measure_usage
 from tests.nodes.models.test_models import small_autoencoder
 
 
@@ -202,11 +201,11 @@ def test_training_processes_update_the_codes_from_the_global_batch(monkeypatch: 
 
     sums: list[list[torch.Tensor]] = []
     expected = update_codes(Rank(), z)
-    monkeypatch.setattr(quantiser, "sum_over_ranks", lambda own: sums.append(own) or own)
+    monkeypatch.setattr(autoencoder, "sum_over_ranks", lambda own: sums.append(own) or own)
     for i in range(2):
         update_codes(Rank(i, 2), z[2 * i : 2 * i + 2])
     total = [a + b for a, b in zip(*sums, strict=True)]
-    monkeypatch.setattr(quantiser, "sum_over_ranks", lambda own: total)
+    monkeypatch.setattr(autoencoder, "sum_over_ranks", lambda own: total)
     for i in range(2):
         actual = update_codes(Rank(i, 2), z[2 * i : 2 * i + 2])
         for name, value in expected.state_dict().items():

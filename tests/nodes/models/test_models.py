@@ -21,10 +21,9 @@ from guidegraph.nodes.models import model_nodes as model
 from guidegraph.nodes.models.model_json import verify_file
 from guidegraph.nodes.models.own.autoencoder import AutoencoderConfig, KLAutoencoder, kl_divergence
 from guidegraph.nodes.models.own.box_detector import Detector, DetectorConfig, detector_loss
-from guidegraph.nodes.models.own.denoiser import UNetDenoiser
 from guidegraph.nodes.models.own.layers import AdaptiveGroupNorm, Attention, timestep_embedding
 from guidegraph.nodes.models.own.text_encoder import TextConfig, TextEncoder, TextModel, build_tokenizer, tokenize
-from guidegraph.nodes.models.own.unet import UNet, UNetConfig
+from guidegraph.nodes.models.own.unet import UNet, UNetConfig, UNetDenoiser
 from guidegraph.nodes.models.store import load_part, read_index, save_parts
 from guidegraph.nodes.sampling.denoiser import guide_denoiser, predict
 from guidegraph.nodes.sampling.schedule import cosine

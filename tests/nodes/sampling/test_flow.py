@@ -15,7 +15,7 @@ from torch import Tensor
 
 from guidegraph.nodes.guidance.step_context import context
 from guidegraph.nodes.models.model_nodes import load_model, save_model
-from guidegraph.nodes.noise_level import KINDS
+from guidegraph.nodes.sampler_types import KINDS
 from guidegraph.nodes.sampling import levels as grids
 from guidegraph.nodes.sampling import schedule as schedules
 from guidegraph.nodes.sampling import scheduler as samplers

@@ -13,7 +13,7 @@ from scipy.integrate import quad
 from torch import Tensor
 
 from guidegraph.graph.node import get_spec
-from guidegraph.nodes.noise_level import KINDS
+from guidegraph.nodes.sampler_types import KINDS
 from guidegraph.nodes.sampling import schedule as schedules
 from guidegraph.nodes.training import losses
 from guidegraph.nodes.training import timesteps as draws

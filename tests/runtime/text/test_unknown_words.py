@@ -6,8 +6,7 @@ import warnings
 
 import pytest
 
-from guidegraph_runtime.text.chunks import encode, load_tokenizer
-from guidegraph_runtime.text.prompt_weights import SAMPLED, unknown_words_message, warn_of_unknown_words
+from guidegraph_runtime.text.chunks import SAMPLED, encode, load_tokenizer, unknown_words_message, warn_of_unknown_words
 from tests.paths import ROOT
 
 SCENES = ROOT / "workflows" / "models" / "scenes" / "tokenizer.json"
