@@ -16,7 +16,7 @@ from annotated_types import MaxLen
 
 from guidegraph.graph.device_context import current_device, current_dtype
 from guidegraph.graph.node import NodeDefinitionError, node
-from guidegraph.graph.types import Tensor, is_tensor
+from guidegraph.graph.types import Tensor, is_tensor_class
 from guidegraph.nodes import types
 from guidegraph_runtime.declare.operation import ShapeRule
 from guidegraph_runtime.declare.settings import AtMost, Kind, kind_of
@@ -91,7 +91,8 @@ def define_nodes(
 
 def to_runtime(value: Any) -> Any:
     """A value of a port for an operation: tensors as arrays, structured values as their fields, sequences as lists."""
-    if is_tensor(value):
+    kind: Any = type(value)
+    if is_tensor_class(kind):
         return (value.double() if value.is_floating_point() else value).cpu().numpy()
     if is_dataclass(value):
         return {name: to_runtime(field) for name, field in vars(value).items()}

@@ -130,7 +130,8 @@ def _read_param(reader: TreeReader, key: Scalar, tree: Tree) -> ParsedParam | No
         return None if literal is None else ParsedParam(key.text, key.mark, None, literal, "")
     entries = reader.read_mapping(tree, path, "a parameter") or {}
     meant = reader.report_unknown_keys(entries, ("default", "type", "help"), path)
-    kind, default, help = (get_tree(entries, name) for name in ("type", "default", "help"))
+    trees = {name: value for name, (_, value) in entries.items()}
+    kind, default, help = trees.get("type"), trees.get("default"), trees.get("help")
     if help is not None and not isinstance(help, Scalar):
         reader.report_unexpected("a text", help, "bad-value", f"{path}.help")
     if kind is not None and not isinstance(kind, Scalar):

@@ -20,7 +20,7 @@ from guidegraph.graph.node import READ
 from guidegraph.graph.planning.passes import drop_optional, make_parameter_choices, prune
 from guidegraph.graph.port import Port
 from guidegraph.graph.sources import Carry, Literal, Many, Output, Param, Source, Sources, find_value
-from guidegraph.graph.types import is_tensor, takes_literal
+from guidegraph.graph.types import is_tensor, is_tensor_class, takes_literal
 from guidegraph_runtime.admission import SampleCount, Shape, ShapeOnly, find_batch_problem, find_memory_problem
 from guidegraph_runtime.limits import limit_message
 from guidegraph_runtime.machine.optional_packages import install_command
@@ -81,7 +81,8 @@ class Extents:
                 value = self.values.get(name)
             case _:
                 return self.shapes.get(source)
-        return tuple(value.shape) if is_tensor(value) else self.shapes.get(source)
+        kind: Any = type(value)
+        return tuple(value.shape) if is_tensor_class(kind) else self.shapes.get(source)
 
     def _add_alias(self, name: Source, source: Source) -> None:
         if (shape := self.shape_of(source)) is not None:
@@ -100,14 +101,14 @@ class Extents:
         spec = call.spec
         if spec.shape is None:
             rows = self.port_shapes(call).get(spec.batchable[0], ())[:1]
-            return dict.fromkeys(call.outputs, rows) if rows and len(call.outputs) == 1 else {}
+            return dict.fromkeys(spec.outputs, rows) if rows and len(spec.outputs) == 1 else {}
         arguments = {name: self._read_argument(call, name) for name in spec.shape_arguments}
         if any(isinstance(value, _Unknown) for value in arguments.values()):
             return {}
         shapes = spec.shape(**arguments)
         if shapes is None:
             return {}
-        return shapes if isinstance(shapes, Mapping) else {next(iter(call.outputs)): shapes}
+        return shapes if isinstance(shapes, Mapping) else {next(iter(spec.outputs)): shapes}
 
     def _check_batch(self, call: Call) -> None:
         """Check that the ports of a batchable call fit the batch of its first port. Raises ``ValueError``."""
@@ -131,8 +132,7 @@ class Extents:
 
     def _read_argument(self, call: Call, name: str) -> Any:
         """The argument that the trait ``shape`` gets for a port or setting."""
-        source, port = call.argument(name), call.spec.port(name)
-        assert port is not None
+        source, port = call.settings[name] if name in call.settings else call.inputs.get(name), call.spec.ports[name]
         if source is None:
             return UNKNOWN if port.required else port.default
         if isinstance(source, Many):
@@ -150,10 +150,10 @@ class Extents:
 
     def _describe_sample_source(self, call: Call, rows: Shape) -> str:
         """The source that sets the number of samples: a parameter's list, a port's value, or the node, as text."""
-        for name, port in call.parameters():
-            value = self.values.get(name)
-            if isinstance(value, (list, tuple)) and (len(value),) == rows and _takes_one_or_list(port):
-                return f"'{name}' ({len(value)} values)"
+        lists = {n: len(v) for n, v in self.values.items() if isinstance(v, (list, tuple)) and (len(v),) == rows}
+        for name, port in call.parameters() if lists else ():
+            if name in lists and _takes_one_or_list(port):
+                return f"'{name}' ({lists[name]} values)"
         many = [source for source in call.sources() if (self.shape_of(source) or ())[:1] not in ((), (1,))]
         return self._format_source(many[0]) if many else f"'{call.key}'"
 

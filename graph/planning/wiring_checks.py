@@ -14,7 +14,7 @@ from guidegraph.graph.errors import Problem, WorkflowError
 from guidegraph.graph.ir import Call, Op, walk_calls
 from guidegraph.graph.node import SHAPES, WIRED
 from guidegraph.graph.planning.admission import Extents
-from guidegraph.graph.planning.passes import call_trait, check_ports, read_known_arguments
+from guidegraph.graph.planning.passes import call_trait, check_ports, find_known_arguments
 from guidegraph.graph.planning.topological_order import find_dependencies
 from guidegraph.graph.sources import Literal, Many, Output, Source, Sources
 
@@ -36,8 +36,13 @@ def check_wiring(ops: Iterable[Op], values: Mapping[Source, Any], extents: Exten
 def _list_checked_sources(ops: Iterable[Op]) -> set[Source]:
     """The computed values that the calls' ``check`` traits take as arguments."""
     calls = walk_calls({op.key: op for op in ops})
-    sources = (call.argument(name) for call in calls for name in call.spec.check_arguments)
-    return {source for source in sources if isinstance(source, Output)}
+    found: set[Source] = set()
+    for call in calls:
+        for name in call.spec.check_arguments:
+            source = call.settings[name] if name in call.settings else call.inputs.get(name)
+            if isinstance(source, Output):
+                found.add(source)
+    return found
 
 
 class WiringChecks:
@@ -98,11 +103,9 @@ def _find_problems(call: Call, values: Mapping[Source, Any], extents: Extents) -
     assert check is not None
     parameters = signature(check).parameters
     needed = [name for name in call.spec.check_arguments if parameters[name].default is Parameter.empty]
-    arguments = read_known_arguments(call, needed, values)
-    if arguments is None:
+    arguments = find_known_arguments(call, call.spec.check_arguments, values)
+    if not arguments.keys() >= {*needed}:
         return
-    for name in call.spec.check_arguments:
-        arguments |= read_known_arguments(call, [name], values) or {}
     wired = _find_wired(call, values)
     if WIRED in parameters:
         arguments[WIRED] = wired

@@ -7,8 +7,8 @@ from torch import Tensor, nn
 
 from guidegraph.nodes.models.networks.hooks import NO_HOOKS, Hooks, SiteBlock, number_sites
 from guidegraph.nodes.models.networks.packed_convolution import PackedConv2d
-from guidegraph.nodes.models.networks.shells import GroupNorm, run_shells
-from guidegraph.nodes.models.own.layers import Upsample
+from guidegraph.nodes.models.networks.shells import run_shells
+from guidegraph.nodes.models.own.layers import GroupNorm, Upsample
 from guidegraph.nodes.models.released.config import ClassifierShape, UNetShape
 from guidegraph.nodes.models.released.layers import (
     AttentionBlock,
