@@ -55,6 +55,8 @@ def list_origins_of_link(op: Op, name: str, source: Source, origins: Origins) ->
 def list_parameter_ports(call: Call, origins: Origins) -> list[tuple[str, Port]]:
     """Each parameter that a call reads, also behind choices, with its port; for one in a list, the port of one
     element."""
+    if not origins:
+        return call.parameters()
     found: list[tuple[str, Port]] = []
     for source, port in call.linked_ports():
         for origin in list_origins_of_link(call, port.name, source, origins):

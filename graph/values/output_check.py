@@ -31,7 +31,7 @@ class OutputError(TypeError):
 @cache
 def make_output_check(kind: PortType) -> OutputCheck | None:
     """A function that returns whether a value is of a type; None if any value is."""
-    if kind.is_any or not kind.alternatives:
+    if object in kind.alternatives or not kind.alternatives:
         return None
     shapes = [a for a in kind.alternatives if isinstance(a, type) and Tensor in a.__mro__]
     elements = [a.element for a in kind.alternatives if isinstance(a, SequenceOf)]
