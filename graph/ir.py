@@ -128,10 +128,10 @@ class Call:
 
     def sources(self) -> list[Source]:
         """All sources that this call reads."""
-        found: list[Source] = []
+        flat: list[Source] = []
         for sources in (*self.inputs.values(), *self.settings.values()):
-            found += sources.sources if isinstance(sources, Many) else [sources]
-        return found
+            flat += sources.sources if isinstance(sources, Many) else [sources]
+        return flat
 
     @property
     def dependencies(self) -> tuple[str, ...]:
@@ -354,7 +354,7 @@ class Loop:
         return {}
 
     def preview_outputs(self) -> Mapping[str, GraphOutput]:
-        """What it shows of its state while it runs, by name: nothing."""
+        """The outputs of its preview by name: none."""
         return {}
 
     def folders(self) -> Mapping[str, tuple[Source, Port]]:
@@ -485,15 +485,15 @@ class Graph:
 
 def walk(ops: Mapping[str, Op], *, previews: bool = True) -> list[Op]:
     """Every operation, each loop before its body; ``previews``: those of previews too."""
-    found: list[Op] = []
+    reached: list[Op] = []
     waiting = [*ops.values()][::-1]
     while waiting:
         op = waiting.pop()
-        found.append(op)
+        reached.append(op)
         if op.has_blocks:
             for block in reversed(op.blocks() if previews else op.blocks()[:1]):
                 waiting += [*block.ops.values()][::-1]
-    return found
+    return reached
 
 
 def walk_calls(ops: Mapping[str, Op], *, previews: bool = True) -> list[Call]:

@@ -57,10 +57,10 @@ def list_parameter_ports(call: Call, origins: Origins) -> list[tuple[str, Port]]
     element."""
     if not origins:
         return call.parameters()
-    found: list[tuple[str, Port]] = []
+    ports: list[tuple[str, Port]] = []
     for source, port in call.linked_ports():
         for origin in list_origins_of_link(call, port.name, source, origins):
             match origin.source:
                 case Param(name):
-                    found.append((name, port))
-    return found
+                    ports.append((name, port))
+    return ports

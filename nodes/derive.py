@@ -103,14 +103,15 @@ def to_runtime(value: Any) -> Any:
 
 def to_engine(value: Any, hint: Any) -> Any:
     """A result of an operation for a port: arrays as tensors on the device of the run, fields as structured values."""
-    if isinstance(value, Mapping) and (kind := kind_of(hint)) is not None:
+    kind = None if hint is None else kind_of(hint)
+    if kind is not None and isinstance(value, Mapping):
         return getattr(types, kind)(**{name: to_engine(field, None) for name, field in value.items()})
     if not isinstance(value, np.ndarray):
         return value
     import torch
 
     tensor = torch.from_numpy(value)
-    return tensor.to(current_device(), current_dtype() if kind_of(hint) in PICTURES else tensor.dtype)
+    return tensor.to(current_device(), current_dtype() if kind in PICTURES else tensor.dtype)
 
 
 def to_annotation(hint: Any) -> Any:

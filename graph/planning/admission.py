@@ -20,7 +20,7 @@ from guidegraph.graph.node import READ
 from guidegraph.graph.planning.passes import drop_optional, make_parameter_choices, prune
 from guidegraph.graph.port import Port
 from guidegraph.graph.sources import Carry, Literal, Many, Output, Param, Source, Sources, find_value
-from guidegraph.graph.types import is_tensor, is_tensor_class, takes_literal
+from guidegraph.graph.types import is_tensor_class, takes_literal
 from guidegraph_runtime.admission import SampleCount, Shape, ShapeOnly, find_batch_problem, find_memory_problem
 from guidegraph_runtime.limits import limit_message
 from guidegraph_runtime.machine.optional_packages import install_command
@@ -146,7 +146,8 @@ class Extents:
             return ShapeOnly(self.shapes[source]) if source in self.shapes else UNKNOWN
         if isinstance(value, str) and port.type.takes_enum:
             value = port.literal(value)
-        return value if is_tensor(value) or takes_literal(port.type) or value is None else UNKNOWN
+        kind: Any = type(value)
+        return value if is_tensor_class(kind) or takes_literal(port.type) or value is None else UNKNOWN
 
     def _describe_sample_source(self, call: Call, rows: Shape) -> str:
         """The source that sets the number of samples: a parameter's list, a port's value, or the node, as text."""

@@ -36,13 +36,13 @@ def check_wiring(ops: Iterable[Op], values: Mapping[Source, Any], extents: Exten
 def _list_checked_sources(ops: Iterable[Op]) -> set[Source]:
     """The computed values that the calls' ``check`` traits take as arguments."""
     calls = walk_calls({op.key: op for op in ops})
-    found: set[Source] = set()
+    sources: set[Source] = set()
     for call in calls:
         for name in call.spec.check_arguments:
             source = call.settings[name] if name in call.settings else call.inputs.get(name)
             if isinstance(source, Output):
-                found.add(source)
-    return found
+                sources.add(source)
+    return sources
 
 
 class WiringChecks:
@@ -112,6 +112,8 @@ def _find_problems(call: Call, values: Mapping[Source, Any], extents: Extents) -
     if SHAPES in parameters:
         arguments[SHAPES] = extents.port_shapes(call)
     messages = call_trait(call, "check", check, arguments)
+    if messages == {}:
+        return
     check_ports(call, "check", [name for name in messages if name not in call.spec.settings])
     for name, message in messages.items():
         code = "unfit-port" if name in wired else "missing-port"

@@ -144,7 +144,7 @@ class Resolver(BlockResolver):
     def _report_missing(self, node: ParsedNode, spec: NodeSpec) -> None:
         """Report required ports that are missing, unless an unknown name looks like a misspelling of one."""
         ports = spec.ports
-        missing = [n for n, p in ports.items() if p.required and n not in node.inputs and n not in node.literals]
+        missing = [n for n, p in ports.items() if n not in node.inputs and n not in node.literals and p.required]
         if not missing or node.partial:
             return
         guesses = {closest_match(name[:60], missing) for name in (*node.inputs, *node.literals) if name not in ports}
