@@ -71,11 +71,11 @@ if TYPE_CHECKING:  # for type checkers; a test compares it with _HOMES
     from guidegraph.nodes.guidance.step_context import RuleMemory as RuleMemory
     from guidegraph.nodes.guidance.step_context import RuleWithMemory as RuleWithMemory
     from guidegraph.nodes.guidance.step_context import StepContext as StepContext
+    from guidegraph.nodes.port_shapes import step_shape as step_shape
     from guidegraph.nodes.sampling.denoiser import predict as predict
     from guidegraph.nodes.sampling.levels import levels_at_sigmas as levels_at_sigmas
     from guidegraph.nodes.sampling.levels import levels_at_timesteps as levels_at_timesteps
     from guidegraph.nodes.shape_checks import has_values as has_values
-    from guidegraph.nodes.shape_checks import step_shape as step_shape
     from guidegraph.nodes.types import Autoencoder as Autoencoder
     from guidegraph.nodes.types import Classifier as Classifier
     from guidegraph.nodes.types import Condition as Condition
@@ -192,15 +192,13 @@ _HOMES = {
         "RuleWithMemory",
         "StepContext",
     ),
+    "guidegraph.nodes.port_shapes": ("step_shape",),
     "guidegraph.nodes.sampling.denoiser": ("predict",),
     "guidegraph.nodes.sampling.levels": (
         "levels_at_sigmas",
         "levels_at_timesteps",
     ),
-    "guidegraph.nodes.shape_checks": (
-        "has_values",
-        "step_shape",
-    ),
+    "guidegraph.nodes.shape_checks": ("has_values",),
     "guidegraph.nodes.types": (
         "Autoencoder",
         "Classifier",

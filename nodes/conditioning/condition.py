@@ -11,7 +11,7 @@ from guidegraph.graph.device_context import current_device
 from guidegraph.graph.node import node
 from guidegraph.graph.training.ranks import local_rows
 from guidegraph.graph.types import Tensor
-from guidegraph.nodes import shape_checks
+from guidegraph.nodes import port_shapes
 from guidegraph.nodes.condition_fields import BASIC_NAMES, find_field
 from guidegraph.nodes.shape_checks import has_values
 from guidegraph.nodes.types import Condition, ConditionAdapter
@@ -23,7 +23,7 @@ Probability = Annotated[float, Ge(0), Le(1)]
 Mode = Literal["area", "bilinear", "nearest"]
 
 
-@node("condition.spatial", shape=shape_checks.part_rows)
+@node("condition.spatial", shape=port_shapes.part_rows)
 def spatial_condition(parts: Sequence[Tensor], *, size: Size | None = None, mode: Mode = "area") -> Condition:
     """One condition from maps, masks, pictures and latents (B, C, H, W), which the U-Net concatenates to x.
 
@@ -67,7 +67,7 @@ def _resize(part: Tensor, size: tuple[int, int], mode: Mode) -> Tensor:
     return functional.interpolate(part, size, mode="nearest-exact" if mode == "nearest" else mode)
 
 
-@node("condition.vector", shape=shape_checks.vector_rows)
+@node("condition.vector", shape=port_shapes.vector_rows)
 def vector_condition(
     values: Tensor | None = None, *, number: float | Annotated[list[float], MinLen(1)] | None = None
 ) -> Condition:
@@ -90,13 +90,13 @@ def vector_condition(
     return Condition(vector=vector[:, None] if vector.ndim == 1 else vector)
 
 
-@node("condition.adapt", shape=shape_checks.condition_rows)
+@node("condition.adapt", shape=port_shapes.condition_rows)
 def adapt_condition(adapter: ConditionAdapter, condition: Condition) -> Condition:
     """Convert another encoder's condition to one of the encoder that the denoiser was trained with."""
     return adapter(condition)
 
 
-@node("condition.pooled", shape=shape_checks.condition_rows)
+@node("condition.pooled", shape=port_shapes.condition_rows)
 def pool_condition(condition: Condition) -> Condition:
     """The vector (B, D) of a condition without its tokens, as for a DiT, which takes a vector alone.
 
@@ -107,7 +107,7 @@ def pool_condition(condition: Condition) -> Condition:
     return condition.with_fields(tokens=None, mask=None)
 
 
-@node("condition.null", shape=shape_checks.like_rows)
+@node("condition.null", shape=port_shapes.like_rows)
 def null_condition(like: Condition) -> Condition:
     """The null condition of a model trained with `condition.drop`: zeros in the shape of `like`, with its mask.
 
@@ -118,7 +118,7 @@ def null_condition(like: Condition) -> Condition:
     return Condition.of({**like.fields, **nulls})
 
 
-@node("condition.drop", shape=shape_checks.condition_rows)
+@node("condition.drop", shape=port_shapes.condition_rows)
 def drop_condition(
     condition: Condition, index: int = 0, *, p: Probability = 0.1, seed: Annotated[int, Ge(0)] = 0
 ) -> Condition:
@@ -147,7 +147,7 @@ def drop_condition(
     return Condition.of({**condition.fields, **dropped})
 
 
-@node("condition.merge", shape=shape_checks.merge_rows)
+@node("condition.merge", shape=port_shapes.merge_rows)
 def merge_conditions(conditions: Sequence[Condition]) -> Condition:
     """Merge conditions, for example of a text and of a map, into one with the fields of all.
 

@@ -11,7 +11,7 @@ from guidegraph.graph.device_context import current_device
 from guidegraph.graph.errors import suggest
 from guidegraph.graph.node import node
 from guidegraph.graph.types import Tensor
-from guidegraph.nodes import shape_checks
+from guidegraph.nodes import port_shapes
 from guidegraph.nodes.derive import node_from_operation
 from guidegraph.nodes.shape_checks import check_finite, has_values
 from guidegraph.nodes.types import Condition, Label, LabelEmbedder
@@ -34,7 +34,7 @@ constant_label: Callable[..., Label] = node_from_operation(
 cycle_labels: Callable[..., Label] = node_from_operation("label.cycle", __name__, name="cycle_labels")
 
 
-@node("label.named", host=True, shape=shape_checks.batch_of_labels)
+@node("label.named", host=True, shape=port_shapes.batch_of_labels)
 def labels_by_name(
     names: Sequence[str], *, label: str | Annotated[list[str], MinLen(1)] = "", batch: Count = 1
 ) -> Label:
@@ -58,7 +58,7 @@ def labels_by_name(
     return torch.tensor(indices, dtype=torch.int64, device=current_device())
 
 
-@node("label.caption", host=True, shape=shape_checks.label_rows)
+@node("label.caption", host=True, shape=port_shapes.label_rows)
 def caption_labels(label: Label, names: Sequence[str], *, template: str = "a {}") -> Sequence[str]:
     """A caption for each label (B): the template with the name of its class in place of {}.
 
@@ -90,7 +90,7 @@ def argmax_label(scores: Tensor, *, first: Class = 0, count: Count | None = None
     return columns.argmax(1)
 
 
-@node("label.embed", shape=shape_checks.label_rows, ranges=_find_embedding_range)
+@node("label.embed", shape=port_shapes.label_rows, ranges=_find_embedding_range)
 def embed_label(embedder: LabelEmbedder, label: Label | None = None) -> Condition:
     """The condition of class labels (1) or (B); without a label, the null condition with a leading axis of 1.
 

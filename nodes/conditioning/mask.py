@@ -10,7 +10,7 @@ from annotated_types import Ge, Le
 from guidegraph.graph.node import node
 from guidegraph.graph.training.ranks import first_row
 from guidegraph.graph.types import Tensor
-from guidegraph.nodes import shape_checks
+from guidegraph.nodes import port_shapes
 from guidegraph.nodes.derive import node_for, node_from_operation
 from guidegraph.nodes.shape_checks import cast_mask, check_compatible
 from guidegraph.nodes.types import Image, Mask, Sample
@@ -42,7 +42,7 @@ def random_mask(
     return torch.stack([torch.from_numpy(mask) for mask in masks])[:, None].to(like)
 
 
-@node("mask.boxes", shape=shape_checks.like_rows)
+@node("mask.boxes", shape=port_shapes.like_rows)
 def mask_boxes(box: Tensor, like: Image, *, margin: Annotated[float, Ge(0), Le(1)] = 0.0) -> Mask:
     """Masks (B, 1, H, W), in the size of `like` (B, C, H, W), that are 1 in boxes, for example around objects to hide.
 
@@ -66,7 +66,7 @@ def mask_boxes(box: Tensor, like: Image, *, margin: Annotated[float, Ge(0), Le(1
     return (rows[..., :, None] & columns[..., None, :]).any(1, keepdim=True).to(like.dtype)
 
 
-@node_for("mask.bounds", shape=shape_checks.mask_rows)
+@node_for("mask.bounds", shape=port_shapes.mask_rows)
 def find_bounds(mask: Mask) -> Tensor:
     import torch
 
@@ -84,7 +84,7 @@ def find_bounds(mask: Mask) -> Tensor:
     return torch.where(inside.flatten(1).any(1)[:, None, None], box, -torch.ones_like(box)).to(mask.dtype)
 
 
-@node("mask.apply", shape=shape_checks.image_and_mask_shape)
+@node("mask.apply", shape=port_shapes.image_and_mask_shape)
 def apply_mask(image: Image, mask: Mask, *, fill: Annotated[float, Ge(-1), Le(1)] = 0.0) -> Image:
     """Fill pictures (B, 3, H, W) with grey where the mask (B, 1, H, W) is 1; a leading axis of 1 broadcasts.
 
@@ -96,7 +96,7 @@ def apply_mask(image: Image, mask: Mask, *, fill: Annotated[float, Ge(-1), Le(1)
     return image * (1 - weight) + fill * weight
 
 
-@node("mask.fit", shape=shape_checks.mask_rows)
+@node("mask.fit", shape=port_shapes.mask_rows)
 def fit_mask(mask: Mask, like: Sample) -> Mask:
     """Resize a mask (B, 1, H, W) to the size of `like` (B, C, h, w), such as a latent, by the nearest value.
 
@@ -107,7 +107,7 @@ def fit_mask(mask: Mask, like: Sample) -> Mask:
     return functional.interpolate(mask.to(like), like.shape[2:], mode="nearest")
 
 
-@node("mask.signed", shape=shape_checks.mask_rows)
+@node("mask.signed", shape=port_shapes.mask_rows)
 def scale_mask(mask: Mask) -> Sample:
     """Map a mask (B, 1, H, W) from [0, 1] to [-1, 1], the range of pictures.
 

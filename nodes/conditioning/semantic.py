@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from guidegraph.graph.node import node
 from guidegraph.graph.types import Tensor
-from guidegraph.nodes import shape_checks
+from guidegraph.nodes import port_shapes
 from guidegraph.nodes.derive import node_for, node_from_operation, to_engine, to_runtime
 from guidegraph.nodes.shape_checks import check_finite
 from guidegraph.nodes.types import Condition, Image, Segmenter, SemanticEmbedder, SemanticMap
@@ -27,7 +27,7 @@ class MapObjects(NamedTuple):
     box: Tensor
 
 
-@node_for("semantic.boxes", host=True, shape=shape_checks.map_object_rows)
+@node_for("semantic.boxes", host=True, shape=port_shapes.map_object_rows)
 def find_boxes(semantic: SemanticMap, *, objects: int | None, most: int) -> MapObjects:
     values = OPERATIONS["semantic.boxes"](semantic=to_runtime(semantic), objects=objects, most=most)
     kind, box = (to_engine(values[name], None) for name in MapObjects._fields)
@@ -59,7 +59,7 @@ def hues_of_map(semantic: SemanticMap) -> Image:
     return colours[semantic.argmax(1)].permute(0, 3, 1, 2).contiguous()
 
 
-@node("semantic.embed", shape=shape_checks.semantic_rows)
+@node("semantic.embed", shape=port_shapes.semantic_rows)
 def embed_map(embedder: SemanticEmbedder, semantic: SemanticMap) -> Condition:
     """The condition of semantic maps (B, K, H, W), of the picture's size, for a denoiser trained with it."""
     return embedder(semantic)

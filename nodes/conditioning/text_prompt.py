@@ -11,7 +11,7 @@ from annotated_types import Ge, Gt
 
 from guidegraph.graph.frozen_models import ExportRecipe
 from guidegraph.graph.node import node
-from guidegraph.nodes import shape_checks
+from guidegraph.nodes import port_shapes
 from guidegraph.nodes.derive import node_from_operation
 from guidegraph.nodes.types import Condition, Table, TextEmbedder
 from guidegraph_runtime.text.chunks import parse_prompt
@@ -31,7 +31,7 @@ def split_by_weights(embedder: TextEmbedder | None = None, **_: object) -> Expor
     return replace(recipe, settings={**recipe.settings, "weighted": True})
 
 
-@node("text.weighted", host=True, version=2, split=split_by_weights, shape=shape_checks.prompt_rows)
+@node("text.weighted", host=True, version=2, split=split_by_weights, shape=port_shapes.prompt_rows)
 def encode_weighted(embedder: TextEmbedder, prompt: str | Sequence[str]) -> Condition:
     """Encode a prompt, or a list of prompts, with weighted words as a condition.
 
@@ -107,7 +107,7 @@ def text_export_recipe(embedder: TextEmbedder | None = None, **_: object) -> Exp
     return recipe
 
 
-@node("text.encode", host=True, version=2, split=text_export_recipe, shape=shape_checks.prompt_rows)
+@node("text.encode", host=True, version=2, split=text_export_recipe, shape=port_shapes.prompt_rows)
 def encode_text(embedder: TextEmbedder, prompt: str | Sequence[str]) -> Condition:
     """Encode a prompt (leading axis 1), or a list of prompts (one for each sample), as a condition.
 
@@ -118,7 +118,7 @@ def encode_text(embedder: TextEmbedder, prompt: str | Sequence[str]) -> Conditio
     return embedder([prompt] if isinstance(prompt, str) else list(prompt))
 
 
-@node("text.prompts", host=True, shape=shape_checks.batch_of_prompts)
+@node("text.prompts", host=True, shape=port_shapes.batch_of_prompts)
 def prompts_of_batch(
     captions: Sequence[str], *, prompt: str | list[str] = "", batch: Annotated[int, Ge(1)] = 1
 ) -> Sequence[str]:
@@ -139,7 +139,7 @@ def prompts_of_batch(
 
 
 replace_words: Callable[..., list[str]] = node_from_operation(
-    "text.replace", __name__, name="replace_words", host=True, shape=shape_checks.text_rows
+    "text.replace", __name__, name="replace_words", host=True, shape=port_shapes.text_rows
 )
 
 

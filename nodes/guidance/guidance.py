@@ -11,7 +11,7 @@ from annotated_types import Ge, Le
 
 from guidegraph.graph.node import node
 from guidegraph.graph.types import Tensor, is_tensor
-from guidegraph.nodes import shape_checks
+from guidegraph.nodes import port_shapes
 from guidegraph.nodes.sampling.scheduler_step import clip_x0
 from guidegraph.nodes.shape_checks import check_compatible, expand_to_batch, has_values
 from guidegraph.nodes.types import (
@@ -48,7 +48,7 @@ def _class_range(classifier: Classifier) -> dict[str, Range]:
     return {"label": Range(low=0, high=classes - 1)} if isinstance(classes, int) else {}
 
 
-@node("guidance.classifier", shape=shape_checks.guidance_shape, ranges=_class_range)
+@node("guidance.classifier", shape=port_shapes.guidance_shape, ranges=_class_range)
 def classifier_guidance(classifier: Classifier, x: Sample, t: Timesteps, label: Label, *, scale: Scale = 1.0) -> Score:
     """scale · ∇ₓ log p(label | x_t) of a classifier of noisy samples (Dhariwal & Nichol 2021, section 4).
 

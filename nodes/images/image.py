@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 from annotated_types import Gt, Le
 
 from guidegraph.graph.node import node
-from guidegraph.nodes import shape_checks
+from guidegraph.nodes import port_shapes
 from guidegraph.nodes.derive import node_for, node_from_operation
 from guidegraph.nodes.shape_checks import cast_mask, check_compatible
 from guidegraph.nodes.types import Condition, Image, ImageEmbedder, Mask, Sample
@@ -27,7 +27,7 @@ def image_from_sample(sample: Sample) -> Image:
     return sample.clamp(-1, 1).repeat(1, 3 // channels, 1, 1)
 
 
-@node("image.resize", shape=shape_checks.image_rows)
+@node("image.resize", shape=port_shapes.image_rows)
 def resize_image(image: Image, *, size: Size, mode: Filter = "bicubic") -> Image:
     """Resize an image (B, 3, H, W), with antialiasing and clamped to [-1, 1].
 
@@ -43,7 +43,7 @@ def resize_image(image: Image, *, size: Size, mode: Filter = "bicubic") -> Image
     return functional.interpolate(image, (height, width), mode=kind).clamp(-1, 1)
 
 
-@node("image.scale", shape=shape_checks.image_rows)
+@node("image.scale", shape=port_shapes.image_rows)
 def scale_image(image: Image, *, factor: Annotated[float, Gt(0), Le(64)] = 4.0, mode: Filter = "bicubic") -> Image:
     """Scale the sides of an image (B, 3, H, W) by a factor, rounded to whole pixels; mode: as for `image.resize`."""
     height, width = (max(1, round(side * factor)) for side in image.shape[2:])
@@ -61,7 +61,7 @@ def image_grid(image: Image, *, columns: int | None, gap: int, background: float
     return sheet
 
 
-@node("image.embed", shape=shape_checks.image_rows)
+@node("image.embed", shape=port_shapes.image_rows)
 def embed_image(embedder: ImageEmbedder, image: Image) -> Condition:
     """The condition on the content of pictures (B, 3, H, W) in [-1, 1], regardless of position."""
     return embedder(image)

@@ -12,7 +12,7 @@ from guidegraph.graph.export.partition.leaves import tensor_leaves
 from guidegraph.graph.node import NodeSpec
 from guidegraph.graph.port import Port
 from guidegraph.graph.types import is_tensor, takes_literal
-from guidegraph.nodes import shape_checks
+from guidegraph.nodes import port_shapes
 from guidegraph.nodes.conditioning.mask import apply_mask
 from guidegraph.nodes.conditioning.text_prompt import encode_weighted
 from guidegraph.nodes.guidance.step_context import StepContext
@@ -89,7 +89,7 @@ def test_pictures_under_masks_are_as_many_as_the_larger_batch(pictures: int, mas
 
 def test_pictures_and_masks_of_two_batches_do_not_fit() -> None:
     with pytest.raises(ValueError, match="pictures and masks must be of one batch, or one for all; found 2 and 3"):
-        shape_checks.image_and_mask_shape(ShapeOnly((2, 3, 4, 4)), ShapeOnly((3, 1, 4, 4)))
+        port_shapes.image_and_mask_shape(ShapeOnly((2, 3, 4, 4)), ShapeOnly((3, 1, 4, 4)))
 
 
 @pytest.mark.parametrize(("prompt", "rows"), [("a tiger", 1), (["a tiger"], 1), (["a", "b", "c"], 3)])

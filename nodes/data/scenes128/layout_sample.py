@@ -16,7 +16,7 @@ from annotated_types import Ge
 from guidegraph.graph.device_context import current_device, current_dtype
 from guidegraph.graph.node import node
 from guidegraph.graph.types import Tensor
-from guidegraph.nodes import shape_checks
+from guidegraph.nodes import port_shapes
 from guidegraph.nodes.data.batches import FunctionBatches
 from guidegraph.nodes.data.scenes128.captions import PARTIAL, Wording, choose_wording
 from guidegraph.nodes.data.scenes128.content import Split
@@ -98,7 +98,7 @@ def make_layouts(seed: int, batch: int, index: int, *, split: Split, single: flo
     )
 
 
-@node("layout.encode", shape=shape_checks.object_rows)
+@node("layout.encode", shape=port_shapes.object_rows)
 def encode_layout(object: Tensor, box: Tensor, colour: Tensor | None = None) -> Latent:
     """The layouts (B, 81, 1, N) of scenes of 128 pixels, as samples for a denoiser to learn and to draw.
 
@@ -166,7 +166,7 @@ def decode_layout(layout: Latent) -> Boxes:
     )
 
 
-@node("layout.map", shape=shape_checks.layout_rows)
+@node("layout.map", shape=port_shapes.layout_rows)
 def map_layout(layout: Latent, *, size: Annotated[int, Ge(1)] = 16) -> SemanticMap:
     """A map (B, 81, size, size) of layouts (B, 81, 1, N), for `condition.spatial`: the objects to draw in each cell.
 
@@ -246,7 +246,7 @@ def _check_settings(objects: Sequence[str], boxes: Sequence[Box], wired: Collect
     return {"boxes": problem} if problem else {}
 
 
-@node_for("layout.place", host=True, shape=shape_checks.one_row, check=_check_settings)
+@node_for("layout.place", host=True, shape=port_shapes.one_row, check=_check_settings)
 def place_layout(box: Tensor | None, *, objects: Sequence[str], boxes: Sequence[Box]) -> Latent:
     import torch
 
