@@ -28,7 +28,7 @@ from bundle_speed import machine
 from guidegraph.graph.paths import resolve_path
 from guidegraph.nodes.models.model_nodes import load_model
 from guidegraph.nodes.models.networks import packed_convolution
-from guidegraph.nodes.models.networks.pack_cache import PackCache
+from guidegraph.nodes.models.networks.packed_convolution import PackCache
 
 MODEL = "pkg:scenes"
 CHANNELS = 4

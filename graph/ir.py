@@ -353,6 +353,10 @@ class Loop:
         """Sources that an iteration computes beside the next carries and the collected values, by description."""
         return {}
 
+    def preview_outputs(self) -> Mapping[str, GraphOutput]:
+        """The outputs of its preview by name: none."""
+        return {}
+
     def folders(self) -> Mapping[str, tuple[Source, Port]]:
         """The folders that the loop writes, with the ports that check them, by the option that names them."""
         return {}

@@ -20,9 +20,10 @@ def convert_literal(port: Port, value: object, base: Path) -> Any:
         return None
     if not takes_literal(kind):
         raise ValueError(f"expected {kind}, which only a node can make; found {type(value).__name__} {value!r:.80}")
-    if (reason := find_number_problem(value, infinite=port.infinite)) is not None:
+    if not isinstance(value, (str, int)) and (reason := find_number_problem(value, infinite=port.infinite)) is not None:
         raise ValueError(reason)
-    return _make_absolute(port.literal(value), base)
+    converted = port.literal(value)
+    return converted if isinstance(converted, (str, int, float)) else _make_absolute(converted, base)
 
 
 def _make_absolute(value: Any, base: Path) -> Any:

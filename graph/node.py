@@ -8,7 +8,6 @@ is the single output ``out``.
 from __future__ import annotations
 
 import inspect
-import math
 import typing
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -18,8 +17,8 @@ from typing import TYPE_CHECKING, Any, Literal, ParamSpec, TypeAlias, TypeVar
 
 from guidegraph.graph.errors import suggest
 from guidegraph.graph.output_format import Formats
-from guidegraph.graph.port import Port, port_kinds
-from guidegraph.graph.types import ANY, PortType, Tensor, namedtuple_fields, to_port_type
+from guidegraph.graph.port import Port, port_kinds, read_ports
+from guidegraph.graph.types import PortType, Tensor, read_types
 from guidegraph.graph.values.output_check import OutputCheck, make_output_check
 
 if TYPE_CHECKING:
@@ -240,10 +239,11 @@ def _make_spec(
         hints = typing.get_type_hints(function, include_extras=True)
     except Exception as error:
         raise NodeDefinitionError(f"{name}: an annotation cannot be read: {error}") from error
-    inputs, settings = _read_ports(name, function, hints)
-    if "return" not in hints:
-        raise NodeDefinitionError(f"{name}: the return annotation gives the outputs; write one (None for no output)")
-    outputs, named_outputs = _read_outputs(name, hints["return"])
+    try:
+        kinds, outputs, named_outputs = read_types(hints)
+        inputs, settings = read_ports(function, hints, kinds)
+    except TypeError as error:
+        raise NodeDefinitionError(f"{name}: {error}") from error
     trait_functions = {"needs": needs, "identity": identity, "check": check, "shape": traits["shape"]}
     trait_functions |= {"provides": traits["provides"], "ranges": traits["ranges"]}
     batchable = traits["batchable"]
@@ -272,43 +272,6 @@ def _make_spec(
         shape_arguments=arguments["shape"],
         **traits,
     )
-
-
-def _read_ports(
-    name: str, function: Callable[..., Any], hints: Mapping[str, Any]
-) -> tuple[dict[str, Port], dict[str, Port]]:
-    """The input ports and the settings of a function, by its signature."""
-    kinds: list[PortType] = []
-    parameters = [*inspect.signature(function).parameters.values()]
-    for parameter in parameters:
-        if parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
-            raise NodeDefinitionError(f"{name}: *{parameter.name} has no schema: use a Sequence[T] port")
-        if parameter.name not in hints:
-            raise NodeDefinitionError(f"{name}: parameter '{parameter.name}' needs a type annotation")
-        try:
-            kinds.append(to_port_type(hints[parameter.name]))
-        except TypeError as error:
-            raise NodeDefinitionError(f"{name}: parameter '{parameter.name}': {error}") from error
-    inputs: dict[str, Port] = {}
-    settings: dict[str, Port] = {}
-    for parameter, kind in zip(parameters, kinds, strict=True):
-        setting = parameter.kind is parameter.KEYWORD_ONLY
-        infinite = isinstance(parameter.default, float) and math.isinf(parameter.default)
-        port = Port(parameter.name, hints[parameter.name], kind, parameter.default, setting, infinite)
-        (settings if setting else inputs)[parameter.name] = port
-    return inputs, settings
-
-
-def _read_outputs(name: str, annotation: Any) -> tuple[dict[str, PortType], bool]:
-    """The outputs of a return annotation, and whether it names them."""
-    if annotation in (None, type(None)):
-        return {}, False
-    try:
-        kind = to_port_type(annotation)
-    except TypeError as error:
-        raise NodeDefinitionError(f"{name}: return annotation: {error}") from error
-    fields = namedtuple_fields(kind)
-    return (fields, True) if fields else ({"out": kind if kind.alternatives else ANY}, False)
 
 
 def _bind_type_variables(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import NamedTuple, TypeAlias
 
 from guidegraph.graph.ir import Call, Choice, Loop, Op, walk
@@ -52,11 +52,15 @@ def list_origins_of_link(op: Op, name: str, source: Source, origins: Origins) ->
     return (Origin(source),) if op.has_branches and name != WHEN else list_origins(source, origins)
 
 
-def list_parameter_ports(call: Call, origins: Origins) -> Iterator[tuple[str, Port]]:
+def list_parameter_ports(call: Call, origins: Origins) -> list[tuple[str, Port]]:
     """Each parameter that a call reads, also behind choices, with its port; for one in a list, the port of one
     element."""
+    if not origins:
+        return call.parameters()
+    ports: list[tuple[str, Port]] = []
     for source, port in call.linked_ports():
         for origin in list_origins_of_link(call, port.name, source, origins):
             match origin.source:
                 case Param(name):
-                    yield name, port
+                    ports.append((name, port))
+    return ports

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import inspect
+import math
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from enum import Enum
 from functools import cached_property
@@ -80,6 +82,27 @@ class Port:
             return self.adapter.validate_python(value)
         except ValidationError as error:
             raise ValueError(_explain(error, value, self.type)) from None
+
+
+def read_ports(
+    function: Callable[..., Any], hints: Mapping[str, Any], kinds: Mapping[str, PortType]
+) -> tuple[dict[str, Port], dict[str, Port]]:
+    """The input ports and the settings of a function with these annotations and port types, by its signature.
+
+    Raises ``TypeError`` for a signature that has no schema.
+    """
+    inputs: dict[str, Port] = {}
+    settings: dict[str, Port] = {}
+    for name, parameter in inspect.signature(function).parameters.items():
+        if parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
+            raise TypeError(f"*{name} has no schema: use a Sequence[T] port")
+        if name not in hints:
+            raise TypeError(f"parameter '{name}' needs a type annotation")
+        setting = parameter.kind is parameter.KEYWORD_ONLY
+        infinite = isinstance(parameter.default, float) and math.isinf(parameter.default)
+        port = Port(name, hints[name], kinds[name], parameter.default, setting, infinite)
+        (settings if setting else inputs)[name] = port
+    return inputs, settings
 
 
 def _explain(error: Exception, value: object, expected: PortType) -> str:

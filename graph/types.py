@@ -63,7 +63,7 @@ else:
 def is_tensor(value: object) -> bool:
     """Whether ``value`` is a ``torch.Tensor``, without importing torch."""
     kind: Any = type(value)  # mypy takes a class of objects for one without a hash
-    return _is_tensor_class(kind)
+    return is_tensor_class(kind)
 
 
 def is_iterable(value: object) -> bool:
@@ -74,7 +74,8 @@ def is_iterable(value: object) -> bool:
 
 
 @lru_cache(maxsize=1024)
-def _is_tensor_class(cls: type) -> bool:
+def is_tensor_class(cls: Any) -> bool:
+    """Whether a class is ``torch.Tensor`` or derives from it, without importing torch."""
     return any(base.__name__ == "Tensor" and base.__module__ == "torch" for base in cls.__mro__)
 
 
@@ -201,6 +202,27 @@ def to_port_type(annotation: Any) -> PortType:
     if cls.__name__ == "Tensor" and cls.__module__ == "torch":
         return PortType((Tensor,))
     return PortType((cls,))
+
+
+def read_types(hints: Mapping[str, Any]) -> tuple[dict[str, PortType], dict[str, PortType], bool]:
+    """The port types of a function's parameters and those of its outputs, by name, and whether it names the outputs.
+
+    Raises ``TypeError`` for an annotation that cannot be a port type, and without ``return``.
+    """
+    kinds: dict[str, PortType] = {}
+    for name, annotation in hints.items():
+        try:
+            kinds[name] = to_port_type(annotation)
+        except TypeError as error:
+            place = "return annotation" if name == "return" else f"parameter '{name}'"
+            raise TypeError(f"{place}: {error}") from error
+    if "return" not in kinds:
+        raise TypeError("the return annotation gives the outputs; write one (None for no output)")
+    returned = kinds.pop("return")
+    if hints["return"] in (None, type(None)):
+        return kinds, {}, False
+    fields = namedtuple_fields(returned)
+    return kinds, fields or {"out": returned if returned.alternatives else ANY}, bool(fields)
 
 
 def to_annotation(kind: PortType) -> Any:

@@ -16,7 +16,7 @@ from annotated_types import MaxLen
 
 from guidegraph.graph.device_context import current_device, current_dtype
 from guidegraph.graph.node import NodeDefinitionError, node
-from guidegraph.graph.types import Tensor, is_tensor
+from guidegraph.graph.types import Tensor, is_tensor_class
 from guidegraph.nodes import types
 from guidegraph_runtime.declare.operation import ShapeRule
 from guidegraph_runtime.declare.settings import AtMost, Kind, kind_of
@@ -91,7 +91,8 @@ def define_nodes(
 
 def to_runtime(value: Any) -> Any:
     """A value of a port for an operation: tensors as arrays, structured values as their fields, sequences as lists."""
-    if is_tensor(value):
+    kind: Any = type(value)
+    if is_tensor_class(kind):
         return (value.double() if value.is_floating_point() else value).cpu().numpy()
     if is_dataclass(value):
         return {name: to_runtime(field) for name, field in vars(value).items()}
@@ -102,14 +103,15 @@ def to_runtime(value: Any) -> Any:
 
 def to_engine(value: Any, hint: Any) -> Any:
     """A result of an operation for a port: arrays as tensors on the device of the run, fields as structured values."""
-    if isinstance(value, Mapping) and (kind := kind_of(hint)) is not None:
+    kind = None if hint is None else kind_of(hint)
+    if kind is not None and isinstance(value, Mapping):
         return getattr(types, kind)(**{name: to_engine(field, None) for name, field in value.items()})
     if not isinstance(value, np.ndarray):
         return value
     import torch
 
     tensor = torch.from_numpy(value)
-    return tensor.to(current_device(), current_dtype() if kind_of(hint) in PICTURES else tensor.dtype)
+    return tensor.to(current_device(), current_dtype() if kind in PICTURES else tensor.dtype)
 
 
 def to_annotation(hint: Any) -> Any:

@@ -10,7 +10,7 @@ from guidegraph.graph.errors import UnwritableOutput
 from guidegraph.graph.output_format import OutputFormat
 from guidegraph.nodes.table import Table
 from guidegraph.nodes.tensor_types import Image
-from guidegraph_runtime.outputs import pixels, plain_numbers
+from guidegraph_runtime.output_formats import pixels, plain_numbers
 
 
 def list_formats() -> list[OutputFormat]:

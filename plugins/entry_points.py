@@ -7,6 +7,7 @@ import os
 import re
 import sys
 from collections.abc import Iterator
+from dataclasses import dataclass
 from importlib import import_module
 from importlib.metadata import Distribution, EntryPoint
 from importlib.util import module_from_spec, spec_from_file_location
@@ -185,3 +186,11 @@ def package_folders(module: str) -> list[Path]:
     if not hasattr(package, "__path__"):
         package = sys.modules.get(module.rpartition(".")[0])
     return [Path(folder) for folder in getattr(package, "__path__", ())]
+
+
+@dataclass(frozen=True)
+class PluginSelection:
+    """The plugins that a command uses: modules by name, and the installed ones if ``installed``."""
+
+    modules: tuple[str, ...] = ()
+    installed: bool = True

@@ -1,4 +1,10 @@
-"""One step of a plan: gather the arguments, check narrowing links, call the node, and store its outputs."""
+"""One step of a plan: gather the arguments, check narrowing links, call the node, and store its outputs.
+
+Sibling calls of a batchable node can be one call: their arguments are joined along the leading axis, and the result is
+split again. The first batchable argument sets the batch size; leading axes of length 1 in the others are expanded to
+it. Another argument with one entry for each sample, such as scales, would not fit the joined batch, so such calls stay
+apart.
+"""
 
 from __future__ import annotations
 

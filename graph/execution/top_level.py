@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import contextvars
-import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import dataclass, fields, is_dataclass
-from typing import Any, TypeAlias
+from dataclasses import dataclass
+from typing import Any
 
 from guidegraph.graph.errors import GuidegraphError, NodeError, PortError
 from guidegraph.graph.events import ModelMoved, Origin
@@ -28,6 +27,7 @@ from guidegraph.graph.run_config import RunConfig
 from guidegraph.graph.sources import Output, Param, format_link
 from guidegraph.graph.trust.process_state import StateKeeper
 from guidegraph.graph.types import describe_value
+from guidegraph.graph.values.ownership import ValueState, find_states
 from guidegraph_runtime.error_text import error_text
 from guidegraph_runtime.machine.shortages import with_shortage
 
@@ -198,7 +198,7 @@ class TopLevel:
         return origins
 
 
-def _check_inputs(step: Step, slots: list[Any], states: Mapping[Slot, InputState]) -> None:
+def _check_inputs(step: Step, slots: list[Any], states: Mapping[Slot, ValueState]) -> None:
     """Raise ``NodeError`` if a step has changed an input in place."""
     try:
         check_unchanged(step, slots, states)
@@ -206,48 +206,28 @@ def _check_inputs(step: Step, slots: list[Any], states: Mapping[Slot, InputState
         raise node_error(step, error) from error
 
 
-InputState: TypeAlias = tuple[int, ...]
-DEPTH = 4
 PLAIN = (int, float, str, type(None))
 """Types of values that cannot be changed and hold no tensors."""
 
 
-def input_states(step: Step, slots: Sequence[Any]) -> dict[Slot, InputState]:
+def input_states(step: Step, slots: Sequence[Any]) -> dict[Slot, ValueState]:
     """For each slot that a step reads, a state that changes if its tensors, lists or dicts change in place.
 
-    A state has torch's version counters and the identities of the containers' elements. Models and objects of other
-    classes are not inspected, and writes through NumPy or ``.data`` are not detected.
+    Writes through NumPy or ``.data`` are not detected.
     """
-    return {
-        slot: tuple(_change_counts(slots[slot], DEPTH)) for slot in step.reads if not isinstance(slots[slot], PLAIN)
-    }
+    return find_states({slot: slots[slot] for slot in step.reads if not isinstance(slots[slot], PLAIN)})
 
 
-def check_unchanged(step: Step, slots: Sequence[Any], before: Mapping[Slot, InputState]) -> None:
+def check_unchanged(step: Step, slots: Sequence[Any], before: Mapping[Slot, ValueState]) -> None:
     """Raise ``PortError`` if a step has changed an input in place: its other readers would see the change."""
-    for slot, state in before.items():
-        if tuple(_change_counts(slots[slot], DEPTH)) != state:
+    for slot, state in find_states({slot: slots[slot] for slot in before}).items():
+        if state != before[slot]:
             culprit = " by a node in the loop's body" if step.body is not None else ""
             raise PortError(
                 _find_port(step, slot),
                 f"this input was changed in place{culprit} ({describe_value(slots[slot])}), and others read it too: "
                 "work on a copy, such as x + y for x += y, x.clone() before x[…] = y, or list(values)",
             )
-
-
-def _change_counts(value: Any, depth: int) -> Iterator[int]:
-    tensor: Any = getattr(sys.modules.get("torch"), "Tensor", ())  # without torch there are no tensors
-    if isinstance(value, tensor):
-        yield 0 if value.is_inference() else value._version
-    elif depth and isinstance(value, (list, tuple, dict)):
-        items = [*value.values()] if isinstance(value, dict) else value
-        if not isinstance(value, tuple):
-            yield from (len(value), *map(id, items))
-        for item in items:
-            yield from _change_counts(item, depth - 1)
-    elif depth and is_dataclass(value) and not isinstance(value, type):
-        for field in fields(value):
-            yield from _change_counts(getattr(value, field.name, None), depth - 1)
 
 
 def _find_port(step: Step, slot: Slot) -> str:

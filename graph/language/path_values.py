@@ -6,7 +6,7 @@ start of a carry.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -36,6 +36,8 @@ def list_uses(ops: Mapping[str, Op]) -> Uses:
     uses: dict[Source, list[PortUse]] = {}
     for op in walk(ops):
         for name, link, kind in _list_links(op):
+            if link not in origins and not isinstance(link, Param):
+                continue
             location = f"nodes.{op.key}.{name}"
             for source, depth in list_origins_of_link(op, name.removeprefix("in."), link, origins):
                 if isinstance(source, Param) or (isinstance(source, Literal) and source is not link):
@@ -46,14 +48,11 @@ def list_uses(ops: Mapping[str, Op]) -> Uses:
     return uses
 
 
-def _list_links(op: Op) -> Iterator[tuple[str, Source, PortType]]:
+def _list_links(op: Op) -> list[tuple[str, Source, PortType]]:
     """The links of an operation, each with its path in the operation and the type of its port."""
     if op.has_blocks:
-        for option, (folder, checked_by) in op.folders().items():
-            yield f"{option}.path", folder, checked_by.type
-        return
-    for source, port in op.linked_ports():
-        yield f"in.{port.name}", source, port.type
+        return [(f"{option}.path", folder, port.type) for option, (folder, port) in op.folders().items()]
+    return [(f"in.{port.name}", source, port.type) for source, port in op.linked_ports()]
 
 
 def convert_path_parameters(

@@ -21,14 +21,14 @@ from guidegraph.graph.planning.passes import (
     call_trait,
     check_ports,
     drop_optional,
+    find_known_arguments,
     make_parameter_choices,
     prune,
-    read_known_arguments,
 )
 from guidegraph.graph.planning.topological_order import find_dependencies
 from guidegraph.graph.port import Port
 from guidegraph.graph.sources import Carry, Literal, Many, Output, Param, Source, Sources, find_value
-from guidegraph.graph.types import is_tensor, takes_literal
+from guidegraph.graph.types import is_tensor_class, takes_literal
 from guidegraph_runtime.admission import SampleCount, Shape, ShapeOnly, find_batch_problem, find_memory_problem
 from guidegraph_runtime.limits import limit_message
 from guidegraph_runtime.machine.optional_packages import install_command
@@ -89,7 +89,8 @@ class Extents:
                 value = self.values.get(name)
             case _:
                 return self.shapes.get(source)
-        return tuple(value.shape) if is_tensor(value) else self.shapes.get(source)
+        kind: Any = type(value)
+        return tuple(value.shape) if is_tensor_class(kind) else self.shapes.get(source)
 
     def _add_alias(self, name: Source, source: Source) -> None:
         if (shape := self.shape_of(source)) is not None:
@@ -108,14 +109,14 @@ class Extents:
         spec = call.spec
         if spec.shape is None:
             rows = self.port_shapes(call).get(spec.batchable[0], ())[:1]
-            return dict.fromkeys(call.outputs, rows) if rows and len(call.outputs) == 1 else {}
+            return dict.fromkeys(spec.outputs, rows) if rows and len(spec.outputs) == 1 else {}
         arguments = {name: self._read_argument(call, name) for name in spec.shape_arguments}
         if any(isinstance(value, _Unknown) for value in arguments.values()):
             return {}
         shapes = spec.shape(**arguments)
         if shapes is None:
             return {}
-        return shapes if isinstance(shapes, Mapping) else {next(iter(call.outputs)): shapes}
+        return shapes if isinstance(shapes, Mapping) else {next(iter(spec.outputs)): shapes}
 
     def _check_batch(self, call: Call) -> None:
         """Check that the ports of a batchable call fit the batch of its first port. Raises ``ValueError``."""
@@ -139,8 +140,7 @@ class Extents:
 
     def _read_argument(self, call: Call, name: str) -> Any:
         """The argument that the trait ``shape`` gets for a port or setting."""
-        source, port = call.settings.get(name) or call.inputs.get(name), call.spec.ports.get(name)
-        assert port is not None
+        source, port = call.settings[name] if name in call.settings else call.inputs.get(name), call.spec.ports[name]
         if source is None:
             return UNKNOWN if port.required else port.default
         if isinstance(source, Many):
@@ -154,14 +154,15 @@ class Extents:
             return ShapeOnly(self.shapes[source]) if source in self.shapes else UNKNOWN
         if isinstance(value, str) and port.type.takes_enum:
             value = port.literal(value)
-        return value if is_tensor(value) or takes_literal(port.type) or value is None else UNKNOWN
+        kind: Any = type(value)
+        return value if is_tensor_class(kind) or takes_literal(port.type) or value is None else UNKNOWN
 
     def _describe_sample_source(self, call: Call, rows: Shape) -> str:
         """The source that sets the number of samples: a parameter's list, a port's value, or the node, as text."""
-        for name, port in call.parameters():
-            value = self.values.get(name)
-            if isinstance(value, (list, tuple)) and (len(value),) == rows and _takes_one_or_list(port):
-                return f"'{name}' ({len(value)} values)"
+        lists = {n: len(v) for n, v in self.values.items() if isinstance(v, (list, tuple)) and (len(v),) == rows}
+        for name, port in call.parameters() if lists else ():
+            if name in lists and _takes_one_or_list(port):
+                return f"'{name}' ({lists[name]} values)"
         many = [source for source in call.sources() if (self.shape_of(source) or ())[:1] not in ((), (1,))]
         return self._format_source(many[0]) if many else f"'{call.key}'"
 
@@ -342,9 +343,13 @@ def check_wiring(ops: Iterable[Op], values: Mapping[Source, Any], extents: Exten
 def _list_checked_sources(ops: Iterable[Op]) -> set[Source]:
     """The computed values that the calls' ``check`` traits take as arguments."""
     calls = walk_calls({op.key: op for op in ops})
-    names = ((call, name) for call in calls for name in call.spec.check_arguments)
-    sources = (call.settings.get(name) or call.inputs.get(name) for call, name in names)
-    return {source for source in sources if isinstance(source, Output)}
+    sources: set[Source] = set()
+    for call in calls:
+        for name in call.spec.check_arguments:
+            source = call.settings[name] if name in call.settings else call.inputs.get(name)
+            if isinstance(source, Output):
+                sources.add(source)
+    return sources
 
 
 class WiringChecks:
@@ -405,17 +410,17 @@ def _find_problems(call: Call, values: Mapping[Source, Any], extents: Extents) -
     assert check is not None
     parameters = signature(check).parameters
     needed = [name for name in call.spec.check_arguments if parameters[name].default is Parameter.empty]
-    arguments = read_known_arguments(call, needed, values)
-    if arguments is None:
+    arguments = find_known_arguments(call, call.spec.check_arguments, values)
+    if not arguments.keys() >= {*needed}:
         return
-    for name in call.spec.check_arguments:
-        arguments |= read_known_arguments(call, [name], values) or {}
     wired = _find_wired(call, values)
     if WIRED in parameters:
         arguments[WIRED] = wired
     if SHAPES in parameters:
         arguments[SHAPES] = extents.port_shapes(call)
     messages = call_trait(call, "check", check, arguments)
+    if messages == {}:
+        return
     check_ports(call, "check", [name for name in messages if name not in call.spec.settings])
     for name, message in messages.items():
         code = "unfit-port" if name in wired else "missing-port"

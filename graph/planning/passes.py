@@ -34,7 +34,7 @@ from guidegraph.graph.sources import (
     list_parameters,
     map_sources,
 )
-from guidegraph.graph.types import describe_value, is_tensor, takes_literal
+from guidegraph.graph.types import describe_value, is_tensor, is_tensor_class, takes_literal
 from guidegraph_runtime.declare.choice_words import OTHERWISE, WHEN
 from guidegraph_runtime.error_text import describe_error
 
@@ -410,22 +410,27 @@ def read_known_arguments(call: Call, names: Iterable[str], values: Mapping[Sourc
 
     values: the known values of links; tensors count as unknown.
     """
+    needed = [*names]
+    arguments = find_known_arguments(call, needed, values)
+    return arguments if arguments.keys() >= {*needed} else None
+
+
+def find_known_arguments(call: Call, names: Iterable[str], values: Mapping[Source, Any]) -> dict[str, Any]:
+    """Those of these settings and ports that have known plain values. values: as for ``read_known_arguments``."""
+    inputs, settings, ports = call.inputs, call.settings, call.spec.ports
     arguments: dict[str, Any] = {}
     for name in names:
-        source = call.settings.get(name) or call.inputs.get(name)
+        source = settings[name] if name in settings else inputs.get(name)
         if source is None:
-            port = call.spec.ports.get(name)
-            value = REQUIRED if port is None else port.default
-            if value is REQUIRED:
-                return None
+            value = ports[name].default if name in ports else REQUIRED
         elif isinstance(source, Literal):
             value = source.value
-        elif not isinstance(source, Many) and source in values:
-            value = values[source]
         else:
-            return None
-        arguments[name] = value
-    return None if any(map(is_tensor, arguments.values())) else arguments
+            value = REQUIRED if isinstance(source, Many) else values.get(source, REQUIRED)
+        kind: Any = type(value)
+        if value is not REQUIRED and not is_tensor_class(kind):
+            arguments[name] = value
+    return arguments
 
 
 def find_unneeded_ports(call: Call, values: Mapping[Source, Any]) -> frozenset[str]:

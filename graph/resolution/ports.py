@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import repeat
 from pathlib import Path
 from typing import TypeAlias
 
@@ -16,8 +17,8 @@ from guidegraph.graph.literals import convert_literal, is_text_type, to_absolute
 from guidegraph.graph.node import NodeSpec, Registry
 from guidegraph.graph.port import Port
 from guidegraph.graph.resolution.link_rule import can_link, may_fit, may_pass, narrows
-from guidegraph.graph.resolution.scope import Scope, TypedSource, Unresolved, resolve_link
-from guidegraph.graph.sources import Literal, Many, Param, Source, Sources
+from guidegraph.graph.resolution.scope import GIVEN, Scope, TypedSource, Unresolved, resolve_link
+from guidegraph.graph.sources import Literal, Many, Source, Sources
 from guidegraph.graph.types import PortType, explain_mismatch, list_remedies, takes_literal
 
 GUESSES = 100
@@ -224,13 +225,12 @@ class PortResolver:
 
 def _list_checks(typed: TypedSource, target: PortType) -> Checks:
     """The types to check a value against at run time: the type of a parameter it passes through, and the port's."""
-    guaranteed = (
-        [typed.possible_type] if typed.possible_type is not None else [typed.type, typed.actual_type or typed.type]
-    )
+    actual, possible = typed.actual_type, typed.possible_type
     checks: list[PortType] = []
-    if typed.actual_type is not None and typed.widest_type != typed.type and typed.type != target:
+    if actual is not None and typed.type != target and typed.widest_type != typed.type:
         checks.append(typed.type)
-    if all(narrows(kind, target) for kind in guaranteed):
+    guaranteed = (possible,) if possible is not None else (typed.type,) if actual is None else (typed.type, actual)
+    if all(map(narrows, guaranteed, repeat(target))):
         checks.append(target)
     return tuple(checks)
 
@@ -263,20 +263,21 @@ def fits(typed: TypedSource, kind: PortType, target: PortType) -> bool:
     The value of a parameter or literal is checked before the run, so one fitting alternative is enough. Its text may
     also name a path, or a value of an enumeration.
     """
-    if isinstance(typed.source, (Param, Literal)):
+    if isinstance(typed.source, GIVEN):
         return may_fit(kind, target) or _names_path(typed, kind, target) or _names_enum(typed, kind, target)
     return can_link(kind, target)
 
 
 def _names_enum(typed: TypedSource, kind: PortType, target: PortType) -> bool:
     """Whether a port takes the text of a source as a value of an enumeration."""
-    return target.takes_enum and is_text_type(kind) and typed.is_given and not may_fit(kind, target)
+    is_text = isinstance(typed.source, GIVEN) and is_text_type(kind)
+    return is_text and target.takes_enum and not may_fit(kind, target)
 
 
 def _names_path(typed: TypedSource, kind: PortType, target: PortType) -> bool:
     """Whether a port takes the text of a source as a path."""
     is_path = Path in target.alternatives and str not in target.alternatives
-    return is_path and is_text_type(kind) and typed.is_given
+    return is_path and isinstance(typed.source, GIVEN) and is_text_type(kind)
 
 
 def _list_plain_texts(tree: Tree) -> Iterator[Scalar]:

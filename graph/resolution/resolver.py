@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from itertools import repeat
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -97,17 +98,17 @@ class Resolver(BlockResolver):
         sources: dict[str, Sources] = {}
         checks: list[tuple[str, PortType]] = []
         for name, (mark, links) in node.inputs.items():
-            path = f"{node.path}.in.{shorten(name)}"
             port = ports.get(name)
+            path = f"{node.path}.in.{name if port else shorten(name)}"
             if port is None:
                 message = f"{spec.id} has no port '{shorten(name)}'; {describe_ports(name, spec)}"
                 self.report(mark, "unknown-port", message, path)
             elif links is not None and (connected := self.connect_links(port, links, scope, path)) is not None:
                 sources[name] = connected[0]
-                checks += [(name, kind) for kind in connected[1]]
+                checks += zip(repeat(name), connected[1])
         for name, (mark, tree) in node.literals.items():
-            path = f"{node.path}.with.{shorten(name)}"
             port = ports.get(name)
+            path = f"{node.path}.with.{name if port else shorten(name)}"
             if port is None:
                 message = f"{spec.id} has no setting '{shorten(name)}'; {describe_ports(name, spec)}"
                 self.report(mark, "unknown-port", message, path)
@@ -121,11 +122,12 @@ class Resolver(BlockResolver):
         marks = {n: m for n, (m, _) in (*node.inputs.items(), *node.literals.items())}
         call = Call(key, spec, inputs, settings, node.mark, tuple(checks), marks)
         outputs: dict[str, TypedSource] = {}
-        for name, declared in spec.outputs.items():
-            linked = [self._find_link_type(node, spec.inputs[n], scope) for n in spec.same_type.get(name, ())]
-            bound = union([kind for kind in linked if kind is not None])  # to the output's type variable
-            is_declared = not linked or None in linked or narrows(bound, declared)
-            outputs[name] = TypedSource(Output(key, name), declared if is_declared else bound)
+        for name, kind in spec.outputs.items():
+            if ports_bound := spec.same_type.get(name):  # to the output's type variable
+                linked = [self._find_link_type(node, spec.inputs[n], scope) for n in ports_bound]
+                bound = union([actual for actual in linked if actual is not None])
+                kind = kind if None in linked or narrows(bound, kind) else bound
+            outputs[name] = TypedSource(Output(key, name), kind)
         return {key: call}, ResolvedNode(outputs)
 
     def _find_link_type(self, node: ParsedNode, port: Port, scope: Scope) -> PortType | None:
@@ -142,7 +144,7 @@ class Resolver(BlockResolver):
     def _report_missing(self, node: ParsedNode, spec: NodeSpec) -> None:
         """Report required ports that are missing, unless an unknown name looks like a misspelling of one."""
         ports = spec.ports
-        missing = [n for n, p in ports.items() if p.required and n not in node.inputs and n not in node.literals]
+        missing = [n for n, p in ports.items() if n not in node.inputs and n not in node.literals and p.required]
         if not missing or node.partial:
             return
         guesses = {closest_match(name[:60], missing) for name in (*node.inputs, *node.literals) if name not in ports}

@@ -32,12 +32,16 @@ class TypedSource(NamedTuple):
     @property
     def is_given(self) -> bool:
         """Whether its value is checked before the run: that of a parameter or literal is."""
-        return isinstance(self.source, (Param, Literal))
+        return isinstance(self.source, GIVEN)
 
     @property
     def widest_type(self) -> PortType:
         """The type that is guaranteed: ``actual_type`` if that is wider than ``type``, else ``type``."""
         return self.actual_type if self.actual_type is not None and narrows(self.actual_type, self.type) else self.type
+
+
+GIVEN = (Param, Literal)
+"""Kinds of sources whose values are checked before the run."""
 
 
 @dataclass(slots=True)

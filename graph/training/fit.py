@@ -91,6 +91,10 @@ class Fit(Loop):
             yield self.preview.every
             yield from self.preview.block.outer_sources(self.key)
 
+    def preview_outputs(self) -> Mapping[str, GraphOutput]:
+        """The outputs of its preview by name."""
+        return self.preview.outputs if self.preview else {}
+
     def option_ports(self) -> Iterator[tuple[str, Source, Port]]:
         if self.preview:
             yield f"'every' of the preview of loop nodes.{self.key}", self.preview.every, PREVIEW_EVERY

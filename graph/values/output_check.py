@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Mapping
 from functools import cache
 from typing import Any, TypeAlias
 
-from guidegraph.graph.types import PortType, SequenceOf, Tensor, explain_mismatch, is_tensor
+from guidegraph.graph.types import PortType, SequenceOf, Tensor, explain_mismatch, is_tensor_class
 
 OutputCheck: TypeAlias = Callable[[Any], bool]
 ABSENT = "__guidegraph_absent__"
@@ -31,7 +31,7 @@ class OutputError(TypeError):
 @cache
 def make_output_check(kind: PortType) -> OutputCheck | None:
     """A function that returns whether a value is of a type; None if any value is."""
-    if kind.is_any or not kind.alternatives:
+    if object in kind.alternatives or not kind.alternatives:
         return None
     shapes = [a for a in kind.alternatives if isinstance(a, type) and Tensor in a.__mro__]
     elements = [a.element for a in kind.alternatives if isinstance(a, SequenceOf)]
@@ -42,12 +42,12 @@ def make_output_check(kind: PortType) -> OutputCheck | None:
     tensors: set[type] = set()
 
     def fits(value: Any) -> bool:
-        cls = type(value)
+        cls: Any = type(value)
         if cls in by_class:
             return True
         if cls in tensors:
             return has_rank is None or has_rank(value)
-        if is_tensor(value):
+        if is_tensor_class(cls):
             if not shapes:
                 rows = bool(elements) and value.ndim > 0
                 return rows or (bool(kinds_of_number) and value.ndim == 0) or explain_mismatch(value, kind) is None

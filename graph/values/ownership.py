@@ -11,19 +11,21 @@ import logging
 import sys
 import weakref
 import zlib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, fields, is_dataclass
 from types import ModuleType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
 from guidegraph.graph.frozen_models import copy_frozen, deepcopy_module, is_module
-from guidegraph.graph.types import is_tensor
+from guidegraph.graph.types import is_tensor, is_tensor_class
 from guidegraph.graph.values.serialise import tensor_bytes
 
 if TYPE_CHECKING:
     import torch
 
 log = logging.getLogger(__name__)
+
+K = TypeVar("K")
 
 READ_LIMIT = 64 << 20
 """Sealed values of up to this many bytes are read in full; larger ones in evenly spaced blocks."""
@@ -175,6 +177,40 @@ def change_count(tensor: torch.Tensor) -> int:
 def count_changes(tensors: Iterable[torch.Tensor]) -> list[int]:
     """`change_count` of each tensor."""
     return [0 if tensor.is_inference() else tensor._version for tensor in tensors]
+
+
+ValueState: TypeAlias = tuple[int, ...]
+"""Torch's version counters in a value, and the identities of its containers' elements."""
+DEPTH = 4
+"""Containers in one another that a state covers."""
+
+
+def find_states(values: Mapping[K, Any]) -> dict[K, ValueState]:
+    """For each value, a state that changes if its tensors, lists or dicts change in place.
+
+    Models and objects of other classes are not inspected.
+    """
+    states: dict[K, ValueState] = {}
+    for key, value in values.items():
+        state: list[int] = []
+        _add_state(value, DEPTH, state)
+        states[key] = tuple(state)
+    return states
+
+
+def _add_state(value: Any, depth: int, state: list[int]) -> None:
+    kind: Any = type(value)
+    if is_tensor_class(kind):
+        state.append(0 if value.is_inference() else value._version)
+    elif depth and isinstance(value, (list, tuple, dict)):
+        items = [*value.values()] if isinstance(value, dict) else value
+        if not isinstance(value, tuple):
+            state += (len(value), *map(id, items))
+        for item in items:
+            _add_state(item, depth - 1, state)
+    elif depth and is_dataclass(value) and not isinstance(value, type):
+        for field in fields(value):
+            _add_state(getattr(value, field.name, None), depth - 1, state)
 
 
 def _find_tensors(value: Any) -> tuple[list[torch.Tensor], tuple[Any, ...]]:

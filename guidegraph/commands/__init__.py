@@ -77,7 +77,7 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
                 check_names(command, args)
                 if not is_built_in and args[:1] != ["--version"]:
                     from guidegraph.commands.shared.plugins import add_plugin_commands
-                    from guidegraph.plugins.selection import PluginSelection
+                    from guidegraph.plugins.entry_points import PluginSelection
 
                     add_plugin_commands(PluginSelection(modules, installed), app)
                 elif owns_process and ("--json" in args or command == "schema"):

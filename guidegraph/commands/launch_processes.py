@@ -10,9 +10,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from guidegraph.commands.shared.errors import argument_problem
+from guidegraph.commands.shared.errors import CANCELLED, argument_problem
 from guidegraph.commands.shared.printing import print_note, release_stdout
-from guidegraph.commands.shared.signals import CANCELLED
 from guidegraph.graph.errors import GuidegraphError, WorkflowError
 from guidegraph.graph.ir import Graph, walk
 from guidegraph.graph.training.fit import Fit

@@ -18,7 +18,7 @@ from guidegraph.commands.shared.root import app, examples, select_plugins
 from guidegraph.graph.errors import WorkflowError, suggest
 from guidegraph.graph.node import NodeSpec
 from guidegraph.graph.node_json import NodeRow, describe_node, format_default
-from guidegraph.plugins.selection import PluginSelection
+from guidegraph.plugins.entry_points import PluginSelection
 from guidegraph_runtime.printing import visible
 
 if TYPE_CHECKING:

@@ -18,7 +18,7 @@ from guidegraph.commands.shared.errors import argument_problem
 from guidegraph.commands.shared.options import AcceleratedCommand
 from guidegraph.commands.shared.printing import print_json, print_note, print_text
 from guidegraph.commands.shared.root import app, examples, select_plugins
-from guidegraph.commands.shared.signals import cancel_on_signals
+from guidegraph.commands.shared.supervised import cancel_on_signals
 from guidegraph.graph.cancellation import CancelToken
 from guidegraph.graph.errors import Problem, WorkflowError
 from guidegraph.graph.stopping.loop_state import LoopStopped

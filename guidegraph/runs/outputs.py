@@ -16,13 +16,11 @@ from guidegraph.graph.ir import Graph, walk
 from guidegraph.graph.node import Registry
 from guidegraph.graph.output_format import Formats, OutputFormat, find_formats, split_samples
 from guidegraph.graph.resolution.link_rule import can_link
-from guidegraph.graph.training.fit import Fit
 from guidegraph.graph.types import PortType, SequenceOf, Tensor, is_tensor
 from guidegraph.nodes.types import Image, Table
 from guidegraph_runtime.files.atomic_write import atomic_path, write_text
 from guidegraph_runtime.machine.shortages import explain_shortage, with_shortage
-from guidegraph_runtime.output_formats import FormatFailure, Writer, write_sample
-from guidegraph_runtime.outputs import PictureText, sample_names
+from guidegraph_runtime.output_formats import FormatFailure, PictureText, Writer, sample_names, write_sample
 from guidegraph_runtime.run_json import RECORD
 
 TAKEN = {Path(RECORD).stem: RECORD, "sweep": "sweep.json"}
@@ -231,8 +229,7 @@ def output_problems(graph: Graph, registry: Registry, only: Collection[str] | No
             message = f"output '{name}' is of type {output.type}, for which there is no file format"
             problems.append(Problem(output.mark, "output-type", message + saving_hint(output.type, registry), path))
     for op in walk(graph.ops):
-        preview = op.preview if isinstance(op, Fit) else None
-        for name, output in preview.outputs.items() if preview else ():
+        for name, output in op.preview_outputs().items() if op.has_blocks else ():
             if not _has_format(output.type, registry.formats):
                 message = f"the preview's output '{name}' is of type {output.type}, for which there is no file format"
                 hint = saving_hint(output.type, registry)

@@ -170,6 +170,8 @@ def apply_params(graph: Graph, params: Mapping[str, Any], label: str) -> Graph:
 
 def portable_value(value: Any) -> Any:
     """A parameter's value as JSON that means the same from any folder. Raises ``UnwritableOutput``."""
+    if value is None or type(value) in (str, int, bool):
+        return value
     if isinstance(value, Path):
         return portable_path(value)
     if isinstance(value, dict):

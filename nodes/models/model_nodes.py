@@ -245,8 +245,7 @@ def new_unet(
     map; null or 0 for a model without that condition. learned_variance: predict a variance too. kind: of the
     prediction, ε, x0, v or flow. coordinates: also see where each pixel is, as what lies left and right must.
     """
-    from guidegraph.nodes.models.own.denoiser import UNetDenoiser
-    from guidegraph.nodes.models.own.unet import UNet, UNetConfig
+    from guidegraph.nodes.models.own.unet import UNet, UNetConfig, UNetDenoiser
 
     out_channels = 2 * in_channels if learned_variance else in_channels
     levels = (channels, multipliers, blocks, attention, heads)

@@ -189,7 +189,7 @@ FAMILIES = "guidegraph_families"
 TEXT = "text_transformer"
 """The kind of part that has a tokenizer as well as a network."""
 KINDS: dict[str, PartKind] = {
-    "unet": PartKind("own.denoiser.UNetDenoiser", "own.unet.UNetConfig", "own.unet.UNet"),
+    "unet": PartKind("own.unet.UNetDenoiser", "own.unet.UNetConfig", "own.unet.UNet"),
     "dit": PartKind("transformers.denoiser.DiTDenoiser", "transformers.dit.DiTConfig", "transformers.dit.DiT"),
     "mmdit": PartKind(
         "transformers.denoiser.MMDiTDenoiser", "transformers.mmdit.MMDiTConfig", "transformers.mmdit.MMDiT"

@@ -39,9 +39,10 @@ def make_sampler_check(name: str) -> Callable[..., dict[str, str]]:
             return {"steps" if arguments["levels"] is None else "schedule": str(error)}
         return {}
 
-    parameters = [Parameter(key, Parameter.KEYWORD_ONLY, default=None) for key in operation.signature.parameters]
-    wired = Parameter("wired", Parameter.POSITIONAL_OR_KEYWORD)
-    check.__signature__ = Signature([wired, *parameters])  # type: ignore[attr-defined]
+    parameters = [Parameter("wired", Parameter.POSITIONAL_OR_KEYWORD)]
+    for key in operation.signature.parameters:
+        parameters.append(Parameter(key, Parameter.KEYWORD_ONLY, default=None))
+    check.__signature__ = Signature(parameters)  # type: ignore[attr-defined]
     return check
 
 

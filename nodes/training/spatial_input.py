@@ -11,8 +11,7 @@ from guidegraph.graph.node import node
 from guidegraph.nodes.types import Denoiser
 
 if TYPE_CHECKING:
-    from guidegraph.nodes.models.own.denoiser import UNetDenoiser
-    from guidegraph.nodes.models.own.unet import UNet
+    from guidegraph.nodes.models.own.unet import UNet, UNetDenoiser
 
 
 @node("denoiser.add_spatial_channels")
@@ -54,7 +53,7 @@ def copy_to_widen(denoiser: Denoiser) -> UNetDenoiser:
     """A copy of a U-Net that shares its tensors. Raises ``ValueError`` for other denoisers, and for one with a LoRA."""
     from guidegraph.nodes.models.networks.low_rank import low_rank_layers
     from guidegraph.nodes.models.networks.shared_tensors import copy_sharing_tensors
-    from guidegraph.nodes.models.own.denoiser import UNetDenoiser
+    from guidegraph.nodes.models.own.unet import UNetDenoiser
 
     if not isinstance(denoiser, UNetDenoiser):
         raise ValueError(f"expected a U-Net of model.load or model.unet; found {type(denoiser).__name__}")

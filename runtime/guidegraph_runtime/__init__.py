@@ -15,7 +15,7 @@ if TYPE_CHECKING:  # for type checkers; a test compares it with _HOMES
     from guidegraph_runtime.limits import Limits as Limits
     from guidegraph_runtime.limits import enforce_limits as enforce_limits
     from guidegraph_runtime.limits import limited as limited
-    from guidegraph_runtime.outputs import pixels as pixels
+    from guidegraph_runtime.output_formats import pixels as pixels
     from guidegraph_runtime.pictures.png import write_png as write_png
     from guidegraph_runtime.running.bundle import Bundle as Bundle
     from guidegraph_runtime.running.single_file import inputs_of as inputs_of
@@ -32,7 +32,7 @@ os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 _HOMES = {
     "guidegraph_runtime.errors": ("BundleError",),
     "guidegraph_runtime.limits": ("LimitExceeded", "Limits", "enforce_limits", "limited"),
-    "guidegraph_runtime.outputs": ("pixels",),
+    "guidegraph_runtime.output_formats": ("pixels",),
     "guidegraph_runtime.pictures.png": ("write_png",),
     "guidegraph_runtime.running.bundle": ("Bundle",),
     "guidegraph_runtime.running.single_file": ("inputs_of", "inputs_with", "read_description"),

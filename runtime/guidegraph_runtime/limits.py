@@ -109,6 +109,12 @@ limited = enforce_limits
 """The earlier name of `enforce_limits`."""
 
 
+def exceeds_limit(name: str, amount: float) -> bool:
+    """Whether ``amount`` exceeds a limit in force."""
+    limit = getattr(_current.get(), name)
+    return limit is not None and bool(amount > limit)
+
+
 def limit_message(name: str, amount: float, subject: str, limits: Limits | None = None) -> str | None:
     """A message if ``amount`` exceeds a limit, else None. subject: the start of the message, with the number."""
     limit = getattr(limits or current_limits(), name)

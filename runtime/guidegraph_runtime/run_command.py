@@ -14,8 +14,7 @@ from guidegraph_runtime.errors import BundleError
 from guidegraph_runtime.files.locks import FOLDER_LOCK, FolderBusy, hold_lock
 from guidegraph_runtime.files.run_folders import RUNS, make_run_folder
 from guidegraph_runtime.machine.shortages import with_shortage
-from guidegraph_runtime.output_formats import FormatFailure, find_writers, write_samples
-from guidegraph_runtime.outputs import write_output
+from guidegraph_runtime.output_formats import FormatFailure, find_writers, write_output, write_samples
 from guidegraph_runtime.printing import print_json, print_note, visible_line
 from guidegraph_runtime.printing import print_line as out_line
 from guidegraph_runtime.record import Record, make_record

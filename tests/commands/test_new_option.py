@@ -28,7 +28,7 @@ from guidegraph.commands.shared.open_workflow import WorkflowRequest
 from guidegraph.commands.shared.run_settings import RunSettings
 from guidegraph_lab.sweep.command import sweep
 from guidegraph.graph.trust.policy import Grants
-from guidegraph.plugins.selection import PluginSelection
+from guidegraph.plugins.entry_points import PluginSelection
 
 for function in (run, sweep, open_page, guidegraph.load_workflow, guidegraph.Workflow):
     assert inspect.signature(function).parameters["patience"].default == 3, function

@@ -11,7 +11,7 @@ import torch
 from guidegraph import Condition, Prediction, load_workflow
 from guidegraph.nodes.models.model_nodes import load_model
 from guidegraph.nodes.models.networks.hooks import Hooks
-from guidegraph.nodes.models.own.denoiser import UNetDenoiser
+from guidegraph.nodes.models.own.unet import UNetDenoiser, UNetTrunk
 from guidegraph.nodes.sampling.scheduler import ddim
 from guidegraph.nodes.types import Sample
 from tests.paths import ROOT
@@ -31,7 +31,7 @@ def draw(path: Path, **params: Any) -> torch.Tensor:
 def rows(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, bool]]:
     """For each call of the denoiser in a loop: its number of samples, and whether it computes the middle."""
     calls: list[tuple[int, bool]] = []
-    forward, feature = UNetDenoiser.forward, Hooks.feature
+    forward, run_middle = UNetDenoiser.forward, UNetTrunk.run_middle
 
     def call(
         self: UNetDenoiser, x: Sample, t: torch.Tensor, condition: Condition, hooks: Hooks | None = None
@@ -39,13 +39,12 @@ def rows(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, bool]]:
         calls.append((x.shape[0], False))
         return forward(self, x, t, condition, hooks)
 
-    def visit(self: Hooks, stage: Any, index: int, h: torch.Tensor) -> torch.Tensor:
-        if stage == "middle":
-            calls[-1] = (calls[-1][0], True)
-        return feature(self, stage, index, h)
+    def visit(self: UNetTrunk, *arguments: Any) -> torch.Tensor:
+        calls[-1] = (calls[-1][0], True)
+        return run_middle(self, *arguments)
 
     monkeypatch.setattr(UNetDenoiser, "forward", call)
-    monkeypatch.setattr(Hooks, "feature", visit)
+    monkeypatch.setattr(UNetTrunk, "run_middle", visit)
     return calls
 
 

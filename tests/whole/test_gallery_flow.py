@@ -25,8 +25,7 @@ import guidegraph_universal as universal
 from guidegraph import Condition, Prediction, StepContext
 from guidegraph.nodes.guidance.guidance import classifier_guidance, clip_prediction, shift_eps
 from guidegraph.nodes.guidance.step_context import context as make_context
-from guidegraph.nodes.models.own.denoiser import UNetDenoiser
-from guidegraph.nodes.models.own.unet import UNet, UNetConfig
+from guidegraph.nodes.models.own.unet import UNet, UNetConfig, UNetDenoiser
 from guidegraph.nodes.sampling import levels as grids
 from guidegraph.nodes.sampling import schedule as schedules
 from guidegraph.nodes.sampling import scheduler as samplers

@@ -16,7 +16,7 @@ from guidegraph.graph.cancellation import CancelToken
 from guidegraph.graph.errors import WorkflowError
 from guidegraph.graph.resolution.load import build
 from guidegraph.graph.run_config import RunConfig
-from guidegraph.plugins.selection import PluginSelection
+from guidegraph.plugins.entry_points import PluginSelection
 from guidegraph.session import Session
 from guidegraph.workflow import load_workflow
 from guidegraph_lab.sweep.command import sweep

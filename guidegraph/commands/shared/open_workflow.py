@@ -19,7 +19,7 @@ from guidegraph.graph.node import Registry
 from guidegraph.graph.resolution.load import build
 from guidegraph.graph.run_config import RunConfig
 from guidegraph.graph.trust.policy import Grants, Policy
-from guidegraph.plugins.selection import PluginSelection
+from guidegraph.plugins.entry_points import PluginSelection
 from guidegraph.runs.recipe import PICTURE_PARAMS, Recipe, apply_params, apply_recipe, is_picture, read_recipe
 from guidegraph.runs.stopped_run import StoppedRun, list_param_problems
 from guidegraph.session import Session

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from guidegraph import __version__
 from guidegraph.commands.shared.errors import argument_problem
 from guidegraph.graph.errors import WorkflowError
-from guidegraph.plugins.selection import PluginSelection
+from guidegraph.plugins.entry_points import PluginSelection
 from guidegraph_runtime.machine.optional_packages import package_command
 
 if TYPE_CHECKING:

@@ -12,8 +12,7 @@ from typer.core import TyperGroup
 
 from guidegraph.commands.shared.options import NoPlugins, Plugins
 from guidegraph.graph.language.named_workflows import SUFFIXES
-from guidegraph.plugins.entry_points import name_package
-from guidegraph.plugins.selection import PluginSelection
+from guidegraph.plugins.entry_points import PluginSelection, name_package
 from guidegraph_runtime.machine.optional_packages import package_command
 
 ARGUMENTS = "guidegraph.arguments"

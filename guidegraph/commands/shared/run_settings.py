@@ -37,7 +37,7 @@ class RunSettings:
 
     def parse(self, problems: list[Problem], *, device_is_here: bool = True) -> RunConfig:
         """Check the options, with any problems appended. Neither device nor dtype falls back to another one."""
-        values = {name: self[name] for name in list_options()}
+        values = {name: self.values.get(name, option.default) for name, option in list_options().items()}
         values["dtype"] = values["dtype"] or "float32"
         if values["dtype"] not in DTYPES:
             message = f"there is no dtype '{values['dtype']}'; {suggest(values['dtype'], DTYPES, 'dtypes')}"

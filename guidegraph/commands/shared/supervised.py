@@ -4,6 +4,10 @@ A plugin runs in the process of the command. One that calls C's ``_exit(0)``, ev
 would make ``validate`` exit silently with 0. So the command is forked before any plugin is imported, and the parent,
 which runs no plugin code, waits for it. Over a socket the command reports which plugin it imports and the exit code it
 is about to use. A process that exits with 0 without reporting it has failed.
+
+The parent passes its signals on. The first one during a run sets the cancel token, so the run ends within a step; the
+second exits at once. Programs send SIGTERM only once. If the run has not ended a few seconds later, because a node is
+in a long call, the process exits.
 """
 
 from __future__ import annotations
@@ -15,14 +19,14 @@ import sys
 import threading
 import time
 import warnings
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import NoReturn
 
 from guidegraph.commands.shared.errors import CANCELLED, FAILED
 from guidegraph.commands.shared.printing import print_note
-from guidegraph.commands.shared.signals import SIGNALS, parent
+from guidegraph.graph.cancellation import CancelToken, ignore_interrupt
 from guidegraph.plugins.entry_points import (
     DISABLE,
     is_own,
@@ -38,9 +42,53 @@ from guidegraph.plugins.import_guard import (
     limit_seconds,
     set_import_reports,
 )
+from guidegraph_runtime.machine.termination import GRACE, GracePeriod, end_at_once, watch_signals
+
+SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+
+@dataclass
+class Parent:
+    """The parent of a command that ``supervised`` runs in a process of its own, if it has one.
+
+    signals: the socket on which it forwards its signals, one byte each. listening: called with whether they are read.
+    """
+
+    signals: socket.socket | None = None
+    listening: Callable[[bool], object] = bool
+
+
+parent = Parent()
+
+
+@contextmanager
+def cancel_on_signals(token: CancelToken, say: Callable[[str], None]) -> Iterator[None]:
+    """Context manager: SIGINT and SIGTERM cancel ``token``. Outside the main thread it does nothing."""
+    grace = GracePeriod()
+
+    def on_signal(number: int) -> None:
+        if token.cancelled:
+            end_at_once()
+        token.cancel()
+        if number == signal.SIGTERM:
+            grace.begin()
+            say(f"cancelling; ends in at most {GRACE:g} seconds")
+        else:
+            say("cancelling; once more to end at once")
+
+    try:
+        with watch_signals(dict.fromkeys(SIGNALS, ignore_interrupt), on_signal, parent.signals):
+            parent.listening(True)
+            try:
+                yield
+            finally:
+                parent.listening(False)
+    finally:
+        grace.stop()
+
 
 PASSED_ON = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
-GRACE = 5.0
+KILL_AFTER = 5.0
 """Seconds beyond the import limit after which the parent kills a command that has not ended by itself."""
 _PERIOD = 0.25
 NAME_AFTER = 5.0
@@ -128,7 +176,7 @@ def fork_command() -> ParentLink:
     if child:
         child_end.close()
         parent_end.setblocking(False)
-        _Watch(child, parent_end, limit_seconds() + GRACE).wait(signals)()
+        _Watch(child, parent_end, limit_seconds() + KILL_AFTER).wait(signals)()
     parent_end.close()
     _die_with(parent_pid)
     signal.pthread_sigmask(signal.SIG_SETMASK, mask)
@@ -167,7 +215,7 @@ class _Watch:
             if self.importing and time.monotonic() - self.since > self.limit:
                 os.kill(self.child, signal.SIGKILL)
                 os.waitpid(self.child, 0)
-                print_note(format_timeout(self.importing, self.limit - GRACE))
+                print_note(format_timeout(self.importing, self.limit - KILL_AFTER))
                 return lambda: _exit(FAILED)
             ended, status = os.waitpid(self.child, os.WNOHANG)
             if ended:

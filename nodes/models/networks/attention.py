@@ -39,7 +39,7 @@ def attention(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None = N
     if spare.width:
         query = F.pad(query, (0, spare.width))
     scale = width**-0.5 if spare.width else None
-    with training_kernel(query):
+    with training_kernel(query) if query.requires_grad else nullcontext():
         attended = F.scaled_dot_product_attention(
             query, key, value, attn_mask=None if mask is None else mask[:, None, None, :], scale=scale
         )
@@ -60,10 +60,10 @@ def _count_spare(query: Tensor, key: Tensor, value: Tensor) -> Spare:
     """The padding by the CPU's policy, if the tensors are plain ones without gradients."""
     if query.device.type != "cpu" or query.requires_grad or key.requires_grad or value.requires_grad:
         return NOTHING
-    if not has_values(query, key, value):
+    if torch.compiler.is_compiling() or not (type(query) is type(key) is type(value) is Tensor):
         return NOTHING
     spare = choose_spare(query.dtype, query.shape[-1], query.shape[2], key.shape[2], key.shape == value.shape)
-    return NOTHING if spare is not NOTHING and is_transformed() else spare
+    return spare if spare is NOTHING or (has_values(query) and not is_transformed()) else NOTHING
 
 
 @lru_cache(maxsize=1024)

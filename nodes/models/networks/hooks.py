@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from itertools import chain
+from itertools import chain, count
 from typing import Any, ClassVar, Self, TypeAlias, cast
 
 import torch
@@ -264,25 +264,23 @@ SiteBlock: TypeAlias = tuple[SiteStage, Sequence[nn.Module]]
 
 def number_sites(blocks: Iterable[SiteBlock]) -> tuple[Site, ...]:
     """Number the sites of a U-Net whose blocks come in order of execution, and set its attention layers' sites."""
-    counts: dict[tuple[SiteKind, SiteStage], int] = {}
-    sites: list[Site] = []
-
-    def add(kind: SiteKind, stage: SiteStage) -> Site:
-        index = counts.get((kind, stage), 0)
-        counts[kind, stage] = index + 1
-        sites.append(Site(kind, stage, index))
-        return sites[-1]
-
+    places: list[tuple[SiteKind, SiteStage, AttentionInput | AttentionLayer | None]] = []
     for stage, modules in blocks:
         if stage == "up":
-            add("deep", stage)
-            add("skip", stage)
+            places += [("deep", stage, None), ("skip", stage, None)]
         for layer in chain.from_iterable(map(nn.Module.modules, modules)):
             if isinstance(layer, AttentionInput):
-                layer.input_site = add("input", stage)
+                places.append(("input", stage, layer))
             if isinstance(layer, AttentionLayer):
-                layer.site = add(layer.site_kind, stage)
-        add("feature", stage)
+                places.append((layer.site_kind, stage, layer))
+        places.append(("feature", stage, None))
+    counts: dict[tuple[SiteKind, SiteStage], count[int]] = {}
+    sites = [Site(kind, stage, next(counts.setdefault((kind, stage), count()))) for kind, stage, _ in places]
+    for site, (kind, _, place) in zip(sites, places, strict=True):
+        if kind == "input" and isinstance(place, AttentionInput):
+            place.input_site = site
+        elif isinstance(place, AttentionLayer):
+            place.site = site
     return tuple(sites)
 
 

@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
 from guidegraph.nodes.models.networks.hooks import Hooks
@@ -33,6 +33,16 @@ def run_shells(
     coarsest first, whose input is the features from below and the skip, along the channels. A rule at "deep.up.i"
     decides whether anything deeper runs.
     """
+
+    if hooks.idle:
+        skips: list[Tensor] = []
+        for level in range(depth):
+            h = down(level, h)
+            skips.append(h)
+        h = middle(h)
+        for index in range(depth):
+            h = up(index, torch.cat([h, skips.pop()], dim=1))
+        return h
 
     def run_shell(level: int, h: Tensor) -> Tensor:
         skipped = hooks.feature("down", level, down(level, h))
@@ -90,13 +100,3 @@ def check_depth(layers: int, tensors: int, source: str) -> None:
         raise ValueError(
             f"'{source}' does not fit: its config asks for {layers} layers, and it holds {tensors} tensors"
         )
-
-
-class GroupNorm(nn.GroupNorm):
-    """`nn.GroupNorm`, whose check of the size takes longer than the operator needs for a small map."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(B, C, …) to the same shape. Raises ``ValueError`` if a group is a single value."""
-        if x.numel() == self.num_groups:
-            return super().forward(x)
-        return torch.group_norm(x, self.num_groups, self.weight, self.bias, self.eps, torch.backends.cudnn.enabled)

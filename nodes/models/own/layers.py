@@ -15,7 +15,6 @@ from guidegraph.nodes.guidance.hooks import SiteKind
 from guidegraph.nodes.models.networks.attention import attention
 from guidegraph.nodes.models.networks.hooks import NO_HOOKS, Attend, AttentionInput, AttentionLayer, Hooks
 from guidegraph.nodes.models.networks.packed_convolution import PackedConv2d
-from guidegraph.nodes.models.networks.shells import GroupNorm
 
 
 def timestep_embedding(t: Tensor, width: int) -> Tensor:
@@ -24,6 +23,16 @@ def timestep_embedding(t: Tensor, width: int) -> Tensor:
     frequencies = torch.exp(-math.log(10_000.0) * torch.arange(half, dtype=torch.float32, device=t.device) / half)
     angles = t.to(torch.float32)[:, None] * frequencies[None]
     return torch.cat([torch.cos(angles), torch.sin(angles)], dim=1)
+
+
+class GroupNorm(nn.GroupNorm):
+    """`nn.GroupNorm`, whose check of the size takes longer than the operator needs for a small map."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C, …) to the same shape. Raises ``ValueError`` if a group is a single value."""
+        if x.numel() == self.num_groups:
+            return super().forward(x)
+        return torch.group_norm(x, self.num_groups, self.weight, self.bias, self.eps, torch.backends.cudnn.enabled)
 
 
 def group_norm(channels: int, groups: int = 32) -> GroupNorm:
@@ -138,12 +147,13 @@ class SpatialTransformer(nn.Module, AttentionInput):
         self, x: Tensor, tokens: Tensor | None = None, mask: Tensor | None = None, hooks: Hooks = NO_HOOKS
     ) -> Tensor:
         size = x.shape[-2:]
-        entered = hooks.input(self.input_site, x)
+        entered = x if hooks.idle else hooks.input(self.input_site, x)
         h = entered.flatten(2).transpose(1, 2)
         normed = self.norm1(h)
-        h = h + self.self_attention(normed, normed, attend=hooks.attend(self.self_attention.site, size))
+        attend = attention if hooks.idle else hooks.attend(self.self_attention.site, size)
+        h = h + self.self_attention(normed, normed, attend=attend)
         if tokens is not None and self.norm2 is not None and self.cross_attention is not None:
-            attend = hooks.attend(self.cross_attention.site, size)
+            attend = attention if hooks.idle else hooks.attend(self.cross_attention.site, size)
             h = h + self.cross_attention(self.norm2(h), tokens, mask, attend)
         h = h + self.feed_forward(self.norm3(h))
         out: Tensor = h.transpose(1, 2).unflatten(2, size)

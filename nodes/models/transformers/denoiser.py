@@ -9,7 +9,7 @@ from torch import Tensor
 from guidegraph.nodes.checkpoints.filling import LayerRows
 from guidegraph.nodes.checkpoints.lora_layers import denoiser_rows
 from guidegraph.nodes.models.networks.hooks import Hooks
-from guidegraph.nodes.models.own.denoiser import NetworkDenoiser, drop_full_mask
+from guidegraph.nodes.models.own.unet import NetworkDenoiser, drop_full_mask
 from guidegraph.nodes.models.transformers.dit import DiT, DiTConfig
 from guidegraph.nodes.models.transformers.mmdit import MMDiT, MMDiTConfig
 from guidegraph.nodes.types import Condition, Prediction

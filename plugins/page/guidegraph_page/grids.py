@@ -11,8 +11,8 @@ from typing import Any
 
 from guidegraph.graph.cancellation import CancelToken
 from guidegraph.graph.errors import Mark, Problem, WorkflowError
+from guidegraph.plugins.entry_points import PluginSelection
 from guidegraph.plugins.manager import PluginManager
-from guidegraph.plugins.selection import PluginSelection
 from guidegraph.session import Session
 from guidegraph_lab.sweep.grid import make_grid
 from guidegraph_lab.sweep.grid_options import SEED, AxisTexts, parse_grid, parse_seeds

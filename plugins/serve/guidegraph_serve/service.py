@@ -15,8 +15,7 @@ from numpy.typing import NDArray
 from guidegraph_runtime.bundle.manifest_types import Manifest
 from guidegraph_runtime.bundle.preview import draw_preview
 from guidegraph_runtime.errors import BundleError
-from guidegraph_runtime.output_formats import write_encoded
-from guidegraph_runtime.outputs import pixels, plain_table, split_pictures
+from guidegraph_runtime.output_formats import pixels, plain_table, split_pictures, write_encoded
 from guidegraph_runtime.pictures.png import encode_png
 from guidegraph_runtime.record import make_record
 from guidegraph_runtime.running.bundle import Bundle

@@ -24,7 +24,7 @@ from io import BufferedReader
 from pathlib import Path
 from typing import Any
 
-from guidegraph_runtime.limits import check_limit
+from guidegraph_runtime.limits import check_limit, exceeds_limit
 from guidegraph_runtime.machine.memory import show_size
 
 # Flags that a system lacks are 0.
@@ -89,7 +89,8 @@ def open_regular(path: str | os.PathLike[str], *, limit: str = "file_bytes") -> 
         _require_regular(path, status)
         if (roots := _roots.get()) is not None:
             require_inside(path, _real_path(descriptor, path, status), roots)
-        check_limit(limit, status.st_size, f"'{os.fspath(path)}' has {show_size(status.st_size)}")
+        if exceeds_limit(limit, status.st_size):
+            check_limit(limit, status.st_size, f"'{os.fspath(path)}' has {show_size(status.st_size)}")
         return open(descriptor, "rb")
     except BaseException:
         os.close(descriptor)
@@ -124,7 +125,8 @@ def check_path(path: Path) -> None:
     except (OSError, ValueError):
         return  # opening it will raise the error
     if stat.S_ISREG(status.st_mode):
-        check_limit("file_bytes", status.st_size, f"'{path}' has {show_size(status.st_size)}")
+        if exceeds_limit("file_bytes", status.st_size):
+            check_limit("file_bytes", status.st_size, f"'{path}' has {show_size(status.st_size)}")
     elif not stat.S_ISDIR(status.st_mode):
         kind = kind_of_file(status.st_mode)
         raise RefusedFile(path, f"expected a regular file or a folder, found {kind}; {_COPY}")

@@ -2,24 +2,19 @@
 
 from __future__ import annotations
 
+import difflib
 import re
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
+from itertools import islice
 from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
 from guidegraph_runtime.machine.optional_packages import import_optional
-
-if TYPE_CHECKING:
-    from tokenizers import Tokenizer
-import difflib
-from collections.abc import Collection
-from itertools import islice
-from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer

@@ -12,8 +12,7 @@ import torch
 from guidegraph import Sample, Tensor, Timesteps, hookimpl, node
 from guidegraph.graph.execution.watched_sizes import watch_size
 from guidegraph.graph.types import structured
-from guidegraph.nodes.models.own.denoiser import UNetDenoiser
-from guidegraph.nodes.models.own.unet import UNet, UNetConfig
+from guidegraph.nodes.models.own.unet import UNet, UNetConfig, UNetDenoiser
 from guidegraph.nodes.types import Denoiser
 
 

@@ -8,8 +8,7 @@ from typing import Any
 import torch
 
 from guidegraph import Condition, Denoiser, Sample, Schedule, Score, Timesteps, hookimpl, node
-from guidegraph.nodes.models.own.denoiser import UNetDenoiser
-from guidegraph.nodes.models.own.unet import UNet, UNetConfig
+from guidegraph.nodes.models.own.unet import UNet, UNetConfig, UNetDenoiser
 
 CONFIG = UNetConfig(
     in_channels=3,

@@ -19,8 +19,7 @@ from guidegraph.graph.errors import WorkflowError
 from guidegraph.graph.node import Registry, get_spec, node
 from guidegraph.graph.planning import admission
 from guidegraph.graph.planning.admission import MACHINE_CODES, list_admission_problems
-from guidegraph.nodes.models.own.denoiser import UNetDenoiser
-from guidegraph.nodes.models.own.unet import UNet
+from guidegraph.nodes.models.own.unet import UNet, UNetDenoiser
 from guidegraph.nodes.types import Condition, Denoiser, Prediction
 from guidegraph.plugins.manager import default_registry
 from guidegraph.workflow import Workflow

@@ -15,9 +15,8 @@ from guidegraph.graph.memory.weights import list_slots
 from guidegraph.nodes.models.networks.attention import attention
 from guidegraph.nodes.models.networks.hooks import HookedModel, Hooks
 from guidegraph.nodes.models.networks.shared_tensors import copy_sharing_tensors
-from guidegraph.nodes.models.own.denoiser import UNetDenoiser
 from guidegraph.nodes.models.own.layers import SpatialTransformer
-from guidegraph.nodes.models.own.unet import UNet, UNetConfig
+from guidegraph.nodes.models.own.unet import UNet, UNetConfig, UNetDenoiser
 from guidegraph.nodes.models.store import describe_part, load_part
 from guidegraph.nodes.sampling.denoiser import features, guide_denoiser, list_sites
 from guidegraph.nodes.types import Condition, Prediction

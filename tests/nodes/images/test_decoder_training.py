@@ -9,10 +9,11 @@ import pytest
 import torch
 
 from guidegraph.graph.training.trained_model import list_trained_parameters, live_copy
-from guidegraph.nodes.images.autoencoder import decode, encode, freeze_encoder, renew_decoder
+from guidegraph.nodes.images.autoencoder import decode, encode
 from guidegraph.nodes.images.vq import new_vq_autoencoder
 from guidegraph.nodes.models.model_nodes import load_model, save_model
 from guidegraph.nodes.training import losses
+from guidegraph.nodes.training.autoencoder import freeze_encoder, renew_decoder
 from tests.nodes.models.test_models import small_autoencoder
 
 CPU = torch.device("cpu")

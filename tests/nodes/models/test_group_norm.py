@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from guidegraph.nodes.models.networks.shells import GroupNorm
+from guidegraph.nodes.models.own.layers import GroupNorm
 
 
 @pytest.mark.parametrize("shape", [(2, 6), (3, 6, 5), (2, 6, 4, 3), (1, 6, 1, 1), (0, 6, 4, 4)])

@@ -16,19 +16,19 @@ from torch.nn import functional as F
 from guidegraph.graph.node import get_spec
 from guidegraph.nodes.conditioning.text_prompt import encode_text, replace_words
 from guidegraph.nodes.data.datasets import scenes
-from guidegraph.nodes.images import autoencoder as autoencoder_nodes
+from guidegraph.nodes.images.autoencoder import decode
 from guidegraph.nodes.models import model_nodes as model
 from guidegraph.nodes.models.model_json import verify_file
 from guidegraph.nodes.models.own.autoencoder import AutoencoderConfig, KLAutoencoder, kl_divergence
 from guidegraph.nodes.models.own.box_detector import Detector, DetectorConfig, detector_loss
-from guidegraph.nodes.models.own.denoiser import UNetDenoiser
 from guidegraph.nodes.models.own.layers import AdaptiveGroupNorm, Attention, timestep_embedding
 from guidegraph.nodes.models.own.text_encoder import TextConfig, TextEncoder, TextModel, build_tokenizer, tokenize
-from guidegraph.nodes.models.own.unet import UNet, UNetConfig
+from guidegraph.nodes.models.own.unet import UNet, UNetConfig, UNetDenoiser
 from guidegraph.nodes.models.store import load_part, read_index, save_parts
 from guidegraph.nodes.sampling.denoiser import guide_denoiser, predict
 from guidegraph.nodes.sampling.schedule import cosine
 from guidegraph.nodes.training import losses
+from guidegraph.nodes.training.autoencoder import measure_scale
 from guidegraph.nodes.training.timesteps import uniform_timesteps
 from guidegraph.nodes.types import Condition, Prediction
 from tests.paths import ROOT
@@ -203,13 +203,13 @@ def test_the_autoencoder_owns_its_scale() -> None:
     torch.testing.assert_close(network.encode(image), 0.25 * mean)
     torch.testing.assert_close(network.decode(network.encode(image)), picture)
     assert mean.shape == (2, 4, 4, 4)
-    assert autoencoder_nodes.decode(network, 50 * torch.randn(1, 4, 4, 4)).abs().max() <= 1
+    assert decode(network, 50 * torch.randn(1, 4, 4, 4)).abs().max() <= 1
 
 
 def test_a_measured_scale_gives_latents_of_unit_variance_in_a_copy() -> None:
     network = small_autoencoder()
     batches = scenes(batch=4, count=2).batches
-    measured = autoencoder_nodes.measure_scale(network, batches)
+    measured = measure_scale(network, batches)
     latents = torch.cat([measured.encode(batch.image) for batch in batches])
     torch.testing.assert_close(latents.std(), torch.tensor(1.0))
     assert network.scale == 1

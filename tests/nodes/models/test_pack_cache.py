@@ -12,9 +12,8 @@ import torch
 from torch import Tensor, nn
 from torch.multiprocessing.reductions import StorageWeakRef
 
-from guidegraph.nodes.models.networks import pack_cache, packed_convolution
-from guidegraph.nodes.models.networks.pack_cache import PackCache
-from guidegraph.nodes.models.networks.packed_convolution import PackedConv2d
+from guidegraph.nodes.models.networks import packed_convolution
+from guidegraph.nodes.models.networks.packed_convolution import PackCache, PackedConv2d
 
 SIZES = (4, 8, 12, 16, 32)
 
@@ -94,10 +93,10 @@ def test_a_changed_or_lost_weight_takes_its_spare_copies_with_it() -> None:
 
 def test_the_sizes_that_are_remembered_are_bounded() -> None:
     toy, weight = Toy(1 << 20), torch.zeros(4)
-    for height in range(2 * pack_cache.SIZES):
+    for height in range(2 * packed_convolution.SIZES):
         toy.get(weight, height % 2, height)
     (remembered,) = toy.cache._weights.values()
-    assert len(remembered.sizes) == pack_cache.SIZES
+    assert len(remembered.sizes) == packed_convolution.SIZES
     assert len(remembered.copies) == 2
 
 

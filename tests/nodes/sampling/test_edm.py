@@ -11,8 +11,7 @@ import torch
 from torch import Tensor
 
 from guidegraph.nodes.guidance.hooks import HookedDenoiser
-from guidegraph.nodes.models.own.denoiser import UNetDenoiser
-from guidegraph.nodes.models.own.unet import UNet, UNetConfig
+from guidegraph.nodes.models.own.unet import UNet, UNetConfig, UNetDenoiser
 from guidegraph.nodes.sampling import schedule as schedules
 from guidegraph.nodes.sampling.denoiser_edm import precondition
 from guidegraph.nodes.sampling.scheduler import Sampler, ddim, dpmpp_2m, euler

@@ -10,9 +10,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from guidegraph.nodes.models.networks.attention import training_kernel
-from guidegraph.nodes.models.networks.shells import GroupNorm
 from guidegraph.nodes.models.own.autoencoder import ScaledAutoencoder
-from guidegraph.nodes.models.own.layers import Upsample
+from guidegraph.nodes.models.own.layers import GroupNorm, Upsample
 
 EPS = 1e-6
 

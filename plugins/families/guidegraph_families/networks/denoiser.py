@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from guidegraph.nodes.checkpoints.lora_layers import denoiser_layers
 from guidegraph.nodes.models.networks.embeddings import embed_sizes
 from guidegraph.nodes.models.networks.hooks import Hooks
-from guidegraph.nodes.models.own.denoiser import NetworkDenoiser, drop_full_mask
+from guidegraph.nodes.models.own.unet import NetworkDenoiser, drop_full_mask
 from guidegraph.nodes.shape_checks import has_values
 from guidegraph.nodes.types import Condition, Prediction
 from guidegraph_families.networks.config import UNetShape

@@ -16,7 +16,7 @@ from guidegraph.nodes.guidance.hooks import SiteKind
 from guidegraph.nodes.models.networks.attention import attention
 from guidegraph.nodes.models.networks.hooks import NO_HOOKS, Attend, AttentionInput, AttentionLayer, Hooks
 from guidegraph.nodes.models.networks.packed_convolution import PackedConv2d
-from guidegraph.nodes.models.networks.shells import GroupNorm
+from guidegraph.nodes.models.own.layers import GroupNorm
 from guidegraph_families.networks.config import UNetShape
 
 

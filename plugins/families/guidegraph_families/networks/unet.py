@@ -8,8 +8,8 @@ from torch import Tensor, nn
 from guidegraph.nodes.models.networks.embeddings import timestep_embedding
 from guidegraph.nodes.models.networks.hooks import NO_HOOKS, Hooks, SiteBlock, number_sites
 from guidegraph.nodes.models.networks.packed_convolution import PackedConv2d
-from guidegraph.nodes.models.networks.shells import GroupNorm, run_shells
-from guidegraph.nodes.models.own.layers import Upsample
+from guidegraph.nodes.models.networks.shells import run_shells
+from guidegraph.nodes.models.own.layers import GroupNorm, Upsample
 from guidegraph.nodes.shape_checks import check_channels, check_sides
 from guidegraph_families.networks.config import ClassifierShape, UNetShape
 from guidegraph_families.networks.layers import (

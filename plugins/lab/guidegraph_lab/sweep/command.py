@@ -17,7 +17,7 @@ from guidegraph.commands.shared.errors import FAILED, argument_problem
 from guidegraph.commands.shared.options import AcceleratedCommand
 from guidegraph.commands.shared.printing import output_stream, print_json, print_note, print_text
 from guidegraph.commands.shared.root import examples, select_plugins
-from guidegraph.commands.shared.signals import cancel_on_signals
+from guidegraph.commands.shared.supervised import cancel_on_signals
 from guidegraph.graph.cancellation import CancelToken
 from guidegraph.graph.errors import Problem, WorkflowError
 from guidegraph_runtime.files.run_folders import RUNS, list_missing_folders, remove_empty_folders

@@ -19,8 +19,8 @@ from guidegraph.graph.language.bind_parameters import bind
 from guidegraph.graph.resolution.load import build
 from guidegraph.graph.run_config import RunConfig
 from guidegraph.graph.trust.limits import enforce_limits
+from guidegraph.plugins.entry_points import PluginSelection
 from guidegraph.plugins.manager import PluginManager
-from guidegraph.plugins.selection import PluginSelection
 from guidegraph.runs.run import collect_versions
 from guidegraph.session import Session
 from guidegraph_lab.sweep.cells import Cell, cell_key

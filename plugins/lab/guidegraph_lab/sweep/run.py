@@ -12,8 +12,8 @@ from typing import Any
 
 from guidegraph.graph.cancellation import CancelToken
 from guidegraph.graph.errors import Problem, WorkflowError
+from guidegraph.plugins.entry_points import PluginSelection
 from guidegraph.plugins.manager import PluginManager
-from guidegraph.plugins.selection import PluginSelection
 from guidegraph.runs.run import collect_versions
 from guidegraph.session import Session
 from guidegraph_lab.sweep.cells import Cell, cell_key

@@ -10,8 +10,8 @@ import pytest
 from guidegraph.graph.cancellation import CancelToken
 from guidegraph.graph.resolution.load import build
 from guidegraph.graph.run_config import RunConfig
+from guidegraph.plugins.entry_points import PluginSelection
 from guidegraph.plugins.manager import PluginManager
-from guidegraph.plugins.selection import PluginSelection
 from guidegraph.session import Session
 from guidegraph_lab.sweep import run
 from guidegraph_lab.sweep.grid import make_grid

@@ -12,8 +12,8 @@ from guidegraph.graph.cancellation import CancelToken
 from guidegraph.graph.language.bind_parameters import bind
 from guidegraph.graph.resolution.load import build
 from guidegraph.graph.run_config import RunConfig
+from guidegraph.plugins.entry_points import PluginSelection
 from guidegraph.plugins.manager import PluginManager
-from guidegraph.plugins.selection import PluginSelection
 from guidegraph.runs.recipe import portable_params
 from guidegraph.runs.run import collect_versions
 from guidegraph.session import Session

@@ -29,8 +29,11 @@ from guidegraph.nodes.conditioning.mask import apply_mask  # noqa: E402
 from guidegraph.nodes.guidance.guidance import classifier_free_guidance, classifier_guidance, shift_eps  # noqa: E402
 from guidegraph.nodes.models.own.box_detector import ObjectMaps, find_objects  # noqa: E402
 from guidegraph.nodes.models.own.classifier import ClassifierConfig, NoisyClassifier  # noqa: E402
-from guidegraph.nodes.models.own.denoiser import UNetDenoiser  # noqa: E402
-from guidegraph.nodes.models.own.unet import UNet, UNetConfig  # noqa: E402
+from guidegraph.nodes.models.own.unet import (  # noqa: E402
+    UNet,
+    UNetConfig,
+    UNetDenoiser,
+)
 from guidegraph.nodes.sampling.denoiser import predict  # noqa: E402
 from guidegraph.nodes.sampling.schedule import linear  # noqa: E402
 from guidegraph.nodes.sampling.scheduler import ddim  # noqa: E402

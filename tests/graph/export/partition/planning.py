@@ -11,8 +11,7 @@ from guidegraph.graph.ir import Graph
 from guidegraph.graph.node import Registry, get_spec, node
 from guidegraph.graph.resolution.load import build
 from guidegraph.graph.types import Tensor
-from guidegraph.nodes.models.own.denoiser import UNetDenoiser
-from guidegraph.nodes.models.own.unet import UNet, UNetConfig
+from guidegraph.nodes.models.own.unet import UNet, UNetConfig, UNetDenoiser
 from guidegraph.nodes.types import Condition, Denoiser, Prediction, Sample, Score
 from guidegraph.plugins import builtin
 

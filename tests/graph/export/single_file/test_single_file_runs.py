@@ -21,7 +21,7 @@ from guidegraph.graph.ir import Graph
 from guidegraph.graph.language.bind_parameters import bind
 from guidegraph.graph.resolution.load import build
 from guidegraph_runtime.errors import BundleError
-from guidegraph_runtime.outputs import pixels
+from guidegraph_runtime.output_formats import pixels
 from guidegraph_runtime.running.single_file import inputs_of, inputs_with, read_description
 from tests.commands.command import ROOT
 from tests.graph.export.partition.guided import WORKFLOW, with_models
