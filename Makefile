@@ -15,7 +15,7 @@ KERNEL_TESTS ?= tests/test_tolerance.py $(addprefix tests/nodes/,conditioning gu
 BENCHMARKS ?= $(filter-out benchmarks/_%,$(wildcard benchmarks/*.py))
 
 # The project's distributions in plugins/. A user's environment has those of the README; the tests need all of them.
-USED := browser families lab page serve testing
+USED := browser families lab page scenes serve testing
 PACKAGES := $(USED) diffusers
 editable = -e ./runtime $(patsubst %,-e ./plugins/%,$(1))
 GALLERY := $(patsubst %/pyproject.toml,%,$(wildcard $(CURDIR)/plugins/gallery/*/pyproject.toml $(CURDIR)/plugins/gallery/families/*/pyproject.toml))

@@ -21,9 +21,9 @@ import torch
 from prompt_fidelity import PROMPT_SEED, WORKFLOWS, Scores, judge, machine
 
 from guidegraph import load_workflow
-from guidegraph.nodes.data.scenes import compose_scene
 from guidegraph.nodes.models.store import load_part
 from guidegraph.workflow import Workflow
+from guidegraph_scenes.scenes import compose_scene
 
 CHUNK = 25
 COLUMNS = ("all named found", "objects found", "background", "false positives")

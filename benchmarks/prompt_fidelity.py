@@ -23,10 +23,10 @@ import torch
 from numpy.typing import NDArray
 
 from guidegraph import load_workflow
-from guidegraph.nodes.data.batches import to_image
-from guidegraph.nodes.data.scene_sprites import OBJECTS, SKIES
-from guidegraph.nodes.data.scenes import compose_scene
 from guidegraph.nodes.models.store import load_part
+from guidegraph.nodes.training.batches import to_image
+from guidegraph_scenes.scene_sprites import OBJECTS, SKIES
+from guidegraph_scenes.scenes import compose_scene
 
 WORKFLOWS = Path(__file__).parents[1] / "workflows"
 PROMPT_SEED = 20_000  # neither the training data nor the detector's

@@ -80,7 +80,6 @@ def guidegraph_types() -> list[type]:
     from guidegraph.nodes import sampler_types, tensor_types, types
     from guidegraph.nodes.guidance.hooks import HookedDenoiser, MemoryDenoiser, OpaqueDenoiser
     from guidegraph.nodes.guidance.step_context import RuleMemory, StepContext
-    from guidegraph.nodes.metrics.frechet import Moments
 
     classes = [
         value
@@ -88,7 +87,7 @@ def guidegraph_types() -> list[type]:
         for value in vars(module).values()
         if isclass(value) and value.__module__ == module.__name__
     ]
-    classes += [types.Table, HookedDenoiser, MemoryDenoiser, Moments, OpaqueDenoiser, RuleMemory, StepContext]
+    classes += [types.Table, HookedDenoiser, MemoryDenoiser, OpaqueDenoiser, RuleMemory, StepContext]
     return [Tensor, *sorted(classes, key=lambda kind: kind.__name__)]
 
 

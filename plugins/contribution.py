@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import re
 import traceback
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
@@ -47,10 +47,10 @@ def make_hook_manager() -> pluggy.PluginManager:
     return manager
 
 
-def read_contribution(plugin: object, namespace: str | None) -> Contribution:
+def read_contribution(plugin: object, namespaces: Sequence[str] | None) -> Contribution:
     """Read and check a plugin's nodes, types, file formats, condition fields and families.
 
-    namespace: prefix that its ids must have; None allows any, and a module without hooks, such as a notebook
+    namespaces: one of them begins each id; None allows any, and a module without hooks, such as a notebook
     (``__main__``), contributes the nodes that it defines.
 
     Raises ``PluginError`` for an unknown hook, a wrong signature, a return value that is not a list of nodes (types,
@@ -68,7 +68,7 @@ def read_contribution(plugin: object, namespace: str | None) -> Contribution:
         name = getattr(plugin, "__name__", None)
         own = {id(v): v for v in vars(plugin).values() if inspect.isfunction(v) and v.__module__ == name}  # once each
         functions = [function for function in own.values() if hasattr(function, SPEC_ATTRIBUTE)]
-        if not functions or namespace is not None:
+        if not functions or namespaces is not None:
             fix = "mark a function 'guidegraph_nodes' that returns the node functions with @hookimpl"
             raise PluginError("implements no hook of guidegraph", fix)
     nodes: dict[str, NodeSpec] = {}
@@ -78,9 +78,10 @@ def read_contribution(plugin: object, namespace: str | None) -> Contribution:
         except NodeDefinitionError as error:
             reason = f"guidegraph_nodes returned something else: {error}"
             raise PluginError(reason, "return functions made by @node") from None
-        if namespace is not None and spec.id.partition(".")[0] != namespace:
-            fix = f"call it '{namespace}.{spec.id.rpartition('.')[2]}', or rename the entry point"
-            raise PluginError(f"the node id '{spec.id}' does not begin with '{namespace}.'", fix)
+        if namespaces is not None and spec.id.partition(".")[0] not in namespaces:
+            fix = f"call it '{namespaces[0]}.{spec.id.rpartition('.')[2]}', or rename the entry point"
+            prefixes = " or ".join(f"'{name}.'" for name in namespaces)
+            raise PluginError(f"the node id '{spec.id}' does not begin with {prefixes}", fix)
         if spec.id in nodes:
             raise PluginError(f"two nodes have the id '{spec.id}'", "give each node an id of its own")
         nodes[spec.id] = spec

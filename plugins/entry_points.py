@@ -6,7 +6,7 @@ import importlib.metadata
 import os
 import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from importlib import import_module
 from importlib.metadata import Distribution, EntryPoint
@@ -17,6 +17,8 @@ from types import ModuleType
 from guidegraph.graph.errors import GuidegraphError
 
 GROUP = "guidegraph"
+NAMESPACES_GROUP = "guidegraph_namespaces"
+"""Entry points NAMESPACE = "PLUGIN": further namespaces of a distribution's plugin."""
 OWN_DISTRIBUTION = "guidegraph"
 PACKAGES: dict[str, tuple[str, ...]] = {
     "browser": (),
@@ -24,11 +26,17 @@ PACKAGES: dict[str, tuple[str, ...]] = {
     "families": (),
     "lab": ("sweep", "report"),
     "page": ("open",),
+    "scenes": (),
     "serve": (),
     "testing": (),
 }
 """The distributions of this project besides guidegraph and its runtime, without the `guidegraph-` of their names, and
 the commands of ``guidegraph`` in each."""
+NAMESPACES: dict[str, tuple[str, ...]] = {
+    "lab": ("coding", "data", "features", "metric", "moments", "plot", "table"),
+    "scenes": ("data", "detector", "layout", "scene_eval"),
+}
+"""Namespaces of nodes that are in PACKAGES alone, which say where they are if the package is not installed."""
 DISABLE = "GUIDEGRAPH_DISABLE_PLUGINS"
 
 
@@ -40,20 +48,36 @@ class PluginError(GuidegraphError):
         self.fix = fix
 
 
-_remembered: list[EntryPoint] | None = None
+_remembered: dict[str, list[EntryPoint]] = {}
 
 
 def remember_entry_points() -> None:
     """Look up the entry points once: a command needs them twice, and each lookup takes 4 ms."""
-    global _remembered
-    _remembered = list_entry_points()
+    installed = importlib.metadata.entry_points()
+    _remembered.update({group: _sort_entries(installed.select(group=group)) for group in (GROUP, NAMESPACES_GROUP)})
 
 
-def list_entry_points() -> list[EntryPoint]:
+def list_entry_points(group: str = GROUP) -> list[EntryPoint]:
     """The entry points of plugins, in an order that does not depend on that of ``sys.path``."""
-    if _remembered is not None:
-        return _remembered
-    return sorted(importlib.metadata.entry_points(group=GROUP), key=lambda e: (e.name, read_distribution(e)))
+    if group in _remembered:
+        return _remembered[group]
+    return _sort_entries(importlib.metadata.entry_points(group=group))
+
+
+def _sort_entries(entries: Iterable[EntryPoint]) -> list[EntryPoint]:
+    return sorted(entries, key=lambda e: (e.name, read_distribution(e)))
+
+
+def list_namespaces(entry: EntryPoint, declared: Iterable[EntryPoint]) -> list[str]:
+    """The namespaces of a plugin's nodes: the name of its entry point, then those that its distribution declares.
+
+    declared: the entry points of NAMESPACES_GROUP.
+    """
+    further = [other.name for other in declared if other.value == entry.name]
+    if further:
+        owner = read_distribution(entry)
+        further = [other.name for other in declared if other.value == entry.name and read_distribution(other) == owner]
+    return [entry.name, *further]
 
 
 def read_disabled_plugins() -> set[str]:
@@ -107,12 +131,12 @@ def find_package(package: str) -> EntryPoint | None:
     return next((entry for entry in entries if is_own(read_distribution(entry)[0])), None)
 
 
-def check_entry(entry: EntryPoint) -> None:
+def check_entry(entry: EntryPoint, namespaces: Iterable[str]) -> None:
     """Raise ``PluginError`` for an entry point that names no namespace, or no object in a module."""
-    if not entry.name.isidentifier():
-        raise PluginError(
-            f"the entry point's name '{entry.name}' is not an identifier", "name the entry point like its namespace"
-        )
+    for name in namespaces:
+        if not name.isidentifier():
+            reason = f"the entry point's name '{name}' is not an identifier"
+            raise PluginError(reason, "name the entry point like its namespace")
     if not re.fullmatch(r"[\w.]+\s*(:\s*[\w.]+\s*)?(\[.*\])?\s*", entry.value):
         fix = f'write {entry.name} = "module" or {entry.name} = "module:object" in pyproject.toml'
         raise PluginError(f"the entry point's value '{entry.value:.60}' names no module", fix)

@@ -40,6 +40,8 @@ from guidegraph.plugins.contribution import (
 )
 from guidegraph.plugins.entry_points import (
     DISABLE,
+    NAMESPACES,
+    NAMESPACES_GROUP,
     OWN_DISTRIBUTION,
     PluginError,
     check_entry,
@@ -47,6 +49,7 @@ from guidegraph.plugins.entry_points import (
     import_plugin_module,
     is_own,
     list_entry_points,
+    list_namespaces,
     normalise_name,
     package_folders,
     read_disabled_plugins,
@@ -56,6 +59,7 @@ from guidegraph.plugins.hookspecs import RunInfo, hook_of
 from guidegraph.plugins.import_guard import OutputToStderr, guard_import, keep_settings, rollback_on_failure
 from guidegraph.plugins.previews import make_preview
 from guidegraph_runtime.error_text import describe_error
+from guidegraph_runtime.machine.optional_packages import package_command
 
 if TYPE_CHECKING:
     from guidegraph.graph.ir import Graph
@@ -120,9 +124,9 @@ class PluginManager:
         lazy: bool = False,
     ) -> None:
         """disable: namespaces to leave out (by default those in ``GUIDEGRAPH_DISABLE_PLUGINS``). entry_points: whether
-        installed plugins are loaded; otherwise only their names are known. lazy: import an installed plugin when its
-        namespace or distribution is looked up in the registry, or all of them when it is iterated; not with
-        ``extra_modules``. The built-in nodes are always imported in this way."""
+        other projects' installed plugins are loaded; otherwise only their names are known. lazy: import an installed
+        plugin when its namespace or distribution is looked up in the registry, or all of them when it is iterated; not
+        with ``extra_modules``. The built-in nodes are always imported in this way."""
         self._hooks = make_hook_manager()
         self._status: dict[str, PluginStatus] = {}
         self._nodes: dict[str, NodeSpec] = {}
@@ -142,11 +146,16 @@ class PluginManager:
         disabled = read_disabled_plugins() if disable is None else set(disable)
         self.installed = [entry.name for entry in list_entry_points()]
         self.unknown_disabled = sorted(disabled - set(self.installed))
+        self._declared = list_entry_points(NAMESPACES_GROUP)
+        for package, namespaces in NAMESPACES.items():
+            if package not in self.installed:
+                reason = f"it is in the package guidegraph-{package}: {package_command(package)}"
+                self._failed |= dict.fromkeys(namespaces, reason)
         for entry in list_entry_points():
             reason = f"disabled by {DISABLE}" if entry.name in disabled else ""
-            if reason or (not entry_points and not (entry.name == FAMILIES and is_own(read_distribution(entry)[0]))):
-                error = PluginError(reason if entry_points else LEFT_OUT)
-                self._fail(entry.name, *read_distribution(entry), error, "disabled")
+            if reason or (not entry_points and not is_own(read_distribution(entry)[0])):
+                error = PluginError(reason or LEFT_OUT)
+                self._fail(entry.name, *read_distribution(entry), error, "disabled", self._list_namespaces(entry))
             else:
                 self._pending.append(entry)
         if extra_modules or not lazy:
@@ -193,8 +202,13 @@ class PluginManager:
         """Import the plugins that a node's id, a namespace or a distribution names, unless they are imported."""
         namespace = name.partition(".")[0]
         self._add_entry_points(
-            lambda entry: entry.name == namespace or normalise_name(read_distribution(entry)[0]) == name
+            lambda entry: (
+                namespace in self._list_namespaces(entry) or normalise_name(read_distribution(entry)[0]) == name
+            )
         )
+
+    def _list_namespaces(self, entry: importlib.metadata.EntryPoint) -> list[str]:
+        return list_namespaces(entry, self._declared)
 
     def load_all(self) -> None:
         """Import all installed plugins that are not imported yet."""
@@ -331,23 +345,24 @@ class PluginManager:
         position = self._pending.index(entry)
         self._pending.remove(entry)
         distribution, version = read_distribution(entry)
+        namespaces = self._list_namespaces(entry)
         notes: list[str] = []
         try:
-            check_entry(entry)
-            self._check_namespace(entry.name)
+            check_entry(entry, namespaces)
+            self._check_namespaces(namespaces, distribution)
             check_requirement(entry, self._versions[OWN_DISTRIBUTION])
             with _guard_import(entry.name, distribution, notes):
                 removal = describe_removal(entry.name)
                 plugin = load_or_explain(entry.load, f"install what it needs, or {removal}", removal)
-                contribution = read_contribution(plugin, entry.name)
+                contribution = read_contribution(plugin, namespaces)
             if contribution.types or contribution.condition_fields:  # of two with one name the first plugin's is taken
                 self._add_entry_points(self._pending[:position].__contains__)
             self._join(entry.name, plugin, entry.module, contribution, distribution, version, notes)
-            self._folders[entry.name] = package_folders(entry.module)
+            self._folders |= dict.fromkeys(namespaces, package_folders(entry.module))
         except KeyboardInterrupt:
             raise
         except BaseException as error:  # also SystemExit, and a plugin's own BaseExceptions
-            self._fail(entry.name, distribution, version, error, notes=notes)
+            self._fail(entry.name, distribution, version, error, namespaces=namespaces, notes=notes)
 
     def _add_module(self, name: str) -> None:
         namespace = name.removesuffix(".py").replace("/", ".").rpartition(".")[2]
@@ -365,8 +380,7 @@ class PluginManager:
                     return
                 version = str(getattr(module, "__version__", "0"))
                 contribution = read_contribution(module, None)
-            for provided in contribution.namespaces:
-                self._check_namespace(provided)
+            self._check_namespaces(contribution.namespaces, distribution)
             self._join(name, module, module.__name__, contribution, distribution, version, notes)
             self._folders |= dict.fromkeys(contribution.namespaces, package_folders(module.__name__))
             for provided in contribution.namespaces:  # it replaces an installed plugin that is left out
@@ -374,14 +388,19 @@ class PluginManager:
         except KeyboardInterrupt:
             raise
         except BaseException as error:
-            self._fail(name, distribution, version, error, namespace=namespace, notes=notes)
+            self._fail(name, distribution, version, error, namespaces=[namespace], notes=notes)
 
-    def _check_namespace(self, namespace: str) -> None:
-        if self._builtin.may_define(namespace):
-            self._complete_builtin()
-        if owner := self._owners.get(namespace):
-            fix = "rename this plugin and its nodes, or leave the other one out"
-            raise PluginError(f"the namespace '{namespace}' belongs to {owner}", fix)
+    def _check_namespaces(self, namespaces: Iterable[str], distribution: str) -> None:
+        """Raise ``PluginError`` for a namespace of another distribution. The ones of this project share theirs."""
+        if is_own(distribution):
+            return
+        for namespace in namespaces:
+            if self._builtin.may_define(namespace):
+                self._complete_builtin()
+            packages = [f"guidegraph-{package}" for package, names in NAMESPACES.items() if namespace in names]
+            if owner := self._owners.get(namespace) or " and ".join(packages):
+                fix = "rename this plugin and its nodes, or leave the other one out"
+                raise PluginError(f"the namespace '{namespace}' belongs to {owner}", fix)
 
     def _join(
         self,
@@ -419,9 +438,8 @@ class PluginManager:
         if contribution.families:
             home = OWN_DISTRIBUTION if is_own(distribution) else name
             self._families[owner, module] = [Offer(family, home) for family in contribution.families]
-        self._owners |= dict.fromkeys(contribution.namespaces, owner)
-        if name.isidentifier():
-            self._owners[name] = owner
+        names = [*contribution.namespaces, *([name] if name.isidentifier() else [])]
+        self._owners = dict.fromkeys(names, owner) | self._owners
         self._versions[normalise_name(distribution)] = version
         status = PluginStatus(name, distribution, version, "ok", notes=tuple(notes))
         self._status[name] = status.with_names(contribution)
@@ -433,7 +451,7 @@ class PluginManager:
         version: str,
         error: BaseException,
         state: Literal["failed", "disabled"] = "failed",
-        namespace: str = "",
+        namespaces: Sequence[str] = (),
         notes: Sequence[str] = (),
     ) -> None:
         reason, fix, trace = explain_failure(error, describe_removal(name, self._modules))
@@ -442,7 +460,7 @@ class PluginManager:
             name, distribution, version, state, reason=reason, fix=fix, traceback=trace, notes=tuple(notes)
         )
         self._absent[normalise_name(distribution)] = reason
-        self._failed[namespace or name] = f"{reason} (plugin '{name}' of {distribution} {version})"
+        self._failed |= dict.fromkeys(namespaces, f"{reason} (plugin '{name}' of {distribution} {version})")
 
     def _report(self, name: str, error: BaseException) -> None:
         """Record that a loaded plugin failed in a later hook; its nodes stay."""

@@ -17,9 +17,9 @@ import torch
 from PIL import Image
 
 from guidegraph import load_workflow
-from guidegraph.nodes.data import scenes
-from guidegraph.nodes.data.scenes128.scene import compose_scene
 from guidegraph_runtime.files.atomic_write import atomic_path, write_text
+from guidegraph_scenes import scenes
+from guidegraph_scenes.scenes128.scene import compose_scene
 
 COLUMNS, ROWS, BATCH = 8, 8, 16
 QUALITY = 82

@@ -16,10 +16,10 @@ import torch
 from guidegraph.graph.types import Tensor
 from guidegraph.nodes.conditioning.mask import box_mask
 from guidegraph.nodes.conditioning.semantic import picture_of_map
-from guidegraph.nodes.data.datasets import scene
 from guidegraph.nodes.images.image import resize_image
 from guidegraph.nodes.output_formats import to_pixels
 from guidegraph_runtime.pictures.png import write_png
+from guidegraph_scenes.datasets import scene
 
 SEED, INDEX = 2026, 17  # an elephant and a cactus on the grass under a sunset sky
 BOXES = ({"top": 24, "left": 4, "height": 22, "width": 15}, {"top": 20, "left": 44, "height": 36, "width": 20})

@@ -14,9 +14,9 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from guidegraph.nodes.conditioning.mask import mask_boxes
-from guidegraph.nodes.data.scenes128.dataset import scene_128
 from guidegraph.nodes.images.image import resize_image
 from guidegraph_runtime import pixels, write_png
+from guidegraph_scenes.scenes128.dataset import scene_128
 
 CASTLE, COW, BUTTERFLY = 55, 71, 47
 """Scenes of seed 5: a castle and a cactus, a cow and a rooster, a butterfly and a balloon."""

@@ -19,9 +19,9 @@ from PIL import Image
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from guidegraph.nodes.data.batches import load_emoji
-from guidegraph.nodes.data.scenes import GROUND_COLOURS, SIZE, SKY_COLOURS, paint_background
 from guidegraph.nodes.uniforms import pick, uniforms
+from guidegraph_scenes.batches import load_emoji
+from guidegraph_scenes.scenes import GROUND_COLOURS, SIZE, SKY_COLOURS, paint_background
 from tools.own_folders import foreground
 
 OBJECTS = ("turtle", "tractor", "snail")

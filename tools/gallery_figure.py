@@ -18,8 +18,8 @@ from PIL import Image, ImageDraw
 
 from guidegraph import load_workflow
 from guidegraph.graph.language.bind_parameters import bind
-from guidegraph.nodes.data.scenes import compose_scene
 from guidegraph_runtime.files.atomic_write import atomic_path
+from guidegraph_scenes.scenes import compose_scene
 
 ROOT = Path(__file__).parents[1]
 GALLERY = ROOT / "plugins" / "gallery"

@@ -32,12 +32,12 @@ import torch
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from guidegraph import load_workflow
-from guidegraph.nodes.data.scenes128.tasks import CATEGORIES
-from guidegraph.nodes.metrics.detector import detect_boxes
-from guidegraph.nodes.metrics.scene_eval import judge_scenes, scene_eval_scores, scene_eval_tasks
 from guidegraph.nodes.models.model_json import INDEX
 from guidegraph.nodes.models.model_nodes import load_model
 from guidegraph.workflow import Workflow
+from guidegraph_scenes.detector import detect_boxes
+from guidegraph_scenes.scene_eval import judge_scenes, scene_eval_scores, scene_eval_tasks
+from guidegraph_scenes.scenes128.tasks import CATEGORIES
 from tools.gallery_table import (
     CHUNK,
     METHODS,

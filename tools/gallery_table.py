@@ -29,14 +29,14 @@ from torch.utils.flop_counter import flop_registry
 
 from guidegraph import load_workflow
 from guidegraph.graph.paths import resolve_path
-from guidegraph.nodes.data.datasets import scene
-from guidegraph.nodes.metrics.detector import detect, finds
-from guidegraph.nodes.metrics.features import efficientnet, extract_features
-from guidegraph.nodes.metrics.kid import kernel_distance
-from guidegraph.nodes.metrics.metrics import share
 from guidegraph.nodes.models.model_nodes import load_model
 from guidegraph.workflow import Workflow
+from guidegraph_lab.metrics.features import efficientnet, extract_features
+from guidegraph_lab.metrics.kid import kernel_distance
+from guidegraph_lab.metrics.metrics import share
 from guidegraph_runtime.files.atomic_write import atomic_path
+from guidegraph_scenes.datasets import scene
+from guidegraph_scenes.detector import detect, finds
 
 ROOT = Path(__file__).parents[1]
 STEPS, CHUNK = 30, 50

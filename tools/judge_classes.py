@@ -20,7 +20,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from guidegraph.nodes.images.image import load_image
-from guidegraph.nodes.metrics.features import efficientnet, extract_features
+from guidegraph_lab.metrics.features import efficientnet, extract_features
 
 SHIFTS = ((0, 0), (0, 3), (3, 0), (0, -3), (-3, 0))
 STEPS = 300

@@ -26,14 +26,14 @@ from torch import Tensor
 
 from guidegraph import load_workflow
 from guidegraph.graph.errors import NodeError, WorkflowError
-from guidegraph.nodes.data.datasets import scene
-from guidegraph.nodes.data.scenes import SKY_PHRASES
 from guidegraph.nodes.images.image import resize_image
-from guidegraph.nodes.metrics.detector import finds
-from guidegraph.nodes.metrics.metrics import mean_iou
 from guidegraph.nodes.models.store import load_part
+from guidegraph_lab.metrics.metrics import mean_iou
 from guidegraph_runtime.pictures.semantic_maps import OBJECTS, SKIES
 from guidegraph_runtime.samplers.sampler import SAMPLERS
+from guidegraph_scenes.datasets import scene
+from guidegraph_scenes.detector import finds
+from guidegraph_scenes.scenes import SKY_PHRASES
 
 WORKFLOWS = Path(__file__).parents[1] / "workflows"
 CPU = torch.device("cpu")

@@ -19,7 +19,7 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image, ImageDraw
 
-from guidegraph.nodes.data.batches import load_emoji
+from guidegraph_scenes.batches import load_emoji
 
 
 class Picture(NamedTuple):

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from guidegraph.nodes.data.fashion import read_idx
+from guidegraph_scenes.fashion import read_idx
 
 PARTS = {"train": ("train", 10_000), "test": ("t10k", 2_000)}
 

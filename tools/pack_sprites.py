@@ -143,7 +143,7 @@ def pack_artwork(sets: list[dict[str, Any]], path: Path) -> None:
     pixels (S, 80, 80) uint8 index palette (S, 64, 3) uint8; alpha (S, 80, 80) uint8 has sixteen levels; sides (S, 2)
     uint8 are the height and the width of the visible part, which touches the upper left corner. names (S / 2,).
     """
-    from guidegraph.nodes.data.scenes128.vocabulary import NAMES
+    from guidegraph_scenes.scenes128.vocabulary import NAMES
 
     arrays: dict[str, list[Any]] = {"pixels": [], "palette": [], "alpha": [], "sides": []}
     for name in NAMES:

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from guidegraph.nodes.data.scenes128.scene import compose_scene
+from guidegraph_scenes.scenes128.scene import compose_scene
 
 
 def main() -> None:

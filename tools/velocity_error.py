@@ -17,10 +17,10 @@ import torch
 from torch import Tensor
 
 from guidegraph.nodes.conditioning.condition import merge_conditions
-from guidegraph.nodes.data.scenes128.dataset import object_share, scene_128
-from guidegraph.nodes.data.scenes128.layout_sample import encode_layout, map_layout
 from guidegraph.nodes.models.store import load_part
 from guidegraph.nodes.types import Condition
+from guidegraph_scenes.scenes128.dataset import object_share, scene_128
+from guidegraph_scenes.scenes128.layout_sample import encode_layout, map_layout
 
 SIGMAS = (0.5, 0.7, 0.85, 0.95)
 BATCH = 32

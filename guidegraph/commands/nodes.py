@@ -144,8 +144,9 @@ def _text(text: str, style: str = "") -> Any:
 COMMAND = "guidegraph nodes --markdown --no-plugins > docs/reference/nodes.md"
 HEAD = f"""# Nodes
 
-The nodes by component. A port is wired with `in`; a setting is given with `with`, or wired too. Those of plugins are
-listed by `guidegraph nodes`. This page is written from signatures and docstrings, by `{COMMAND}`."""
+The nodes by component. A port is wired with `in`; a setting is given with `with`, or wired too. Those of other
+projects' plugins are listed by `guidegraph nodes`. This page is written from signatures and docstrings, by
+`{COMMAND}`."""
 OURS = "guidegraph.nodes."
 
 

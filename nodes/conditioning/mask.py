@@ -34,7 +34,7 @@ def random_mask(
     """
     import torch
 
-    from guidegraph.nodes.data.masks import draw_mask
+    from guidegraph.nodes.conditioning.random_masks import draw_mask
 
     batch, _, height, width = like.shape
     first = first_row(batch)

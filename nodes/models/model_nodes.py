@@ -10,6 +10,7 @@ classes: the number of classes. in_channels: channels of the samples.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -19,6 +20,7 @@ from annotated_types import Ge, MinLen
 
 from guidegraph.graph.device_context import current_device, current_dtype
 from guidegraph.graph.node import node
+from guidegraph.graph.paths import resolve_path
 from guidegraph.graph.types import Written
 from guidegraph.nodes.models.model_json import AbsentPart, MissingPart, list_parts, read_index
 from guidegraph.nodes.sampling import schedule as schedules
@@ -268,10 +270,11 @@ def new_text_transformer(
 
     length: tokens of a text with the one at its start; longer texts are cut.
     """
-    from guidegraph.nodes.data.scenes import vocabulary
     from guidegraph.nodes.models.own.text_encoder import TextConfig, TextEncoder, TextModel, build_tokenizer
 
-    tokenizer = build_tokenizer(vocabulary() if words is None else words, length)
+    if words is None:
+        words = json.loads(resolve_path("pkg:data/caption_words.json", Path()).read_text(encoding="utf-8"))
+    tokenizer = build_tokenizer(words or [], length)
     config = TextConfig(tokenizer.get_vocab_size(), width=width, layers=layers, heads=heads, length=length)
     return build_untrained(lambda: TextModel(TextEncoder(config), tokenizer), seed)
 

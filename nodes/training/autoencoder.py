@@ -9,8 +9,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 from annotated_types import Ge
 
 from guidegraph.graph.node import node
-from guidegraph.nodes.data.batches import SceneBatch, SceneBatch128
-from guidegraph.nodes.data.folders.batches import FolderBatch
 from guidegraph.nodes.models.model_nodes import build_untrained
 from guidegraph.nodes.types import Autoencoder
 
@@ -21,12 +19,18 @@ if TYPE_CHECKING:
 @node("autoencoder.measure_scale")
 def measure_scale(
     autoencoder: Autoencoder,
-    batches: Sequence[SceneBatch] | Sequence[SceneBatch128] | Sequence[FolderBatch],
+    batches: Sequence[Any],
     *,
     count: Annotated[int, Ge(1)] = 16,
 ) -> Autoencoder:
-    """A copy of an autoencoder with a scale that gives latents unit variance, measured on the first `count` batches."""
+    """A copy of an autoencoder with a scale that gives latents unit variance, measured on the first `count` batches.
+
+    batches: of a data set with pictures `image` (B, C, H, W). Raises an error for batches without them.
+    """
     import torch
+
+    if unfit := next((batch for batch in batches[:1] if not hasattr(batch, "image")), None):
+        raise ValueError(f"expected batches with pictures, in a field `image`; found {type(unfit).__name__}")
 
     measured: Any = copy.deepcopy(autoencoder)
     with torch.no_grad():

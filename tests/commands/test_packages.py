@@ -7,6 +7,7 @@ import pytest
 from guidegraph.commands import load_commands
 from guidegraph.commands.shared.root import app
 from guidegraph.plugins import entry_points
+from guidegraph.plugins.entry_points import GROUP, NAMESPACES_GROUP
 from guidegraph_runtime.machine.optional_packages import package_command
 from tests.commands.command import Command
 
@@ -16,7 +17,7 @@ MOVED = ("open", "report", "sweep")
 @pytest.fixture
 def no_packages(monkeypatch: pytest.MonkeyPatch) -> None:
     """None of the packages in plugins/ is installed."""
-    monkeypatch.setattr(entry_points, "_remembered", [])
+    monkeypatch.setattr(entry_points, "_remembered", {GROUP: [], NAMESPACES_GROUP: []})
     built_in = [command for command in load_commands().registered_commands if command.callback.__name__ not in MOVED]
     monkeypatch.setattr(app, "registered_commands", built_in)
 

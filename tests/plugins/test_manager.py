@@ -21,6 +21,7 @@ from guidegraph.graph.planning.digest import Digests
 from guidegraph.graph.resolution.load import build
 from guidegraph.graph.run_config import RunConfig
 from guidegraph.plugins.contribution import HOOKS, LazyMapping
+from guidegraph.plugins.entry_points import NAMESPACES
 from guidegraph.plugins.manager import PluginManager, PluginStatus, default_registry
 
 NODE = """
@@ -59,8 +60,14 @@ class Installed:
         )
         self.entries.append(point)
 
+    def declare(self, namespace: str, plugin: str) -> None:
+        """Another namespace of a plugin that was added."""
+        point = importlib.metadata.EntryPoint(namespace, plugin, "guidegraph_namespaces")
+        vars(point)["dist"] = next(vars(entry)["dist"] for entry in self.entries if entry.name == plugin)
+        self.entries.append(point)
+
     def find(self, group: str) -> list[importlib.metadata.EntryPoint]:
-        return self.entries if group == "guidegraph" else []
+        return [entry for entry in self.entries if entry.group == group]
 
 
 @pytest.fixture
@@ -97,7 +104,7 @@ def test_a_good_plugin_adds_its_nodes_with_its_distribution(installed: Installed
     registry = default_registry()
     assert registry.nodes["good.twice"].distribution == "guidegraph-good==1.2"
     assert registry.versions["guidegraph-good"] == "1.2"
-    assert not registry.failed
+    assert "good" not in registry.failed
 
 
 def test_an_entry_point_may_name_an_object(installed: Installed) -> None:
@@ -170,13 +177,88 @@ def test_the_fix_names_the_plugins_own_line_if_a_library_raised_the_error(instal
     assert f"gg_test_early.py:{len(code.splitlines())}, or leave it out" in status(manager, "early").fix
 
 
+SEVERAL = """
+from guidegraph import hookimpl, node
+
+
+@node("soft.twice")
+def twice(x: float) -> float:
+    "Twice x."
+    return 2 * x
+
+
+@node("softness.of")
+def softness(x: float) -> float:
+    "One minus x."
+    return 1 - x
+
+
+@hookimpl
+def guidegraph_nodes():
+    return [twice, softness]
+"""
+
+
+def test_a_plugin_has_nodes_in_each_namespace_that_it_declares(installed: Installed) -> None:
+    installed.add("soft", SEVERAL)
+    installed.declare("softness", "soft")
+    registry = PluginManager(lazy=True).registry
+    assert "gg_test_soft" not in sys.modules
+    assert registry.nodes["softness.of"].function(x=0.25) == 0.75
+    assert registry.nodes["soft.twice"].distribution == "guidegraph-soft==1.2"
+
+
+def test_a_namespace_that_is_not_declared_is_an_error(installed: Installed) -> None:
+    installed.add("soft", SEVERAL)
+    assert "the node id 'softness.of' does not begin with 'soft.'" in status(PluginManager(), "soft").reason
+
+
+OWNERS = {"guidance": "guidegraph==", "metric": "guidegraph-lab", "good": "guidegraph-good==1.2"}
+
+
+@pytest.mark.parametrize(("namespace", "owner"), OWNERS.items(), ids=OWNERS)
+def test_a_namespace_of_another_distribution_cannot_be_declared(
+    installed: Installed, namespace: str, owner: str
+) -> None:
+    installed.add("good", GOOD)
+    installed.add("soft", SEVERAL.replace("softness.of", f"{namespace}.softness"))
+    installed.declare(namespace, "soft")
+    manager = PluginManager()
+    assert status(manager, "soft").reason.startswith(f"the namespace '{namespace}' belongs to {owner}")
+    assert "good.twice" in manager.registry.nodes
+
+
+def test_a_failed_plugin_is_named_for_the_nodes_of_each_of_its_namespaces(installed: Installed) -> None:
+    installed.add("soft", "1 / 0")
+    installed.declare("softness", "soft")
+    failed = PluginManager().registry.failed
+    assert "ZeroDivisionError" in failed["softness"]
+    assert failed["softness"] == failed["soft"]
+
+
+def test_a_node_of_a_package_that_is_not_installed_names_it(installed: Installed) -> None:
+    registry = PluginManager(lazy=True).registry
+    assert registry.failed["metric"].startswith("it is in the package guidegraph-lab: pip install")
+    assert registry.failed["scene_eval"].startswith("it is in the package guidegraph-scenes: pip install")
+
+
+def test_the_packages_declare_the_namespaces_that_they_are_known_for() -> None:
+    actual: dict[str, set[str]] = {}
+    for entry in importlib.metadata.entry_points(group="guidegraph_namespaces"):
+        actual.setdefault(entry.value, set()).add(entry.name)
+    assert actual.keys() == NAMESPACES.keys()
+    core = {id.partition(".")[0] for id in default_registry(disable=NAMESPACES).nodes}
+    assert {package: {*names} for package, names in NAMESPACES.items()} == {p: n - core for p, n in actual.items()}
+
+
 def test_all_bad_plugins_at_once_leave_the_good_one_working(installed: Installed) -> None:
     for name, (code, _) in BAD.items():
         installed.add(name, code)
     installed.add("good", GOOD)
     manager = PluginManager()
     assert {s.name for s in manager.statuses if s.ok} == {"guidegraph", "good"}
-    assert set(manager.registry.failed) == set(BAD)
+    missing = {name for names in NAMESPACES.values() for name in names}  # of our packages, which the test hides
+    assert set(manager.registry.failed) - missing == set(BAD)
     assert "good.twice" in manager.registry.nodes
 
 

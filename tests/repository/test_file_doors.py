@@ -26,7 +26,7 @@ ALLOWED = {
     "plugins/lab/guidegraph_lab/sweep/ray_worker.py": "files that the cell has just written",
     "plugins/lab/guidegraph_lab/sweep/sweep_folder.py": "reads /proc",
     "nodes/checkpoints/filling.py": "reads /proc",
-    "nodes/metrics/scene_eval_everyday.py": "checks the kind and the size itself",
+    "plugins/scenes/guidegraph_scenes/scene_eval_everyday.py": "checks the kind and the size itself",
     "plugins/builtin.py": "reads the package's own modules",
     "runtime/guidegraph_runtime/bundle/folder.py": "the bundle's door: opened beneath its folder",
     "runtime/guidegraph_runtime/command.py": "opens the null device",

@@ -11,9 +11,6 @@ import torch
 from guidegraph.nodes.conditioning.condition import null_condition, spatial_condition
 from guidegraph.nodes.conditioning.mask import apply_mask, random_mask
 from guidegraph.nodes.conditioning.text_prompt import encode_text
-from guidegraph.nodes.data.batches import SceneBatch
-from guidegraph.nodes.data.datasets import scene
-from guidegraph.nodes.data.scene_sprites import OBJECTS
 from guidegraph.nodes.images.image import composite, embed_image
 from guidegraph.nodes.models.model_nodes import load_model
 from guidegraph.nodes.models.store import load_part
@@ -22,6 +19,9 @@ from guidegraph.nodes.sampling.denoiser import guide_denoiser
 from guidegraph.nodes.sampling.noise import gaussian
 from guidegraph.nodes.sampling.scheduler_step import step
 from guidegraph.nodes.types import Condition, Denoiser, Schedule
+from guidegraph_scenes.batches import SceneBatch
+from guidegraph_scenes.datasets import scene
+from guidegraph_scenes.scene_sprites import OBJECTS
 from tests.paths import ROOT
 
 MODELS = ROOT / "workflows" / "models"

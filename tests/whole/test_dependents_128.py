@@ -9,10 +9,10 @@ import torch
 
 from guidegraph import load_workflow
 from guidegraph.nodes.conditioning.mask import load_mask
-from guidegraph.nodes.data.scenes128.vocabulary import NAMES
 from guidegraph.nodes.images.image import load_image
-from guidegraph.nodes.metrics.detector import detect_boxes
 from guidegraph.nodes.models.model_nodes import load_model
+from guidegraph_scenes.detector import detect_boxes
+from guidegraph_scenes.scenes128.vocabulary import NAMES
 from tests.paths import ROOT
 
 WORKFLOWS = ROOT / "workflows"

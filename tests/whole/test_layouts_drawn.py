@@ -9,10 +9,10 @@ from typing import Any
 import torch
 
 from guidegraph import load_workflow
-from guidegraph.nodes.data.scenes128.vocabulary import NAMES
-from guidegraph.nodes.metrics.detector import detect_boxes
-from guidegraph.nodes.metrics.scene_eval import intersection_over_union
 from guidegraph.nodes.models.model_nodes import load_model
+from guidegraph_scenes.detector import detect_boxes
+from guidegraph_scenes.scene_eval import intersection_over_union
+from guidegraph_scenes.scenes128.vocabulary import NAMES
 from tests.paths import ROOT
 
 WORKFLOWS = ROOT / "workflows"

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from guidegraph.nodes.metrics.metrics import wilson
+from guidegraph_lab.metrics.metrics import wilson
 from tests.paths import ROOT
 from tests.whole.commands import guidegraph, set_options, write_model
 from tools.gallery_scene_eval import main, open_method

@@ -75,7 +75,7 @@ Plugins: TypeAlias = Annotated[
     ),
 ]
 NoPlugins: TypeAlias = Annotated[
-    bool, typer.Option("--no-plugins", help="Load only the built-in nodes and those of --plugin.")
+    bool, typer.Option("--no-plugins", help="Load no plugins of other projects, except those of --plugin.")
 ]
 Settings: TypeAlias = Annotated[
     list[str] | None,

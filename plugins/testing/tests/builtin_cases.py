@@ -9,8 +9,6 @@ import torch
 from torch import Tensor
 
 from guidegraph.graph.node import NodeSpec
-from guidegraph.nodes.data.scenes128.layout_sample import encode_layout
-from guidegraph.nodes.metrics.frechet import Moments
 from guidegraph.nodes.models.own.autoencoder import AutoencoderConfig, KLAutoencoder, VQAutoencoder, VQConfig
 from guidegraph.nodes.models.own.box_detector import BoxDetector, BoxDetectorConfig, Detector, DetectorConfig
 from guidegraph.nodes.sampling.schedule import flow
@@ -18,6 +16,8 @@ from guidegraph.nodes.sampling.scheduler import ddpm
 from guidegraph.nodes.training.adversarial import new_feature_classifier
 from guidegraph.nodes.types import Classifier, Condition, Prediction, Schedule, Table
 from guidegraph.plugins.manager import PluginManager
+from guidegraph_lab.metrics.frechet import Moments
+from guidegraph_scenes.scenes128.layout_sample import encode_layout
 from guidegraph_testing import NodeCase, example
 from guidegraph_testing.examples import draw_normal
 from tests.paths import ROOT
@@ -49,8 +49,8 @@ NOT_BUILT = {
     "denoiser.add_coordinates": "needs a U-Net; tests/nodes/training/test_spatial_input.py makes them",
     "denoiser.add_spatial_channels": "needs a U-Net; tests/nodes/training/test_spatial_input.py makes them",
     "lora.save": "writes a file, of a U-Net; tests/nodes/training/test_lora_training.py reads it back",
-    "features.inception": "needs a file of weights; tests/nodes/metrics/test_inception.py makes one",
-    "features.onnx": "needs an ONNX file; tests/nodes/metrics/test_inception.py makes one",
+    "features.inception": "needs a file of weights; plugins/lab/tests/metrics/test_inception.py makes one",
+    "features.onnx": "needs an ONNX file; plugins/lab/tests/metrics/test_inception.py makes one",
     "features.torchscript": "needs a TorchScript file",
     "loss.adaptive_weight": "needs two losses with a graph to the last layer of an autoencoder in training",
     "moments.load": "needs a file of statistics",

@@ -11,11 +11,11 @@ from torch.utils._pytree import tree_leaves
 
 from guidegraph.graph.training.ranks import Rank, local_rows, process_rank, take_rank_rows, use_rank
 from guidegraph.nodes.conditioning import condition, mask
-from guidegraph.nodes.data import datasets
 from guidegraph.nodes.sampling import noise
 from guidegraph.nodes.sampling import schedule as schedules
 from guidegraph.nodes.training.timesteps import uniform_timesteps
 from guidegraph.nodes.types import Condition
+from guidegraph_scenes import datasets
 
 
 class Batch(NamedTuple):

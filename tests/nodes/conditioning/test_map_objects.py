@@ -7,8 +7,8 @@ import torch
 from torch import Tensor
 
 from guidegraph.nodes.conditioning.semantic import MapObjects, find_boxes
-from guidegraph.nodes.data.scenes128.dataset import scene_128, scene_map
-from guidegraph.nodes.data.scenes128.vocabulary import CLASSES, NAMES
+from guidegraph_scenes.scenes128.dataset import scene_128, scene_map
+from guidegraph_scenes.scenes128.vocabulary import CLASSES, NAMES
 
 CAR, RABBIT, GRASS = NAMES.index("car"), NAMES.index("rabbit"), CLASSES.index("grass")
 

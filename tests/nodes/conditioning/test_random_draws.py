@@ -8,11 +8,11 @@ import pytest
 import torch
 
 from guidegraph.nodes.conditioning.condition import drop_condition
-from guidegraph.nodes.data.datasets import drop_captions, drop_labels, jitter
 from guidegraph.nodes.sampling.schedule import cosine
 from guidegraph.nodes.training.timesteps import uniform_timesteps
 from guidegraph.nodes.types import Condition
 from guidegraph.nodes.uniforms import uniforms
+from guidegraph_scenes.datasets import drop_captions, drop_labels, jitter
 
 BATCH, BATCHES = 64, 40
 

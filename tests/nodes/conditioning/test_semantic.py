@@ -11,10 +11,10 @@ import torch
 from PIL import Image
 
 from guidegraph.nodes.conditioning.semantic import load_map, map_from_logits, picture_of_map
-from guidegraph.nodes.data.datasets import scene
 from guidegraph.nodes.output_formats import to_pixels
 from guidegraph_runtime.pictures.png import write_png
 from guidegraph_runtime.pictures.semantic_maps import CLASSES, COLOURS, TOLERANCE
+from guidegraph_scenes.datasets import scene
 
 
 def test_every_class_has_a_distinct_colour() -> None:

@@ -8,14 +8,14 @@ from typing import Any
 import pytest
 import torch
 
-from guidegraph.nodes.data.datasets import scenes
-from guidegraph.nodes.data.latents import latents
 from guidegraph.nodes.images.autoencoder import decode, encode
 from guidegraph.nodes.images.vq import new_vq_autoencoder, vq_autoencoder_loss
 from guidegraph.nodes.models import model_nodes as model
 from guidegraph.nodes.models.own.autoencoder import kl_divergence
 from guidegraph.nodes.training import losses
 from guidegraph.nodes.training.autoencoder import measure_scale
+from guidegraph_scenes.datasets import scenes
+from guidegraph_scenes.latents import latents
 from tests.nodes.models.test_models import small_autoencoder
 
 FACTORS = [(1, 1, 1), (2, 2, 1), (4, 2, 2), (8, 2, 3), (16, 4, 3), (32, 4, 4)]

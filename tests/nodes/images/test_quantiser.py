@@ -8,10 +8,10 @@ import pytest
 import torch
 
 from guidegraph.graph.training.ranks import Rank, use_rank
-from guidegraph.nodes.data.datasets import scene
 from guidegraph.nodes.images.vq import codebook_usage, new_vq_autoencoder, vq_autoencoder_loss
 from guidegraph.nodes.models.own import autoencoder
 from guidegraph.nodes.models.own.autoencoder import DEAD, VectorQuantiser, VQAutoencoder, VQConfig, measure_usage
+from guidegraph_scenes.datasets import scene
 from tests.nodes.models.test_models import small_autoencoder
 
 

@@ -7,10 +7,10 @@ from typing import Any
 
 import torch
 
-from guidegraph.nodes.data.datasets import scene
 from guidegraph.nodes.images.image import embed_image
 from guidegraph.nodes.models import model_nodes as model
 from guidegraph.nodes.models.own.text_encoder import ImageModel, VisionConfig
+from guidegraph_scenes.datasets import scene
 
 
 def test_the_embedding_is_a_normalised_vector_with_tokens_where_asked() -> None:

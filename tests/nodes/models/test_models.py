@@ -15,7 +15,6 @@ from torch.nn import functional as F
 
 from guidegraph.graph.node import get_spec
 from guidegraph.nodes.conditioning.text_prompt import encode_text, replace_words
-from guidegraph.nodes.data.datasets import scenes
 from guidegraph.nodes.images.autoencoder import decode
 from guidegraph.nodes.models import model_nodes as model
 from guidegraph.nodes.models.model_json import verify_file
@@ -31,6 +30,7 @@ from guidegraph.nodes.training import losses
 from guidegraph.nodes.training.autoencoder import measure_scale
 from guidegraph.nodes.training.timesteps import uniform_timesteps
 from guidegraph.nodes.types import Condition, Prediction
+from guidegraph_scenes.datasets import scenes
 from tests.paths import ROOT
 
 WORDS = ["a", "tiger", "and", "palm", "tree", "on", "sand"]

@@ -9,11 +9,11 @@ import pytest
 import torch
 
 from guidegraph.nodes.conditioning.semantic import segment
-from guidegraph.nodes.data.datasets import scene, soil_images
-from guidegraph.nodes.data.scene_sprites import CLASSES
 from guidegraph.nodes.models import model_nodes as model
 from guidegraph.nodes.models.own.classifier import SegmentationNet, SegmenterConfig
 from guidegraph.nodes.training import losses
+from guidegraph_scenes.datasets import scene, soil_images
+from guidegraph_scenes.scene_sprites import CLASSES
 
 
 def test_logits_have_the_size_of_the_picture_and_its_dtype() -> None:

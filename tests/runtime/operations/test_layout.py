@@ -11,12 +11,12 @@ import pytest
 import torch
 
 from guidegraph.nodes.conditioning.mask import find_bounds
-from guidegraph.nodes.data.scenes128.layout_sample import decode_layout, encode_layout, list_layout
 from guidegraph_runtime.checks import list_columns, make_table
 from guidegraph_runtime.operations import OPERATIONS
 from guidegraph_runtime.output_formats import write_output
 from guidegraph_runtime.pictures.scene_objects import COLOURS, NAMES
 from guidegraph_runtime.running.measure_costs import compare_output
+from guidegraph_scenes.scenes128.layout_sample import decode_layout, encode_layout, list_layout
 
 
 def draw_edges(random: Random) -> tuple[float, float]:

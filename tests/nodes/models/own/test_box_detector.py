@@ -9,7 +9,6 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from guidegraph.nodes.data.scenes128.dataset import scenes_128
 from guidegraph.nodes.models.own.box_detector import (
     BoxDetector,
     BoxDetectorConfig,
@@ -19,6 +18,7 @@ from guidegraph.nodes.models.own.box_detector import (
     make_targets,
 )
 from guidegraph.nodes.models.store import load_part, save_parts
+from guidegraph_scenes.scenes128.dataset import scenes_128
 
 UNNAMED = 11
 

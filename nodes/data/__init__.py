@@ -1,1 +1,0 @@
-"""Data sets: composed scenes, single emoji, Fashion-MNIST and folders of pictures."""
