@@ -383,7 +383,8 @@ _registered = 0
 def structured(cls: T) -> T:
     """Mark a frozen dataclass as a structured port type: its fields become pytree leaves in torch.
 
-    Caches and checkpoints name it by its qualified name, so one that moves is not found in earlier files.
+    Caches and checkpoints name it by its qualified name, so one that moves is not found in earlier files, unless its
+    class variable ``stored_as`` has the earlier name.
     """
     if not dataclasses.is_dataclass(cls):
         raise TypeError(f"{cls.__name__} must be a dataclass to be a structured port type")
@@ -411,5 +412,10 @@ def register_structured() -> None:
 
 
 def structured_types() -> dict[str, type]:
-    """The structured types by qualified name."""
-    return {f"{cls.__module__}.{cls.__qualname__}": cls for cls in _STRUCTURED}
+    """The structured types by the names that files have for them."""
+    return {name_structure(cls): cls for cls in _STRUCTURED}
+
+
+def name_structure(cls: type) -> str:
+    """The name that files have for a structured type: ``stored_as``, or its qualified name."""
+    return str(vars(cls).get("stored_as", f"{cls.__module__}.{cls.__qualname__}"))

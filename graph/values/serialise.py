@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from guidegraph.graph.trust.file_checks import require_regular
-from guidegraph.graph.types import is_tensor, structured_types
+from guidegraph.graph.types import is_tensor, name_structure, structured_types
 from guidegraph_runtime.files.atomic_write import atomic_path
 
 if TYPE_CHECKING:
@@ -54,7 +54,7 @@ def _encode(value: Any, tensors: dict[str, Any]) -> Any:
         return {"list" if isinstance(value, list) else "tuple": [_encode(v, tensors) for v in value]}
     if isinstance(value, dict) and all(isinstance(k, str) for k in value):
         return {"dict": {k: _encode(v, tensors) for k, v in value.items()}}
-    name = f"{type(value).__module__}.{type(value).__qualname__}"
+    name = name_structure(type(value))
     if structured_types().get(name) is type(value):
         structured: Any = value
         return {

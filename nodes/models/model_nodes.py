@@ -10,7 +10,6 @@ classes: the number of classes. in_channels: channels of the samples.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -36,6 +35,7 @@ from guidegraph.nodes.types import (
     Segmenter,
     TextEmbedder,
 )
+from guidegraph_runtime.files.regular_files import read_json
 
 if TYPE_CHECKING:
     from torch import nn
@@ -273,8 +273,8 @@ def new_text_transformer(
     from guidegraph.nodes.models.own.text_encoder import TextConfig, TextEncoder, TextModel, build_tokenizer
 
     if words is None:
-        words = json.loads(resolve_path("pkg:data/caption_words.json", Path()).read_text(encoding="utf-8"))
-    tokenizer = build_tokenizer(words or [], length)
+        words = read_json(resolve_path("pkg:data/caption_words.json", Path()))
+    tokenizer = build_tokenizer(words, length)
     config = TextConfig(tokenizer.get_vocab_size(), width=width, layers=layers, heads=heads, length=length)
     return build_untrained(lambda: TextModel(TextEncoder(config), tokenizer), seed)
 

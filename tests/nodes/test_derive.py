@@ -11,6 +11,7 @@ import pytest
 import torch
 from PIL import Image
 
+import guidegraph_scenes
 from guidegraph.graph.device_context import use_device
 from guidegraph.graph.node import NodeDefinitionError, get_spec
 from guidegraph.graph.types import Tensor
@@ -42,7 +43,7 @@ def example() -> Iterator[str]:
 
 
 def test_every_operation_has_a_node_with_its_docstring_ports_and_defaults() -> None:
-    nodes = {spec.id: spec for spec in map(get_spec, guidegraph_nodes())}
+    nodes = {spec.id: spec for spec in map(get_spec, [*guidegraph_nodes(), *guidegraph_scenes.guidegraph_nodes()])}
     assert {id for id, spec in nodes.items() if spec.runtime} == OPERATIONS.keys() - WITHOUT_NODE
     for id in OPERATIONS.keys() - WITHOUT_NODE:
         spec, parameters = nodes[id], OPERATIONS[id].signature.parameters

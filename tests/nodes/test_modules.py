@@ -15,8 +15,6 @@ BY_SUBJECT = {
     "images.vq": {"autoencoder", "loss", "model"},
     "training.adversarial": {"loss", "model"},
     "training.spatial_input": {"denoiser"},
-    "metrics.similarity": {"loss"},
-    "metrics.frechet": {"moments"},
     "conditioning.semantic": {"segmenter"},
 }
 """Modules of one subject, and the namespaces of their nodes that the module's path does not contain."""

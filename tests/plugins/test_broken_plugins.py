@@ -209,7 +209,7 @@ def test_plugins_are_left_out_by_the_option_and_by_the_environment(site: Site) -
     rows = json.loads(site.guidegraph("plugins", "--no-plugins", "--json").stdout)
     assert {row["name"] for row in rows if row["state"] == "ok"} <= {"guidegraph", *PACKAGES}
     others = [row for row in rows if row["name"] not in ("guidegraph", *PACKAGES)]
-    assert {row["state"] for row in others} == {"disabled", "failed"}
+    assert {row["state"] for row in others} <= {"disabled", "failed"}
     result = site.guidegraph("validate", workflow, GUIDEGRAPH_DISABLE_PLUGINS="other,good")
     assert result.returncode == 2
     assert "disabled by GUIDEGRAPH_DISABLE_PLUGINS" in result.stderr

@@ -17,6 +17,7 @@ from guidegraph.nodes.training.adversarial import new_feature_classifier
 from guidegraph.nodes.types import Classifier, Condition, Prediction, Schedule, Table
 from guidegraph.plugins.manager import PluginManager
 from guidegraph_lab.metrics.frechet import Moments
+from guidegraph_scenes.datasets import scenes
 from guidegraph_scenes.scenes128.layout_sample import encode_layout
 from guidegraph_testing import NodeCase, example
 from guidegraph_testing.examples import draw_normal
@@ -69,7 +70,8 @@ NOT_BUILT = {
 
 @cache
 def specs() -> dict[str, NodeSpec]:
-    return dict(PluginManager(entry_points=False).registry.nodes)
+    """The nodes of this project, without those of diffusers, whose folders its own tests make."""
+    return dict(PluginManager(entry_points=False, disable=("diffusers",)).registry.nodes)
 
 
 def case(id: str, **options: Any) -> NodeCase:
@@ -162,7 +164,10 @@ def overrides() -> list[NodeCase]:
     return [
         case("autoencoder.codebook_usage", inputs={"autoencoder": autoencoder(vq=True)}),
         case("autoencoder.freeze_encoder", inputs={"autoencoder": autoencoder()}),
-        case("autoencoder.measure_scale", inputs={"autoencoder": autoencoder()}),
+        case(
+            "autoencoder.measure_scale",
+            inputs={"autoencoder": autoencoder(), "batches": scenes(batch=2, count=1).batches},
+        ),
         case("autoencoder.renew_decoder", inputs={"autoencoder": autoencoder()}),
         case(
             "coding.prior",

@@ -34,6 +34,7 @@ class Moments:
     count (); mean (D); scatter (D, D), Σ (f − mean)(f − mean)ᵀ. Without features, mean and scatter are 0 of shape ().
     """
 
+    stored_as: ClassVar = "guidegraph.nodes.metrics.frechet.Moments"
     leaf_axes: ClassVar = {"count": (), "mean": ("D",), "scatter": ("D", "D")}
 
     count: Tensor
