@@ -28,7 +28,7 @@ from guidegraph_runtime.machine.shortages import with_shortage
 
 @app.command(
     "new-plugin",
-    epilog=examples("new-plugin soft", "new-plugin soft -o ~/work/soft", "new-plugin pebble --family"),
+    epilog=examples("new-plugin soft", "new-plugin soft -o ~/work/soft", "new-plugin pebble --family --diffusers"),
 )
 def new_plugin(
     name: Annotated[
@@ -37,22 +37,28 @@ def new_plugin(
     family: Annotated[
         bool, typer.Option("--family", help="Write a family of checkpoints in place of a guidance node.")
     ] = False,
+    diffusers: Annotated[
+        bool, typer.Option("--diffusers", help="With --family: write one whose networks are classes of diffusers.")
+    ] = False,
     output: PluginFolder = None,
     plugin: Plugins = None,
     no_plugins: NoPlugins = False,
 ) -> None:
     """Write a package with a guidance node, a workflow that draws with it, and tests: the start of your own plugin.
 
-    With --family, it has a network and its checkpoints in place of the node. It installs with pip, passes its tests and
-    draws a picture as it is.
+    With --family, it has a network and its checkpoints in place of the node; with --family --diffusers, a pipeline of
+    diffusers. It installs with pip, passes its tests and draws a picture as it is.
     """
-    kind: Kind = "family" if family else "guidance"
+    kind: Kind = "pipeline" if family and diffusers else "family" if family else "guidance"
     manager = load_plugins(select_plugins(plugin, no_plugins))
     manager.load_all()
     owners = {status.name: f"{status.distribution} {status.version}" for status in manager.statuses}
     owners |= {id.partition(".")[0]: spec.distribution for id, spec in manager.registry.nodes.items()}
     owners[PACKAGE.removesuffix(":")] = OWN_DISTRIBUTION
     problems = [argument_problem("bad-name", reason, NAME)] if (reason := why_unfit(name, owners)) else []
+    if diffusers and not family:
+        message = "it is for a family of checkpoints: add --family"
+        problems.append(argument_problem("incomplete", message, "--diffusers"))
     folder = output or Path(normalise_name(f"{OWN_DISTRIBUTION}-{name}"))
     if (output or not problems) and (reason := folder_problem(folder)):
         problems.append(argument_problem("not-empty", reason, "--output"))

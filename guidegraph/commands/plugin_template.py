@@ -14,8 +14,12 @@ from guidegraph.plugins.entry_points import OWN_DISTRIBUTION, normalise_name
 from guidegraph_runtime.files.atomic_write import atomic_files, atomic_folder
 
 TEMPLATE = Path(__file__).with_name("template")
-Kind: TypeAlias = Literal["guidance", "family"]
-REQUIREMENTS: dict[Kind, tuple[str, ...]] = {"guidance": ("annotated-types>=0.6",), "family": ("safetensors",)}
+Kind: TypeAlias = Literal["guidance", "family", "pipeline"]
+REQUIREMENTS: dict[Kind, tuple[str, ...]] = {
+    "guidance": ("annotated-types>=0.6",),
+    "family": ("safetensors",),
+    "pipeline": ("guidegraph-diffusers>=@VERSION@",),
+}
 """The packages that a new plugin imports beside guidegraph and torch."""
 NAME = re.compile(r"[a-z][a-z0-9_]*[a-z0-9]")
 
@@ -61,7 +65,7 @@ def render_template(name: str, kind: Kind = "guidance") -> dict[str, str]:
     import guidegraph
 
     values = {
-        "@SUMMARY@": {"guidance": "Bounded classifier-free guidance", "family": "A family of checkpoints"}[kind],
+        "@SUMMARY@": "Bounded classifier-free guidance" if kind == "guidance" else "A family of checkpoints",
         "@DEPENDENCIES@": ", ".join(f'"{package}"' for package in (*REQUIREMENTS[kind], "guidegraph>=@VERSION@")),
         "@NAME@": name,
         "@PACKAGE@": f"{OWN_DISTRIBUTION}_{name}",
@@ -99,9 +103,14 @@ def next_steps(name: str, folder: Path, kind: Kind) -> Sequence[str]:
             f"  python -m {package}.network example.safetensors",
             f"  guidegraph run {name}:draw.yaml --set checkpoint=example.safetensors",
         ],
+        "pipeline": [
+            f"  python -m {package}.example example",
+            f'  guidegraph run {name}:text_to_image.yaml --set checkpoint=example --set "shape=[4, 16, 16]"',
+        ],
     }
+    subject = "node" if kind == "guidance" else "family"
     return (
-        f"wrote {folder}; the {'node' if kind == 'guidance' else kind} is in {folder / package / '__init__.py'}. Now:",
+        f"wrote {folder}; the {subject} is in {folder / package / '__init__.py'}. Now:",
         *([] if folder.absolute() == Path.cwd() else [f"  cd {shlex.quote(str(folder))}"]),
         '  pip install -e ".[test]"',
         *draw[kind],

@@ -75,6 +75,33 @@ def test_the_new_family_passes_its_tests_and_draws(cli: Command) -> None:
     assert (folder / "out" / "image.png").is_file()
 
 
+@pytest.mark.slow
+def test_the_new_family_of_diffusers_passes_its_tests_and_draws(cli: Command) -> None:
+    pytest.importorskip("diffusers")
+    result = cli("new-plugin", "aura", "--family", "--diffusers")
+    assert "guidegraph run aura:text_to_image.yaml --set checkpoint=example" in result.out
+    folder = cli.folder / "guidegraph-aura"
+    for command in (
+        ["-m", "guidegraph_aura.example", "example"],
+        ["-m", "pytest", "-q", "-p", "no:cacheprovider"],
+    ):
+        done = subprocess.run([sys.executable, *command], cwd=folder, capture_output=True, text=True, env=environment())
+        assert done.returncode == 0, done.stdout + done.stderr
+    values = ["--set", "checkpoint=example", "--set", "shape=[4, 16, 16]", "--set", "steps=2"]
+    workflow = ["guidegraph_aura/text_to_image.yaml", "--plugin", "guidegraph_aura", *values]
+    assert process(["run", *workflow, "--out", "out"], folder).returncode == 0
+    assert (folder / "out" / "image.png").is_file()
+    lines = [path.read_text().count("\n") for path in (folder / "guidegraph_aura").glob("*.py")]
+    assert sum(lines) < 250
+
+
+def test_diffusers_without_family_is_an_error(cli: Command) -> None:
+    result = cli("new-plugin", "aura", "--diffusers")
+    assert result.code == 2
+    assert result.err == "--diffusers: incomplete: it is for a family of checkpoints: add --family\n"
+    assert list(cli.folder.iterdir()) == []
+
+
 @pytest.mark.parametrize(
     ("name", "reason", "suggestion"),
     [
@@ -158,5 +185,5 @@ def test_no_placeholder_of_the_template_is_left() -> None:
     text = "".join(path.read_text() for path in plugin_template.TEMPLATE.rglob("*.txt"))
     names = {"@NAME@", "@PACKAGE@", "@DISTRIBUTION@", "@VERSION@", "@SUMMARY@", "@DEPENDENCIES@"}
     assert set(marks.findall(text)) == names
-    for rendered in (render_template("soft"), render_template("soft", "family")):
+    for rendered in (render_template("soft"), render_template("soft", "family"), render_template("soft", "pipeline")):
         assert not marks.findall("".join(rendered.values()))

@@ -28,15 +28,15 @@ PARTICIPLES = 13
 VAGUE = 9
 CLAUSES = 2
 
-FILES = 610
-LINES = 96_050
-CORE_LINES = 66_210
+FILES = 611
+LINES = 96_215
+CORE_LINES = 66_220
 """The lines of guidegraph and its runtime, without the distributions in plugins/."""
 CRUMBS = 947
 """Private functions with one caller."""
 ONE_IMPORTER = 10
 """Small modules that one other module imports."""
-IMPORTS_IN_FUNCTIONS = 623
+IMPORTS_IN_FUNCTIONS = 628
 VARIANT_CHECKS = 23
 TORCH_PRIVATE_FILES = 5
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Literal, cast
 
+import torch
 from torch import Tensor, nn
 
 from guidegraph import Condition, Prediction, Schedule
@@ -55,6 +56,15 @@ class DiffusersDenoiser(nn.Module):
         return Prediction(out, kind)
 
 
+def check_sides(image: Tensor, channels: int, factor: int) -> None:
+    """Raise ``ValueError`` for pictures (B, C, H, W) of other channels, or whose sides are no multiples of a factor."""
+    if image.shape[1] != channels or image.shape[2] % factor or image.shape[3] % factor:
+        raise ValueError(
+            f"this autoencoder takes pictures of {channels} channels whose sides are multiples of {factor}; "
+            f"found shape {tuple(image.shape)}: resize them with image.resize"
+        )
+
+
 class DiffusersAutoencoder(nn.Module):
     """An `Autoencoder` of diffusers: latents are (z − shift_factor) · scaling_factor, as its pipelines have them."""
 
@@ -69,12 +79,7 @@ class DiffusersAutoencoder(nn.Module):
 
     def encode(self, image: Tensor) -> Tensor:
         """Pictures (B, 3, H, W) in [-1, 1] to latents (B, C, h, w): the mode of the posterior, if it has one."""
-        channels = self.network.config.in_channels
-        if image.shape[1] != channels or image.shape[2] % self.factor or image.shape[3] % self.factor:
-            raise ValueError(
-                f"this autoencoder takes pictures of {channels} channels whose sides are multiples of {self.factor}; "
-                f"found shape {tuple(image.shape)}: resize them with image.resize"
-            )
+        check_sides(image, self.network.config.in_channels, self.factor)
         encoded = getattr(self.network.encode(image.to(self.network.dtype)), self.field)
         z: Tensor = encoded.mode() if self.field == "latent_dist" else encoded
         return ((z - self.shift) * self.scale).to(image.dtype)
@@ -83,4 +88,38 @@ class DiffusersAutoencoder(nn.Module):
         """Latents (B, C, h, w) to pictures (B, 3, H, W)."""
         z = latent.to(self.network.dtype) / self.scale + self.shift
         image: Tensor = self.network.decode(z).sample
+        return image.to(latent.dtype)
+
+
+class FrameAutoencoder(nn.Module):
+    """An `Autoencoder` of an autoencoder for videos, such as `AutoencoderKLQwenImage`, for videos of one frame.
+
+    Latents are (z − latents_mean) / latents_std.
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, network: Any) -> None:
+        super().__init__()
+        self.network, config = network, network.config
+        self.factor: int = network.spatial_compression_ratio
+        for name, values in (("mean", config.latents_mean), ("std", config.latents_std)):
+            value = torch.tensor(values, dtype=network.dtype, device=network.device).reshape(1, -1, 1, 1)
+            self.register_buffer(name, value, persistent=False)
+
+    def encode(self, image: Tensor) -> Tensor:
+        """Pictures (B, 3, H, W) in [-1, 1] to latents (B, C, h, w): the mode of the posterior.
+
+        Raises ``ValueError`` for sides that are not multiples of the factor.
+        """
+        check_sides(image, self.network.config.input_channels, self.factor)
+        frames = image.to(self.network.dtype).unsqueeze(2)
+        z: Tensor = self.network.encode(frames).latent_dist.mode().squeeze(2)
+        return ((z - self.mean) / self.std).to(image.dtype)
+
+    def decode(self, latent: Tensor) -> Tensor:
+        """Latents (B, C, h, w) to pictures (B, 3, H, W)."""
+        z = latent.to(self.network.dtype) * self.std + self.mean
+        image: Tensor = self.network.decode(z.unsqueeze(2)).sample.squeeze(2)
         return image.to(latent.dtype)

@@ -6,66 +6,18 @@ diffusers.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 from guidegraph import Condition, Family, Prediction, Tensor, hookimpl, node
+from guidegraph_diffusers.flow_families import FlowFamily, take_tokens
 
-PIPELINE, NETWORK = "QwenImagePipeline", "QwenImageTransformer2DModel"
-SETTINGS = ("prediction",)
 PATCH = 2
 """Latent pixels along each side of a token; `QwenImagePipeline` packs them so."""
 LENGTH = 512
 """Tokens of a prompt that are kept, as by a call of the pipeline."""
-VARIANTS = ("guidance_embeds", "zero_cond_t", "use_additional_t_cond", "use_layer3d_rope")
-"""Fields of a transformer's configuration that networks for other tasks set."""
-TEXT_CLASSES = ("Qwen2_5_VLForConditionalGeneration", "Qwen2Tokenizer", "Qwen2TokenizerFast", "TokenizersBackend")
-"""The text encoder and its tokenizers in transformers; the last is the class of a tokenizer without one of its own."""
-
-
-def recognise(headers: Mapping[str, Any], config: Mapping[str, Any] | None) -> bool:
-    """Whether a folder is a pipeline of Qwen-Image, or its transformer."""
-    return config is not None and config.get("_class_name") in (PIPELINE, NETWORK)
-
-
-def open_folder(path: Path, options: Any) -> dict[str, Any]:
-    """The denoiser and the schedule of a folder, and the autoencoder and the text embedder that it holds.
-
-    Raises ``ValueError`` for weights that are missing or do not fit, and for settings that it does not use.
-    """
-    from guidegraph_diffusers.hooked_flows import make_schedule
-
-    options.refuse_unused(str(path), SETTINGS)
-    if options.prediction not in ("auto", "flow"):
-        raise ValueError(f"'{path}' is Qwen-Image, which predicts a flow: leave prediction out")
-    schedule = make_schedule()  # its shift depends on the size of the picture: see schedule.flow_shift
-    if not (path / "model_index.json").is_file():
-        return {"denoiser": load_denoiser(path), "schedule": schedule}
-    parts = {"denoiser": load_denoiser(path / "transformer"), "schedule": schedule}
-    if (path / "vae").is_dir():
-        parts["autoencoder"] = load_autoencoder(path / "vae")
-    if (path / "text_encoder").is_dir():
-        parts["text"] = load_text(path)
-    return parts
-
-
-def load_denoiser(folder: Path) -> Any:
-    """The transformer, frozen, as a denoiser with hooks at its blocks.
-
-    Raises ``ValueError`` for a network that edits pictures or layers, or whose guidance is distilled.
-    """
-    from guidegraph_diffusers.folders import import_diffusers, load_model, read_json
-    from guidegraph_diffusers.hooked_flows import HookedFlow
-    from guidegraph_qwen_image.attention import use_real_numbers
-
-    config = read_json(folder / "config.json")
-    if found := [field for field in VARIANTS if config.get(field)]:
-        raise ValueError(f"'{folder}' has {', '.join(found)}: only Qwen-Image, which draws prompts, is supported")
-    network = load_model(getattr(import_diffusers(), NETWORK), folder, None)
-    use_real_numbers(network)
-    return HookedFlow(network, "transformer_blocks", predict, PATCH).eval()
+EDITS = "only Qwen-Image, which draws prompts, is supported"
 
 
 def predict(network: Any, x: Tensor, t: Tensor, condition: Condition) -> Tensor:
@@ -73,12 +25,7 @@ def predict(network: Any, x: Tensor, t: Tensor, condition: Condition) -> Tensor:
 
     Raises ``ValueError`` for tokens of another width.
     """
-    config, tokens = network.config, condition.tokens
-    if tokens is None or tokens.shape[-1] != config.joint_attention_dim:
-        found = "none" if tokens is None else f"width {tokens.shape[-1]}"
-        raise ValueError(
-            f"Qwen-Image takes tokens of width {config.joint_attention_dim}, and got {found}: see text.encode"
-        )
+    tokens = take_tokens(condition, network.config.joint_attention_dim, "Qwen-Image")
     height, width = x.shape[2] // PATCH, x.shape[3] // PATCH
     out: Tensor = network(
         pack(x),
@@ -123,21 +70,18 @@ def keep_norm(guided: Prediction, cond: Prediction) -> Prediction:
     return replace(guided, value=value)
 
 
-def load_autoencoder(folder: Path) -> Any:
-    """The video autoencoder, frozen, for pictures: videos of one frame."""
-    from guidegraph_diffusers.folders import import_diffusers, load_model
-    from guidegraph_qwen_image.autoencoder import FrameAutoencoder
+def prepare(network: Any) -> None:
+    """Give a transformer positions and an attention that ONNX has."""
+    from guidegraph_qwen_image.attention import use_real_numbers
 
-    return FrameAutoencoder(load_model(import_diffusers().AutoencoderKLQwenImage, folder, None)).eval()
+    use_real_numbers(network)
 
 
-def load_text(path: Path) -> Any:
-    """The Qwen2.5-VL of a pipeline's folder, frozen, with its tokenizer. Raises ``ValueError`` for unfit parts."""
-    from guidegraph_diffusers.folders import read_json
-    from guidegraph_diffusers.prompts import PipelineText
+def wrap_autoencoder(network: Any) -> Any:
+    """The video autoencoder, for videos of one frame."""
+    from guidegraph_diffusers.networks import FrameAutoencoder
 
-    index = read_json(path / "model_index.json")
-    return PipelineText.load(path, index, PIPELINE, encode, None, None, None, TEXT_CLASSES)
+    return FrameAutoencoder(network)
 
 
 def encode(pipeline: Any, texts: list[str], common: dict[str, Any]) -> Condition:
@@ -146,10 +90,26 @@ def encode(pipeline: Any, texts: list[str], common: dict[str, Any]) -> Condition
     return Condition(tokens=tokens, mask=None if mask is None else mask.bool())
 
 
+QWEN_IMAGE = FlowFamily(
+    "Qwen-Image",
+    pipeline="QwenImagePipeline",
+    network="QwenImageTransformer2DModel",
+    autoencoder="AutoencoderKLQwenImage",
+    predict=predict,
+    encode=encode,
+    wrap_autoencoder=wrap_autoencoder,
+    # The last is the class of a tokenizer that has none of its own.
+    text_classes=("Qwen2_5_VLForConditionalGeneration", "Qwen2Tokenizer", "Qwen2TokenizerFast", "TokenizersBackend"),
+    patch=PATCH,
+    prepare=prepare,
+    refused=dict.fromkeys(("guidance_embeds", "zero_cond_t", "use_additional_t_cond", "use_layer3d_rope"), EDITS),
+)
+
+
 @hookimpl
 def guidegraph_families() -> list[Family]:
     """Qwen-Image."""
-    return [Family("Qwen-Image", recognise, open_folder)]
+    return [QWEN_IMAGE.family()]
 
 
 @hookimpl

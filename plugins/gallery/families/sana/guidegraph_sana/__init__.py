@@ -6,56 +6,10 @@ A diffusers folder of `SanaPipeline`, or of its `SanaTransformer2DModel` alone. 
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 from guidegraph import Condition, Family, Tensor, hookimpl
-
-PIPELINE, NETWORK = "SanaPipeline", "SanaTransformer2DModel"
-SETTINGS = ("prediction",)
-TEXT_CLASSES = ("Gemma2Model", "GemmaTokenizer", "GemmaTokenizerFast", "TokenizersBackend")
-"""The text encoder and its tokenizers in transformers; the last is the class of a tokenizer without one of its own."""
-
-
-def recognise(headers: Mapping[str, Any], config: Mapping[str, Any] | None) -> bool:
-    """Whether a folder is a pipeline of Sana, or its transformer."""
-    return config is not None and config.get("_class_name") in (PIPELINE, NETWORK)
-
-
-def open_folder(path: Path, options: Any) -> dict[str, Any]:
-    """The denoiser and the schedule of a folder, and the autoencoder and the text embedder that it holds.
-
-    Raises ``ValueError`` for weights that are missing or do not fit, and for settings that it does not use.
-    """
-    from guidegraph_diffusers.folders import read_json
-    from guidegraph_diffusers.hooked_flows import make_schedule
-
-    options.refuse_unused(str(path), SETTINGS)
-    if options.prediction not in ("auto", "flow"):
-        raise ValueError(f"'{path}' is Sana, which predicts a flow: leave prediction out")
-    if not (path / "model_index.json").is_file():
-        return {"denoiser": load_denoiser(path), "schedule": make_schedule()}
-    scheduler = path / "scheduler" / "scheduler_config.json"
-    config = read_json(scheduler) if scheduler.is_file() else {}
-    shift = float(config.get("flow_shift") or config.get("shift") or 1.0)
-    parts = {"denoiser": load_denoiser(path / "transformer"), "schedule": make_schedule(shift)}
-    if (path / "vae").is_dir():
-        parts["autoencoder"] = load_autoencoder(path / "vae")
-    if (path / "text_encoder").is_dir():
-        parts["text"] = load_text(path)
-    return parts
-
-
-def load_denoiser(folder: Path) -> Any:
-    """The transformer, frozen, as a denoiser with hooks at its blocks."""
-    from guidegraph_diffusers.folders import import_diffusers, load_model
-    from guidegraph_diffusers.hooked_flows import HookedFlow
-
-    network = load_model(getattr(import_diffusers(), NETWORK), folder, None)
-    if network.config.guidance_embeds:
-        raise ValueError(f"'{folder}' is distilled with its guidance (Sana-Sprint), which is not supported")
-    return HookedFlow(network, "transformer_blocks", predict, int(network.config.patch_size)).eval()
+from guidegraph_diffusers.flow_families import FlowFamily, take_tokens
 
 
 def predict(network: Any, x: Tensor, t: Tensor, condition: Condition) -> Tensor:
@@ -63,10 +17,8 @@ def predict(network: Any, x: Tensor, t: Tensor, condition: Condition) -> Tensor:
 
     Raises ``ValueError`` for tokens of another width.
     """
-    config, tokens = network.config, condition.tokens
-    if tokens is None or tokens.shape[-1] != config.caption_channels:
-        width = "none" if tokens is None else f"width {tokens.shape[-1]}"
-        raise ValueError(f"Sana takes tokens of width {config.caption_channels}, and got {width}: see text.encode")
+    config = network.config
+    tokens = take_tokens(condition, config.caption_channels, "Sana")
     out: Tensor = network(
         x,
         encoder_hidden_states=tokens.to(network.dtype),
@@ -77,23 +29,11 @@ def predict(network: Any, x: Tensor, t: Tensor, condition: Condition) -> Tensor:
     return out[:, : x.shape[1]]  # without a learned variance
 
 
-def load_autoencoder(folder: Path) -> Any:
-    """The deep-compression autoencoder, frozen; latents are z times its scaling_factor."""
-    from guidegraph_diffusers.folders import import_diffusers, load_model
+def wrap_autoencoder(network: Any) -> Any:
+    """The deep-compression autoencoder; latents are z times its scaling_factor."""
     from guidegraph_diffusers.networks import DiffusersAutoencoder
 
-    network = load_model(import_diffusers().AutoencoderDC, folder, None)
-    factor = 2 ** (len(network.config.encoder_block_out_channels) - 1)
-    return DiffusersAutoencoder(network, "latent", factor).eval()
-
-
-def load_text(path: Path) -> Any:
-    """The Gemma 2 of a pipeline's folder, frozen, with its tokenizer. Raises ``ValueError`` for unfit parts."""
-    from guidegraph_diffusers.folders import read_json
-    from guidegraph_diffusers.prompts import PipelineText
-
-    index = read_json(path / "model_index.json")
-    return PipelineText.load(path, index, PIPELINE, encode, None, None, None, TEXT_CLASSES)
+    return DiffusersAutoencoder(network, "latent", 2 ** (len(network.config.encoder_block_out_channels) - 1))
 
 
 def encode(pipeline: Any, texts: list[str], common: dict[str, Any]) -> Condition:
@@ -117,7 +57,21 @@ def encode(pipeline: Any, texts: list[str], common: dict[str, Any]) -> Condition
     return Condition(tokens=tokens, mask=masks.bool())
 
 
+SANA = FlowFamily(
+    "Sana",
+    pipeline="SanaPipeline",
+    network="SanaTransformer2DModel",
+    autoencoder="AutoencoderDC",
+    predict=predict,
+    encode=encode,
+    wrap_autoencoder=wrap_autoencoder,
+    # The last is the class of a tokenizer that has none of its own.
+    text_classes=("Gemma2Model", "GemmaTokenizer", "GemmaTokenizerFast", "TokenizersBackend"),
+    refused={"guidance_embeds": "it is distilled with its guidance (Sana-Sprint), which is not supported"},
+)
+
+
 @hookimpl
 def guidegraph_families() -> list[Family]:
     """Sana."""
-    return [Family("Sana", recognise, open_folder)]
+    return [SANA.family()]
