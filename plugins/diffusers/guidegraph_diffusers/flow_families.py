@@ -110,6 +110,6 @@ def take_tokens(condition: Condition, width: int, name: str) -> Tensor:
     """The tokens (B, M, width) of a condition. Raises ``ValueError`` for none, and for another width."""
     tokens = condition.tokens
     if tokens is None or tokens.shape[-1] != width:
-        found = "none" if tokens is None else f"width {tokens.shape[-1]}"
-        raise ValueError(f"{name} takes tokens of width {width}, and got {found}: see text.encode")
+        actual = "none" if tokens is None else f"width {tokens.shape[-1]}"
+        raise ValueError(f"{name} takes tokens of width {width}, and got {actual}: see text.encode")
     return tokens
