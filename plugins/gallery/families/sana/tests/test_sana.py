@@ -100,6 +100,18 @@ def test_twenty_steps_of_the_workflow_are_those_of_the_pipeline(pipeline: Any, f
     torch.testing.assert_close(result["image"], picture.clamp(-1, 1), rtol=0, atol=2e-3)
 
 
+def test_both_guided_predictions_are_one_call_of_the_network(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    forward, sizes = diffusers.SanaTransformer2DModel.forward, []
+
+    def count(network: Any, hidden_states: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
+        sizes.append(len(hidden_states))
+        return forward(network, hidden_states, *args, **kwargs)
+
+    monkeypatch.setattr(diffusers.SanaTransformer2DModel, "forward", count)
+    load_workflow(WORKFLOW, plugins=PLUGINS).run(checkpoint=folder, prompt="a cat", steps=3, shape=LATENT)
+    assert sizes == [2, 2, 2]
+
+
 def test_the_autoencoder_and_the_texts_are_those_of_the_pipeline(pipeline: Any, parts: Any) -> None:
     image = random(1, 3, 8, 8)
     expected = pipeline.vae.encode(image).latent * 0.41407
