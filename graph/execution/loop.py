@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from guidegraph.graph import events
 from guidegraph.graph.cancellation import is_interrupt
-from guidegraph.graph.device_context import current_device
+from guidegraph.graph.device_context import current_device, separate_rows
 from guidegraph.graph.errors import GuidegraphError, NodeError, Problem, WorkflowError
 from guidegraph.graph.execution.cache import nbytes
 from guidegraph.graph.execution.call import invoke, node_error
@@ -149,7 +149,7 @@ def _separate_rows(items: Any) -> Any:
 
     if type(items) is not torch.Tensor or len(items) > MOST_ROWS or torch.is_grad_enabled():
         return items
-    return items.unbind() if items.layout == torch.strided else items
+    return separate_rows(items) if items.layout == torch.strided else items
 
 
 def _find_first(step: Step, loop: Loop, total: int) -> int:

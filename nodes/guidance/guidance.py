@@ -9,6 +9,7 @@ from typing import Annotated, Any
 
 from annotated_types import Ge, Le
 
+from guidegraph.graph.device_context import read_on_host
 from guidegraph.graph.node import node
 from guidegraph.graph.types import Tensor, is_tensor
 from guidegraph.nodes import port_shapes
@@ -68,10 +69,10 @@ def classifier_guidance(classifier: Classifier, x: Sample, t: Timesteps, label: 
         x_in = x.detach().requires_grad_()
         log_p = torch.log_softmax(classifier(x_in, expand_to_batch(t, batch, "t")), dim=-1)
         classes = expand_to_batch(label.to(log_p.device), batch, "the label")
-        if has_values(classes) and not 0 <= int(classes.min()) <= int(classes.max()) < log_p.shape[1]:
-            raise ValueError(
-                f"the classifier knows classes 0 … {log_p.shape[1] - 1}; found {sorted(set(label.tolist()))}"
-            )
+        if has_values(label):
+            indices = set(read_on_host(label).tolist())
+            if not all(0 <= index < log_p.shape[1] for index in indices):
+                raise ValueError(f"the classifier knows classes 0 … {log_p.shape[1] - 1}; found {sorted(indices)}")
         label_log_p = log_p.gather(1, classes.unsqueeze(1))
         (gradient,) = torch.autograd.grad(label_log_p.sum(), x_in)
     weighted: Score = per_sample(scale, gradient) * gradient
@@ -175,12 +176,16 @@ def interval(
 
     if not is_tensor(low) and not is_tensor(high) and low > high:
         raise ValueError(f"no noise level is from {low:g} to {high:g}: low must not be above high")
+    is_number = t.numel() == 1 and not any(map(is_tensor, (scale, low, high))) and has_values(t)
+    if is_number:  # no call of a network waits for the device
+        t = read_on_host(t)
+        schedule = schedule and replace(schedule, alphas_bar=read_on_host(schedule.alphas_bar))
     level: Any = t
     if schedule is not None:
         alpha, sigma = schedule.alpha_sigma(t)
         level = sigma if schedule.form == "flow" else sigma / alpha
     inside = (level >= low) & (level <= high)  # in the dtype of the level, so that an end such as 0.3 is included
-    if not is_tensor(scale) and t.numel() == 1 and has_values(t):
+    if is_number:
         return scale if bool(inside) else 1.0
     scales = torch.as_tensor(drop_trailing_axes(scale), device=t.device, dtype=level.dtype)
     return torch.where(inside, scales, 1.0)

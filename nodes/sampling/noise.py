@@ -46,8 +46,10 @@ def gaussian(
             return _draw_torch(seed, sizes, count, index, dtype)
         return torch.from_numpy(philox.gaussian(seed, sizes, count, index))
 
-    drawn = draw(batch) if like is None else local_rows(batch, draw)
-    return drawn.to(device=device, dtype=dtype)
+    drawn = (draw(batch) if like is None else local_rows(batch, draw)).to(dtype)
+    if device.type == "cuda":  # from pinned memory the copy does not wait for the device
+        return drawn.pin_memory().to(device, non_blocking=True)
+    return drawn.to(device)
 
 
 @node("noise.seed", host=True)

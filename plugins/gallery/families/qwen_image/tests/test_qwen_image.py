@@ -132,7 +132,8 @@ def test_both_guided_predictions_are_one_call_of_the_network(folder: Path, monke
         return forward(network, hidden_states, *args, **kwargs)
 
     monkeypatch.setattr(diffusers.QwenImageTransformer2DModel, "forward", count)
-    load_workflow(WORKFLOW, plugins=PLUGINS).run(checkpoint=folder, prompt="a cat", negative="a dog", steps=3, shape=LATENT)
+    prompts = {"prompt": "a cat", "negative": "a dog"}
+    load_workflow(WORKFLOW, plugins=PLUGINS).run(checkpoint=folder, steps=3, shape=LATENT, **prompts)
     assert sizes == [2, 2, 2]
 
 
