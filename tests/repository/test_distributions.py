@@ -17,7 +17,7 @@ from guidegraph.plugins.entry_points import PACKAGES
 from tests.paths import ROOT
 
 EXTRAS = ("", *PACKAGES, "all")
-NEEDED_BY = {"page": ("lab",), "all": tuple(PACKAGES)}
+NEEDED_BY = {"page": ("lab",), "scenes": ("lab",), "all": tuple(PACKAGES)}
 """The packages that come with another one, or with an extra."""
 SCRIPTS = {"serve": "guidegraph_serve.command"}
 
