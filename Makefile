@@ -10,7 +10,8 @@ checkpoint_tests = $(addprefix plugins/families/tests/,compvis/test_ldm_text.py 
 	diffusers/test_lora_peft.py diffusers/test_pipelines.py guided/test_guided_diffusion.py quantised test_text_encoders.py \
 	test_sampling.py transformers/test_z_image.py) $(wildcard plugins/families/tests/transformers/test_*pipeline*.py)
 KERNEL_TESTS ?= tests/test_tolerance.py $(addprefix tests/nodes/,conditioning guidance images models sampling \
-	training test_kept_levels.py) plugins/lab/tests/metrics plugins/scenes/tests $(checkpoint_tests) plugins/diffusers/tests/test_diffusers_models.py \
+	training test_kept_levels.py) plugins/lab/tests/metrics \
+	$(wildcard plugins/scenes/tests/test_detector.py plugins/scenes/tests/test_scene_eval*.py) $(checkpoint_tests) plugins/diffusers/tests/test_diffusers_models.py \
 	plugins/diffusers/tests/test_diffusers_schedulers.py plugins/gallery
 BENCHMARKS ?= $(filter-out benchmarks/_%,$(wildcard benchmarks/*.py))
 

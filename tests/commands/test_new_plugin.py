@@ -52,6 +52,7 @@ def test_the_workflow_of_the_new_plugin_is_valid_before_it_is_installed(cli: Com
         assert (result.returncode, result.stdout) == (0, f"{workflow}: ok\n"), result.stderr
 
 
+@pytest.mark.slow
 def test_the_new_family_passes_its_tests_and_draws(cli: Command) -> None:
     result = cli("new-plugin", "pebble", "--family")
     assert "guidegraph run pebble:draw.yaml --set checkpoint=example.safetensors" in result.out
