@@ -117,7 +117,7 @@ def _name_and_version(distribution: Distribution) -> tuple[str, str]:
 def is_own(distribution: str) -> bool:
     """Whether a distribution is one of this project, which is trusted as guidegraph is."""
     name = normalise_name(distribution)
-    return name == OWN_DISTRIBUTION or name.removeprefix(f"{OWN_DISTRIBUTION}-") in PACKAGES
+    return name in (OWN_DISTRIBUTION, *(f"{OWN_DISTRIBUTION}-{package}" for package in PACKAGES))
 
 
 def name_package(command: str) -> str | None:

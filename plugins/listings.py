@@ -22,7 +22,13 @@ from pathlib import Path
 from typing import Any
 
 from guidegraph.graph.trust.file_checks import read_regular
-from guidegraph.plugins.entry_points import list_entry_points, read_disabled_plugins, read_distribution
+from guidegraph.plugins.entry_points import (
+    NAMESPACES_GROUP,
+    list_entry_points,
+    list_namespaces,
+    read_disabled_plugins,
+    read_distribution,
+)
 from guidegraph_runtime.files.atomic_write import write_text
 from guidegraph_runtime.files.run_folders import user_cache_folder
 
@@ -90,8 +96,9 @@ def write_listing(kind: str, version: str, listing: Any, folders: Iterable[Path]
 def _make_key(kind: str, version: str) -> list[str]:
     """The conditions of a listing beside files: the plugins in use, this Python, and this version of guidegraph."""
     disabled = read_disabled_plugins()
+    declared = list_entry_points(NAMESPACES_GROUP)
     plugins = [
-        " ".join((entry.name, entry.value, *read_distribution(entry), str(_locate(entry))))
+        " ".join((*list_namespaces(entry, declared), entry.value, *read_distribution(entry), str(_locate(entry))))
         for entry in list_entry_points()
         if entry.name not in disabled
     ]

@@ -43,9 +43,11 @@ from guidegraph.plugins.entry_points import (
     NAMESPACES,
     NAMESPACES_GROUP,
     OWN_DISTRIBUTION,
+    PACKAGES,
     PluginError,
     check_entry,
     check_requirement,
+    find_package,
     import_plugin_module,
     is_own,
     list_entry_points,
@@ -148,9 +150,11 @@ class PluginManager:
         self.unknown_disabled = sorted(disabled - set(self.installed))
         self._declared = list_entry_points(NAMESPACES_GROUP)
         for package, namespaces in NAMESPACES.items():
-            if package not in self.installed:
+            if find_package(package) is None:
                 reason = f"it is in the package guidegraph-{package}: {package_command(package)}"
-                self._failed |= dict.fromkeys(namespaces, reason)
+                for namespace in namespaces:
+                    earlier = self._failed.get(namespace)
+                    self._failed[namespace] = f"{earlier}; or {reason}" if earlier else reason
         for entry in list_entry_points():
             reason = f"disabled by {DISABLE}" if entry.name in disabled else ""
             if reason or (not entry_points and not is_own(read_distribution(entry)[0])):
@@ -349,7 +353,8 @@ class PluginManager:
         notes: list[str] = []
         try:
             check_entry(entry, namespaces)
-            self._check_namespaces(namespaces, distribution)
+            if not is_own(distribution):
+                self._check_namespaces(namespaces)
             check_requirement(entry, self._versions[OWN_DISTRIBUTION])
             with _guard_import(entry.name, distribution, notes):
                 removal = describe_removal(entry.name)
@@ -380,7 +385,7 @@ class PluginManager:
                     return
                 version = str(getattr(module, "__version__", "0"))
                 contribution = read_contribution(module, None)
-            self._check_namespaces(contribution.namespaces, distribution)
+            self._check_namespaces(contribution.namespaces)
             self._join(name, module, module.__name__, contribution, distribution, version, notes)
             self._folders |= dict.fromkeys(contribution.namespaces, package_folders(module.__name__))
             for provided in contribution.namespaces:  # it replaces an installed plugin that is left out
@@ -390,14 +395,15 @@ class PluginManager:
         except BaseException as error:
             self._fail(name, distribution, version, error, namespaces=[namespace], notes=notes)
 
-    def _check_namespaces(self, namespaces: Iterable[str], distribution: str) -> None:
-        """Raise ``PluginError`` for a namespace of another distribution. The ones of this project share theirs."""
-        if is_own(distribution):
-            return
+    def _check_namespaces(self, namespaces: Iterable[str]) -> None:
+        """Raise ``PluginError`` for a namespace of another distribution, or of a package of this project.
+
+        Those packages share theirs with the core and each other, and are not checked.
+        """
         for namespace in namespaces:
             if self._builtin.may_define(namespace):
                 self._complete_builtin()
-            packages = [f"guidegraph-{package}" for package, names in NAMESPACES.items() if namespace in names]
+            packages = [f"guidegraph-{p}" for p in PACKAGES if namespace in (p, *NAMESPACES.get(p, ()))]
             if owner := self._owners.get(namespace) or " and ".join(packages):
                 fix = "rename this plugin and its nodes, or leave the other one out"
                 raise PluginError(f"the namespace '{namespace}' belongs to {owner}", fix)

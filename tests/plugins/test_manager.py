@@ -228,6 +228,32 @@ def test_a_namespace_of_another_distribution_cannot_be_declared(
     assert "good.twice" in manager.registry.nodes
 
 
+@pytest.mark.parametrize("name", ["scenes", "guidegraph_lab"])
+def test_a_file_called_like_our_packages_takes_none_of_their_namespaces(
+    installed: Installed, tmp_path: Path, name: str
+) -> None:
+    (tmp_path / f"{name}.py").write_text(NODE.format(id="guidance.cfg") + HOOK, encoding="utf-8")
+    installed.modules.append(name)
+    present = sys.modules.pop(name, None)
+    try:
+        manager = PluginManager((str(tmp_path / f"{name}.py"),))
+    finally:
+        sys.modules.pop(name, None)
+        if present is not None:
+            sys.modules[name] = present
+    assert "the namespace 'guidance' belongs to guidegraph==" in manager.failures[0].reason
+    assert manager.registry.nodes["guidance.cfg"].distribution.startswith("guidegraph==")
+
+
+def test_an_entry_point_called_like_our_packages_is_refused(installed: Installed) -> None:
+    installed.add("acme", GOOD.replace("good.twice", "lab.twice"), entry="lab")
+    manager = PluginManager()
+    assert "the namespace 'lab' belongs to guidegraph-lab" in status(manager, "lab").reason
+    assert manager.registry.failed["metric"].startswith("it is in the package guidegraph-lab")
+    assert "guidegraph-lab" in manager.registry.failed["data"]
+    assert "guidegraph-scenes" in manager.registry.failed["data"]
+
+
 def test_a_failed_plugin_is_named_for_the_nodes_of_each_of_its_namespaces(installed: Installed) -> None:
     installed.add("soft", "1 / 0")
     installed.declare("softness", "soft")
