@@ -32,6 +32,7 @@ PACKAGES: dict[str, tuple[str, ...]] = {
 }
 """The distributions of this project besides guidegraph and its runtime, without the `guidegraph-` of their names, and
 the commands of ``guidegraph`` in each."""
+OWN_NAMES = {OWN_DISTRIBUTION, *[f"{OWN_DISTRIBUTION}-{package}" for package in PACKAGES]}
 NAMESPACES: dict[str, tuple[str, ...]] = {
     "lab": ("coding", "data", "features", "metric", "moments", "plot", "table"),
     "scenes": ("data", "detector", "layout", "scene_eval"),
@@ -117,7 +118,7 @@ def _name_and_version(distribution: Distribution) -> tuple[str, str]:
 def is_own(distribution: str) -> bool:
     """Whether a distribution is one of this project, which is trusted as guidegraph is."""
     name = normalise_name(distribution)
-    return name in (OWN_DISTRIBUTION, *(f"{OWN_DISTRIBUTION}-{package}" for package in PACKAGES))
+    return name in OWN_NAMES
 
 
 def name_package(command: str) -> str | None:

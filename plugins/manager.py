@@ -47,7 +47,6 @@ from guidegraph.plugins.entry_points import (
     PluginError,
     check_entry,
     check_requirement,
-    find_package,
     import_plugin_module,
     is_own,
     list_entry_points,
@@ -149,8 +148,10 @@ class PluginManager:
         self.installed = [entry.name for entry in list_entry_points()]
         self.unknown_disabled = sorted(disabled - set(self.installed))
         self._declared = list_entry_points(NAMESPACES_GROUP)
+        entries = [entry for entry in list_entry_points() if entry.name in NAMESPACES]
+        present = {entry.name for entry in entries if is_own(read_distribution(entry)[0])}
         for package, namespaces in NAMESPACES.items():
-            if find_package(package) is None:
+            if package not in present:
                 reason = f"it is in the package guidegraph-{package}: {package_command(package)}"
                 for namespace in namespaces:
                     earlier = self._failed.get(namespace)
