@@ -9,6 +9,7 @@ from guidegraph import hookimpl
 from guidegraph.plugins.builtin import read_nodes
 
 MODULES = (
+    "augmentations",
     "folders.folder",
     "metrics.coding_rate_distortion",
     "metrics.features",

@@ -11,7 +11,8 @@ import torch
 
 from guidegraph.nodes.models.own.classifier import ClassifierConfig, NoisyClassifier
 from guidegraph.nodes.models.own.unet import UNet
-from guidegraph_scenes.datasets import drop_labels, fashion, fashion_mnist, jitter
+from guidegraph_lab.augmentations import drop_labels, jitter
+from guidegraph_scenes.datasets import fashion, fashion_mnist
 from guidegraph_scenes.fashion import CLASSES, load_fashion, read_idx
 
 

@@ -11,9 +11,10 @@ import numpy as np
 import pytest
 
 from guidegraph.nodes.training.batches import FunctionBatches
+from guidegraph_lab.augmentations import degrade_images, drop_captions
 from guidegraph_scenes import datasets
 from guidegraph_scenes.batches import emoji_batch, load_emoji, scene_batch
-from guidegraph_scenes.datasets import degrade_images, drop_captions, emoji, scenes
+from guidegraph_scenes.datasets import emoji, scenes
 from guidegraph_scenes.scene_sprites import CLASSES, GROUNDS, OBJECTS, SKIES, data_file
 from guidegraph_scenes.scenes import HELD_OUT_PAIRS, PAIRS, TRAIN_PAIRS, compose_scene
 

@@ -15,7 +15,7 @@ from guidegraph.nodes.sampling import noise
 from guidegraph.nodes.sampling import schedule as schedules
 from guidegraph.nodes.training.timesteps import uniform_timesteps
 from guidegraph.nodes.types import Condition
-from guidegraph_scenes import datasets
+from guidegraph_lab import augmentations as changes
 
 
 class Batch(NamedTuple):
@@ -60,11 +60,11 @@ DRAWS: dict[str, Callable[[Batch], Any]] = {
     "noise.gaussian, torch": lambda b: noise.gaussian(b.image, 1, seed=7, rng="torch"),
     "timesteps.uniform": lambda b: uniform_timesteps(b.image, SCHEDULE, 3, seed=1),
     "condition.drop": lambda b: condition.drop_condition(Condition(vector=b.image), 2, p=0.5, seed=4).vector,
-    "data.drop_labels": lambda b: datasets.drop_labels(torch.ones(len(b.image)).long(), 2, classes=9, p=0.5, seed=6),
-    "data.drop_captions": lambda b: datasets.drop_captions(b.caption, 3, p=0.5, seed=5),
-    "data.jitter": lambda b: datasets.jitter(b.image, 2, seed=1),
-    "data.soil": lambda b: datasets.soil_images(b.image, 2, seed=1),
-    "data.degrade": lambda b: datasets.degrade_images(b.image, 2, seed=1),
+    "data.drop_labels": lambda b: changes.drop_labels(torch.ones(len(b.image)).long(), 2, classes=9, p=0.5, seed=6),
+    "data.drop_captions": lambda b: changes.drop_captions(b.caption, 3, p=0.5, seed=5),
+    "data.jitter": lambda b: changes.jitter(b.image, 2, seed=1),
+    "data.soil": lambda b: changes.soil_images(b.image, 2, seed=1),
+    "data.degrade": lambda b: changes.degrade_images(b.image, 2, seed=1),
     "mask.random": lambda b: mask.random_mask(b.image, 2, seed=1),
 }
 

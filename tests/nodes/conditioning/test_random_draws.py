@@ -12,7 +12,7 @@ from guidegraph.nodes.sampling.schedule import cosine
 from guidegraph.nodes.training.timesteps import uniform_timesteps
 from guidegraph.nodes.types import Condition
 from guidegraph.nodes.uniforms import uniforms
-from guidegraph_scenes.datasets import drop_captions, drop_labels, jitter
+from guidegraph_lab.augmentations import drop_captions, drop_labels, jitter
 
 BATCH, BATCHES = 64, 40
 

@@ -12,7 +12,8 @@ from guidegraph.nodes.conditioning.semantic import segment
 from guidegraph.nodes.models import model_nodes as model
 from guidegraph.nodes.models.own.classifier import SegmentationNet, SegmenterConfig
 from guidegraph.nodes.training import losses
-from guidegraph_scenes.datasets import scene, soil_images
+from guidegraph_lab.augmentations import soil_images
+from guidegraph_scenes.datasets import scene
 from guidegraph_scenes.scene_sprites import CLASSES
 
 
