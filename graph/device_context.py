@@ -45,30 +45,37 @@ def use_device(device: str, dtype: str) -> Iterator[None]:
 
 ATTRIBUTE = "_guidegraph_host_value"
 """Of a tensor on a device: the number of changes to it, and its values then on the CPU."""
-MOST_VALUES = 2**16
-"""The rows of a larger tensor, such as a batch of pictures, stay on the device alone."""
+MOST_ROWS, MOST_VALUES = 1024, 2**16
+"""How many rows are separated at once, which is faster than one by one; each takes memory for a view. The rows of a
+tensor with more values, such as a batch of pictures, stay on the device alone."""
 
 
 def read_on_host(tensor: torch.Tensor) -> torch.Tensor:
     """The values of a tensor on the CPU, copied once as long as the tensor stays the same."""
     if tensor.device.type == "cpu":
         return tensor
-    changes = _count_changes(tensor)
+    if tensor.is_inference():  # torch counts no changes to it
+        return tensor.cpu()
     read: tuple[int, torch.Tensor] | None = getattr(tensor, ATTRIBUTE, None)
-    if read is None or read[0] != changes:
-        read = changes, tensor.detach().cpu()
+    if read is None or read[0] != tensor._version:
+        read = tensor._version, tensor.detach().cpu()
         setattr(tensor, ATTRIBUTE, read)
     return read[1]
 
 
-def separate_rows(tensor: torch.Tensor) -> list[torch.Tensor]:
-    """The rows of a tensor; those of a small one have their values on the host, by one copy of all."""
-    rows = [*tensor.unbind()]
-    if tensor.device.type != "cpu" and tensor.numel() <= MOST_VALUES:
-        for row, value in zip(rows, tensor.detach().cpu().unbind(), strict=True):
-            setattr(row, ATTRIBUTE, (_count_changes(row), value))
+def separate_rows(items: Any) -> Any:
+    """The rows of a tensor, separated at once; other sequences, and tensors that record gradients, as they are.
+
+    The rows of a small tensor on a device have their values on the host, by one copy of all.
+    """
+    import torch
+
+    if type(items) is not torch.Tensor or len(items) > MOST_ROWS or torch.is_grad_enabled():
+        return items
+    if items.layout != torch.strided:
+        return items
+    rows = items.unbind()
+    if items.device.type != "cpu" and items.numel() <= MOST_VALUES and not items.is_inference():
+        for row, value in zip(rows, items.cpu().unbind(), strict=True):
+            setattr(row, ATTRIBUTE, (row._version, value))
     return rows
-
-
-def _count_changes(tensor: Any) -> int:
-    return 0 if tensor.is_inference() else int(tensor._version)

@@ -36,8 +36,6 @@ if TYPE_CHECKING:
 
 
 PRECOMPUTE_LIMIT = 64 << 20
-MOST_ROWS = 1024
-"""Rows of a tensor that a loop separates at once, which is faster than one by one; each takes memory for a view."""
 
 
 def run_step(step: Step, slots: list[Any], context: LoopContext, plan: Plan, keeper: StateKeeper | None = None) -> None:
@@ -102,7 +100,7 @@ def iterate(step: Step, outside: dict[Source, Any], context: LoopContext, plan: 
     body_plan = body_plan.specialise(outside)
     needs_vary = any(source not in outside for source in body_plan.needs_sources)
     phase: Phase | None = None
-    items = _separate_rows(items)
+    items = separate_rows(items)
     rows = _precompute(step, body_plan, outside, items, first, context, plan)
     body_values, collected = _start_values(loop, outside, device)
     next_carries = [(Carry(loop.key, name), source) for name, source in loop.next.items()]
@@ -141,15 +139,6 @@ def _choose_body(
         if body_plan.before is not None:
             outside = {**outside, **run_block(body_plan.before, outside, context, plan)}
     return body_plan, outside
-
-
-def _separate_rows(items: Any) -> Any:
-    """The rows of a tensor, separated at once; other sequences, and tensors that record gradients, as they are."""
-    import torch
-
-    if type(items) is not torch.Tensor or len(items) > MOST_ROWS or torch.is_grad_enabled():
-        return items
-    return separate_rows(items) if items.layout == torch.strided else items
 
 
 def _find_first(step: Step, loop: Loop, total: int) -> int:
