@@ -22,7 +22,14 @@ from guidegraph.commands.shared.printing import print_text
 from guidegraph.commands.shared.root import app, examples, select_plugins
 from guidegraph.graph.errors import WorkflowError
 from guidegraph.graph.paths import PACKAGE
-from guidegraph.plugins.entry_points import OWN_DISTRIBUTION, normalise_name
+from guidegraph.plugins.entry_points import (
+    NAMESPACES_GROUP,
+    OWN_DISTRIBUTION,
+    find_packages,
+    list_entry_points,
+    normalise_name,
+    read_distribution,
+)
 from guidegraph_runtime.machine.shortages import with_shortage
 
 
@@ -54,6 +61,8 @@ def new_plugin(
     manager.load_all()
     owners = {status.name: f"{status.distribution} {status.version}" for status in manager.statuses}
     owners |= {id.partition(".")[0]: spec.distribution for id, spec in manager.registry.nodes.items()}
+    owners |= {entry.name: read_distribution(entry)[0] for entry in list_entry_points(NAMESPACES_GROUP)}
+    owners |= {name: " and ".join(packages)} if (packages := find_packages(name)) else {}
     owners[PACKAGE.removesuffix(":")] = OWN_DISTRIBUTION
     problems = [argument_problem("bad-name", reason, NAME)] if (reason := why_unfit(name, owners)) else []
     if diffusers and not family:

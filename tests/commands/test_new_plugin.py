@@ -117,6 +117,8 @@ def test_diffusers_without_family_is_an_error(cli: Command) -> None:
         ("class", "a word of Python's own", "my_class"),
         ("guidance", "the namespace 'guidance' belongs to guidegraph", "my_guidance"),
         ("toy", "the namespace 'toy' belongs to toys", "my_toy"),
+        ("metric", "the namespace 'metric' belongs to guidegraph-lab", "my_metric"),
+        ("serve", "the namespace 'serve' belongs to guidegraph-serve", "my_serve"),
         ("pkg", "the namespace 'pkg' belongs to guidegraph", "my_pkg"),
         ("runtime", "there is a package guidegraph_runtime already", "my_runtime"),
     ],
