@@ -20,7 +20,7 @@ from guidegraph.graph.output_format import OutputFormat
 from guidegraph.nodes.checkpoints.family import Family
 from guidegraph.nodes.condition_fields import ConditionField
 from guidegraph.plugins import hookspecs
-from guidegraph.plugins.entry_points import DISABLE, PluginError
+from guidegraph.plugins.entry_points import DISABLE, NAMESPACES_GROUP, PluginError
 from guidegraph_runtime.error_text import describe_error
 
 HOOKS = tuple(name for name in vars(hookspecs) if name.startswith("guidegraph_"))
@@ -79,8 +79,10 @@ def read_contribution(plugin: object, namespaces: Sequence[str] | None) -> Contr
             reason = f"guidegraph_nodes returned something else: {error}"
             raise PluginError(reason, "return functions made by @node") from None
         if namespaces is not None and spec.id.partition(".")[0] not in namespaces:
-            fix = f"call it '{namespaces[0]}.{spec.id.rpartition('.')[2]}', or rename the entry point"
-            prefixes = " or ".join(f"'{name}.'" for name in namespaces)
+            namespace, _, name = spec.id.rpartition(".")
+            declaration = f"declare '{namespace}' in {NAMESPACES_GROUP} in its pyproject.toml"
+            fix = f"call it '{namespaces[0]}.{name}', or {declaration}"
+            prefixes = " or ".join(f"'{allowed}.'" for allowed in namespaces)
             raise PluginError(f"the node id '{spec.id}' does not begin with {prefixes}", fix)
         if spec.id in nodes:
             raise PluginError(f"two nodes have the id '{spec.id}'", "give each node an id of its own")

@@ -34,10 +34,10 @@ PACKAGES: dict[str, tuple[str, ...]] = {
 the commands of ``guidegraph`` in each."""
 OWN_NAMES = {OWN_DISTRIBUTION, *[f"{OWN_DISTRIBUTION}-{package}" for package in PACKAGES]}
 NAMESPACES: dict[str, tuple[str, ...]] = {
-    "lab": ("coding", "data", "features", "metric", "moments", "plot", "table"),
+    "lab": ("coding", "data", "features", "loss", "metric", "moments", "plot", "table"),
     "scenes": ("data", "detector", "layout", "scene_eval"),
 }
-"""Namespaces of nodes that are in PACKAGES alone, which say where they are if the package is not installed."""
+"""The namespaces of the nodes in PACKAGES, which say where they are if the package is not installed."""
 DISABLE = "GUIDEGRAPH_DISABLE_PLUGINS"
 
 
@@ -117,8 +117,13 @@ def _name_and_version(distribution: Distribution) -> tuple[str, str]:
 
 def is_own(distribution: str) -> bool:
     """Whether a distribution is one of this project, which is trusted as guidegraph is."""
-    name = normalise_name(distribution)
-    return name in OWN_NAMES
+    return normalise_name(distribution) in OWN_NAMES
+
+
+def find_packages(namespace: str) -> list[str]:
+    """The distributions in PACKAGES that have a namespace, or are called like it."""
+    packages = (package for package in PACKAGES if namespace in (package, *NAMESPACES.get(package, ())))
+    return [f"{OWN_DISTRIBUTION}-{package}" for package in packages]
 
 
 def name_package(command: str) -> str | None:

@@ -43,10 +43,10 @@ from guidegraph.plugins.entry_points import (
     NAMESPACES,
     NAMESPACES_GROUP,
     OWN_DISTRIBUTION,
-    PACKAGES,
     PluginError,
     check_entry,
     check_requirement,
+    find_packages,
     import_plugin_module,
     is_own,
     list_entry_points,
@@ -163,6 +163,7 @@ class PluginManager:
                 self._fail(entry.name, *read_distribution(entry), error, "disabled", self._list_namespaces(entry))
             else:
                 self._pending.append(entry)
+        self._report_lost_namespaces()
         if extra_modules or not lazy:
             self.load_all()
         for name in extra_modules:
@@ -211,6 +212,15 @@ class PluginManager:
                 namespace in self._list_namespaces(entry) or normalise_name(read_distribution(entry)[0]) == name
             )
         )
+
+    def _report_lost_namespaces(self) -> None:
+        """Fail declared namespaces whose distribution has no such plugin."""
+        plugins = [(entry.name, *read_distribution(entry)) for entry in list_entry_points()] if self._declared else []
+        for declared in self._declared:
+            if (declared.value, *read_distribution(declared)) not in plugins:
+                reason = f"the namespace '{declared.name}' is declared for '{declared.value}', which is no plugin of it"
+                fix = "write the name of its entry point in the group 'guidegraph' after '='"
+                self._fail(declared.name, *read_distribution(declared), PluginError(reason, fix), namespaces=())
 
     def _list_namespaces(self, entry: importlib.metadata.EntryPoint) -> list[str]:
         return list_namespaces(entry, self._declared)
@@ -355,6 +365,10 @@ class PluginManager:
         try:
             check_entry(entry, namespaces)
             if not is_own(distribution):
+                earlier = [
+                    e for e in self._pending[:position] if not {*namespaces}.isdisjoint(self._list_namespaces(e))
+                ]
+                self._add_entry_points(earlier.__contains__)  # of two with one namespace the first plugin's is taken
                 self._check_namespaces(namespaces)
             check_requirement(entry, self._versions[OWN_DISTRIBUTION])
             with _guard_import(entry.name, distribution, notes):
@@ -364,7 +378,7 @@ class PluginManager:
             if contribution.types or contribution.condition_fields:  # of two with one name the first plugin's is taken
                 self._add_entry_points(self._pending[:position].__contains__)
             self._join(entry.name, plugin, entry.module, contribution, distribution, version, notes)
-            self._folders |= dict.fromkeys(namespaces, package_folders(entry.module))
+            self._folders[entry.name] = package_folders(entry.module)
         except KeyboardInterrupt:
             raise
         except BaseException as error:  # also SystemExit, and a plugin's own BaseExceptions
@@ -404,8 +418,7 @@ class PluginManager:
         for namespace in namespaces:
             if self._builtin.may_define(namespace):
                 self._complete_builtin()
-            packages = [f"guidegraph-{p}" for p in PACKAGES if namespace in (p, *NAMESPACES.get(p, ()))]
-            if owner := self._owners.get(namespace) or " and ".join(packages):
+            if owner := self._owners.get(namespace) or " and ".join(find_packages(namespace)):
                 fix = "rename this plugin and its nodes, or leave the other one out"
                 raise PluginError(f"the namespace '{namespace}' belongs to {owner}", fix)
 

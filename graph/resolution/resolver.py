@@ -156,18 +156,21 @@ class Resolver(BlockResolver):
 
     def _describe_unknown(self, id: str) -> str:
         namespace = id.partition(".")[0]
-        if namespace in self.registry.failed:
-            reason = self.registry.failed[namespace]
-            return f"'{shorten(id)}' is not available: the plugin '{namespace}' could not be loaded: {reason}"
+        reason = self.registry.failed.get(namespace)
+        members = [node for node in self.registry.nodes if node.startswith(f"{namespace}.")]
+        if reason is not None:
+            cause = f"the plugin '{namespace}' could not be loaded: {reason}"
+            if guess := closest_match(id[:60], members):
+                return f"no node '{shorten(id)}'; did you mean '{guess}'? Others are missing: {cause}"
+            return f"'{shorten(id)}' is not available: {cause}"
         if "/" in id:
             return f"no node '{shorten(id)}'; the name of a workflow's file ends in .yaml or .yml"
         guess = closest_match(id[:60], self.registry.nodes)
         namespaces = self._list_namespaces()
         if guess and (namespace in namespaces or closest_match(namespace[:60], namespaces) == guess.partition(".")[0]):
             return f"no node '{shorten(id)}'; did you mean '{guess}'?"
-        if namespace in namespaces:
-            matches = [node for node in self.registry.nodes if node.startswith(f"{namespace}.")]
-            return f"no node '{shorten(id)}'; nodes of '{namespace}': {', '.join(matches)}"
+        if members:
+            return f"no node '{shorten(id)}'; nodes of '{namespace}': {', '.join(members)}"
         name = id.rpartition(".")[2]
         matches = [node for node in self.registry.nodes if node.rpartition(".")[2] == name]
         hint = f" did you mean '{matches[0]}'?" if matches else ""

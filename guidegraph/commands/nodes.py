@@ -79,12 +79,15 @@ def _select_ids(id: str | None, ids: list[str], selection: PluginSelection) -> l
     if members := [name for name in ids if name.startswith(f"{id}.")]:
         return members
     namespace = id.partition(".")[0]
-    if reason := require_plugins(selection).registry.failed.get(namespace):
+    reason = require_plugins(selection).registry.failed.get(namespace)
+    members = [name for name in ids if name.startswith(f"{namespace}.")]
+    if reason and not members:
         message = f"the plugin '{namespace}' did not load: {reason}"
     else:
         same = [name for name in ids if id.lower() in name.lower()][:8]  # `rescale` for `guidance.rescale`
         hint = f"did you mean {' or '.join(map(repr, same))}?" if same else suggest(id, ids, "nodes")
         message = f"there is no node '{id}'; {hint}; guidegraph nodes --search WORD finds nodes by a word"
+        message += f"; others are missing: the plugin '{namespace}' could not be loaded: {reason}" if reason else ""
     raise WorkflowError([argument_problem("unknown-node", message, ID)])
 
 

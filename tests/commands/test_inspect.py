@@ -169,6 +169,26 @@ def test_index_links_of_the_nodes_page_resolve_to_headings() -> None:
     assert "apg" not in headings
 
 
+@pytest.mark.parametrize(
+    ("disabled", "id", "expected"),
+    [
+        ("lab", "metric.fid", "'metric.fid' is not available"),
+        ("lab", "loss.mze", "did you mean 'loss."),
+        ("lab", "data.folder", "the plugin 'data' could not be loaded: disabled by"),
+        ("scenes", "data.foldr", "did you mean 'data.folder'?"),
+    ],
+)
+def test_an_unknown_id_is_explained_by_what_is_there_and_what_is_missing(
+    cli: Command, disabled: str, id: str, expected: str
+) -> None:
+    workflow = cli.workflow("w.yaml", f"guidegraph: 1\nnodes: {{a: {{use: {id}}}}}\noutputs: {{a: a}}\n")
+    result = process(["validate", workflow], cli.folder, env={"GUIDEGRAPH_DISABLE_PLUGINS": disabled})
+    assert result.returncode == 2
+    assert expected in result.stderr
+    listed = process(["nodes", id], cli.folder, env={"GUIDEGRAPH_DISABLE_PLUGINS": disabled})
+    assert "disabled by GUIDEGRAPH_DISABLE_PLUGINS" in listed.stderr
+
+
 def test_a_similar_node_is_suggested_for_an_unknown_one(cli: Command) -> None:
     result = cli("nodes", "toy.pictur")
     assert result.code == 2

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 
 from guidegraph.commands import load_commands
 from guidegraph.commands.shared.root import app
 from guidegraph.plugins import entry_points
 from guidegraph.plugins.entry_points import GROUP, NAMESPACES_GROUP
-from guidegraph_runtime.machine.optional_packages import package_command
+from guidegraph_runtime.machine.optional_packages import NEEDED, package_command
 from tests.commands.command import Command
+from tests.paths import ROOT
 
 MOVED = ("open", "report", "sweep")
 
@@ -40,3 +43,11 @@ def test_the_help_names_no_command_of_a_missing_package(cli: Command) -> None:
 def test_the_help_names_the_commands_of_installed_packages(cli: Command) -> None:
     text = cli("--help").out
     assert all(f"\n  {command} " in text for command in ("run", *MOVED))
+
+
+def test_the_command_for_a_package_names_those_that_it_needs() -> None:
+    for package, needed in NEEDED.items():
+        text = (ROOT / "plugins" / package / "pyproject.toml").read_text(encoding="utf-8")
+        required = set(re.findall(r'"guidegraph-(\w+)==', text)) - {"runtime"}
+        assert required == {*needed}
+        assert [*re.findall(r"plugins/(\w+)", package_command(package))] == [*needed, package]

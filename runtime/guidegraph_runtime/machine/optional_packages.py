@@ -6,6 +6,8 @@ from importlib import import_module
 from pathlib import Path
 from types import ModuleType
 
+NEEDED = {"page": ("lab",), "scenes": ("lab",)}
+"""The packages of this project that another one needs beside guidegraph; pip finds them in no index."""
 INSTALLED_BY = {"PIL": "pillow", "tokenizers": "tokenizers"}
 
 
@@ -48,7 +50,7 @@ def package_command(name: str) -> str:
     name: the package's folder in plugins/, ``page`` for ``guidegraph-page``.
     """
     if (folder := _find_checkout("guidegraph")) is not None:
-        return f'pip install -e "{folder}/plugins/{name}"'
+        return "pip install " + " ".join(f'-e "{folder}/plugins/{each}"' for each in (*NEEDED.get(name, ()), name))
     return f"pip install guidegraph-{name}"
 
 
