@@ -29,7 +29,7 @@ VAGUE = 9
 CLAUSES = 2
 
 FILES = 612
-LINES = 96_266
+LINES = 96_320
 CORE_LINES = 66_310
 """The lines of guidegraph and its runtime, without the distributions in plugins/."""
 CRUMBS = 947
