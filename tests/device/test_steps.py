@@ -10,11 +10,12 @@ import warnings
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, get_args
 
 import pytest
 import torch
 
+from guidegraph.nodes.sampling.scheduler_by_name import SamplerName
 from tests.commands.command import environment
 from tests.device import simulated_cuda
 from tests.paths import ROOT
@@ -84,6 +85,14 @@ def test_a_step_stays_in_its_budget(name: str) -> None:
 @pytest.mark.parametrize("name", NAMES)
 def test_the_picture_is_that_of_the_cpu(name: str) -> None:
     assert count(name in QUICK)[name]["difference"] <= 1e-4
+
+
+def test_no_sampler_waits_and_each_draws_what_it_draws_on_the_cpu(tmp_path: Path) -> None:
+    rows = run_module("count_samplers", tmp_path)
+    assert rows.keys() == {*get_args(SamplerName)}
+    assert {name: row["lines"] for name, row in rows.items() if row["lines"]} == {}
+    assert all(row["kernel"] > 0 and row["size"] > 0.1 for row in rows.values())
+    assert {name: row["difference"] for name, row in rows.items() if not row["difference"] <= 1e-4} == {}
 
 
 MUTANTS: dict[str, tuple[str, Callable[[dict[str, Any]], bool]]] = {
