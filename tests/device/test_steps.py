@@ -72,6 +72,8 @@ def test_every_workflow_that_draws_in_a_loop_has_a_budget() -> None:
     needs_files = {"text_or_image", "text_to_image_dit", "text_to_image_mmdit", "text_to_image_onnx", "layout_128"}
     shipped = {path.stem for path in (ROOT / "workflows").glob("*.yaml")}
     assert {name for name in BUDGETS if "/" not in name} == shipped - needs_files
+    gallery = {path.parent.name for path in (ROOT / "plugins" / "gallery").glob("*/pyproject.toml")}
+    assert {name.split("/")[1] for name in BUDGETS if name.startswith("gallery/")} == gallery
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -139,7 +141,7 @@ simulated_cuda.load()
 import torch
 from guidegraph.graph.device_context import read_on_host, separate_rows
 x = torch.arange(3.0, device="cuda")
-with simulated_cuda.record() as events:
+with torch.no_grad(), simulated_cuda.record() as events:
     values = [read_on_host(x).tolist(), read_on_host(x).tolist()]
     x += 1
     values += [read_on_host(x).tolist(), [float(read_on_host(row)) for row in separate_rows(x)]]

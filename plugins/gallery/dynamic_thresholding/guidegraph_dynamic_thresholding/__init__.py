@@ -77,7 +77,9 @@ def _quantile(values: Tensor, share: float | Tensor, per_channel: bool) -> Tenso
 
     ordered = values.flatten(2 if per_channel else 1).sort(-1).values
     last = ordered.shape[-1] - 1
-    position = torch.as_tensor(share, dtype=torch.float64, device=values.device).reshape(1) * last
+    if not isinstance(share, torch.Tensor):
+        share = torch.full((1,), share, dtype=torch.float64, device=values.device)  # filled there: a copy of it would wait for the GPU
+    position = share.to(values.device, torch.float64).reshape(1) * last
     low = position.floor().long()
     below, above = (ordered.index_select(-1, i) for i in (low, (low + 1).clamp(max=last)))
     quantile = below + (position - low).to(values) * (above - below)
