@@ -78,7 +78,7 @@ def _quantile(values: Tensor, share: float | Tensor, per_channel: bool) -> Tenso
     ordered = values.flatten(2 if per_channel else 1).sort(-1).values
     last = ordered.shape[-1] - 1
     if not isinstance(share, torch.Tensor):
-        share = torch.full((1,), share, dtype=torch.float64, device=values.device)  # filled there: a copy of it would wait for the GPU
+        share = torch.full((1,), share, dtype=torch.float64, device=values.device)  # a copy to a GPU would wait
     position = share.to(values.device, torch.float64).reshape(1) * last
     low = position.floor().long()
     below, above = (ordered.index_select(-1, i) for i in (low, (low + 1).clamp(max=last)))
