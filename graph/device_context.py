@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-if TYPE_CHECKING:
-    import torch
+from guidegraph.graph.late import torch
 
 DTYPES = ("float32", "float64", "float16", "bfloat16")
 """The dtypes that a run can use."""
@@ -19,15 +18,11 @@ _dtype: ContextVar[str] = ContextVar("guidegraph_dtype", default="float32")
 
 def current_device() -> torch.device:
     """The device of the run in progress (``cpu`` outside a run)."""
-    import torch
-
     return torch.device(_device.get())
 
 
 def current_dtype() -> torch.dtype:
     """The floating dtype of the run in progress (``torch.float32`` outside a run)."""
-    import torch
-
     dtype: torch.dtype = getattr(torch, _dtype.get())
     return dtype
 
@@ -68,8 +63,6 @@ def separate_rows(items: Any) -> Any:
 
     The rows of a small tensor on a device have their values on the host, by one copy of all.
     """
-    import torch
-
     if type(items) is not torch.Tensor or len(items) > MOST_ROWS or torch.is_grad_enabled():
         return items
     if items.layout != torch.strided:

@@ -11,6 +11,8 @@ from dataclasses import dataclass, field
 from operator import attrgetter
 from typing import Any
 
+from guidegraph.graph.late import torch
+
 _ATOMIC = (type(None), bool, int, float, str, bytes)
 """Types of values that copies share."""
 _COPY_METHODS = frozenset({"__reduce_ex__", "__getstate__"})
@@ -34,8 +36,6 @@ def copy_frozen(value: Any) -> Any:
     """A frozen copy of a module that shares its tensors, leaving the module unchanged; any other value itself."""
     if not is_module(value):
         return value
-    import torch
-
     memo: dict[int, Any] = {id(p): torch.nn.Parameter(p.detach(), requires_grad=False) for p in value.parameters()}
     memo |= {id(b): b for b in value.buffers()}
     copied = deepcopy_module(value, memo)
@@ -44,8 +44,6 @@ def copy_frozen(value: Any) -> Any:
 
 def _may_train(module: Any) -> bool:
     """Whether ``eval()`` may change a module: one in it trains, or has another ``train`` or ``eval`` than torch's."""
-    import torch
-
     kind, usual = type(module), torch.nn.Module
     if kind.train is not usual.train or kind.eval is not usual.eval or module.__dict__.get("training", True):
         return True
@@ -89,8 +87,6 @@ def _copy_attribute(value: Any, memo: dict[int, Any]) -> Any:
 
 def _is_copied_by_attributes(module: Any) -> bool:
     """Whether ``copy.deepcopy`` copies this module attribute by attribute."""
-    import torch
-
     kind: Any = type(module)
     usual: Any = torch.nn.Module
     return (

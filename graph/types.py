@@ -28,6 +28,7 @@ from typing import (
     get_origin,
 )
 
+from guidegraph.graph import torch_private
 from guidegraph.graph.frozen_models import is_module
 
 NEVER_ITERATED = (str, bytes, Mapping)
@@ -403,11 +404,9 @@ def register_structured() -> None:
     global _registered
     if _registered == len(_STRUCTURED):
         return
-    from guidegraph.graph.torch_private import pytree
-
     for cls in _STRUCTURED[_registered:]:
-        if cls not in pytree.SUPPORTED_NODES:
-            pytree.register_dataclass(cls)
+        if cls not in torch_private.pytree.SUPPORTED_NODES:
+            torch_private.pytree.register_dataclass(cls)
     _registered = len(_STRUCTURED)
 
 

@@ -34,6 +34,7 @@ from guidegraph.graph.resolution.load import build
 from guidegraph.graph.trust.file_checks import read_regular
 from guidegraph.graph.trust.limits import LimitExceeded
 from guidegraph.graph.trust.policy import OWN_WORKFLOW, Policy, is_shipped
+from guidegraph.plugins.manager import PluginManager
 from guidegraph.runs.check import check_workflow
 from guidegraph.runs.recipe import is_picture
 from guidegraph_runtime.files.atomic_write import atomic_path
@@ -157,8 +158,6 @@ class WorkflowEditor:
     ):
         self.path = Path(path)
         if registry is None:
-            from guidegraph.plugins.manager import PluginManager
-
             registry = PluginManager(plugins).registry
         self.registry = registry
         self.policy = policy

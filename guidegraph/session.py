@@ -15,8 +15,11 @@ from guidegraph.graph.node import Registry
 from guidegraph.graph.planning.admission import list_admission_problems
 from guidegraph.graph.planning.plan import find_needed_ops
 from guidegraph.graph.run_config import RunConfig
+from guidegraph.graph.stopping.choose_loop import check_stop
 from guidegraph.graph.trust.effects import list_effects
 from guidegraph.graph.trust.policy import find_effect_problems
+from guidegraph.runs.run import RecordedRun
+from guidegraph.runs.stopped_run import check_repeatable, check_stopped_run
 from guidegraph_runtime.files.run_folders import make_run_folder
 from guidegraph_runtime.machine.shortages import with_shortage
 
@@ -24,7 +27,6 @@ if TYPE_CHECKING:
     from guidegraph.graph.execution.loop_context import Attachments
     from guidegraph.graph.execution.run_record import RunResult
     from guidegraph.runs.recipe import Recipe
-    from guidegraph.runs.run import RecordedRun
     from guidegraph.runs.stopped_run import StoppedRun
 
 
@@ -126,16 +128,10 @@ class Session:
     def _check_stop(self, values: Mapping[str, Any], bound: bool) -> None:
         """Check where the run stops, and the run that it goes on from. Raises ``WorkflowError``."""
         if self.recipe is not None:
-            from guidegraph.runs.stopped_run import check_repeatable
-
             check_repeatable(self.recipe, self.stopped, self.picture)
         if self.stopped is not None and bound:
-            from guidegraph.runs.stopped_run import check_stopped_run
-
             check_stopped_run(self.stopped, self.graph, values, self.config)
         elif self.stopped is None and self.config.stop_at:
-            from guidegraph.graph.stopping.choose_loop import check_stop
-
             check_stop(self.graph, values, self.config)
 
 
@@ -157,8 +153,6 @@ class Prepared:
 
     def record(self, folder: Path) -> RecordedRun:
         """The run into an existing folder. The session has a registry."""
-        from guidegraph.runs.run import RecordedRun
-
         session = self.session
         assert session.registry is not None
         return RecordedRun(session.graph, session.registry, self.values, session.config, folder, session.stopped)

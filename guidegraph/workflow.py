@@ -13,6 +13,7 @@ from pathlib import Path
 from types import NoneType
 from typing import TYPE_CHECKING, Any
 
+from guidegraph.drawing.svg import draw_for_notebook
 from guidegraph.graph.cancellation import CancelToken
 from guidegraph.graph.errors import GuidegraphError, Mark, Problem, WorkflowError, suggest
 from guidegraph.graph.events import Observer
@@ -22,23 +23,27 @@ from guidegraph.graph.execution.run_record import RunResult
 from guidegraph.graph.ir import Graph
 from guidegraph.graph.language.bind_parameters import bind
 from guidegraph.graph.language.named_workflows import locate_workflow
+from guidegraph.graph.late import torch
 from guidegraph.graph.memory.pause_collector import pause_collector
 from guidegraph.graph.node import Registry
 from guidegraph.graph.planning.passes import ALL_PASSES
 from guidegraph.graph.planning.plan import Plan, compile_plan
 from guidegraph.graph.resolution.load import build
 from guidegraph.graph.run_config import RunConfig
+from guidegraph.graph.shared_runs.many_runs import note_number, run_one_by_one, run_together
+from guidegraph.graph.stopping.loop_state import LoopStopped
 from guidegraph.graph.trust.limits import Limits, current_limits, enforce_limits
 from guidegraph.graph.trust.policy import OWN_WORKFLOW, Policy
 from guidegraph.graph.types import PortType
+from guidegraph.plugins.manager import PluginManager
+from guidegraph.runs.given_pictures import write_given_pictures
+from guidegraph.runs.stopped_run import StoppedRun, make_stopped_run
 from guidegraph.session import Session, list_folder_problems
 from guidegraph_runtime.machine.memory import parse_size
 
 if TYPE_CHECKING:
     from guidegraph.graph.execution.loop_context import Previewed
     from guidegraph.graph.shared_runs.many_runs import ManyRuns
-    from guidegraph.plugins.manager import PluginManager
-    from guidegraph.runs.stopped_run import StoppedRun
 
 CacheChoice = str | Path | None
 """Where values are cached: ``None`` in memory, a folder on disk as well, ``"off"`` nowhere."""
@@ -151,8 +156,6 @@ class Workflow:
 
     def _repr_html_(self) -> str:
         """The drawing of the graph, which notebooks show for a workflow at the end of a cell."""
-        from guidegraph.drawing.svg import draw_for_notebook
-
         return draw_for_notebook(self.graph)
 
     def bind(self, params: Mapping[str, object]) -> dict[str, Any]:
@@ -169,8 +172,6 @@ class Workflow:
             if type(name) is not str:
                 _check_type("the name of a parameter", name, str, "a text")
         if self._file_params:
-            from guidegraph.runs.given_pictures import write_given_pictures
-
             return write_given_pictures(params, self._file_params)
         return params
 
@@ -192,9 +193,6 @@ class Workflow:
         Raises ``WorkflowError`` before anything runs if a parameter is wrong or the stopped run cannot take a change,
         and ``NodeError`` if a node fails.
         """
-        from guidegraph.graph.stopping.loop_state import LoopStopped
-        from guidegraph.runs.stopped_run import StoppedRun, make_stopped_run
-
         options = {name: v for name, v in (("stop_at", stop_at), ("resume", resume)) if v is not _UNSET}
         params |= {name: options.pop(name) for name in [*options] if name in self.graph.params}
         place, earlier = options.get("stop_at"), options.get("resume")
@@ -225,8 +223,6 @@ class Workflow:
         at_once: the most runs that are begun and not ended; as one ends, the next begins.
         Raises the errors of ``run_with``, with a note of the run's number; an error ends the other runs.
         """
-        from guidegraph.graph.shared_runs.many_runs import note_number, run_one_by_one, run_together
-
         _check_type("requests", requests, (list, tuple), "a list of mappings, such as [{'seed': 1}, {'seed': 2}]")
         if at_once < 1:
             raise ValueError(f"at least one run is made at once; found {at_once}")
@@ -294,8 +290,6 @@ def _check_device(device: str) -> None:
     """Raise ``ValueError`` for a device that torch does not know."""
     if _DEVICE.fullmatch(device):
         return
-    import torch
-
     try:
         torch.device(device)
     except RuntimeError:
@@ -408,8 +402,6 @@ def _build_from_sources(
 
 
 def _load_plugins(modules: Sequence[str]) -> PluginManager:
-    from guidegraph.plugins.manager import PluginManager
-
     manager = PluginManager(modules, lazy=True)
     manager.load_third_party()
     if failed := [status for status in manager.failures if status.name in modules]:

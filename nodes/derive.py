@@ -15,6 +15,7 @@ import numpy as np
 from annotated_types import MaxLen
 
 from guidegraph.graph.device_context import current_device, current_dtype
+from guidegraph.graph.late import torch
 from guidegraph.graph.node import NodeDefinitionError, node
 from guidegraph.graph.types import Tensor, is_tensor_class
 from guidegraph.nodes import types
@@ -108,8 +109,6 @@ def to_engine(value: Any, hint: Any) -> Any:
         return getattr(types, kind)(**{name: to_engine(field, None) for name, field in value.items()})
     if not isinstance(value, np.ndarray):
         return value
-    import torch
-
     tensor = torch.from_numpy(value)
     return tensor.to(current_device(), current_dtype() if kind in PICTURES else tensor.dtype)
 

@@ -7,10 +7,12 @@ from pathlib import Path
 from typing import Any
 
 from guidegraph.graph.errors import UnwritableOutput
+from guidegraph.graph.late import torch
 from guidegraph.graph.output_format import OutputFormat
 from guidegraph.nodes.table import Table
 from guidegraph.nodes.tensor_types import Image
 from guidegraph_runtime.output_formats import pixels, plain_numbers
+from guidegraph_runtime.pictures.png import encode_png
 
 
 def list_formats() -> list[OutputFormat]:
@@ -24,8 +26,6 @@ def list_formats() -> list[OutputFormat]:
 
 def write_picture(picture: Any, path: Path) -> None:
     """Write a picture (3, H, W) in [-1, 1] as a PNG. Raises ``UnwritableOutput`` if a value is not finite."""
-    from guidegraph_runtime.pictures.png import encode_png
-
     path.write_bytes(encode_png(to_pixels(picture)))
 
 
@@ -34,8 +34,6 @@ def to_pixels(picture: Any) -> Any:
 
     Raises ``UnwritableOutput`` if a value is not finite.
     """
-    import torch
-
     if not picture.is_floating_point():
         raise UnwritableOutput(f"is an image of {picture.dtype}: floats in [-1, 1] are expected")
     exact = picture.detach().to("cpu", torch.float64 if picture.dtype == torch.float64 else torch.float32)

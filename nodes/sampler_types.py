@@ -4,15 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple, TypeAlias, get_args
+from typing import Any, ClassVar, Literal, NamedTuple, TypeAlias, get_args
 
+from guidegraph.graph.late import torch
 from guidegraph.graph.types import Tensor, is_tensor, structured
 from guidegraph.nodes.shape_checks import cast_like
 from guidegraph_runtime.tables.form import Form
-
-if TYPE_CHECKING:
-    import torch
-
 
 PredictionKind: TypeAlias = Literal["eps", "x0", "v", "flow"]
 KINDS: tuple[PredictionKind, ...] = get_args(PredictionKind)
@@ -27,8 +24,6 @@ def check_kind(kind: str) -> None:
 
 def widen_dtype(dtype: torch.dtype) -> torch.dtype:
     """The dtype in which a sampler computes, at least float32, whatever the dtype of the networks."""
-    import torch
-
     return dtype if dtype in (torch.float32, torch.float64) else torch.promote_types(dtype, torch.float32)
 
 
@@ -157,8 +152,6 @@ class Scheduler:
     def __post_init__(self) -> None:
         """Number the rows of a table without numbers, or whose numbers do not match its rows."""
         if is_tensor(self.t) and (self.position is None or self.length is None or self.position.shape != self.t.shape):
-            import torch
-
             ones = torch.ones_like(self.t, dtype=torch.int64)
             object.__setattr__(self, "position", ones.cumsum(0) - 1)
             object.__setattr__(self, "length", ones.sum().expand_as(ones))

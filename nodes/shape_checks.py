@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from guidegraph.graph.late import torch
 from guidegraph.graph.types import Tensor
 
 
@@ -48,8 +49,6 @@ def cast_like(value: Tensor, like: Tensor) -> Tensor:
 
 def has_values(*tensors: Tensor) -> bool:
     """Whether the values of tensors, and of results computed from them, can be read: not while a graph is traced."""
-    import torch
-
     for tensor in tensors:
         if type(tensor) is not torch.Tensor:
             return False
@@ -59,8 +58,6 @@ def has_values(*tensors: Tensor) -> bool:
 
 def is_transformed() -> bool:
     """Whether tracing, a dispatch mode, `torch.func` or forward-mode derivatives record or transform calls."""
-    import torch
-
     core: Any = torch._C
     return bool(
         core._len_torch_dispatch_stack()

@@ -4,22 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import Annotated, Any, Literal
 
 from annotated_types import Ge
 
 from guidegraph.graph.device_context import current_device
 from guidegraph.graph.errors import suggest
+from guidegraph.graph.late import torch
 from guidegraph.graph.node import node
 from guidegraph.graph.trust.file_checks import open_regular, require_regular
 from guidegraph.graph.trust.limits import LimitExceeded
 from guidegraph.graph.types import Tensor
 from guidegraph.nodes.derive import node_for
 from guidegraph.nodes.types import Latent, Noise
+from guidegraph_runtime.files.npy import read_npy, read_npz_member
+from guidegraph_runtime.noise import raw_bits
 from guidegraph_runtime.operations.noise import check_concatenation
-
-if TYPE_CHECKING:
-    import torch
 
 
 @node("tensor.load", io=True, host=True)
@@ -39,8 +39,6 @@ def load_tensor(*, path: Path, key: str = "") -> Tensor:
 
 @node_for("tensor.cat")
 def concatenate(tensors: Sequence[Tensor], *, axis: int) -> Tensor:
-    import torch
-
     check_concatenation([tuple(tensor.shape) for tensor in tensors], axis)
     return torch.cat(list(tensors), dim=axis)
 
@@ -85,10 +83,6 @@ def shuffle(tensor: Tensor, *, seed: Annotated[int, Ge(0)] = 0) -> Tensor:
 
     The order is one cycle through all samples, and depends on (seed, B) alone. Raises an error for a batch of one.
     """
-    import torch
-
-    from guidegraph_runtime.noise import raw_bits
-
     batch = tensor.shape[0] if tensor.ndim else 1
     if batch < 2:
         raise ValueError(f"a batch of {batch} cannot be shuffled: it takes two samples")
@@ -101,8 +95,6 @@ def shuffle(tensor: Tensor, *, seed: Annotated[int, Ge(0)] = 0) -> Tensor:
 @node("tensor.cast")
 def cast(tensor: Tensor, *, dtype: Literal["float16", "bfloat16", "float32", "float64", "int64", "bool"]) -> Tensor:
     """The same values in another dtype; fractions are cut off in an integer dtype."""
-    import torch
-
     target: torch.dtype = getattr(torch, dtype)
     return tensor.to(target)
 
@@ -126,8 +118,6 @@ def _check_four_axes(tensor: Tensor) -> Tensor:
 
 
 def _read_npy(path: Path, key: str) -> Tensor:
-    from guidegraph_runtime.files.npy import read_npy
-
     if key:
         raise ValueError(f"{path.name} holds one array without a name: leave out key '{key}'")
     with _readable(path), open_regular(path) as file:
@@ -137,8 +127,6 @@ def _read_npy(path: Path, key: str) -> Tensor:
 
 def _read_npz(path: Path, key: str) -> Tensor:
     import numpy as np
-
-    from guidegraph_runtime.files.npy import read_npz_member
 
     with _readable(path), open_regular(path) as stream, np.load(stream, allow_pickle=False) as file:
         array = read_npz_member(file, _choose_key(key, file.files, path), path.name)
@@ -186,7 +174,6 @@ def _choose_key(key: str, names: list[str], path: Path) -> str:
 
 def _from_numpy(array: Any, path: Path) -> Tensor:
     import numpy as np
-    import torch
 
     native_array = np.ascontiguousarray(array, dtype=array.dtype.newbyteorder("=")).reshape(array.shape)
     try:

@@ -16,6 +16,7 @@ from dataclasses import dataclass, replace
 from typing import Any, ClassVar, NamedTuple, Protocol, TypeAlias, runtime_checkable
 from weakref import WeakKeyDictionary
 
+from guidegraph.graph.late import torch
 from guidegraph.graph.types import Tensor, is_tensor, structured
 from guidegraph.graph.values.ownership import change_count
 from guidegraph.nodes.condition_fields import BASIC_NAMES, FIELD_AXES, check_field, find_field
@@ -55,6 +56,7 @@ from guidegraph.nodes.tensor_types import (
     Timesteps as Timesteps,
 )
 from guidegraph_runtime.tables.form import Form
+from guidegraph_runtime.tables.noise_levels import NoiseSchedule
 
 MOST_TIMESTEPS = 4096
 Level: TypeAlias = "tuple[Tensor, Tensor]"
@@ -84,8 +86,6 @@ def keep_level(schedule: LevelTable, x: Tensor, t: Tensor, compute: Callable[[Te
     Levels are computed again unless t is one concrete timestep on the CPU, and where gradients of it are taken or calls
     are recorded.
     """
-    import torch
-
     table = schedule.alphas_bar
     if t.shape != (1,) or t.device.type != "cpu" or t.requires_grad or table.requires_grad:
         return compute(x, t)
@@ -239,8 +239,6 @@ class Schedule:
     @property
     def known(self) -> tuple[float, float]:
         """The first and last timestep that samplers visit by default."""
-        from guidegraph_runtime.tables.noise_levels import NoiseSchedule
-
         noise = NoiseSchedule.of(self.alphas_bar.double().cpu().numpy(), self.trained_from, self.trained_to, self.form)
         return noise.low, noise.high
 
@@ -249,8 +247,6 @@ class Schedule:
 
         log(σ/α), or the σ of a flow, is interpolated between whole timesteps, and t is clamped to the schedule.
         """
-        import torch
-
         alphas_bar = self.alphas_bar.to(device=t.device, dtype=torch.float64)
         position = t.to(torch.float64).clamp(0, self.last)
         low = position.floor().clamp(max=self.last - 1)
@@ -301,8 +297,6 @@ class Schedule:
         return keep_level(self, x, t, self._compute_along)
 
     def _compute_along(self, x: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
-        import torch
-
         alpha, sigma = self.alpha_sigma(t.to(device=x.device, dtype=torch.float64))
         dtype = widen_dtype(x.dtype)
         axes = (-1, *(1,) * (x.ndim - 1))

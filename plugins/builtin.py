@@ -9,7 +9,7 @@ from collections.abc import Callable, Collection, Iterable
 from dataclasses import replace
 from functools import cache
 from importlib import import_module
-from inspect import isclass
+from inspect import isclass, isfunction
 from pathlib import Path
 from typing import Any
 
@@ -55,7 +55,8 @@ def find_node_modules(marks: Collection[str] = ("",), *, derived: bool = False) 
 def read_nodes(modules: Iterable[str]) -> list[Callable[..., Any]]:
     """Import modules; returns the nodes that they define, in order."""
     imported = [import_module(name) for name in modules]
-    return [f for m in imported for f in vars(m).values() if hasattr(f, SPEC_ATTRIBUTE) and f.__module__ == m.__name__]
+    functions = [f for m in imported for f in vars(m).values() if isfunction(f) and f.__module__ == m.__name__]
+    return [f for f in functions if hasattr(f, SPEC_ATTRIBUTE)]
 
 
 @hookimpl

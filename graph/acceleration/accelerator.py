@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from guidegraph.graph.acceleration.compile_backend import CompileBackend
 from guidegraph.graph.acceleration.export_part import Backend, PartRunner, explain_failure, is_lasting
 from guidegraph.graph.acceleration.part import Part, PartExample, make_part
 from guidegraph.graph.acceleration.part_values import (
@@ -374,8 +375,6 @@ class Accelerator:
 def make_backend(config: RunConfig) -> Backend:
     """The backend of a run's setting ``accelerate``."""
     if config.accelerate == "compile":
-        from guidegraph.graph.acceleration.compile_backend import CompileBackend
-
         return CompileBackend(config)
     from guidegraph.graph.acceleration.onnx_backend import OnnxBackend
 

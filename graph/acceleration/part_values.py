@@ -7,8 +7,10 @@ from dataclasses import dataclass
 from inspect import isfunction
 from typing import TYPE_CHECKING, Any
 
+from guidegraph.graph import torch_private
 from guidegraph.graph.errors import NodeError, PortError
 from guidegraph.graph.ir import Call
+from guidegraph.graph.late import torch
 from guidegraph.graph.memory.weights import find_models
 from guidegraph.graph.planning.digest import FRESH, value_digest
 from guidegraph.graph.planning.plan import Plan
@@ -92,8 +94,6 @@ def fit_value(value: Any, reading: Reading, calls: Sequence[Call], by_source: Ma
 
 def flatten_value(reading: Reading, value: Any, plan: Plan) -> FlatValue:
     """A value that a part reads, as tensors and a guard. Raises ``Unsuitable`` if nothing identifies the rest of it."""
-    import torch
-
     if is_tensor(value):
         return FlatValue((value,), "tensor")
     if isinstance(value, float):
@@ -102,9 +102,7 @@ def flatten_value(reading: Reading, value: Any, plan: Plan) -> FlatValue:
         return FlatValue((torch.tensor(value, dtype=torch.int64),), "index")
     if find_models(value):
         return FlatValue((), digest_model(reading.source, plan), constant=True)
-    from guidegraph.graph.torch_private import pytree
-
-    leaves, spec = pytree.tree_flatten(value)
+    leaves, spec = torch_private.pytree.tree_flatten(value)
     tensors = tuple(leaf for leaf in leaves if is_tensor(leaf))
     digests: list[str] = []
     for leaf in leaves:
@@ -135,18 +133,12 @@ def describe_source(source: Source) -> str:
 
 def list_tensors(value: Any) -> list[Tensor]:
     """The tensors of a value, in the order of its pytree."""
-    from guidegraph.graph.torch_private import pytree
-
-    return [leaf for leaf in pytree.tree_leaves(value) if is_tensor(leaf)]
+    return [leaf for leaf in torch_private.pytree.tree_leaves(value) if is_tensor(leaf)]
 
 
 def empty_copy(value: Any) -> Any:
     """A value with tensors without elements in place of its own."""
-    import torch
-
-    from guidegraph.graph.torch_private import pytree
-
-    return pytree.tree_map(lambda leaf: torch.empty(0) if is_tensor(leaf) else leaf, value)
+    return torch_private.pytree.tree_map(lambda leaf: torch.empty(0) if is_tensor(leaf) else leaf, value)
 
 
 def find_repeated(outputs: Sequence[Tensor], expected: Sequence[Tensor]) -> tuple[bool, ...]:

@@ -8,6 +8,7 @@ from importlib.util import find_spec
 
 from guidegraph.graph.errors import GuidegraphError
 from guidegraph.graph.run_config import RunConfig
+from guidegraph_runtime.sessions.providers import missing as find_missing
 
 PACKAGES = {"onnx": ("onnx", "onnxscript", "onnxruntime"), "compile": ()}
 DTYPES = {"cpu": ("float32",), "cuda": ("float32", "float16")}
@@ -36,8 +37,6 @@ def acceleration_problem(config: RunConfig) -> str:
         )
     if kind == "cpu":
         return ""
-    from guidegraph_runtime.sessions.providers import missing as find_missing
-
     reason = find_missing("cuda", int(index or 0))
     return "" if reason is None else f"onnxruntime cannot use '{config.device}': {reason}"
 

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 from guidegraph.graph.cancellation import is_interrupt
 from guidegraph.graph.errors import Cancelled, NodeError, PortError
 from guidegraph.graph.ir import Call
+from guidegraph.graph.late import torch
 from guidegraph.graph.planning.steps import Step
 from guidegraph.graph.sources import Output
 from guidegraph.graph.trust.file_checks import check_paths
@@ -56,8 +57,6 @@ class JoinedValue:
         cls, values: Sequence[Any], flat: Sequence[FlatValue], lengths: Sequence[int], joined: Any
     ) -> JoinedValue | None:
         """The record of a join; ``None`` for values whose leaves could be replaced, such as lists."""
-        import torch
-
         if not all(has_fixed_leaves(structure) for _, structure in flat):
             return None
         leaves = [leaf for leaves, _ in (*flat, flatten(joined)) for leaf in leaves]
@@ -84,8 +83,6 @@ class Sizes:
 
         ``None`` if a call has no tensor, or one whose leading size is neither that nor 1.
         """
-        import torch
-
         lengths = []
         for leaves in calls:
             length = 0
@@ -136,8 +133,6 @@ def call_as_batch(
     batchable: the arguments to join, by index if positional, else by name. kept: of the same calls in earlier
     iterations of a loop; it is brought up to date.
     """
-    import torch
-
     joined = _join_arguments(calls, batchable, sizes, None if torch.is_grad_enabled() else kept)
     if joined is None:
         return None
@@ -188,8 +183,6 @@ def _has_sample_entries(
     sizes: Sizes,
 ) -> bool:
     """Whether an argument that is not joined is a tensor with an entry for each sample of some call."""
-    import torch
-
     arguments: tuple[tuple[int | str, Any], ...] = (*enumerate(args), *by_name.items())
     for port, value in arguments:
         is_shared = isinstance(value, torch.Tensor) and port not in batchable
@@ -206,8 +199,6 @@ def _join(flat: Sequence[FlatValue], lengths: Sequence[Any], sizes: Sizes) -> An
 
     The sizes of tensors may differ in the leading axis alone.
     """
-    import torch
-
     structure = flat[0][1]
     for _, other in flat[1:]:
         if other is not structure and other != structure:
@@ -233,8 +224,6 @@ def _join(flat: Sequence[FlatValue], lengths: Sequence[Any], sizes: Sizes) -> An
 
 def _split(value: Any, lengths: Sequence[Any], sizes: Sizes) -> list[Any]:
     """The result of each call; values other than tensors are the same in all of them."""
-    import torch
-
     leaves, structure = flatten(value)
     divided = [
         sizes.divide(leaf, lengths) if isinstance(leaf, torch.Tensor) else [leaf] * len(lengths) for leaf in leaves

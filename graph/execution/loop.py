@@ -8,7 +8,7 @@ import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import is_dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from guidegraph.graph import events
 from guidegraph.graph.cancellation import is_interrupt
@@ -20,6 +20,7 @@ from guidegraph.graph.execution.loop_context import LoopContext, interpret
 from guidegraph.graph.execution.watched_sizes import LoopWatch, use_watch
 from guidegraph.graph.ir import Choice, Loop
 from guidegraph.graph.kinds import find_kind, load_function
+from guidegraph.graph.late import torch
 from guidegraph.graph.planning.admission import check_wiring
 from guidegraph.graph.planning.passes import choose_branch
 from guidegraph.graph.planning.plan import Plan
@@ -30,10 +31,6 @@ from guidegraph.graph.trust.process_state import StateKeeper
 from guidegraph.graph.types import ANY, PortType, Tensor, describe_value, is_iterable, is_tensor
 from guidegraph.graph.values.serialise import flatten, is_equal_leaf, list_named_fields, unflatten
 from guidegraph_runtime.error_text import describe_error
-
-if TYPE_CHECKING:
-    import torch
-
 
 PRECOMPUTE_LIMIT = 64 << 20
 
@@ -356,8 +353,6 @@ def stack(values: list[Any], kind: PortType = ANY) -> Any:
     kind: the declared type of the values. Without iterations, an empty tensor (0) if that is a tensor type.
     """
     if not values and all(isinstance(a, type) and issubclass(a, Tensor) for a in kind.alternatives):
-        import torch
-
         return torch.empty(0)
     if not values or not any(is_tensor(v) or is_dataclass(v) for v in values):
         return values
@@ -373,8 +368,6 @@ _UNFIT = object()
 
 
 def _stack_leaves(column: Sequence[Any]) -> Any:
-    import torch
-
     first = column[0]
     if not all(is_tensor(v) for v in column):
         same = not any(is_tensor(v) for v in column) and all(is_equal_leaf(v, first) for v in column)

@@ -5,9 +5,11 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Iterable, Mapping, Sequence
+from importlib import import_module
 from typing import Any
 
 from guidegraph.graph import events
+from guidegraph.graph.acceleration.requirements import check_acceleration
 from guidegraph.graph.device_context import use_device
 from guidegraph.graph.errors import Cancelled, GuidegraphError
 from guidegraph.graph.execution.cache import Caches, DiskCache, Values
@@ -16,6 +18,7 @@ from guidegraph.graph.execution.run_record import Delivery, RunRecord, RunResult
 from guidegraph.graph.execution.top_level import RunState, TopLevel
 from guidegraph.graph.hardware.policy import ComputePolicy
 from guidegraph.graph.ir import Choice, Graph, Op
+from guidegraph.graph.late import torch
 from guidegraph.graph.memory.pause_collector import pause_collector, pause_for_import
 from guidegraph.graph.planning.admission import WiringChecks, check_machine
 from guidegraph.graph.planning.passes import (
@@ -101,15 +104,11 @@ def run_plan(plan: Plan, attachments: Attachments) -> RunResult:
     """Run a compiled plan. Raises the same errors as ``run``."""
     if "torch" not in sys.modules:  # at the first run of the process, without the collector
         with pause_for_import():
-            import torch
-    import torch
-
+            import_module("torch")
     config = plan.config
     if attachments.mover is None and (reason := config.budget_problem):
         raise GuidegraphError(reason)
     if config.accelerate:
-        from guidegraph.graph.acceleration.requirements import check_acceleration
-
         check_acceleration(config)
     ComputePolicy(config.device).warn_of_emulation(config.dtype)
     register_structured()

@@ -18,6 +18,7 @@ from guidegraph.graph.execution.loop import run_step
 from guidegraph.graph.execution.loop_context import Execute, LoopContext, run_steps
 from guidegraph.graph.execution.run_record import Delivery, RunRecord, node_path
 from guidegraph.graph.frozen_models import freeze
+from guidegraph.graph.late import torch
 from guidegraph.graph.memory.residency import FROM_OUTSIDE, Residency, ValueOrigin, move_models
 from guidegraph.graph.memory.weights import Mover, TorchMover
 from guidegraph.graph.planning.admission import WiringChecks
@@ -55,8 +56,6 @@ class IoThreads:
 
 
 def _invoke_without_gradients(step: Step, slots: list[Any]) -> None:
-    import torch
-
     with torch.no_grad():
         invoke(step, slots)
 

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, TypeAlias
 
 from guidegraph.graph.ir import Call
+from guidegraph.graph.late import torch
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -48,8 +49,6 @@ class WatchedSizes:
 
     def add(self, value: Tensor, measure: Measure | None) -> None:
         """Add a size or, with ``measure``, a value to compute one from. A subclass of tensor is measured at once."""
-        import torch
-
         if measure is not None and (value.nbytes > KEPT_BYTES or type(value) is not torch.Tensor):
             value, measure = measure(value), None
         is_same_kind = (measure is None) == (self.measure is None)
@@ -63,8 +62,6 @@ class WatchedSizes:
 
     def find_largest(self) -> None:
         """Find the largest size of each call whose value waits for it, as one batch."""
-        import torch
-
         if not self.waiting:
             return
         values = torch.stack(self.waiting)
@@ -103,8 +100,6 @@ class LoopWatch:
 
     def finish(self, total: int) -> None:
         """Warn of the nodes whose last size is beyond its limit. total: the loop's number of iterations."""
-        import torch
-
         for key, watched_sizes in self.watched.items():
             watched_sizes.find_largest()
             sizes: list[float] = torch.cat(watched_sizes.largest).tolist()

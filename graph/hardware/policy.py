@@ -8,13 +8,10 @@ import warnings
 from dataclasses import dataclass
 from functools import cache, cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, TypeAlias
+from typing import Literal, TypeAlias
 
 from guidegraph.graph import torch_private
-
-if TYPE_CHECKING:
-    import torch
-
+from guidegraph.graph.late import torch
 
 AMPERE = 8
 """The lowest major compute capability of CUDA devices that multiply bfloat16."""
@@ -38,8 +35,6 @@ X86 = frozenset({"x86_64", "AMD64", "i386", "i686"})
 
 def is_present(device: torch.device) -> bool:
     """Whether torch can use a CUDA device on this machine; without an index, whether it can use any."""
-    import torch
-
     return (device.index or 0) < torch.cuda.device_count()
 
 
@@ -49,8 +44,6 @@ def computes_bf16(device: torch.device) -> bool:
     A CPU does with AMX or AVX512-BF16, unless oneDNN is off or ``ONEDNN_MAX_CPU_ISA`` excludes them; a CUDA device does
     from compute capability 8.0. False for any other device.
     """
-    import torch
-
     if device.type == "cuda":
         return torch.cuda.get_device_capability(device)[0] >= AMPERE
     avx512 = torch_private.is_avx512_bf16_supported() and isa_limit() not in BELOW_BF16
@@ -59,8 +52,6 @@ def computes_bf16(device: torch.device) -> bool:
 
 def computes_fp16(device: torch.device) -> bool:
     """Whether a device has kernels for float16: CUDA devices, and CPUs for which oneDNN has some."""
-    import torch
-
     if device.type == "cuda":
         return True
     supports = getattr(torch.ops.mkldnn, "_is_mkldnn_fp16_supported", None)
@@ -70,21 +61,16 @@ def computes_fp16(device: torch.device) -> bool:
 @cache
 def vectorises_in_avx512() -> bool:
     """Whether torch's own CPU kernels use AVX-512 (``ATEN_CPU_CAPABILITY`` can exclude it)."""
-    import torch
-
     return torch.backends.cpu.get_cpu_capability() == "AVX512"
 
 
 def uses_onednn() -> bool:
     """Whether torch has oneDNN and it is on."""
-    import torch
-
     return bool(torch.backends.mkldnn.is_available() and torch.backends.mkldnn.enabled)
 
 
 def has_amx() -> bool:
     """Whether the CPU has AMX and oneDNN may use it."""
-
     return torch_private.is_amx_tile_supported() and isa_limit() not in BELOW_AMX
 
 
@@ -93,7 +79,6 @@ def multiplies_faster_in_bf16() -> bool:
 
     Intel's AVX512-BF16 alone was measured to be slower than float32.
     """
-
     return has_amx() or (torch_private.is_avx512_bf16_supported() and isa_limit() not in BELOW_BF16 and is_amd())
 
 
@@ -109,7 +94,6 @@ def is_amd() -> bool:
 
 def has_avx512() -> bool:
     """Whether the CPU has AVX-512 and oneDNN may use it."""
-
     return torch_private.is_avx512_supported() and isa_limit() not in BELOW_AVX512
 
 
@@ -168,8 +152,6 @@ class ComputePolicy:
         a step was measured to be up to 1.27 times as fast; in float32 that gained nothing. On other devices nothing
         was measured, and maps stay as given.
         """
-        import torch
-
         if not self.is_cpu or dtype not in (torch.float32, torch.bfloat16):
             return "as_given"
         if pixels <= PACKED_PIXELS:
@@ -178,8 +160,6 @@ class ComputePolicy:
 
     def spare_keys(self, dtype: torch.dtype, keys: int) -> int:
         """Keys to add, masked, so that attention without gradients takes the fast kernel."""
-        import torch
-
         tail = keys % KEY_LANES
         if not self.is_cpu or dtype != torch.float32 or keys > PADDED_KEYS or tail < PADDED_TAIL:
             return 0
@@ -187,8 +167,6 @@ class ComputePolicy:
 
     def spare_width(self, dtype: torch.dtype, width: int, queries: int, keys: int) -> int:
         """Zeros to add to the width of heads so that attention without gradients takes the fast kernel."""
-        import torch
-
         if not self.is_cpu or dtype != torch.float32 or width > NARROW_HEAD or queries * keys < PADDED_LOGITS:
             return 0
         return PADDED_HEAD - width if is_amd() else 0
@@ -199,8 +177,6 @@ class ComputePolicy:
         It is for one row in bfloat16 with AMX, for which oneDNN rearranges the whole weight: layers of 57 and 113 MB
         were 1.5 to 1.6 times as fast. With AVX-512 alone they took up to 1.5 times as long, with AVX2 3.5 times.
         """
-        import torch
-
         if not self.is_cpu or dtype != torch.bfloat16 or rows != 1:
             return False
         return vectorises_in_avx512() and uses_onednn() and has_amx()
@@ -226,8 +202,6 @@ class ComputePolicy:
         """
         if dtype not in ("float16", "bfloat16"):
             return False
-        import torch
-
         device = torch.device(self.device)
         if not (is_present(device) if device.type == "cuda" else self.is_cpu and is_x86()):
             return False
@@ -264,8 +238,6 @@ class ComputePolicy:
         It is on CUDA devices that compute in bf16, with AMX, and with AVX512-BF16 on AMD's processors. Raises
         ``RuntimeError`` for a CUDA device that this machine does not have.
         """
-        import torch
-
         device = torch.device(self.device)
         if not computes_bf16(device):
             return False
@@ -273,8 +245,6 @@ class ComputePolicy:
 
     def trains_in_emulated_bf16(self) -> bool:
         """Whether training in bf16 is emulated on the device, as far as is known."""
-        import torch
-
         return not computes_bf16(torch.device(self.device))
 
     def describe_training_cost(self) -> str:

@@ -12,6 +12,7 @@ import numpy as np
 from guidegraph.graph.errors import Mark, Problem, WorkflowError, suggest
 from guidegraph.graph.ir import Call, Graph, Loop, Op, Parameter, walk
 from guidegraph.graph.language.yaml_tree import Scalar, find_repeated_keys, read_tree, shorten, to_python
+from guidegraph.graph.late import torch
 from guidegraph.graph.literals import convert_literal, is_plain_data
 from guidegraph.graph.origins import Origins, list_origins, list_parameter_ports, trace_origins
 from guidegraph.graph.port import Port
@@ -141,8 +142,6 @@ def _from_numpy(value: object, kind: PortType) -> object:
         return value
     if type(value).__module__ == "numpy" and isinstance(value, np.ndarray):
         if kind.is_any or any(isinstance(a, type) and Tensor in a.__mro__ for a in kind.alternatives):
-            import torch
-
             try:
                 return torch.tensor(np.array(value, dtype=value.dtype.newbyteorder("="), order="C"))
             except (TypeError, ValueError):

@@ -6,12 +6,9 @@ import mmap
 import sys
 from collections.abc import Sequence
 from math import prod
-from typing import TYPE_CHECKING
 
 from guidegraph.graph.hardware.policy import CPU_POLICY, HUGE_PAGE
-
-if TYPE_CHECKING:
-    import torch
+from guidegraph.graph.late import torch
 
 
 def allocate_weight(shape: Sequence[int], dtype: torch.dtype) -> torch.Tensor:
@@ -19,8 +16,6 @@ def allocate_weight(shape: Sequence[int], dtype: torch.dtype) -> torch.Tensor:
 
     Other pages serve if the kernel cannot give huge ones. Raises ``RuntimeError`` if there is too little memory.
     """
-    import torch
-
     count = prod(shape)
     size = count * dtype.itemsize
     memory = _map_huge(size) if CPU_POLICY.takes_huge_pages(size) else None
@@ -46,6 +41,4 @@ def _map_huge(size: int) -> mmap.mmap | None:
 
 def _find_offset(memory: mmap.mmap) -> int:
     """Where the first huge page of mapped memory begins."""
-    import torch
-
     return -torch.frombuffer(memory, dtype=torch.uint8, count=1).data_ptr() % HUGE_PAGE

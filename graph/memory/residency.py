@@ -18,6 +18,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypeAlias
 
+from guidegraph.graph import torch_private
 from guidegraph.graph.device_context import use_device
 from guidegraph.graph.errors import GuidegraphError
 from guidegraph.graph.events import ModelMoved
@@ -148,10 +149,10 @@ class Residency:
     def move_outputs(self, i: int, slots: list[Any]) -> None:
         """Move tensors that a step on the CPU made along with models, such as a schedule's table, to the device."""
         if self.runs_on_cpu(i):
-            from guidegraph.graph.torch_private import pytree
-
             for slot in self.steps[i].outs:
-                slots[slot] = pytree.tree_map(lambda v: self.mover.to_device(v) if is_tensor(v) else v, slots[slot])
+                slots[slot] = torch_private.pytree.tree_map(
+                    lambda v: self.mover.to_device(v) if is_tensor(v) else v, slots[slot]
+                )
 
     def finish(self, i: int, slots: Sequence[Any]) -> None:
         """Register the models that step i made, and release those that no later step reads.

@@ -15,13 +15,11 @@ from enum import Enum
 from functools import partial
 from pathlib import PurePath
 from types import FunctionType, MethodType, ModuleType
-from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
+from typing import Any, Protocol, TypeAlias
 
 from guidegraph.graph.frozen_models import is_module
+from guidegraph.graph.late import torch
 from guidegraph.graph.types import is_tensor
-
-if TYPE_CHECKING:
-    import torch
 
 DEPTH = 6
 """How many levels of containers and objects are searched for models."""
@@ -62,8 +60,6 @@ class TorchMover:
     host = "cpu"
 
     def __init__(self, device: str):
-        import torch
-
         torch_device = torch.device(device)
         if torch_device.type == "cuda" and torch_device.index is None:
             torch_device = torch.device("cuda", torch.cuda.current_device())
@@ -79,8 +75,6 @@ class TorchMover:
         return tensor.to(self.host)
 
     def release(self) -> None:
-        import torch
-
         if self.device.type == "cuda":
             with torch.cuda.device(self.device):
                 torch.cuda.empty_cache()
@@ -211,8 +205,6 @@ class Weights:
 
         Raises ``ValueError`` for weights that cannot be moved and are not on the device.
         """
-        import torch
-
         weights: dict[int, Weight] = {}
         for slot in list_slots(module):
             tensor = slot.get()

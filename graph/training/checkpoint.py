@@ -9,27 +9,24 @@ from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from textwrap import shorten
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from guidegraph.graph.errors import GuidegraphError
 from guidegraph.graph.execution.loop import stack, to_device
 from guidegraph.graph.ir import Loop, find_loops, walk
+from guidegraph.graph.late import torch
 from guidegraph.graph.planning.digest import Digests
 from guidegraph.graph.planning.plan import Plan
+from guidegraph.graph.training.optimisers import list_state_names
 from guidegraph.graph.training.trained_model import TrainedModel, get_trained_state, load_trained_state
 from guidegraph.graph.trust.file_checks import require_regular
 from guidegraph.graph.types import is_tensor
 from guidegraph.graph.values.serialise import DamagedFile, NotSerialisable, decode, encode, read_checked, write_checked
 from guidegraph_runtime.files.locks import FolderBusy, hold_lock
 
-if TYPE_CHECKING:
-    import torch
-
 
 def preserve_generators(device: torch.device) -> AbstractContextManager[None]:
     """A context manager that restores torch's generators of the CPU and of a device at the end."""
-    import torch
-
     if device.type == "cpu":
         return torch.random.fork_rng(devices=[])
     return torch.random.fork_rng(devices=[device], device_type=device.type)
@@ -37,8 +34,6 @@ def preserve_generators(device: torch.device) -> AbstractContextManager[None]:
 
 def read_generators(device: torch.device) -> dict[str, torch.Tensor]:
     """The states of torch's CPU generator, ``rng``, and of another device's, ``rng.device``, which dropout uses."""
-    import torch
-
     states = {"rng": torch.random.get_rng_state()}
     if device.type != "cpu":
         states["rng.device"] = torch.get_device_module(device).get_rng_state(device)
@@ -47,8 +42,6 @@ def read_generators(device: torch.device) -> dict[str, torch.Tensor]:
 
 def restore_generators(device: torch.device, states: Mapping[str, torch.Tensor]) -> None:
     """Restore saved states. Without a state for the device's generator, that one is left alone."""
-    import torch
-
     torch.random.set_rng_state(states["rng"])
     if device.type != "cpu" and "rng.device" in states:
         torch.get_device_module(device).set_rng_state(states["rng.device"], device)
@@ -152,8 +145,6 @@ def read_state(folder: Path, key: str, *, check: bool = True) -> TrainingState |
 
 def optimiser_tensors(optimisers: Sequence[torch.optim.Optimizer]) -> dict[str, torch.Tensor]:
     """The states of optimisers as flat tensors. Their parameters are numbered through."""
-    import torch
-
     tensors: dict[str, torch.Tensor] = {}
     first = 0
     for optimiser in optimisers:
@@ -166,8 +157,6 @@ def optimiser_tensors(optimisers: Sequence[torch.optim.Optimizer]) -> dict[str, 
 
 def fits_optimisers(optimisers: Sequence[torch.optim.Optimizer], tensors: Mapping[str, torch.Tensor]) -> bool:
     """Whether the states that ``optimiser_tensors`` returned have what these optimisers keep of their parameters."""
-    from guidegraph.graph.training.optimisers import list_state_names
-
     states = _split_states(optimisers, tensors)
     for optimiser, entries in zip(optimisers, states, strict=True):
         parameters = [parameter for group in optimiser.param_groups for parameter in group["params"]]

@@ -10,12 +10,10 @@ from __future__ import annotations
 
 import warnings
 from contextlib import AbstractContextManager, nullcontext
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias, get_args
+from typing import Any, Literal, TypeAlias, get_args
 
 from guidegraph.graph.hardware.policy import ComputePolicy
-
-if TYPE_CHECKING:
-    import torch
+from guidegraph.graph.late import torch
 
 PrecisionSetting: TypeAlias = Literal["auto", "fp32", "bf16"]
 """The values of the setting in a workflow."""
@@ -46,8 +44,6 @@ def resolve_precision(setting: str, device: torch.device, *, emulated: bool, gai
 
 def autocast(precision: str, device: torch.device) -> AbstractContextManager[Any]:
     """A context manager in which a training's body computes in a precision, fp32 or bf16."""
-    import torch
-
     if precision == "fp32":
         return nullcontext()
     return torch.autocast(device.type, dtype=torch.bfloat16)
@@ -60,8 +56,6 @@ def without_autocast(device: torch.device) -> AbstractContextManager[Any]:
     behind a lock. A thread that prepares batches would wait for the interpreter in there, and the training, which has
     the interpreter, for that lock: both for good.
     """
-    import torch
-
     if not (torch.amp.is_autocast_available(device.type) and torch.is_autocast_enabled(device.type)):
         return nullcontext()
     return torch.autocast(device.type, enabled=False)

@@ -14,11 +14,11 @@ from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from guidegraph.graph.late import torch
 from guidegraph.graph.types import is_tensor
 from guidegraph.graph.values.serialise import list_named_fields
 
 if TYPE_CHECKING:
-    import torch
     from lightning_fabric import Fabric
 
 
@@ -97,12 +97,10 @@ def sum_over_ranks(tensors: Sequence[torch.Tensor]) -> list[torch.Tensor]:
     """
     if current_rank().count == 1:
         return list(tensors)
-    import torch.distributed as group
-
     totals = [tensor.detach().clone() for tensor in tensors]
     for total in totals:
         with collective_operation():
-            group.all_reduce(total)
+            torch.distributed.all_reduce(total)
     return totals
 
 
@@ -174,8 +172,6 @@ class ProcessGroup:
 
         An entry that is None in one process is None in all.
         """
-        import torch
-
         means = list(tensors)
         if self.is_alone:
             return means
@@ -194,8 +190,6 @@ class ProcessGroup:
         """Whether a flag is set in any of the processes; all get the same answer."""
         if self.is_alone:
             return flag
-        import torch
-
         mean = self.mean([torch.tensor(float(flag), device=self.fabric.device)])[0]
         assert mean is not None
         return bool(mean > 0)
@@ -204,8 +198,6 @@ class ProcessGroup:
         """Whether a number is the same in all of the processes; all get the same answer."""
         if self.is_alone:
             return True
-        import torch
-
         first = torch.tensor(number, device=self.fabric.device)
         self.broadcast([first])
         return not self.any(int(first) != number)
@@ -220,8 +212,6 @@ class ProcessGroup:
         """Set tensors, such as buffers, to those of the first process, in place."""
         if self.is_alone:
             return
-        import torch.distributed as group
-
         for tensor in tensors:
             with collective_operation():
-                group.broadcast(tensor, src=0)
+                torch.distributed.broadcast(tensor, src=0)

@@ -16,9 +16,9 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import replace
 from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from guidegraph.graph import events
+from guidegraph.graph import events, torch_private
 from guidegraph.graph.cancellation import CancelToken, is_interrupt
 from guidegraph.graph.device_context import current_device
 from guidegraph.graph.errors import Cancelled, NodeError, PortError
@@ -37,6 +37,7 @@ from guidegraph.graph.execution.loop_context import LoopContext, Previewed
 from guidegraph.graph.frozen_models import copy_frozen
 from guidegraph.graph.hardware.policy import ComputePolicy
 from guidegraph.graph.ir import Loop, walk
+from guidegraph.graph.late import torch
 from guidegraph.graph.planning.plan import Plan
 from guidegraph.graph.planning.steps import BodyPlan, Step, first_phase
 from guidegraph.graph.sources import Carry, Index, Source
@@ -64,9 +65,6 @@ from guidegraph.graph.training.trained_model import (
 from guidegraph.graph.types import describe_value, is_tensor
 from guidegraph.graph.values.ownership import copy_value
 
-if TYPE_CHECKING:
-    import torch
-
 
 def is_due(every: int, done: int, total: int) -> bool:
     """Whether a preview runs after ``done`` of ``total`` steps: every ``every`` steps and at the end; never if 0."""
@@ -88,8 +86,6 @@ def run_preview(
     Models are passed as frozen copies that share their tensors; torch's generators are restored. Raises ``NodeError``
     and ``Cancelled``.
     """
-    import torch
-
     values: dict[Source, Any] = {**outside, Index(loop.key): done - 1}
     values |= {Carry(loop.key, name): copy_frozen(value) for name, value in carry.items()}
     phase = first_phase(*preview.block, plan.config.passes)
@@ -104,8 +100,6 @@ def run_preview(
 
 def run_training(step: Step, outside: dict[Source, Any], context: LoopContext, plan: Plan) -> dict[str, Any]:
     """Run a training loop, with nothing accelerated. Returns its outputs. Raises ``NodeError``, ``Cancelled``."""
-    import torch
-
     body_plan = step.body
     assert body_plan is not None
     fit = body_plan.loop
@@ -345,11 +339,7 @@ def _apply_all_links(training: Training, outside: Mapping[Source, Any]) -> Train
 
 def _detach(value: Any) -> Any:
     """A value with all of its tensors detached from their graphs."""
-    import torch
-
-    from guidegraph.graph.torch_private import pytree
-
-    return pytree.tree_map(lambda leaf: leaf.detach() if isinstance(leaf, torch.Tensor) else leaf, value)
+    return torch_private.pytree.tree_map(lambda leaf: leaf.detach() if isinstance(leaf, torch.Tensor) else leaf, value)
 
 
 def _iterate_items(step: Step, items: Sequence[Any], begin: int, end: int) -> Iterator[tuple[int, Any]]:
@@ -358,8 +348,6 @@ def _iterate_items(step: Step, items: Sequence[Any], begin: int, end: int) -> It
     A data set with ``prefetch = True`` does not use shared generators: its next item is prepared on a thread. Raises
     ``NodeError``.
     """
-    import torch
-
     if not getattr(items, "prefetch", False):
         for i in range(begin, end):
             with torch.random.fork_rng(devices=[]):
@@ -397,8 +385,6 @@ def compile_models(models: Iterable[torch.nn.Module]) -> None:
 
 def _compile(network: torch.nn.Module) -> None:
     """Compile a network in place. ``Module.compile`` does nothing for containers of torch itself: dynamo skips them."""
-    import torch
-
     if not type(network).__module__.startswith("torch.nn.") or not any(network.children()):
         network.compile()
         return
@@ -417,21 +403,17 @@ def keep_for_several_gradients(accelerate: str) -> AbstractContextManager[Any]:
     """
     if accelerate != COMPILE:
         return nullcontext()
-    from guidegraph.graph.torch_private import functorch_config
-
-    patch: AbstractContextManager[Any] = functorch_config.patch(donated_buffer=False)
+    patch: AbstractContextManager[Any] = torch_private.functorch_config.patch(donated_buffer=False)
     return patch
 
 
 def _list_networks(model: torch.nn.Module) -> Iterator[torch.nn.Module]:
     """The outermost modules in a model that are called, or the model itself if it has none."""
-    from torch import nn
-
     children = [*model.children()]
     if not children:
         yield model
     for child in children:
-        if isinstance(child, (nn.ModuleList, nn.ModuleDict)):
+        if isinstance(child, (torch.nn.ModuleList, torch.nn.ModuleDict)):
             yield from _list_networks(child) if len(child) else ()
         else:
             yield child

@@ -62,8 +62,6 @@ def apply_links(model: OptimisedModel, values: Mapping[Source, Any]) -> Optimise
 
 def prepare_model(spec: OptimisedModel, value: Any, device: torch.device) -> TrainedModel:
     """A live copy of a model with new optimisers. Raises ``PortError`` for any other value, such as an absent part."""
-    import torch
-
     if getattr(type(value), ABSENT, False):
         raise PortError(spec.model, repr(value))
     if not isinstance(value, torch.nn.Module):
@@ -107,8 +105,6 @@ def set_gradients(loss: Any, group: Sequence[TrainedModel], processes: ProcessGr
 
     keep_graph: the gradient of another loss is still to be computed, which may need the same values.
     """
-    import torch
-
     parameters = [p for t in group for p in t.parameters]
     gradients: Sequence[torch.Tensor | None] = [None] * len(parameters)
     if loss.requires_grad:
@@ -123,8 +119,6 @@ def set_gradients(loss: Any, group: Sequence[TrainedModel], processes: ProcessGr
 
 def step_model(t: TrainedModel, i: int, total: int) -> None:
     """Update a model's parameters and its moving average in step ``i`` of ``total``, from gradients that are set."""
-    import torch
-
     if clip := t.spec.options.get("clip"):
         torch.nn.utils.clip_grad_norm_(t.parameters, float(clip))
     for optimiser in t.optimisers:
@@ -211,8 +205,6 @@ def load_trained_state(module: torch.nn.Module, state: Mapping[str, torch.Tensor
 
 def save_buffers(modules: Iterable[torch.nn.Module]) -> Callable[[], None]:
     """Copy the buffers of modules, such as running means. Returns a function that puts the copies back."""
-    import torch
-
     owners = [owner._buffers for module in modules for owner in module.modules()]
     saved = [
         (buffers, name, buffer, buffer.clone())
@@ -231,8 +223,6 @@ def save_buffers(modules: Iterable[torch.nn.Module]) -> Callable[[], None]:
 
 def update_average(average: torch.nn.Module, model: torch.nn.Module, decay: float) -> None:
     """Update a moving average of a model in place: decay · average + (1 − decay) · model; buffers are copied."""
-    import torch
-
     with torch.no_grad():
         for averaged, current in zip(list_trained_parameters(average), list_trained_parameters(model), strict=True):
             averaged.lerp_(current, 1 - decay)

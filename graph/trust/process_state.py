@@ -25,9 +25,9 @@ from dataclasses import dataclass
 from functools import cache, partial
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
-if TYPE_CHECKING:
-    import torch
+from guidegraph.graph.late import torch
 
+if TYPE_CHECKING:
     from guidegraph.graph.ir import Call
     from guidegraph.graph.node import Watch
 
@@ -262,8 +262,6 @@ def _restore_seeded(saved: SavedState, now: Values) -> Iterator[str]:
 
 def _list_generators() -> tuple[Any, ...]:
     """torch's generators of the CPU and, if CUDA is in use, of its devices. They cannot be read during a capture."""
-    import torch
-
     if not torch.cuda.is_initialized() or torch.cuda.is_current_stream_capturing():
         return (torch.default_generator,)
     return (torch.default_generator, *torch.cuda.default_generators)
@@ -318,8 +316,6 @@ class _Readers(NamedTuple):
 @cache
 def _get_readers() -> _Readers:
     """The readers and setters of the state. Imports torch, as the run does anyway."""
-    import torch
-
     of_torch = list_torch_settings(torch)
     dtype, precision = of_torch.dtype.read, of_torch.precision.read
     threads, gradients, device = of_torch.threads.read, of_torch.gradients.read, _device_reader(torch)

@@ -14,14 +14,12 @@ import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, fields, is_dataclass
 from types import ModuleType
-from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
+from typing import Any, TypeAlias, TypeVar
 
 from guidegraph.graph.frozen_models import copy_frozen, deepcopy_module, is_module
+from guidegraph.graph.late import torch
 from guidegraph.graph.types import is_tensor, is_tensor_class
 from guidegraph.graph.values.serialise import tensor_bytes
-
-if TYPE_CHECKING:
-    import torch
 
 log = logging.getLogger(__name__)
 
@@ -62,8 +60,6 @@ def is_mutable(value: Any) -> bool:
 
 def copy_module(module: Any, device: str | None = None) -> Any:
     """A frozen copy of a module with its own weights, moved to ``device`` if that is given."""
-    import torch
-
     tensors = [*module.parameters(), *module.buffers()]
     memo: dict[int, Any] = {}
     for tensor in tensors:
@@ -265,8 +261,6 @@ def _checksum(value: Any) -> int:
 def _pieces(value: Any, depth: int) -> Iterator[Any]:
     """The bytes of a value and its contents, piece by piece."""
     if is_tensor(value):
-        import torch
-
         yield f"{value.dtype} {'nested' if value.is_nested else tuple(value.shape)}".encode()
         is_plain = type(value) in (torch.Tensor, torch.nn.Parameter) and value.device.type == "cpu"
         if is_plain and value.layout is torch.strided and not (value.is_quantized or value.is_nested):

@@ -16,15 +16,13 @@ import sys
 import zlib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from guidegraph.graph import torch_private
+from guidegraph.graph.late import torch
 from guidegraph.graph.trust.file_checks import require_regular
-from guidegraph.graph.types import is_tensor, name_structure, structured_types
+from guidegraph.graph.types import fields_of_structure, is_tensor, name_structure, structured_types
 from guidegraph_runtime.files.atomic_write import atomic_path
-
-if TYPE_CHECKING:
-    import torch
-from guidegraph.graph.types import fields_of_structure
 
 FORMAT = "guidegraph-value-2"
 
@@ -164,8 +162,6 @@ def read_checked(path: Path, *, copy: bool = True) -> tuple[dict[str, str], dict
 
 def tensor_bytes(tensor: torch.Tensor) -> memoryview:
     """The bytes of a dense CPU tensor in row-major order; a view of its memory if it is contiguous."""
-    import torch
-
     dense = tensor.detach().resolve_conj().resolve_neg().contiguous()
     return dense.reshape(-1).view(torch.uint8).numpy().data
 
@@ -193,8 +189,6 @@ def flatten(value: Any) -> tuple[list[Any], Any]:
     A tensor, and a structured value whose fields are tensors and plain values, are taken apart here, with fewer calls.
     Structures are comparable; the structure of the second kind is its class.
     """
-    import torch
-
     if isinstance(value, torch.Tensor):
         return [value], _TENSOR
     names = fields_of_structure(type(value))
@@ -202,9 +196,7 @@ def flatten(value: Any) -> tuple[list[Any], Any]:
         leaves = [getattr(value, name) for name in names]
         if not [leaf for leaf in leaves if type(leaf) not in PLAIN_LEAVES and not isinstance(leaf, torch.Tensor)]:
             return leaves, type(value)
-    from guidegraph.graph.torch_private import pytree
-
-    return pytree.tree_flatten(value)
+    return torch_private.pytree.tree_flatten(value)
 
 
 def has_fixed_leaves(structure: Any) -> bool:
@@ -225,9 +217,7 @@ def unflatten(leaves: list[Any], structure: Any) -> Any:
     names = fields_of_structure(structure) if isinstance(structure, type) else None
     if names is not None:
         return structure(**dict(zip(names, leaves, strict=True)))
-    from guidegraph.graph.torch_private import pytree
-
-    return pytree.tree_unflatten(leaves, structure)
+    return torch_private.pytree.tree_unflatten(leaves, structure)
 
 
 def is_equal_leaf(leaf: Any, other: Any) -> bool:

@@ -11,6 +11,10 @@ from importlib import import_module
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any, NoReturn
 
+from guidegraph.graph.memory.pause_collector import exempt_imports, pause_for_import
+from guidegraph.plugins.entry_points import PluginSelection, find_package, name_package
+from guidegraph_runtime.machine.termination import end_on_sigterm
+
 if TYPE_CHECKING:
     import typer
 
@@ -45,9 +49,6 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     modules, installed = _list_plugin_modules(args), "--no-plugins" not in args
     link = None
     with _exit_if_interrupted():
-        from guidegraph.graph.memory.pause_collector import exempt_imports, pause_for_import
-        from guidegraph.plugins.entry_points import find_package, name_package
-
         if arguments is None:
             exempt_imports()
         if owns_process:
@@ -63,7 +64,6 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
         with pause_for_import():
             from guidegraph.commands.shared.errors import check_names, exit_on_error, flush_output
             from guidegraph.commands.shared.printing import print_warning, reserve_stdout
-            from guidegraph_runtime.machine.termination import end_on_sigterm
 
             is_alone = is_built_in and "_" not in command and not {"-h", "--help"} & {*args[:place]}
             app = load_commands([command.replace("-", "_")] if is_alone else COMMANDS)
@@ -77,7 +77,6 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
                 check_names(command, args)
                 if not is_built_in and args[:1] != ["--version"]:
                     from guidegraph.commands.shared.plugins import add_plugin_commands
-                    from guidegraph.plugins.entry_points import PluginSelection
 
                     add_plugin_commands(PluginSelection(modules, installed), app)
                 elif owns_process and ("--json" in args or command == "schema"):
@@ -95,7 +94,6 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
 def load_commands(names: Sequence[str] = COMMANDS) -> typer.Typer:
     """The application with the commands of these names; without those whose packages are not installed."""
     from guidegraph.commands.shared.root import app
-    from guidegraph.plugins.entry_points import find_package, name_package
 
     def name_of(command: Any) -> str:
         return str(command.name or getattr(command.callback, "__name__", ""))

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from guidegraph.commands.shared import options
+from guidegraph.commands.shared.plugins import load_package
 from guidegraph.commands.shared.root import app, examples, select_plugins
 
 
@@ -92,7 +93,6 @@ def export(
     from guidegraph.commands.exports.single_file import export_single_file
     from guidegraph.commands.exports.steps import ExportArguments
     from guidegraph.commands.shared.open_workflow import WorkflowRequest, name_picture
-    from guidegraph.commands.shared.plugins import load_package
     from guidegraph.commands.shared.run_settings import apply_limits
 
     grants = options.make_grants(allow_read, allow_write, allow_code)

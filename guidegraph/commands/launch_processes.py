@@ -14,6 +14,7 @@ from guidegraph.commands.shared.errors import CANCELLED, argument_problem
 from guidegraph.commands.shared.printing import print_note, release_stdout
 from guidegraph.graph.errors import GuidegraphError, WorkflowError
 from guidegraph.graph.ir import Graph, walk
+from guidegraph.graph.late import torch
 from guidegraph.graph.training.fit import Fit
 from guidegraph.graph.training.ranks import process_rank
 
@@ -71,8 +72,6 @@ def check_processes(processes: Processes, graph: Graph, device: str) -> None:
 
 def count_cuda_devices() -> int:
     """The number of CUDA devices of this machine."""
-    import torch
-
     return torch.cuda.device_count()
 
 

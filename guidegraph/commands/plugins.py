@@ -12,6 +12,7 @@ from guidegraph.commands.shared.printing import print_json, print_note, print_te
 from guidegraph.commands.shared.root import app, examples, select_plugins
 from guidegraph.graph.errors import suggest
 from guidegraph.plugins.entry_points import DISABLE, PACKAGES
+from guidegraph.plugins.manager import PluginManager
 from guidegraph_runtime.printing import show_count
 
 if TYPE_CHECKING:
@@ -24,8 +25,6 @@ def plugins(json: Json = False, plugin: Plugins = None, no_plugins: NoPlugins = 
 
     The exit code is 0 even if plugins failed; --json has the state of each.
     """
-    from guidegraph.plugins.manager import PluginManager
-
     selection = select_plugins(plugin, no_plugins)
     manager = PluginManager(selection.modules, entry_points=selection.installed)
     manager.add_commands(load_commands())  # all of them, as a plugin may not take the name of one

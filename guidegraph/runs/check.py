@@ -7,6 +7,7 @@ from typing import NamedTuple
 from guidegraph.graph.errors import Problem, WorkflowError
 from guidegraph.graph.ir import Graph
 from guidegraph.graph.node import Registry
+from guidegraph.graph.planning.admission import MACHINE_CODES, list_admission_problems
 from guidegraph.graph.trust.effects import Effect, list_effects
 from guidegraph.graph.trust.limits import find_trip_problems
 from guidegraph.graph.trust.policy import Policy, find_effect_problems
@@ -23,8 +24,6 @@ class CheckedWorkflow(NamedTuple):
 
 def check_workflow(graph: Graph, registry: Registry, policy: Policy) -> CheckedWorkflow:
     """Check a workflow with the defaults of its parameters. Raises ``WorkflowError`` for what cannot go together."""
-    from guidegraph.graph.planning.admission import MACHINE_CODES, list_admission_problems
-
     defaults = {name: parameter.default for name, parameter in graph.params.items() if not parameter.required}
     effects = list_effects(graph.ops, defaults)
     # The outputs of a workflow whose required parameters cannot be set are not checked: no run would write them.

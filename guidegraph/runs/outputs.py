@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from guidegraph.graph.errors import Cancelled, Problem, UnwritableOutput
 from guidegraph.graph.ir import Graph, walk
+from guidegraph.graph.late import torch
 from guidegraph.graph.node import Registry
 from guidegraph.graph.output_format import Formats, OutputFormat, find_formats, split_samples
 from guidegraph.graph.resolution.link_rule import can_link
@@ -21,6 +22,7 @@ from guidegraph.nodes.types import Image, Table
 from guidegraph_runtime.files.atomic_write import atomic_path, write_text
 from guidegraph_runtime.machine.shortages import explain_shortage, with_shortage
 from guidegraph_runtime.output_formats import FormatFailure, PictureText, Writer, sample_names, write_sample
+from guidegraph_runtime.pictures.png import add_png_text
 from guidegraph_runtime.run_json import RECORD
 
 TAKEN = {Path(RECORD).stem: RECORD, "sweep": "sweep.json"}
@@ -134,8 +136,6 @@ class OutputWriter:
 
 def _add_text(text: Mapping[str, str], picture: Path) -> None:
     if text:
-        from guidegraph_runtime.pictures.png import add_png_text
-
         add_png_text(picture, text)
 
 
@@ -197,7 +197,6 @@ def _as_tensor(value: Any) -> Any:
     if type(value).__module__ != "numpy" or not hasattr(value, "dtype"):
         return None
     import numpy
-    import torch
 
     try:
         return torch.from_numpy(numpy.array(value))

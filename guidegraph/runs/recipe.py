@@ -18,6 +18,7 @@ from guidegraph.graph.trust.file_checks import open_regular
 from guidegraph.graph.trust.limits import LimitExceeded
 from guidegraph.runs.outputs import to_json
 from guidegraph_runtime.files.regular_files import parse_json
+from guidegraph_runtime.pictures.png import read_png_text
 from guidegraph_runtime.run_json import picture_text
 
 KEYWORD = "guidegraph"
@@ -106,8 +107,6 @@ def is_picture(path: Path) -> bool:
 
 def read_recipe(path: Path) -> Recipe:
     """Read the recipe of a picture. Raises ``WorkflowError`` for a PNG without one, and for other files."""
-    from guidegraph_runtime.pictures.png import read_png_text
-
     try:
         text = read_png_text(path).get(KEYWORD)
     except FileNotFoundError:

@@ -8,6 +8,7 @@ from typing import NamedTuple
 from guidegraph.graph.node import node
 from guidegraph.nodes.checkpoints.diffusers.config import read_json
 from guidegraph.nodes.checkpoints.diffusers.schedule import CONFIG, read_flow_shift, read_sampler_settings
+from guidegraph.nodes.checkpoints.folders import is_compvis, is_compvis_folder, is_diffusers
 
 
 class Sampling(NamedTuple):
@@ -54,7 +55,6 @@ def checkpoint_sampling(*, path: Path) -> Sampling:
     offset 0 and 1 as the last ᾱ.
     Raises an error for a folder without a scheduler, and for a file that is not a checkpoint.
     """
-    from guidegraph.nodes.checkpoints.folders import is_compvis, is_compvis_folder, is_diffusers
     from guidegraph.nodes.checkpoints.read_tensors import read_tensors
 
     if path.is_dir() and (is_diffusers(path) or not is_compvis_folder(path)):

@@ -8,11 +8,13 @@ from typing import Annotated, Literal
 from annotated_types import Ge, Gt, Le, MinLen
 
 from guidegraph.graph.device_context import current_device
+from guidegraph.graph.late import torch
 from guidegraph.graph.node import node
 from guidegraph.graph.training.ranks import local_rows
 from guidegraph.graph.types import Tensor
 from guidegraph.nodes import port_shapes
 from guidegraph.nodes.condition_fields import BASIC_NAMES, find_field
+from guidegraph.nodes.images.image import resize_antialiased
 from guidegraph.nodes.shape_checks import has_values
 from guidegraph.nodes.types import Condition, ConditionAdapter
 from guidegraph.nodes.uniforms import DROPS, uniforms
@@ -32,8 +34,6 @@ def spatial_condition(parts: Sequence[Tensor], *, size: Size | None = None, mode
     and bool parts become floats. mode: area averages when a part shrinks, and repeats pixels when it grows.
     Raises an error for a part without 4 axes, or for different batches.
     """
-    import torch
-
     if not parts:
         raise ValueError("there are no parts: list at least one map, mask, picture or latent")
     for part in parts:
@@ -52,10 +52,6 @@ def spatial_condition(parts: Sequence[Tensor], *, size: Size | None = None, mode
 
 
 def _resize(part: Tensor, size: tuple[int, int], mode: Mode) -> Tensor:
-    from torch.nn import functional
-
-    from guidegraph.nodes.images.image import resize_antialiased
-
     if tuple(part.shape[2:]) == size:
         return part
     if mode == "bilinear":
@@ -64,7 +60,7 @@ def _resize(part: Tensor, size: tuple[int, int], mode: Mode) -> Tensor:
         part = part.reshape(
             *part.shape[:2], *map(int, part.shape[2:])
         )  # a traced graph averages over a fixed number of pixels
-    return functional.interpolate(part, size, mode="nearest-exact" if mode == "nearest" else mode)
+    return torch.nn.functional.interpolate(part, size, mode="nearest-exact" if mode == "nearest" else mode)
 
 
 @node("condition.vector", shape=port_shapes.vector_rows)
@@ -77,8 +73,6 @@ def vector_condition(
     number for all samples, or a list with one for each. Integers become float32.
     Raises an error unless exactly one of values and number is set, and for values with other axes.
     """
-    import torch
-
     if (values is None) == (number is None):
         raise ValueError("expected either values or a number: wire one of them, or set `number`")
     if values is None:
@@ -129,8 +123,6 @@ def drop_condition(
     Every field must have the batch's leading axis. Two nodes with one seed, also `data.drop_captions`, drop the same
     samples: to drop conditions apart from each other, give each its own seed.
     """
-    import torch
-
     fills = {name: fill for name in condition.fields if (fill := find_field(name).fill) is not None}
     batches = {condition.fields[name].shape[0] for name in fills}
     if len(batches) > 1:
@@ -155,8 +147,6 @@ def merge_conditions(conditions: Sequence[Condition]) -> Condition:
     broadcasts to the batch. Raises an error if two of them have a vector, or the same field of a plugin, because a
     condition has only one.
     """
-    import torch
-
     if not conditions:
         raise ValueError("there are no conditions to merge: list at least one")
     sizes = [value.shape[0] for condition in conditions for name, value in condition.fields.items() if name != "mask"]
@@ -202,8 +192,6 @@ def _find_holders(conditions: Sequence[Condition]) -> dict[str, int]:
 
 def _mask_of(condition: Condition, batch: int) -> Tensor:
     """The mask (batch, M) of a condition with tokens, true everywhere if the condition lacks one."""
-    import torch
-
     tokens, mask = condition.tokens, condition.mask
     assert tokens is not None
     if mask is None:

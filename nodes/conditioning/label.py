@@ -9,6 +9,7 @@ from annotated_types import MinLen
 
 from guidegraph.graph.device_context import current_device
 from guidegraph.graph.errors import suggest
+from guidegraph.graph.late import torch
 from guidegraph.graph.node import node
 from guidegraph.graph.types import Tensor
 from guidegraph.nodes import port_shapes
@@ -43,8 +44,6 @@ def labels_by_name(
     names: of the classes, in order, for example from data.folder. label: the name or names; empty for all classes in
     turn. Raises an error for an unknown name, with the closest one, and for a list of another length than ``batch``.
     """
-    import torch
-
     classes = list(names)
     if not classes:
         raise ValueError("there are no names of classes: expected those of data.folder for a folder with classes")
@@ -97,8 +96,6 @@ def embed_label(embedder: LabelEmbedder, label: Label | None = None) -> Conditio
     Raises an error for labels that are not integers, and for one above the null class, which is `classes`, unless it is
     traced.
     """
-    import torch
-
     if label is None:
         label = torch.full((1,), embedder.classes, dtype=torch.int64, device=current_device())
     if label.is_floating_point() or label.is_complex() or label.dtype == torch.bool:

@@ -7,10 +7,12 @@ from typing import Annotated, Literal
 
 from annotated_types import Ge, Le
 
+from guidegraph.graph.late import torch
 from guidegraph.graph.node import node
 from guidegraph.graph.training.ranks import first_row
 from guidegraph.graph.types import Tensor
 from guidegraph.nodes import port_shapes
+from guidegraph.nodes.conditioning.random_masks import draw_mask
 from guidegraph.nodes.derive import node_for, node_from_operation
 from guidegraph.nodes.shape_checks import cast_mask, check_compatible
 from guidegraph.nodes.types import Image, Mask, Sample
@@ -32,10 +34,6 @@ def random_mask(
     Similar to LaMa's wide masks (Suvorov et al. 2022): 1 to 3 boxes of 15 to 60 % of a side, or 1 to 4 strokes.
     kind: `mixed` uses each for half of the samples. They depend on (seed, index) alone; `index` is the loop's.
     """
-    import torch
-
-    from guidegraph.nodes.conditioning.random_masks import draw_mask
-
     batch, _, height, width = like.shape
     first = first_row(batch)
     masks = [draw_mask(seed, index, first + sample, height, width, kind) for sample in range(batch)]
@@ -50,8 +48,6 @@ def mask_boxes(box: Tensor, like: Image, *, margin: Annotated[float, Ge(0), Le(1
     of the sides. A pixel belongs to a box if its centre does; a box without width or height has none. margin: how far
     the mask reaches beyond each edge, in the same units. Raises an error for boxes of another shape.
     """
-    import torch
-
     if box.ndim != 3 or box.shape[2] != 4 or box.shape[0] != like.shape[0]:
         raise ValueError(
             f"expected boxes (B, N, 4), with B = {len(like)} as there are pictures; found {tuple(box.shape)}"
@@ -68,8 +64,6 @@ def mask_boxes(box: Tensor, like: Image, *, margin: Annotated[float, Ge(0), Le(1
 
 @node_for("mask.bounds", shape=port_shapes.mask_rows)
 def find_bounds(mask: Mask) -> Tensor:
-    import torch
-
     inside = mask > 0.5
     edges = []
     for axis in (2, 3):
@@ -102,9 +96,7 @@ def fit_mask(mask: Mask, like: Sample) -> Mask:
 
     The nearest is that above and to the left, as in the training of Stable Diffusion's inpainting.
     """
-    from torch.nn import functional
-
-    return functional.interpolate(mask.to(like), like.shape[2:], mode="nearest")
+    return torch.nn.functional.interpolate(mask.to(like), like.shape[2:], mode="nearest")
 
 
 @node("mask.signed", shape=port_shapes.mask_rows)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import NamedTuple
 
+from guidegraph.graph.late import torch
 from guidegraph.graph.node import node
 from guidegraph.graph.types import Tensor
 from guidegraph.nodes import port_shapes
@@ -37,8 +38,6 @@ def find_boxes(semantic: SemanticMap, *, objects: int | None, most: int) -> MapO
 @node("semantic.picture")
 def picture_of_map(semantic: SemanticMap) -> Image:
     """Paint a map (B, K, H, W) of the classes of scenes as pictures (B, 3, H, W) in the classes' colours."""
-    import torch
-
     if semantic.shape[1] != len(COLOURS):
         raise ValueError(f"there are colours for the {len(COLOURS)} classes of scenes; the map has {semantic.shape[1]}")
     dtype = semantic.dtype if semantic.is_floating_point() else torch.float32
@@ -50,8 +49,6 @@ def picture_of_map(semantic: SemanticMap) -> Image:
 def hues_of_map(semantic: SemanticMap) -> Image:
     """Paint a map (B, K, H, W) of any classes as pictures (B, 3, H, W): class 0 grey, the others in distinct hues."""
     import colorsys
-
-    import torch
 
     dtype = semantic.dtype if semantic.is_floating_point() else torch.float32
     hues = [colorsys.hsv_to_rgb(k * GOLDEN % 1, 0.65, 0.9) for k in range(1, semantic.shape[1])]
@@ -77,8 +74,6 @@ def map_from_logits(logits: Tensor) -> SemanticMap:
 
     Raises an error for logits that are not finite.
     """
-    import torch
-
     if logits.ndim != 4:
         raise ValueError(f"expected logits (B, K, H, W); found shape {tuple(logits.shape)}")
     check_finite("the logits", logits)

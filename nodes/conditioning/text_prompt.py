@@ -14,7 +14,7 @@ from guidegraph.graph.node import node
 from guidegraph.nodes import port_shapes
 from guidegraph.nodes.derive import node_from_operation
 from guidegraph.nodes.types import Condition, Table, TextEmbedder
-from guidegraph_runtime.text.chunks import parse_prompt
+from guidegraph_runtime.text.chunks import list_vocabulary, near_words, parse_prompt
 
 if TYPE_CHECKING:
     from guidegraph.nodes.models.released.prompt_embedder import TowerText
@@ -169,7 +169,6 @@ def list_words(embedder: TextEmbedder, *, near: str = "") -> Table:
     Raises an error for an encoder other than `model.text_transformer`.
     """
     from guidegraph.nodes.models.own.text_encoder import TextModel
-    from guidegraph_runtime.text.chunks import list_vocabulary, near_words
 
     if not isinstance(embedder, TextModel):
         raise ValueError(f"text.vocabulary takes a model.text_transformer; found {type(embedder).__name__}")

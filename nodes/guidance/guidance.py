@@ -10,6 +10,7 @@ from typing import Annotated, Any
 from annotated_types import Ge, Le
 
 from guidegraph.graph.device_context import read_on_host
+from guidegraph.graph.late import torch
 from guidegraph.graph.node import node
 from guidegraph.graph.types import Tensor, is_tensor
 from guidegraph.nodes import port_shapes
@@ -57,8 +58,6 @@ def classifier_guidance(classifier: Classifier, x: Sample, t: Timesteps, label: 
     wire x_t, as in OpenAI's code, or scheduler.mean, exactly as in the paper's algorithm 1.
     Raises an error for a label that is not int64, or that the classifier does not have.
     """
-    import torch
-
     if label.dtype != torch.int64:
         raise ValueError(
             f"the label has dtype {label.dtype}: expected class indices in int64, as from label.constant; "
@@ -98,8 +97,6 @@ def shift_eps(prediction: Prediction, score: Score, x: Sample, t: Timesteps, sch
     x and score (B, C, H, W), t (1) or (B). For DDIM and ODE solvers; DDPM takes the score in scheduler.step.
     At α = 0 a prediction of x0, v or flow is unchanged: x is pure noise there, on which no condition depends.
     """
-    import torch
-
     check_compatible("the prediction, the score and x", prediction.value, score, x)
     level = schedule.level_at(x, t)
     eps = level.eps(prediction.value, prediction.kind) - level.sigma * score
@@ -143,8 +140,6 @@ def rescale(guided: Prediction, cond: Prediction, *, phi: Annotated[float, Ge(0)
     phi: 0 changes nothing, 1 gives it cond's deviation. The deviation is computed over all values of each sample.
     Raises an error for predictions of different kinds or shapes.
     """
-    import torch
-
     if guided.kind != cond.kind:
         raise ValueError(f"guided is of kind '{guided.kind}' and cond of kind '{cond.kind}': convert one first")
     check_compatible("guided and cond", guided.value, cond.value)
@@ -172,8 +167,6 @@ def interval(
     (B).
     Raises an error if low is above high; in a graph, where they are tensors, such an interval is empty.
     """
-    import torch
-
     if not is_tensor(low) and not is_tensor(high) and low > high:
         raise ValueError(f"no noise level is from {low:g} to {high:g}: low must not be above high")
     is_number = t.numel() == 1 and not any(map(is_tensor, (scale, low, high))) and has_values(t)

@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 
 from annotated_types import Gt, Le
 
+from guidegraph.graph.late import torch
 from guidegraph.graph.node import node
 from guidegraph.nodes import port_shapes
 from guidegraph.nodes.derive import node_for, node_from_operation
@@ -33,14 +34,12 @@ def resize_image(image: Image, *, size: Size, mode: Filter = "bicubic") -> Image
 
     size: the side, or [height, width]. mode: the interpolation filter.
     """
-    from torch.nn import functional
-
     height, width = (size, size) if isinstance(size, int) else size
     host.check_pixels(height, width)
     if mode in ("bicubic", "bilinear"):
         return resize_antialiased(image, (height, width), mode).clamp(-1, 1)
     kind = "nearest-exact" if mode == "nearest" else mode
-    return functional.interpolate(image, (height, width), mode=kind).clamp(-1, 1)
+    return torch.nn.functional.interpolate(image, (height, width), mode=kind).clamp(-1, 1)
 
 
 @node("image.scale", shape=port_shapes.image_rows)
@@ -52,8 +51,6 @@ def scale_image(image: Image, *, factor: Annotated[float, Gt(0), Le(64)] = 4.0, 
 
 @node_for("image.grid", host=True)
 def image_grid(image: Image, *, columns: int | None, gap: int, background: float) -> Image:
-    import torch
-
     layout = host.Sheet.of(tuple(image.shape), columns, gap)
     sheet = torch.full(layout.shape, background, dtype=image.dtype, device=image.device)
     for (rows, across), picture in zip(layout.windows, image, strict=True):
@@ -83,7 +80,5 @@ def resize_antialiased(x: Image, size: tuple[int, int], mode: str = "bilinear") 
 
     Half precision is computed in float32: torch has no half-precision kernel for this on a CPU.
     """
-    import torch
-
     wide = x.to(torch.promote_types(x.dtype, torch.float32))
     return torch.nn.functional.interpolate(wide, size, mode=mode, antialias=True).to(x.dtype)

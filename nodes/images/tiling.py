@@ -8,6 +8,7 @@ from typing import Annotated
 
 from annotated_types import Ge
 
+from guidegraph.graph.late import torch
 from guidegraph.graph.node import node
 from guidegraph.graph.types import Tensor
 from guidegraph.nodes.shape_checks import has_values
@@ -49,8 +50,6 @@ class TiledAutoencoder:
 
     def decode(self, latent: Tensor) -> Tensor:
         """Pictures (B, 3, H, W) of latents (B, C, h, w): the mean of tiles, weighted by the distance to their edges."""
-        import torch
-
         if not has_values(latent) or not self.computes_in_pieces(latent.shape):
             return self.autoencoder.decode(latent)
         rows, columns = (tile_starts(size, self.tile, self.overlap) for size in latent.shape[2:])
@@ -86,7 +85,5 @@ def tile_starts(size: int, tile: int, overlap: int) -> list[int]:
 
 def edge_ramp(size: int, overlap: int) -> Tensor:
     """Weights (size), float32, that rise from either end over `overlap` pixels and are 1 between; never 0."""
-    import torch
-
     from_edge = torch.arange(size, dtype=torch.float32) + 0.5
     return torch.minimum(from_edge, from_edge.flip(0)).div(max(overlap, 1)).clamp(max=1.0)

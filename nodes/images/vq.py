@@ -6,6 +6,7 @@ from typing import Annotated, Any, NamedTuple
 
 from annotated_types import Ge, Gt, Lt
 
+from guidegraph.graph.late import torch
 from guidegraph.graph.node import node
 from guidegraph.graph.types import Tensor
 from guidegraph.nodes.models.model_nodes import Count, Multipliers, build_untrained
@@ -98,7 +99,6 @@ class CodebookUsage(NamedTuple):
 @node("autoencoder.codebook_usage")
 def codebook_usage(autoencoder: Autoencoder, image: Image, *, chunk: Annotated[int, Ge(1)] = 64) -> CodebookUsage:
     """The usage of a VQ autoencoder's codebook by pictures (B, 3, H, W), encoded `chunk` at a time."""
-    import torch
 
     from guidegraph.nodes.models.own.autoencoder import measure_usage
 

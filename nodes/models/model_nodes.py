@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple, TypeVar
 from annotated_types import Ge, MinLen
 
 from guidegraph.graph.device_context import current_device, current_dtype
+from guidegraph.graph.late import torch
 from guidegraph.graph.node import node
 from guidegraph.graph.paths import resolve_path
 from guidegraph.graph.types import Written
@@ -139,7 +140,6 @@ def save_model(
     Parts that the folder already holds and that are not wired stay unchanged. dtype: of the weights in the files; int8:
     of their matrices, with a scale for every 64 values, and float16 for the rest.
     """
-    import torch
     from safetensors.torch import save_file
 
     from guidegraph.nodes.models import store
@@ -361,8 +361,6 @@ def new_condition_adapter(
 
 def build_untrained(build: Callable[[], Network], seed: int) -> Network:
     """Build a frozen module, on the run's device; its initial weights depend only on the seed."""
-    import torch
-
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         module = build()

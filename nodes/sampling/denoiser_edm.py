@@ -8,6 +8,7 @@ from typing import Annotated, Literal, TypeAlias
 
 from annotated_types import Gt
 
+from guidegraph.graph.late import torch
 from guidegraph.graph.node import node
 from guidegraph.graph.types import Tensor
 from guidegraph.nodes.guidance.hooks import HookedDenoiser, HookedWrapper, MemoryDenoiser, Site
@@ -64,8 +65,6 @@ class PreconditionedDenoiser:
 
     def _level(self, t: Tensor) -> Tensor:
         """σ/α (B), float64."""
-        import torch
-
         alpha, sigma = self.schedule.alpha_sigma(t.to(torch.float64))
         return sigma / alpha
 
@@ -112,8 +111,6 @@ def check_raw_kind(kind: PredictionKind) -> None:
 
 def check_largest_sigma(schedule: Schedule) -> None:
     """Raise ``ValueError`` for a schedule whose model starts at α = 0, where σ/α is infinite."""
-    import torch
-
     if not has_values(schedule.alphas_bar):
         return
     last = schedule.known[1]

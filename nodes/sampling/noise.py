@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from guidegraph.graph.device_context import current_device, current_dtype
+from guidegraph.graph.late import torch
 from guidegraph.graph.node import node
 from guidegraph.graph.training.ranks import local_rows
 from guidegraph.nodes.derive import node_for
@@ -14,7 +15,6 @@ from guidegraph_runtime import noise as philox
 from guidegraph_runtime.operations.noise import Generator, Seed, Side, noise_shape
 
 if TYPE_CHECKING:
-    import torch
     from torch import Tensor
 
 
@@ -28,8 +28,6 @@ def gaussian(
     batch: int,
     rng: Generator,
 ) -> Noise:
-    import torch
-
     batch, sizes = philox.batch_and_shape(None if like is None else tuple(like.shape), shape, batch, seed)
     if len(sizes) != 3 and like is not None:
         raise ValueError(f"'like' has the shape of samples, (B, C, H, W); found {tuple(like.shape)}")
@@ -68,8 +66,6 @@ def seed_of_iteration(index: int, *, seed: Seed = 0, stride: Side = 1) -> int:
 def _draw_torch(
     seed: int | list[int], shape: tuple[int, ...], batch: int, index: int | None, dtype: torch.dtype
 ) -> Tensor:
-    import torch
-
     if isinstance(seed, list):
         return torch.cat(
             [_draw_torch(sample_seed, shape, 1, index, dtype) for sample_seed in philox.sample_seeds(seed, batch)]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+from guidegraph.graph.late import torch
 from guidegraph.graph.node import node
 from guidegraph.nodes.derive import define_nodes, node_for, to_engine, to_runtime
 from guidegraph.nodes.shape_checks import check_compatible, expand_to_batch
@@ -71,8 +72,6 @@ def schedule_table(schedule: Schedule) -> Table:
 
     ᾱ is α²/(α² + σ²), and β belongs to variance-preserving steps with this ᾱ, for a flow schedule too.
     """
-    import torch
-
     alphas_bar = schedule.alphas_bar.double().cpu()
     previous = torch.cat([torch.ones_like(alphas_bar[:1]), alphas_bar[:-1]])
     t = torch.arange(len(alphas_bar))

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from guidegraph.graph.late import torch
 from guidegraph.graph.node import node
 from guidegraph.nodes.types import Scheduler, SchedulerState, Timesteps
 from guidegraph_runtime.tables.rows import K
@@ -40,8 +41,6 @@ def join(schedulers: Sequence[Scheduler]) -> JoinedSampler:
     steps: R tensors (B), the timestep of each sample in each iteration. state: its index is (B), a row for each sample.
     Raises an error for an empty list, for a table that is already joined, and for schedules of two forms.
     """
-    import torch
-
     if not schedulers:
         raise ValueError("there are no samplers to join: list one for each sample of the batch")
     if forms := {table.form for table in schedulers[1:]} - {schedulers[0].form}:
@@ -61,8 +60,6 @@ def join(schedulers: Sequence[Scheduler]) -> JoinedSampler:
 
 def pad_rows(scheduler: Scheduler, length: int) -> Scheduler:
     """The sampler with `length` rows. The added ones keep x and the slots, at the level of the last row."""
-    import torch
-
     missing = length - len(scheduler.t)
     keep = torch.eye(*scheduler.matrix.shape[1:], dtype=scheduler.matrix.dtype, device=scheduler.matrix.device)
     keep[1:] = keep[1:].roll(3, 1)  # the slots follow x, x̂0, ε and the noise among a row's inputs
@@ -86,8 +83,6 @@ def pad_rows(scheduler: Scheduler, length: int) -> Scheduler:
 
 def concatenate_rows(schedulers: Sequence[Scheduler]) -> Scheduler:
     """The rows of several tables, one after the other; settings of clipping that differ become columns (R)."""
-    import torch
-
     names = ("matrix", "alpha", "sigma", "t", "score_gain", "position", "length")
     fields: dict[str, Any] = {name: torch.cat([getattr(table, name) for table in schedulers]) for name in names}
     fields |= {name: any(getattr(table, name) for table in schedulers) for name in NEEDS}
@@ -100,8 +95,6 @@ def concatenate_rows(schedulers: Sequence[Scheduler]) -> Scheduler:
 
 def _join_clipping(schedulers: Sequence[Scheduler]) -> dict[str, Any]:
     """The settings of clipping as columns; empty if all samplers have the same."""
-    import torch
-
     first, *following = ([getattr(table, name) for name in CLIPPING] for table in schedulers)
     if all(settings == first for settings in following):
         return {}

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from guidegraph.graph.node import node
+from guidegraph.nodes.checkpoints.diffusers.samplers import read_recipe
 from guidegraph.nodes.derive import to_engine, to_runtime
 from guidegraph.nodes.sampling.scheduler import Sampler
 from guidegraph.nodes.types import Schedule
@@ -30,8 +31,6 @@ def of_checkpoint(schedule: Schedule, *, path: Path, steps: Steps = 30, strength
     path: the folder, whose scheduler/scheduler_config.json is read, and model_index.json for a flow. steps: of the
     solver; some call the model more than once per step. strength: run only this last fraction of the steps.
     """
-    from guidegraph.nodes.checkpoints.diffusers.samplers import read_recipe
-
     noise = parse_schedule(to_runtime(schedule))
     recipe = read_recipe(path, noise, steps)
     taken = len(recipe.visited) - 1  # a class that cuts off the noisiest timesteps may take fewer

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 from annotated_types import Gt
 
 from guidegraph.graph.execution.watched_sizes import is_watching, offer_value, watch_size
+from guidegraph.graph.late import torch
 from guidegraph.graph.node import node
 from guidegraph.graph.types import is_tensor
 from guidegraph.graph.values.ownership import change_count
@@ -116,7 +117,6 @@ def step(
     Computes and returns float64 if x is float64, otherwise float32, whatever the dtype of the networks, because a
     sampler adds up many small steps.
     """
-
     _check_ports(scheduler, x, score, noise, renoise)
     row = _Row(scheduler, x, state)
     spread = row.spread(prediction)
@@ -138,7 +138,6 @@ def mean(scheduler: Scheduler, x: Sample, prediction: Prediction, state: Schedul
 
     float64 if x is float64, otherwise float32.
     """
-
     row = _Row(scheduler, x, state)
     moved, _ = row.apply(*row.x0_and_eps(prediction))
     return moved
@@ -146,8 +145,6 @@ def mean(scheduler: Scheduler, x: Sample, prediction: Prediction, state: Schedul
 
 @node_for("scheduler.add_noise", shape=noisy_shape)
 def add_noise(scheduler: Scheduler, x0: Sample, noise: Noise, state: SchedulerState | None) -> Sample:
-    import torch
-
     check_compatible("x0 and noise", x0, noise)
     dtype = widen_dtype(x0.dtype)
     index = _next_calls(scheduler, max(x0.shape[0], noise.shape[0]), state)
@@ -160,8 +157,6 @@ def add_noise(scheduler: Scheduler, x0: Sample, noise: Noise, state: SchedulerSt
 
 def _next_calls(scheduler: Scheduler, batch: int, state: SchedulerState | None) -> Tensor:
     """The row of the next call for all samples (1), or of a joined table for each (B); R after a sampler's last."""
-    import torch
-
     if not scheduler.joined:
         return torch.zeros(1, dtype=torch.int64) if state is None else state.index
     samples = batch if state is None else state.index.shape[0]
@@ -178,8 +173,6 @@ def table(scheduler: Scheduler) -> Table:
     Column `x.eps` is the coefficient of ε in the next x, `s1.x0` the coefficient of x̂0 in the first kept value, and so
     on. Columns that are zero in every row are left out.
     """
-    import torch
-
     row = torch.arange(len(scheduler.t))
     levels = {"row": row, "t": scheduler.t, "alpha": scheduler.alpha, "sigma": scheduler.sigma}
     columns = {**levels, "sigma/alpha": scheduler.sigma / scheduler.alpha, "score_gain": scheduler.score_gain}
@@ -228,8 +221,6 @@ class _Row:
 
     def apply(self, x0: Tensor, eps: Tensor, drawn: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """x′ and s′ = M · [x, x0, ε, noise, s]. drawn: the noise, zero by default."""
-        import torch
-
         row = self._row
         if row.terms and row.zeros is not None:
             moved = self._add_terms(row.terms, (self.x, x0, eps, drawn))
@@ -251,8 +242,6 @@ class _Row:
 
         It is contiguous, as the product with M is, also if the network's output has its channels last.
         """
-        import torch
-
         total: Tensor | None = None
         for position, coefficient in terms:
             value = inputs[position] if position < len(inputs) else self.slots[position - len(inputs)]
@@ -274,8 +263,6 @@ class _Row:
 
     def x0_and_eps(self, prediction: Prediction, renoise: Prediction | None = None) -> tuple[Tensor, Tensor]:
         """x̂0, clipped by the sampler's settings, and ε̂, from `renoise` if it is wired."""
-        import torch
-
         value, level = self._prepare(prediction), NoiseLevel(self.x, self.alpha, self.sigma, self.scheduler.form)
         x0, eps = level.x0(value, prediction.kind), level.eps(value, prediction.kind)
         clipped, rederive = self._clip(x0)
@@ -327,8 +314,6 @@ def _watch_range(x0: Tensor, prediction: Prediction, data_rms: float, row: _Row)
 
 def _rms(x0: Tensor) -> Tensor:
     """The root mean square of each sample (B); in a graph, the largest."""
-    import torch
-
     axes = tuple(range(1, x0.ndim))
     if has_values(x0):
         norm: Tensor = torch.linalg.vector_norm(x0, dim=axes)
@@ -347,8 +332,6 @@ def clip_x0(x0: Tensor, clip: float | None, threshold: float | None, threshold_m
     clip: None does not clip, or counts as 1 with a threshold. threshold_max: upper bound of the quantile. The scale
     factor is at most 1 (Saharia et al. 2022, section 2.3), unless threshold_max is below clip.
     """
-    import torch
-
     if threshold is None:
         return x0 if clip is None else x0.clamp(-clip, clip)
     bound = 1.0 if clip is None else clip
@@ -361,8 +344,6 @@ def clip_x0(x0: Tensor, clip: float | None, threshold: float | None, threshold_m
 
 def clip_each(x0: Tensor, clip: Tensor, threshold: Tensor, threshold_max: Tensor) -> tuple[Tensor, Tensor]:
     """As `clip_x0`, with bounds (B), or (1) for all samples, that are NaN for none; and whether a sample has bounds."""
-    import torch
-
     unbounded, fixed = clip.isnan() & threshold.isnan(), threshold.isnan()
     bound = torch.where(unbounded, torch.inf, torch.where(clip.isnan(), 1.0, clip))
     magnitudes = _magnitudes(x0)
@@ -377,7 +358,5 @@ def clip_each(x0: Tensor, clip: Tensor, threshold: Tensor, threshold_max: Tensor
 
 def _magnitudes(x0: Tensor) -> Tensor:
     """|x̂0| (B, N) for quantiles, which torch computes in float32 and float64 alone."""
-    import torch
-
     wide: Tensor = x0.to(torch.promote_types(x0.dtype, torch.float32)).abs().flatten(1)
     return wide

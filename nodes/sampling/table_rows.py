@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 from itertools import pairwise
-from typing import TYPE_CHECKING, NamedTuple, TypeAlias
+from typing import NamedTuple, TypeAlias
 from weakref import WeakKeyDictionary
 
+from guidegraph.graph.late import torch
 from guidegraph.graph.types import Tensor
 from guidegraph.graph.values.ownership import change_count, count_changes
 from guidegraph.nodes.shape_checks import has_values, is_transformed
 from guidegraph.nodes.types import Scheduler
-
-if TYPE_CHECKING:
-    import torch
-
 
 Terms: TypeAlias = tuple[tuple[int, float], ...]
 """A sum of inputs of a row: the position of each among [x, x0, ε, noise, s], and its coefficient."""
@@ -125,8 +122,6 @@ def _keep_rows(scheduler: Scheduler, like: Tensor) -> _KeptRows | None:
 
 
 def _make_rows(scheduler: Scheduler, like: Tensor) -> list[TableRow] | None:
-    import torch
-
     if any(not has_values(column) or column.requires_grad for column in _columns(scheduler)):
         return None
     with torch.inference_mode(False):  # copies, so that the rows serve every later step, with gradients too

@@ -14,6 +14,7 @@ from typing import Annotated, Any, Literal, NamedTuple
 
 from annotated_types import Ge, Gt
 
+from guidegraph.graph.late import torch
 from guidegraph.graph.node import node
 from guidegraph.graph.types import Tensor
 from guidegraph.nodes.models.model_nodes import Count, build_untrained
@@ -59,14 +60,12 @@ def discriminator_loss(
     cross-entropies (Goodfellow et al. 2014). No gradient goes to `fake`. index: the loop's; set `start` in its `train`
     too.
     """
-    from torch.nn import functional
-
     if index < start:
         return real.new_zeros(())
     of_real, of_fake = discriminator(real).float(), discriminator(fake.detach()).float()
     if kind == "hinge":
-        return 0.5 * (functional.relu(1 - of_real).mean() + functional.relu(1 + of_fake).mean())
-    return 0.5 * (functional.softplus(-of_real).mean() + functional.softplus(of_fake).mean())
+        return 0.5 * (torch.nn.functional.relu(1 - of_real).mean() + torch.nn.functional.relu(1 + of_fake).mean())
+    return 0.5 * (torch.nn.functional.softplus(-of_real).mean() + torch.nn.functional.softplus(of_fake).mean())
 
 
 @node("loss.generator", check=_find_missing_index)
@@ -78,12 +77,10 @@ def generator_loss(
     kind: hinge, −E[D(x̂)], or vanilla, −E[log sigmoid D(x̂)], the non-saturating form (Goodfellow et al. 2014,
     section 3). The code of Esser et al. uses the first with both.
     """
-    from torch.nn import functional
-
     if index < start:
         return image.new_zeros(())
     logits = discriminator(image).float()
-    return -logits.mean() if kind == "hinge" else functional.softplus(-logits).mean()
+    return -logits.mean() if kind == "hinge" else torch.nn.functional.softplus(-logits).mean()
 
 
 class Balanced(NamedTuple):
@@ -112,8 +109,6 @@ def adaptive_weight(
     loop's. delta: δ. The paper has δ = 1e-6 and no bound; its code has 1e-4 and 1e4, and a factor as here.
     Raises an error for losses without a gradient, such as a generator's before its own start.
     """
-    import torch
-
     if index < start:
         return Balanced(torch.zeros_like(generator), torch.zeros_like(generator))
     for name, loss in (("reconstruction", reconstruction), ("generator", generator)):
@@ -139,8 +134,6 @@ def sum_losses(losses: Sequence[Tensor], *, weights: list[Weight] | None = None)
 
     Raises an error for another number of weights, and for losses that are not a single number.
     """
-    import torch
-
     if not losses:
         raise ValueError("there are no losses to add: list at least one")
     if any(loss.numel() != 1 for loss in losses):
@@ -179,8 +172,6 @@ def feature_classes_loss(
     focus: where a cell counts more, (B, 1, h, w) in [0, 1]: by 1 + focus_weight · focus; the weights have a mean of 1.
     Raises an error unless the shapes of the logits and the shares match, and the shapes of the shares and the focus.
     """
-    from torch.nn import functional
-
     logits = classifier(features)
     if logits.shape != share.shape:
         raise ValueError(
@@ -188,7 +179,7 @@ def feature_classes_loss(
             "have one shape: set 'classes' of the classifier and 'size' of the map"
         )
     # cross_entropy of shares exports as an operator of ONNX that takes classes alone
-    error = -(share.float() * functional.log_softmax(logits.float(), 1)).sum(1)
+    error = -(share.float() * torch.nn.functional.log_softmax(logits.float(), 1)).sum(1)
     if focus is None:
         return error.mean()
     if focus.shape != (share.shape[0], 1, *share.shape[2:]):

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from annotated_types import Ge
 
+from guidegraph.graph.late import torch
 from guidegraph.graph.node import node
 from guidegraph.nodes.models.model_nodes import build_untrained
 from guidegraph.nodes.types import Autoencoder
@@ -27,8 +28,6 @@ def measure_scale(
 
     batches: of a data set with pictures `image` (B, C, H, W). Raises an error for batches without them.
     """
-    import torch
-
     if unfit := next((batch for batch in batches[:1] if not hasattr(batch, "image")), None):
         raise ValueError(f"expected batches with pictures, in a field `image`; found {type(unfit).__name__}")
 

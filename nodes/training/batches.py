@@ -10,6 +10,7 @@ from typing import Any, Generic, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from guidegraph.graph.late import torch
 from guidegraph.nodes.types import Image, SemanticMap
 
 B = TypeVar("B")
@@ -52,15 +53,11 @@ class FunctionBatches(Batches[B]):
 
 def to_image(pixels: NDArray[np.uint8]) -> Image:
     """(B, H, W, 3) uint8 to (B, 3, H, W) float32 in [-1, 1]."""
-    import torch
-
     image = torch.from_numpy(np.ascontiguousarray(pixels.transpose(0, 3, 1, 2))).float()
     return image / 127.5 - 1
 
 
 def one_hot(indices: NDArray[Any], classes: int) -> SemanticMap:
     """Class indices (B, H, W) to a one-hot map (B, K, H, W), float32."""
-    import torch
-
     index = torch.from_numpy(indices.astype(np.int64))[:, None]
     return torch.zeros(index.shape[0], classes, *index.shape[2:]).scatter_(1, index, 1)

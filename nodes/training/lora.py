@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Generic, Literal, NamedTuple, 
 
 from annotated_types import Ge, Gt, MinLen
 
+from guidegraph.graph.late import torch
 from guidegraph.graph.node import node
 from guidegraph.graph.types import Written
 from guidegraph.nodes.types import Denoiser, TextEmbedder
@@ -15,7 +16,7 @@ from guidegraph_runtime.lora.pairs import LARGEST_SCALE
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from torch import Tensor, nn
+    from torch import Tensor
 
     from guidegraph.nodes.checkpoints.filling import LayerRows
     from guidegraph.nodes.checkpoints.lora_layers import Factors
@@ -134,7 +135,6 @@ def save_lora(
     transformers have the names of their single files. dtype: of A and B.
     Raises an error for a denoiser without a trainable LoRA, and for a path that does not end in `.safetensors`.
     """
-    import torch
     from safetensors.torch import save_file
 
     from guidegraph.nodes.checkpoints.lora_layers import lora_tensors, peft_settings
@@ -153,15 +153,17 @@ def save_lora(
     return str(path)
 
 
-def _find_network(denoiser: Denoiser, node_id: str) -> nn.Module:
+def _find_network(denoiser: Denoiser, node_id: str) -> torch.nn.Module:
     """The module whose layers have names in LoRA files: a denoiser's `network`, or the denoiser.
 
     Raises ``ValueError`` for a denoiser without torch layers, and for one around another one.
     """
-    from torch import nn
-
     network = getattr(denoiser, "network", denoiser)
-    if not isinstance(denoiser, nn.Module) or not isinstance(network, nn.Module) or hasattr(denoiser, "denoiser"):
+    if (
+        not isinstance(denoiser, torch.nn.Module)
+        or not isinstance(network, torch.nn.Module)
+        or hasattr(denoiser, "denoiser")
+    ):
         raise ValueError(
             f"{node_id} takes a denoiser with torch layers of its own, such as one of checkpoint.load or model.load; "
             f"found {type(denoiser).__name__}: wire the denoiser before it is guided or compiled"
@@ -170,7 +172,7 @@ def _find_network(denoiser: Denoiser, node_id: str) -> nn.Module:
 
 
 def _merge_weights(
-    module: nn.Module, changes: Sequence[tuple[LayerRows, Factors]], strength: float, path: Path
+    module: torch.nn.Module, changes: Sequence[tuple[LayerRows, Factors]], strength: float, path: Path
 ) -> dict[str, Tensor]:
     """The merged weights of the changed layers, by name. Raises ``ValueError`` for factors of another shape."""
     weights = dict(module.named_parameters())

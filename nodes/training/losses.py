@@ -6,6 +6,7 @@ from typing import Annotated, Any, Literal, NamedTuple
 
 from annotated_types import Ge
 
+from guidegraph.graph.late import torch
 from guidegraph.graph.node import node
 from guidegraph.graph.training.ranks import first_row
 from guidegraph.graph.types import Tensor
@@ -37,8 +38,6 @@ def snr_weight(snr: Tensor, kind: str, weighting: Weighting, gamma: float, power
     matching: ((α + σ)/σ)² in terms of x0, ((α + σ)/α)² of ε. power: α² + σ², (1) or (B).
     The squared errors of ε, v and u are SNR, (SNR + 1)(α² + σ²) and (√SNR + 1)² times the error of x0.
     """
-    import torch
-
     if weighting == "uniform" or weighting == kind:
         return torch.ones_like(snr)
     of_flow = (snr.sqrt() + 1).square()
@@ -144,19 +143,15 @@ def vector_loss(condition: Condition, target: Condition) -> Tensor:
 @node("loss.cross_entropy")
 def cross_entropy(logits: Tensor, label: Label) -> Tensor:
     """Mean cross-entropy of logits (B, K) and labels (B); for maps see `loss.segmentation`."""
-    from torch.nn import functional
-
-    return functional.cross_entropy(logits.float(), label)
+    return torch.nn.functional.cross_entropy(logits.float(), label)
 
 
 @node("loss.segmentation")
 def segmentation_loss(logits: Tensor, semantic: SemanticMap) -> Tensor:
     """Mean cross-entropy over the pixels of logits (B, K, H, W) and a one-hot map of the same shape."""
-    from torch.nn import functional
-
     if logits.shape != semantic.shape:
         raise ValueError(f"logits {tuple(logits.shape)} and the map {tuple(semantic.shape)} must have one shape")
-    return functional.cross_entropy(logits.float(), semantic.argmax(1))
+    return torch.nn.functional.cross_entropy(logits.float(), semantic.argmax(1))
 
 
 @node("loss.detector")
@@ -210,7 +205,6 @@ def kl_autoencoder_loss(
     loop's.
     Raises an error for another kind of autoencoder, and for pictures whose sides are not multiples of its factor.
     """
-    import torch
 
     from guidegraph.nodes.models.own.autoencoder import KLAutoencoder, gradient_loss, kl_divergence
 

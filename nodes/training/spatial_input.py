@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 from annotated_types import Ge
 
+from guidegraph.graph.late import torch
 from guidegraph.graph.node import node
 from guidegraph.nodes.types import Denoiser
 
@@ -64,7 +65,6 @@ def copy_to_widen(denoiser: Denoiser) -> UNetDenoiser:
 
 def widen_stem(network: UNet, channels: int, after: int) -> None:
     """Add `channels` input channels with zero weights to the first convolution, behind the first `after`."""
-    import torch
 
     from guidegraph.nodes.models.networks.packed_convolution import PackedConv2d
 

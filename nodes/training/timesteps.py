@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import numpy as np
 from annotated_types import Ge, Gt, Le
 
+from guidegraph.graph.late import torch
 from guidegraph.graph.node import node
 from guidegraph.graph.training.ranks import local_rows
 from guidegraph.nodes.types import Sample, Schedule, Timesteps
@@ -31,8 +32,6 @@ def uniform_timesteps(
     The strata are in random order, so that the noise level does not depend on the position in the batch. The result
     depends on (seed, index) and B alone; `index` is the loop's.
     """
-    import torch
-
     positions = draw_positions(like, index, seed)
     if schedule.form == "flow":
         return to_timesteps(positions, like, schedule)
@@ -57,8 +56,6 @@ def logit_normal_timesteps(
     The density of u, which is σ on a flow without a shift, is π(u) = exp(−(logit u − m)²/(2s²)) / (s √(2π) u (1 − u)).
     mean, std: m and s; a mean above 0 draws more noise. Strata, seed, index and shift as for `timesteps.uniform`.
     """
-    import torch
-
     positions = torch.from_numpy(draw_positions(like, index, seed))
     logits = mean + std * torch.special.ndtri(positions)
     return to_timesteps(np.asarray(torch.sigmoid(logits)), like, schedule)
@@ -106,8 +103,6 @@ def draw_positions(like: Sample, index: int, seed: int) -> NDArray[np.float64]:
 
 def to_timesteps(positions: NDArray[np.float64], like: Sample, schedule: Schedule) -> Timesteps:
     """The timesteps (B), float32, at positions from 0 to 1 of the trained range, moved within it by a flow's shift."""
-    import torch
-
     ends = (
         schedule.first if schedule.trained_from is None else schedule.trained_from,
         schedule.last if schedule.trained_to is None else schedule.trained_to,
@@ -122,6 +117,4 @@ def to_timesteps(positions: NDArray[np.float64], like: Sample, schedule: Schedul
 @node("timesteps.constant")
 def constant_timesteps(like: Sample, *, t: Annotated[float, Ge(0)] = 0.0) -> Timesteps:
     """The same timestep t (B) for each sample of `like`."""
-    import torch
-
     return torch.full((like.shape[0],), t, dtype=torch.float32, device=like.device)

@@ -15,6 +15,7 @@ from guidegraph.graph.export.partition.leaves import Leaf, base_name, plain_fiel
 from guidegraph.graph.export.partition.subgraph import ExampleValue, is_number
 from guidegraph.graph.frozen_models import freeze
 from guidegraph.graph.ir import Loop, Op
+from guidegraph.graph.late import torch
 from guidegraph.graph.memory.weights import find_models
 from guidegraph.graph.planning.passes import choose_branch, find_next_choices, follow_aliases, make_choices, prune
 from guidegraph.graph.planning.plan import Plan
@@ -82,8 +83,6 @@ class ExampleValues:
         Tensors and numbers that are the same in every run become tables. Raises ``ExportError`` for such a value that
         is neither.
         """
-        import torch
-
         value = self.value(source)
         leaves = tensor_leaves(value)
         base = f"constant.{len(self.host.tables)}" if isinstance(source, Literal) else self.name(source)

@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, is_dataclass
 from typing import Any
 
+from guidegraph.graph import torch_private
 from guidegraph.graph.sources import Carry, Index, Item, Output, Param, Source, format_link
 from guidegraph.graph.types import PortType, SequenceOf, Tensor, is_tensor
 
@@ -60,10 +61,8 @@ def base_name(source: Source, items: Mapping[str, str]) -> str:
 
 def tensor_leaves(value: Any, kind: PortType | None = None) -> list[Leaf]:
     """The tensors of a value, in the order of its pytree."""
-    from guidegraph.graph.torch_private import pytree
-
     leaves = []
-    for keys, leaf in pytree.tree_flatten_with_path(value)[0]:
+    for keys, leaf in torch_private.pytree.tree_flatten_with_path(value)[0]:
         if is_tensor(leaf):
             path = path_of(keys)
             leaves.append(Leaf(path, leaf, _leaf_axes(value, kind, path, leaf)))
@@ -72,18 +71,14 @@ def tensor_leaves(value: Any, kind: PortType | None = None) -> list[Leaf]:
 
 def rebuild(value: Any, tensors: Sequence[Any]) -> Any:
     """A value with its tensors replaced by others, in the order of its pytree."""
-    from guidegraph.graph.torch_private import pytree
-
-    flat, spec = pytree.tree_flatten(value)
+    flat, spec = torch_private.pytree.tree_flatten(value)
     remaining = iter(tensors)
-    return pytree.tree_unflatten([next(remaining) if is_tensor(leaf) else leaf for leaf in flat], spec)
+    return torch_private.pytree.tree_unflatten([next(remaining) if is_tensor(leaf) else leaf for leaf in flat], spec)
 
 
 def plain_fields(value: Any) -> dict[str, Any]:
     """The non-tensor fields of a structured value by path, including fields that are None."""
-    from guidegraph.graph.torch_private import pytree
-
-    flat = pytree.tree_flatten_with_path(value)[0]
+    flat = torch_private.pytree.tree_flatten_with_path(value)[0]
     plain = {path_of(keys): leaf for keys, leaf in flat if keys and not is_tensor(leaf)}
     return plain | dict.fromkeys(_none_fields(value, ""))
 

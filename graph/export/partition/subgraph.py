@@ -8,6 +8,7 @@ from contextvars import ContextVar
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, TypeAlias
 
+from guidegraph.graph import torch_private
 from guidegraph.graph.errors import NodeError
 from guidegraph.graph.execution.call import Sizes, invoke_batch, invoke_call, node_error
 from guidegraph.graph.execution.loop_context import interpret
@@ -15,6 +16,7 @@ from guidegraph.graph.export.errors import ExportError
 from guidegraph.graph.export.partition.leaves import DYNAMIC, Axes, Leaf, rebuild, tensor_leaves
 from guidegraph.graph.export.partition.precision import cast_models
 from guidegraph.graph.ir import Op, list_calls
+from guidegraph.graph.late import torch
 from guidegraph.graph.memory.weights import find_models
 from guidegraph.graph.planning.steps import BlockPlan, Step, flatten_block
 from guidegraph.graph.sources import Output, Source
@@ -141,8 +143,6 @@ def is_number(value: object) -> bool:
 
 def _leaves(example: ExampleValue) -> list[Leaf]:
     """The tensors of a value; a number becomes a tensor of float32 or int64, without axes or with one for the batch."""
-    import torch
-
     if is_number(example.value):
         dtype = torch.float32 if isinstance(example.value, float) else torch.int64
         if example.for_each_sample:
@@ -284,17 +284,13 @@ class SymbolicSizes(Sizes):
     """Sizes that may be symbols. All calls have the batch of the first one, which is not inspected."""
 
     def find_lengths(self, calls: Sequence[Sequence[Any]]) -> Sequence[Any] | None:
-        from torch import Tensor
-
-        first = next((leaf for leaf in calls[0] if isinstance(leaf, Tensor)), None)
+        first = next((leaf for leaf in calls[0] if isinstance(leaf, torch.Tensor)), None)
         return None if first is None else [first.shape[0]] * len(calls)
 
     def are_equal(self, a: Tensor, b: Tensor) -> bool:
         """Whether sizes are equal statically or in the example. The latter are constrained to be equal in the graph."""
-        from guidegraph.graph.torch_private import statically_known_true
-
         return a.ndim == b.ndim and all(
-            statically_known_true(x == y) or (_hint(x) == _hint(y) and bool(x == y))
+            torch_private.statically_known_true(x == y) or (_hint(x) == _hint(y) and bool(x == y))
             for x, y in zip(a.shape[1:], b.shape[1:], strict=True)
         )
 
@@ -302,11 +298,11 @@ class SymbolicSizes(Sizes):
         return tensor.expand(length, *tensor.shape[1:])
 
     def has_batch(self, tensor: Tensor, length: Any) -> bool:
-        from guidegraph.graph.torch_private import statically_known_true
-
         if tensor.ndim == 0:
             return False
-        return statically_known_true(tensor.shape[0] == length) and not statically_known_true(length == 1)
+        return torch_private.statically_known_true(
+            tensor.shape[0] == length
+        ) and not torch_private.statically_known_true(length == 1)
 
     def divide(self, tensor: Tensor, lengths: Sequence[Any]) -> Any:
         return tensor.unflatten(0, (len(lengths), lengths[0]))

@@ -34,18 +34,29 @@ from guidegraph.commands.shared.errors import argument_problem
 from guidegraph.commands.shared.printing import print_text
 from guidegraph.graph.errors import GuidegraphError, NodeError, Problem, WorkflowError
 from guidegraph.graph.execution.watched_sizes import use_viewer
-from guidegraph.graph.export.workflow import Exported
+from guidegraph.graph.export.bundle import check_bundle_path, write_bundle
+from guidegraph.graph.export.compare_outputs import PartCheck, choose_tolerance, compare_outputs, to_array
+from guidegraph.graph.export.file_stems import choose_stems
+from guidegraph.graph.export.one_node import export_call, find_calls
+from guidegraph.graph.export.workflow import Exported, export_workflow
 from guidegraph.graph.ir import Graph, Loop, find_loops, list_calls, walk
-from guidegraph.graph.memory.pause_collector import pause_for_import
 from guidegraph.graph.planning.topological_order import find_dependencies
 from guidegraph.graph.sources import Index, Item, Source, list_parameters, list_sources
 from guidegraph.graph.trust.file_checks import lock_output
 from guidegraph.runs.recipe import portable_params
+from guidegraph_runtime.bundle.folder import write_costs
+from guidegraph_runtime.bundle.manifest import Reference
+from guidegraph_runtime.bundle.manifest_types import COSTS
+from guidegraph_runtime.bundle.preview import fit_preview
+from guidegraph_runtime.files.atomic_write import write_bytes
 from guidegraph_runtime.machine.memory import show_size
+from guidegraph_runtime.running.bundle import Bundle
+from guidegraph_runtime.running.measure_costs import measure_costs, replay
+from guidegraph_runtime.sessions.sessions import SessionSettings
 
 if TYPE_CHECKING:
     from guidegraph.graph.trust.policy import Policy
-    from guidegraph_runtime.bundle.manifest import Manifest, Preview, Reference
+    from guidegraph_runtime.bundle.manifest import Manifest, Preview
 
 REFERENCE = "reference"
 
@@ -69,11 +80,6 @@ def export_bundle(arguments: ExportArguments, check_plan: CheckPlan | None = Non
         prepared = prepare_export(arguments, opened, problems, target)
         values, policy = prepared.values, prepared.session.config.policy
         with translate_export_errors(graph):
-            with pause_for_import():
-                from guidegraph.graph.export.bundle import check_bundle_path, write_bundle
-                from guidegraph.graph.export.one_node import export_call
-                from guidegraph.graph.export.workflow import export_workflow
-
             try:
                 check_bundle_path(arguments.bundle)
             except GuidegraphError as error:
@@ -134,8 +140,6 @@ def find_single_node(graph: Graph, only: list[str] | None, problems: list[Proble
     """The node or model port named by ``--only``, or "" if it names outputs or nothing. Appends to ``problems``."""
     if only is None or len(only) != 1 or only[0] in graph.outputs:
         return ""
-    from guidegraph.graph.export.one_node import find_calls
-
     matches = find_calls(graph, only[0])
     if len(matches) > 1:
         keys = ", ".join(call.key for call in matches)
@@ -151,7 +155,6 @@ def _run_engine(
 
     With ``--check`` it is the whole example, for how far errors add up over all steps.
     """
-
     if not arguments.check and not arguments.reference:
         return {}, {}
     short = {} if arguments.check else shorten_run(exported)
@@ -166,9 +169,6 @@ def _run_engine(
 def _reference(
     exported: Exported, short: Mapping[str, int], engine: Mapping[str, Any]
 ) -> tuple[Reference, dict[str, bytes]]:
-    from guidegraph.graph.export.compare_outputs import choose_tolerance, to_array
-    from guidegraph_runtime.bundle.manifest import Reference
-
     files = _name_arrays({name: to_array(example) for name, example in exported.examples.items()}, "input-")
     results = _name_arrays({name: to_array(engine[name]) for name in exported.outputs})
     inputs = {name: short.get(name, example.default) for name, example in exported.inputs.items()}
@@ -181,8 +181,6 @@ def _reference(
 def _name_arrays(arrays: Mapping[str, Any], prefix: str = "") -> dict[str, tuple[str, bytes]]:
     """For each array, the name of its file in the bundle and the contents."""
     import numpy as np
-
-    from guidegraph.graph.export.file_stems import choose_stems
 
     stems = choose_stems(arrays)
     files: dict[str, tuple[str, bytes]] = {}
@@ -197,9 +195,6 @@ def _fit_preview(
     exported: Exported, kinds: Mapping[str, str], engine: Mapping[str, Any], offered: Sequence[Any]
 ) -> Preview | None:
     """A preview of the first picture, fitted to the engine's run. offered: its last x̂0; empty without one."""
-    from guidegraph.graph.export.compare_outputs import to_array
-    from guidegraph_runtime.bundle.preview import fit_preview
-
     picture = next((name for name, kind in kinds.items() if kind == "image"), "")
     if not offered or picture not in engine:
         return None
@@ -223,13 +218,6 @@ def _add_costs(path: Path, calls: Mapping[str, Mapping[str, Any]]) -> None:
 
     calls: the inputs of a call of each part.
     """
-    from guidegraph_runtime.bundle.folder import write_costs
-    from guidegraph_runtime.bundle.manifest_types import COSTS
-    from guidegraph_runtime.files.atomic_write import write_bytes
-    from guidegraph_runtime.running.bundle import Bundle
-    from guidegraph_runtime.running.measure_costs import measure_costs
-    from guidegraph_runtime.sessions.sessions import SessionSettings
-
     if not calls:
         return
     if costs := measure_costs(Bundle(path, SessionSettings.on("cpu")), calls):
@@ -247,10 +235,6 @@ def _check(
 
     calls: is given the inputs of the first call of each part.
     """
-    from guidegraph.graph.export.compare_outputs import PartCheck, choose_tolerance, compare_outputs, to_array
-    from guidegraph_runtime.running.bundle import Bundle
-    from guidegraph_runtime.sessions.sessions import SessionSettings
-
     bundle = Bundle(path, SessionSettings.on("cpu"))
     inputs = {
         name: bundle.load_value(name, difference.default)
@@ -288,9 +272,6 @@ def _replay_matches(path: Path, short: Mapping[str, int], calls: dict[str, Mappi
     short: the inputs by which that run is shorter than the example. calls: is given the inputs of the first call of
     each part.
     """
-    from guidegraph_runtime.running.bundle import Bundle
-    from guidegraph_runtime.running.measure_costs import replay
-    from guidegraph_runtime.sessions.sessions import SessionSettings
 
     def observe(part: str, inputs: Mapping[str, Any], outputs: Mapping[str, Any]) -> None:
         calls.setdefault(part, inputs)

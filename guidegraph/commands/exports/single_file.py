@@ -28,10 +28,12 @@ from guidegraph.commands.exports.steps import (
 from guidegraph.commands.shared.errors import argument_problem
 from guidegraph.commands.shared.printing import print_text
 from guidegraph.graph.errors import Problem, WorkflowError
+from guidegraph.graph.export.errors import ExportError
 from guidegraph.graph.trust.file_checks import lock_output
 from guidegraph.graph.trust.policy import Policy
 from guidegraph.runs.recipe import portable_params
 from guidegraph_runtime.machine.memory import show_size
+from guidegraph_runtime.running.single_file import inputs_with, read_description
 
 if TYPE_CHECKING:
     from guidegraph.graph.export.single_file.write import SingleFile
@@ -55,7 +57,6 @@ def export_single_file(arguments: ExportArguments) -> None:
         prepared = prepare_export(arguments, opened, problems, "")
         values, policy = prepared.values, prepared.session.config.policy
         with translate_export_errors(graph):
-            from guidegraph.graph.export.errors import ExportError
             from guidegraph.graph.export.single_file.write import check_single, check_single_path, write_single
             from guidegraph.graph.export.workflow import export_workflow
 
@@ -108,7 +109,6 @@ def _check(exported: Exported, path: Path, kinds: Mapping[str, str], policy: Pol
     import onnxruntime
 
     from guidegraph.graph.export.compare_outputs import compare_outputs
-    from guidegraph_runtime.running.single_file import inputs_with, read_description
 
     engine = run_engine(exported, policy)
     started = time.perf_counter()

@@ -15,6 +15,9 @@ from guidegraph.commands.shared.errors import argument_problem
 from guidegraph.commands.shared.open_workflow import OpenedWorkflow, WorkflowRequest, parse_settings
 from guidegraph.commands.shared.printing import print_text
 from guidegraph.graph.errors import GuidegraphError, Mark, NodeError, Problem, WorkflowError
+from guidegraph.graph.execution.run import run
+from guidegraph.graph.export.errors import ExportError, NoSuchPart
+from guidegraph.graph.export.partition.precision import PROVIDERS, parse_precisions
 from guidegraph.graph.ir import Graph, walk_calls
 from guidegraph.graph.node import Registry
 from guidegraph.graph.output_format import find_formats
@@ -70,8 +73,6 @@ class MissingExportPackage(GuidegraphError):
 
 def parse_precision(arguments: ExportArguments, problems: list[Problem]) -> dict[str, str]:
     """The precision of each part, from ``--precision``. Appends to ``problems``."""
-    from guidegraph.graph.export.partition.precision import PROVIDERS, parse_precisions
-
     try:
         precisions = parse_precisions(arguments.precision)
     except ValueError as error:
@@ -97,8 +98,6 @@ def check_extra() -> None:
 @contextmanager
 def translate_export_errors(graph: Graph) -> Iterator[None]:
     """Context manager: turn an ``ExportError`` into a ``WorkflowError`` at the node, its line of code or the option."""
-    from guidegraph.graph.export.errors import ExportError, NoSuchPart
-
     logging.disable(logging.ERROR)  # torch's own messages and stack traces
     try:
         yield
@@ -160,7 +159,6 @@ def print_part(part: ExportedPart, seconds: float) -> None:
 
 def run_engine(exported: Exported, policy: Policy) -> dict[str, Any]:
     """The outputs of the example, computed by the engine."""
-    from guidegraph.graph.execution.run import run
     from guidegraph.graph.export.compare_outputs import run_example
 
     if exported.examples:

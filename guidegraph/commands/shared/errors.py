@@ -23,6 +23,7 @@ from guidegraph.graph.errors import (
     UnwritableOutput,
     WorkflowError,
 )
+from guidegraph.plugins.entry_points import find_unreadable
 from guidegraph_runtime.error_text import describe_error, error_text
 from guidegraph_runtime.limits import LimitExceeded
 from guidegraph_runtime.machine.shortages import explain_shortage, os_error_number, with_shortage, write_reason
@@ -119,8 +120,6 @@ def exit_on_error(tracebacks: bool) -> Iterator[None]:
 
 def _describe_broken_distributions() -> str:
     """A line for each distribution with broken metadata, which makes unrelated imports fail."""
-    from guidegraph.plugins.entry_points import find_unreadable
-
     return "\n".join(
         f"error: the entry points of {name} cannot be read ({reason}), and while they are there networkx, torch and "
         f"others cannot be imported; install it again: pip install --force-reinstall {name.partition(' ')[0]}"

@@ -12,12 +12,12 @@ from guidegraph import __version__
 from guidegraph.commands.shared.errors import argument_problem
 from guidegraph.graph.errors import WorkflowError
 from guidegraph.plugins.entry_points import PluginSelection
+from guidegraph.plugins.listings import read_listing, write_listing
+from guidegraph.plugins.manager import PluginManager
 from guidegraph_runtime.machine.optional_packages import package_command
 
 if TYPE_CHECKING:
     import typer
-
-    from guidegraph.plugins.manager import PluginManager
 
 
 @cache
@@ -27,8 +27,6 @@ def load_plugins(selection: PluginSelection) -> PluginManager:
     It imports an installed plugin when a workflow names it, or all of them on ``load_all``. Those that fail are
     recorded in ``statuses``.
     """
-    from guidegraph.plugins.manager import PluginManager
-
     return PluginManager(selection.modules, entry_points=selection.installed, lazy=True)
 
 
@@ -70,8 +68,6 @@ def list_contributions(kind: str, selection: PluginSelection, describe: Callable
     For the installed plugins it is kept on disk, and no plugin is imported while none has changed. It is not kept while
     one of them fails, or with modules given by name.
     """
-    from guidegraph.plugins.listings import read_listing, write_listing
-
     kept = selection.installed and not selection.modules
     if kept and (listing := read_listing(kind, __version__)) is not None:
         return listing

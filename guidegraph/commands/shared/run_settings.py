@@ -11,8 +11,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from guidegraph.commands.shared.errors import argument_problem
+from guidegraph.graph.acceleration.requirements import acceleration_problem
 from guidegraph.graph.device_context import DTYPES
 from guidegraph.graph.errors import Problem, WorkflowError, suggest
+from guidegraph.graph.late import torch
 from guidegraph.graph.planning.passes import ALL_PASSES, PASSES
 from guidegraph.graph.run_config import ACCELERATORS, RunConfig, list_options
 from guidegraph.graph.trust.limits import Limits, current_limits, enforce_limits, parse_limits
@@ -54,11 +56,8 @@ class RunSettings:
             problems.append(argument_problem("no-cache", "there is no cache: give --cache DIR too", "--cache-verify"))
         values["accelerate"] = parse_accelerator(values["accelerate"], problems)
         config = RunConfig(**values)
-        if config.accelerate and not problems and device_is_here:
-            from guidegraph.graph.acceleration.requirements import acceleration_problem
-
-            if reason := acceleration_problem(config):
-                problems.append(argument_problem("cannot-accelerate", reason, "--accelerate"))
+        if config.accelerate and not problems and device_is_here and (reason := acceleration_problem(config)):
+            problems.append(argument_problem("cannot-accelerate", reason, "--accelerate"))
         return config
 
     def _parse_budget(self, problems: list[Problem]) -> int | None:
@@ -102,8 +101,6 @@ def _device_problem(device: str) -> str:
     match = re.fullmatch(r"cuda(?::(\d+))?", device)
     if match is None:
         return f"there is no device '{device}'; devices: cpu, cuda, cuda:i"
-    import torch
-
     if not torch.cuda.is_available():
         built = "" if torch.version.cuda or torch.version.hip else " (this torch is built for the CPU only)"
         return f"'{device}' was asked for, and this machine has no CUDA device that torch can use{built}"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import Annotated, Any, Literal
 
 from annotated_types import Ge, Le
 
@@ -14,10 +14,12 @@ from guidegraph.nodes.models.onnx.fields import ConstantInput, InputField, Outpu
 from guidegraph.nodes.sampler_types import KINDS
 from guidegraph.nodes.sampling.denoiser_edm import EdmNetwork, SigmaData, check_raw_kind, precondition
 from guidegraph.nodes.types import PredictionKind, Schedule
+from guidegraph_runtime.bundle.manifest_types import CALL, MASKS
+from guidegraph_runtime.bundle.manifest_types import FIELDS as FIXED_FIELDS
 from guidegraph_runtime.errors import BundleError
-
-if TYPE_CHECKING:
-    from guidegraph_runtime.sessions.sessions import SessionSettings
+from guidegraph_runtime.running.bundle import Bundle
+from guidegraph_runtime.sessions.graph_file import is_bundle, open_graph_file
+from guidegraph_runtime.sessions.sessions import SessionSettings
 
 PORTS = ("x", "t")
 FIELDS = ("vector", "tokens", "mask", "spatial")
@@ -55,9 +57,6 @@ def onnx_denoiser(
     Raises an error for a bundle without a denoiser alone, for settings that do not fit the graph, with its
     declarations, and for a provider that this machine lacks.
     """
-    from guidegraph_runtime.sessions.graph_file import is_bundle
-    from guidegraph_runtime.sessions.sessions import SessionSettings
-
     file_settings = {"inputs": inputs, "outputs": outputs, "constants": constants, "kind": kind, "edm": edm}
     device = current_device()
     provider_name = ("cpu" if device.type == "cpu" else "cuda") if provider == "auto" else provider
@@ -83,9 +82,6 @@ def onnx_denoiser(
 def _of_bundle(path: Path, settings: SessionSettings) -> OpaqueDenoiser:
     from guidegraph.nodes.models.onnx.denoiser import OnnxDenoiser
     from guidegraph.nodes.models.onnx.ports import make_bundle_ports
-    from guidegraph_runtime.bundle.manifest_types import CALL, MASKS
-    from guidegraph_runtime.bundle.manifest_types import FIELDS as FIXED_FIELDS
-    from guidegraph_runtime.running.bundle import Bundle
 
     bundle = Bundle(path, settings)
     plan = bundle.manifest.plan
@@ -116,7 +112,6 @@ def _of_file(
 ) -> OpaqueDenoiser:
     from guidegraph.nodes.models.onnx.denoiser import OnnxDenoiser
     from guidegraph.nodes.models.onnx.ports import make_file_ports
-    from guidegraph_runtime.sessions.graph_file import open_graph_file
 
     file = open_graph_file(path, settings)
     ports = make_file_ports(str(file.path), file.session.part, inputs, outputs, constants, kind)

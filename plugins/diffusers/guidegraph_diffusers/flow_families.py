@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from guidegraph import Condition, Family, Tensor
+from guidegraph_diffusers.folders import import_diffusers, load_model, read_json
 
 if TYPE_CHECKING:
     from guidegraph_diffusers.hooked_flows import HookedFlow
@@ -63,7 +64,6 @@ class FlowFamily:
 
         Raises ``ValueError`` for weights that are missing or do not fit, and for settings that it does not use.
         """
-        from guidegraph_diffusers.folders import import_diffusers, load_model, read_json
         from guidegraph_diffusers.hooked_flows import make_schedule
         from guidegraph_diffusers.prompts import PipelineText
 
@@ -92,7 +92,6 @@ class FlowFamily:
 
         Raises ``ValueError`` for a configuration with a field in `refused`.
         """
-        from guidegraph_diffusers.folders import import_diffusers, load_model, read_json
         from guidegraph_diffusers.hooked_flows import HookedFlow
 
         config = read_json(folder / "config.json")

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from guidegraph import Family, hookimpl
+from guidegraph.nodes.checkpoints.folders import is_compvis_config, is_diffusers
 
 if TYPE_CHECKING:
     from guidegraph.nodes.checkpoints.family import Config, Headers
@@ -42,15 +43,12 @@ def open_diffusers(path: Path, options: LoadOptions) -> dict[str, Any]:
 
 def explain_diffusers(path: Path, options: LoadOptions) -> None:
     """Raise ``ValueError`` that names the classes of a diffusers folder that are not known."""
-    from guidegraph.nodes.checkpoints.folders import is_diffusers
-
     if path.is_dir() and is_diffusers(path):
         open_diffusers(path, options)
 
 
 def recognise_layout(name: str, headers: Headers, config: Config) -> bool:
     """Whether a file has a layout and none before it in `LAYOUTS`; a CompVis folder is known by its config.yaml."""
-    from guidegraph.nodes.checkpoints.folders import is_compvis_config
     from guidegraph_families.layouts import find_layout
 
     return find_layout(headers) == name if config is None else name == COMPVIS and is_compvis_config(config)

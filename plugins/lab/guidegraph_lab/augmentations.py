@@ -7,6 +7,7 @@ from typing import Annotated, Any, TypeAlias
 
 from annotated_types import Ge, Le
 
+from guidegraph.graph.late import torch
 from guidegraph.graph.node import node
 from guidegraph.graph.training.ranks import local_rows
 from guidegraph.nodes.types import Image, Label, Sample
@@ -24,8 +25,6 @@ def drop_labels(label: Label, index: int = 0, *, classes: Count, p: Probability 
 
     Ho & Salimans 2022, algorithm 1. The choice depends on (seed, index) alone; `index` is the loop's.
     """
-    import torch
-
     uniform = local_rows(label.shape[0], lambda batch: uniforms(seed, index, batch, DROPS))
     is_dropped = torch.from_numpy(uniform < p).to(label.device)
     return torch.where(is_dropped, classes, label)
@@ -54,15 +53,12 @@ def soil_images(image: Image, index: int = 0, *, seed: Seed = 0) -> Image:
 
 
 def _make_generator(seed: int, index: int) -> Any:
-    import torch
-
     return torch.Generator().manual_seed(int(raw_bits(seed, 1, index)[0] >> 1))
 
 
 @node("data.jitter")
 def jitter(sample: Sample, index: int = 0, *, pixels: Annotated[int, Ge(0)] = 2, seed: Seed = 0) -> Sample:
     """Shift samples (B, C, H, W) by up to `pixels` each and mirror half of them, depending on (seed, index) alone."""
-    import torch
 
     from guidegraph_lab.degrade import shift_and_mirror
 

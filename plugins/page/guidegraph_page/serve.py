@@ -10,6 +10,7 @@ from pathlib import Path
 import uvicorn
 
 from guidegraph.graph.errors import GuidegraphError
+from guidegraph.graph.late import torch
 from guidegraph.graph.run_config import RunConfig
 from guidegraph.plugins.manager import PluginManager
 from guidegraph_page.access import LOOPBACK, Access
@@ -76,8 +77,6 @@ def serve(
 def measure_cache_limit(device: str) -> int:
     """The limit of the cache of runs on a device, in bytes."""
     if device.startswith("cuda"):
-        import torch
-
         free: int | None = torch.cuda.mem_get_info(torch.device(device))[0]
     else:
         free = available_memory()

@@ -9,6 +9,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from guidegraph.graph.late import torch
 from guidegraph.graph.types import Tensor
 from guidegraph.nodes.training.batches import one_hot, to_image
 from guidegraph.nodes.types import Image, SemanticMap
@@ -54,8 +55,6 @@ class EmojiBatch(NamedTuple):
 
 def scene_batch(seed: int, batch: int, index: int, *, split: Split, single: float, partial: float) -> SceneBatch:
     """The `batch` scenes from scene `index · batch` on of the data set `seed`."""
-    import torch
-
     first_scene = index * batch
     scenes = [compose_scene(seed, first_scene + i, split=split, single=single, partial=partial) for i in range(batch)]
     return SceneBatch(

@@ -6,6 +6,7 @@ from typing import Annotated, Any, NamedTuple, TypeAlias
 
 from annotated_types import Ge, Gt, Le, Lt
 
+from guidegraph.graph.late import torch
 from guidegraph.graph.node import node
 from guidegraph.graph.types import Tensor
 from guidegraph.nodes.types import Image
@@ -84,7 +85,6 @@ def detect_boxes(
     `layout.encode` takes them.
     Raises an error for a detector without boxes.
     """
-    import torch
 
     from guidegraph.nodes.models.own.box_detector import BoxDetector, find_objects
 

@@ -12,6 +12,7 @@ from typing import Literal, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from guidegraph.graph.late import torch
 from guidegraph.graph.trust.file_checks import read_regular
 from guidegraph.graph.types import Tensor
 from guidegraph.nodes.types import Label, Sample
@@ -114,8 +115,6 @@ def consecutive_fashion_batch(start: int, batch: int, *, split: Split, folder: P
 
 def make_batch(pictures: NDArray[np.uint8], labels: NDArray[np.int64]) -> FashionBatch:
     """Pad pictures (B, 28, 28) to samples and add their labels (B)."""
-    import torch
-
     margin = (SIZE - pictures.shape[1]) // 2
     padded = np.pad(pictures, ((0, 0), (margin, margin), (margin, margin)))
     sample: Tensor = torch.from_numpy(padded).float()[:, None] / 127.5 - 1

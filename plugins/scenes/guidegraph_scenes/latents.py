@@ -4,21 +4,19 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Annotated, NamedTuple
+from typing import Annotated, NamedTuple
 
 import numpy as np
 from annotated_types import Ge
 
 from guidegraph.graph.device_context import current_device
+from guidegraph.graph.late import torch
 from guidegraph.graph.node import node
 from guidegraph.graph.training.precision import without_autocast
 from guidegraph.graph.types import Tensor
 from guidegraph.nodes.training.batches import Batches, one_hot
 from guidegraph.nodes.types import Autoencoder, Image, Latent, SemanticMap
 from guidegraph_scenes.batches import SceneBatch, SceneBatch128
-
-if TYPE_CHECKING:
-    import torch
 
 
 class LatentBatch(NamedTuple):
@@ -73,8 +71,6 @@ class LatentBatches(Batches[LatentBatch]):
 
 def pack(batch: SceneBatch, autoencoder: Autoencoder, device: torch.device) -> PackedBatch:
     """Encode the pictures of a batch and compress its map."""
-    import torch
-
     latent = encode_batch(batch.image, autoencoder, device)
     classes = batch.semantic.argmax(1).to("cpu", torch.uint8)
     packed = zlib.compress(classes.numpy().tobytes(), 1)
@@ -83,8 +79,6 @@ def pack(batch: SceneBatch, autoencoder: Autoencoder, device: torch.device) -> P
 
 def encode_batch(image: Tensor, autoencoder: Autoencoder, device: torch.device) -> Tensor:
     """The latents of pictures, computed in full precision on a device, as float16 on the CPU."""
-    import torch
-
     with torch.no_grad(), without_autocast(device):
         latent: Tensor = autoencoder.encode(image.to(device)).half().cpu()
     return latent
@@ -156,8 +150,6 @@ class ReusedLatents(Batches[LatentBatch128]):
 
     def make(self, index: int) -> LatentBatch128:
         """Batch `index`."""
-        import torch
-
         self.drop_batches(index)
         parts = [self.load((index - use * self.spread) % self.length) for use in range(self.times)]
 

@@ -15,6 +15,7 @@ from typing import Annotated, Any, NamedTuple
 import numpy as np
 from annotated_types import Ge
 
+from guidegraph.graph.late import torch
 from guidegraph.graph.node import node
 from guidegraph.graph.types import Tensor
 from guidegraph.nodes.training.batches import FunctionBatches, to_image
@@ -80,8 +81,6 @@ def scene_eval_tasks(
 
 def make_tasks(seed: int, count: int, batch: int, split: Split, index: int) -> SceneTasks:
     """Batch `index` of the tasks of a seed."""
-    import torch
-
     category, first = divmod(index * batch, count)
     tasks = [make_task(seed, category, first + number, split) for number in range(batch)]
     return SceneTasks(
@@ -101,8 +100,6 @@ def judge_scenes(object: Tensor, colour: Tensor, box: Tensor, task: Tensor) -> T
     in that direction of the other's, within 60° and farther than 0.1 of the objects' sides; in front: the boxes
     overlap, and the front one reaches lower. Other objects do not count.
     """
-    import torch
-
     if task.ndim != 2 or task.shape[1] != len(TASK_FIELDS) or len(task) != len(object):
         raise ValueError(
             f"expected tasks ({len(object)}, {len(TASK_FIELDS)}) of scene_eval.tasks for {len(object)} pictures; found "

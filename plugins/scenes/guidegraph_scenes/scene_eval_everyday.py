@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import yaml
 
 from guidegraph.graph.errors import suggest
+from guidegraph.graph.late import torch
 from guidegraph.graph.node import node
 from guidegraph.graph.types import Tensor
 from guidegraph.nodes.checkpoints.config_values import format_value
@@ -65,8 +66,6 @@ def everyday_tasks(*, path: Path) -> EverydayTasks:
     "next to", or null. An object stands in two groups only with two colours.
     Raises an error that lists every entry which is not so, with its line.
     """
-    import torch
-
     prompts, tasks, errors = [], [], []
     for line, entry in read_entries(path):
         try:
@@ -171,8 +170,6 @@ def list_contents(object: Tensor, colour: Tensor, *, colours: bool = True) -> Te
     with `colours`, in its colours, which make groups of their own; without, no colour is asked for.
     Raises an error for other shapes.
     """
-    import torch
-
     shape = tuple(object.shape)
     if len(shape) != 2 or shape[1] > LARGEST_COUNT or colour.shape != shape:
         raise ValueError(
@@ -198,8 +195,6 @@ def judge_everyday(object: Tensor, colour: Tensor, box: Tensor, task: Tensor) ->
     detections of the first two groups, by the rules of `scene_eval.judge`; next to: left of it or right of it. Other
     objects do not count.
     """
-    import torch
-
     if task.ndim != 2 or task.shape[1] != COLUMNS or len(task) != len(object):
         raise ValueError(
             f"expected tasks ({len(object)}, {COLUMNS}) of scene_eval.everyday for {len(object)} pictures; found shape "

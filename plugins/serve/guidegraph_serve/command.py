@@ -22,6 +22,7 @@ from guidegraph_runtime.command import (
 from guidegraph_runtime.errors import BundleError, suggest_name
 from guidegraph_runtime.limits import enforce_limits
 from guidegraph_runtime.machine.memory import parse_size
+from guidegraph_runtime.sessions.sessions import SessionSettings
 from guidegraph_serve.jobs import LEVELS, ServeOptions, parse_count, parse_pixels, parse_seconds
 
 T = TypeVar("T")
@@ -142,7 +143,6 @@ def _command(arguments: Sequence[str] | None) -> int:
         parser.error(f"expected the folder of a bundle, as an argument or in {VARIABLES}BUNDLES")
     token = read_token(options.token, options.host)
     folders = read_folders(options.bundles)
-    from guidegraph_runtime.sessions.sessions import SessionSettings
     from guidegraph_serve.web.answers import ServeAccess
     from guidegraph_serve.web.server import serve
 

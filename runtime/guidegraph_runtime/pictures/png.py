@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from guidegraph_runtime.files.atomic_write import write_bytes
 from guidegraph_runtime.files.regular_files import open_regular
+from guidegraph_runtime.pictures.picture_files import open_picture
 
 _KEYWORD_LENGTH = 79  # PNG specification, 11.3.3.1
 _SIGNATURE = b"\x89PNG\r\n\x1a\n"
@@ -71,8 +72,6 @@ def read_png_text(path: str | os.PathLike[str]) -> dict[str, str]:
     """Read the texts of a PNG file. Raises ``ValueError`` for any other file."""
     from PIL import UnidentifiedImageError
     from PIL.PngImagePlugin import PngImageFile
-
-    from guidegraph_runtime.pictures.picture_files import open_picture
 
     try:
         with open_regular(path) as file, open_picture(file, os.fspath(path), ("PNG",)) as image:

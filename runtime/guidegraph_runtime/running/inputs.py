@@ -16,6 +16,7 @@ from guidegraph_runtime.admission import find_number_problem, is_infinite
 from guidegraph_runtime.allowed_files import as_path
 from guidegraph_runtime.bundle.manifest_types import FILE_TYPES, Input, Manifest
 from guidegraph_runtime.errors import BundleError, format_value, suggest_name
+from guidegraph_runtime.running.tensor_inputs import read_tensor_input
 
 FLOAT_LIMIT = float(np.finfo(np.float32).max)
 """The graphs compute in float32."""
@@ -79,8 +80,6 @@ def _to_plain(value: Any) -> Any:
 
 
 def _tensor(name: str, spec: Input, value: Any, location: str) -> Any:
-    from guidegraph_runtime.running.tensor_inputs import read_tensor_input
-
     try:
         if spec.many and isinstance(value, (list, tuple)):
             array: Any = [read_tensor_input(name, spec, item) for item in value]

@@ -11,6 +11,7 @@ from guidegraph.nodes.models.networks.packed_convolution import PackedConv2d
 from guidegraph.nodes.models.networks.shells import run_shells
 from guidegraph.nodes.models.own.layers import GroupNorm, Upsample
 from guidegraph.nodes.shape_checks import check_channels, check_sides
+from guidegraph_families.diffusers.unet import to_diffusers, unet_layout
 from guidegraph_families.networks.config import ClassifierShape, UNetShape
 from guidegraph_families.networks.layers import (
     AttentionBlock,
@@ -198,8 +199,6 @@ class ReleasedUNet(ReleasedEncoder):
 
     def name_in_files(self, canonical: str) -> str:
         """The name in diffusers of a layer, for LoRA files."""
-        from guidegraph_families.diffusers.unet import to_diffusers, unet_layout
-
         return to_diffusers(canonical, unet_layout(self.shape))
 
 

@@ -8,13 +8,14 @@ from contextvars import copy_context
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple, NoReturn, TypeAlias
+from typing import Any, ClassVar, Literal, NamedTuple, NoReturn, TypeAlias
 from unicodedata import normalize
 from zlib import crc32
 
 import numpy as np
 from numpy.typing import NDArray
 
+from guidegraph.graph.late import torch
 from guidegraph.graph.planning.digest import path_digest
 from guidegraph.nodes.training.batches import Batches, one_hot, to_image
 from guidegraph.nodes.types import Image, Label, SemanticMap
@@ -28,9 +29,6 @@ from guidegraph_lab.folders.layout import (
     raise_problems,
 )
 from guidegraph_runtime.pictures.picture_files import read_picture, read_rgb, resize_picture
-
-if TYPE_CHECKING:
-    import torch
 
 KEPT_BYTES = 256 * 2**20
 LARGEST_INDEX = 65_535
@@ -313,8 +311,6 @@ def build_conditions(
     folder: Folder, rows: Sequence[FolderRow], maps: Sequence[Any], device: torch.device
 ) -> tuple[Label, Sequence[str], SemanticMap]:
     """Labels, captions and one-hot maps of a batch's pictures; those that the folder lacks are ``AbsentField``."""
-    import torch
-
     absent_field: Any = AbsentField(
         f"'{folder.files.folder}' is laid out as {folder.kind}: its batches have no such field; set `kind` to say what "
         "a folder must hold"

@@ -5,12 +5,13 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, NamedTuple, TypeAlias
+from typing import Annotated, NamedTuple, TypeAlias
 
 import numpy as np
 from annotated_types import Ge, Le
 
 from guidegraph.graph.device_context import current_device, current_dtype
+from guidegraph.graph.late import torch
 from guidegraph.graph.node import node
 from guidegraph.graph.training.precision import without_autocast
 from guidegraph.graph.types import Tensor, is_tensor
@@ -26,10 +27,6 @@ from guidegraph_lab.folders.batches import (
     read_folder,
 )
 from guidegraph_lab.folders.layout import FolderRow, LayoutKind
-
-if TYPE_CHECKING:
-    import torch
-
 
 Seed: TypeAlias = Annotated[int, Ge(0)]
 Count: TypeAlias = Annotated[int, Ge(1)]
@@ -137,8 +134,6 @@ class FolderLatents(Batches[FolderLatentBatch]):
 
     def make(self, index: int) -> FolderLatentBatch:
         """Batch `index`."""
-        import torch
-
         selected = self.batches.select_rows(index)
         folder, rows = self.batches.folder, [row for row, _ in selected]
         latent = torch.cat([self.latent(row.picture, mirrored) for row, mirrored in selected])
@@ -153,8 +148,6 @@ class FolderLatents(Batches[FolderLatentBatch]):
 
     def latent(self, picture: int, mirrored: bool) -> Tensor:
         """The latent (1, C, h, w) of a picture, encoded in full precision and rounded to float16."""
-        import torch
-
         key = (picture, mirrored)
         if key in self.cache:
             return self.cache[key]

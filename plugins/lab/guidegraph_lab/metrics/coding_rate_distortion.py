@@ -13,6 +13,7 @@ from typing import Annotated, Literal, NamedTuple, TypeAlias
 import numpy as np
 from annotated_types import Ge
 
+from guidegraph.graph.late import torch
 from guidegraph.graph.node import node
 from guidegraph.graph.types import Tensor
 from guidegraph.nodes.shape_checks import check_compatible
@@ -42,8 +43,6 @@ def coding_steps(
     Those of a flow schedule are T … 1. Fewer steps make a coarser chain with a higher rate, because it predicts x_s
     less well. spacing: even in the log of the signal-to-noise ratio, at fractional t, or even in t (`timesteps`).
     """
-    import torch
-
     first, last = schedule.first, schedule.last
     grid = np.linspace(last, first, schedule.train_steps if steps is None else steps)
     if steps is not None and spacing == "log_snr":
@@ -117,8 +116,6 @@ def _divergence(error: Tensor, schedule: Schedule, t: Tensor, s: Tensor, varianc
 
 def log_mass_of_bin(x0: Tensor, mean: Tensor, scale: Tensor) -> Tensor:
     """The log mass of a normal in x0's bin, one of 256 from −1 to 1. The outer bins reach to infinity (eq. 13)."""
-    import torch
-
     half = 1 / (LEVELS - 1)
     level = ((x0 + 1) / (2 * half)).round().clamp(0, LEVELS - 1)
     away = level * 2 * half - 1 - mean
@@ -148,8 +145,6 @@ def rate_distortion(
     95 % intervals over the samples, resampled with replacement `resamples` times, NaN for one sample. The last row has
     no t: everything is received, the error is 0, and the rate bounds the negative log-likelihood.
     """
-    import torch
-
     b, e = (_by_step(values, len(steps), name) for values, name in ((bits, "bits"), (squared_error, "squared_error")))
     first = prior.double().cpu().flatten()
     _check_same_samples(b, e, first)

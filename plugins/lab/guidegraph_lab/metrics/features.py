@@ -9,13 +9,17 @@ from typing import Annotated, Any, Literal, TypeAlias
 from annotated_types import Ge, Le
 
 from guidegraph.graph.device_context import current_device, current_dtype
+from guidegraph.graph.late import torch
 from guidegraph.graph.node import node
 from guidegraph.graph.trust.file_checks import open_regular
 from guidegraph.graph.types import RunsCode, Tensor
 from guidegraph.nodes.models.extractors.settings import InceptionLayer, Range
 from guidegraph.nodes.shape_checks import check_floats
 from guidegraph.nodes.types import FeatureExtractor, Image
+from guidegraph_runtime.errors import BundleError
 from guidegraph_runtime.machine.optional_packages import install_command
+from guidegraph_runtime.sessions.graph_file import open_graph_file
+from guidegraph_runtime.sessions.sessions import SessionSettings
 
 
 def _weights_package(path: Path | None) -> dict[str, str]:
@@ -51,8 +55,6 @@ def locate_packaged_weights() -> Path:
 @node("features.pooled")
 def extract_features(extractor: FeatureExtractor, image: Image, *, chunk: Annotated[int, Ge(1)] = 64) -> Tensor:
     """The pooled features (B, D), float32, of pictures (B, 3, H, W) in [-1, 1], `chunk` pictures at a time."""
-    import torch
-
     check_floats(image)
     with torch.no_grad():
         return torch.cat([extractor(part)[-1].float() for part in image.split(chunk)])
@@ -78,8 +80,6 @@ def inception(*, path: Path, layer: InceptionLayer = "pooled") -> FeatureExtract
 
 def _place(network: Any) -> FeatureExtractor:
     """The network on the device of the run, in at least float32."""
-    import torch
-
     dtype = torch.promote_types(current_dtype(), torch.float32)
     extractor: FeatureExtractor = network.to(device=current_device(), dtype=dtype)
     return extractor
@@ -104,9 +104,6 @@ def onnx_features(
     Raises ``ValueError`` for another file, with its declarations, and if the graph's output is not (B, D).
     """
     from guidegraph.nodes.models.onnx.features import OnnxFeatures
-    from guidegraph_runtime.errors import BundleError
-    from guidegraph_runtime.sessions.graph_file import open_graph_file
-    from guidegraph_runtime.sessions.sessions import SessionSettings
 
     device = current_device()
     provider = "cpu" if device.type == "cpu" else "cuda"
@@ -136,7 +133,6 @@ def torchscript(
     The features may also be logits or probabilities, for `metric.inception_score`. Raises ``ValueError`` for another
     file, and on a call if the network's output is not (B, D).
     """
-    import torch
 
     from guidegraph.nodes.models.extractors.torchscript import ScriptedFeatures
 

@@ -9,6 +9,7 @@ from typing import Annotated, Literal, NamedTuple, TypeAlias
 
 from annotated_types import Ge
 
+from guidegraph.graph.late import torch
 from guidegraph.graph.node import node
 from guidegraph.graph.types import Tensor
 from guidegraph_lab.metrics.metrics import (
@@ -40,8 +41,6 @@ def inception_score(logits: Tensor, *, given: RowKind = "logits", splits: Annota
     splits: average over this many consecutive splits of the set (the papers take 10): shuffle samples sorted by class.
     Raises ``ValueError`` for probabilities instead of logits, and vice versa.
     """
-    import torch
-
     if logits.ndim != 2 or len(logits) < splits or not logits.shape[1]:
         raise ValueError(f"expected logits (N, K) with N at least {splits}, found shape {tuple(logits.shape)}")
     rows = logits.detach().double().cpu()
@@ -62,8 +61,6 @@ def inception_score(logits: Tensor, *, given: RowKind = "logits", splits: Annota
 
 def _score_of_part(p: Tensor) -> tuple[float, float]:
     """The score of probabilities (N, K), and its jackknife variance (Efron & Stein 1981)."""
-    import torch
-
     n, total = len(p), p.sum(0)
     own = torch.special.xlogy(p, p).sum(1)
 
@@ -117,8 +114,6 @@ def precision_recall(
     of the same size. The interval takes a random half of either set, `resamples` times (0: no interval); chunk: rows of
     distances in memory at a time.
     """
-    import torch
-
     x, y = prepare_feature_sets(features, reference, least=2)
     if k >= min(len(x), len(y)):
         raise ValueError(f"a {k}-th nearest neighbour needs {k + 1} samples of each set; found {len(x)} and {len(y)}")
@@ -160,8 +155,6 @@ def fidelities(x: Tensor, y: Tensor, k: int, chunk: int, halves: Iterable[tuple[
     The first result is for all samples, the others for each pair of halves, given as row indices (n) of x and (m) of y.
     Distances are computed for `chunk` rows at a time, so memory is bounded by chunk · max(N, M), and `MAX_KEPT`.
     """
-    import torch
-
     x, y = x - y.mean(0), y - y.mean(0)
     n, m = len(x), len(y)
     if n * n + m * m + n * m > MAX_KEPT:
@@ -175,8 +168,6 @@ def fidelities(x: Tensor, y: Tensor, k: int, chunk: int, halves: Iterable[tuple[
 
 def fidelity(xx: Blocks, yy: Blocks, xy: Blocks, k: int) -> Fidelity:
     """The four metrics from squared distances within x (N, N), within y (M, M), and from x to y (N, M)."""
-    import torch
-
     x_radius, y_radius = radii(xx, k), radii(yy, k)
     recalled, covered = torch.zeros(2, len(y_radius), dtype=torch.bool)
     precise, balls = 0, 0
@@ -192,8 +183,6 @@ def fidelity(xx: Blocks, yy: Blocks, xy: Blocks, k: int) -> Fidelity:
 
 def radii(blocks: Blocks, k: int) -> Tensor:
     """The squared distance (N) of each feature to its k-th nearest other feature, from distances (N, N) in the set."""
-    import torch
-
     squared_radii = []
     for _, block in blocks:
         squared_radii.append(block.kthvalue(k + 1, dim=1).values)  # the first is the distance to itself, 0

@@ -11,6 +11,7 @@ from typing import ClassVar
 import numpy as np
 
 from guidegraph.graph.device_context import current_device
+from guidegraph.graph.late import torch
 from guidegraph.graph.node import node
 from guidegraph.graph.trust.file_checks import open_regular, require_regular
 from guidegraph.graph.types import Tensor, structured
@@ -45,8 +46,6 @@ class Moments:
 @node("moments.empty")
 def empty() -> Moments:
     """The moments of no features, to start a loop over batches with."""
-    import torch
-
     zero = torch.zeros((), dtype=torch.float64, device=current_device())
     return Moments(zero, zero, zero)
 
@@ -80,8 +79,6 @@ def load(*, path: Path) -> Moments:
     not contain the number of features: compare with it, but do not add features to it.
     Raises an error if the file holds no moments, or values that are not finite.
     """
-    import torch
-
     count, mean, scatter = _read_written(path) if path.suffix.lower() == ".safetensors" else _read_published(path)
     if mean.ndim != 1 or scatter.shape != (len(mean), len(mean)):
         raise ValueError(
@@ -97,8 +94,6 @@ def load(*, path: Path) -> Moments:
 
 def _read_published(path: Path) -> tuple[Tensor, Tensor, Tensor]:
     """Read count, mean and scatter from an .npz file. It has no count: with 2, the scatter is the covariance."""
-    import torch
-
     try:
         with open_regular(path) as stream, np.load(stream, allow_pickle=False) as file:
             arrays = [read_npz_member(file, name, path.name).astype(np.float64) for name in ("mu", "sigma")]
@@ -159,8 +154,6 @@ def _distance(mean: Tensor, root: Tensor, other_mean: Tensor, other_root: Tensor
     The eigenvalues of Σ₁Σ₂ are the squared singular values of R₁R₂ᵀ, so tr (Σ₁Σ₂)^½ is the sum of the singular values.
     This avoids square roots of rounded zeros, of which there are many with fewer samples than features.
     """
-    import torch
-
     cross = torch.linalg.svdvals(root @ other_root.T).sum()
     squares = (mean - other_mean).square().sum() + root.square().sum() + other_root.square().sum()
     return max(0.0, float(squares - 2 * cross))
@@ -168,16 +161,12 @@ def _distance(mean: Tensor, root: Tensor, other_mean: Tensor, other_root: Tensor
 
 def _root_of_rows(centred: Tensor, count: int | None = None) -> Tensor:
     """A root of the covariance of centred rows (N, D) of `count` samples, by default N; it has at most D rows."""
-    import torch
-
     root = centred if centred.shape[0] <= centred.shape[1] else torch.linalg.qr(centred, mode="r").R
     return root / math.sqrt((count or centred.shape[0]) - 1)
 
 
 def _root_of_covariance(covariance: Tensor) -> Tensor:
     """A root (D, D) of a covariance; eigenvalues within rounding error count as 0."""
-    import torch
-
     values, vectors = torch.linalg.eigh(covariance)
     floor = values[-1].clamp(min=0) * len(values) * torch.finfo(values.dtype).eps
     root: Tensor = values.where(values > floor, 0).sqrt()[:, None] * vectors.T
@@ -185,8 +174,6 @@ def _root_of_covariance(covariance: Tensor) -> Tensor:
 
 
 def _resample(x: Tensor, y: Tensor, resamples: int, seed: int) -> Iterator[float]:
-    import torch
-
     for picks in zip(draw_counts(seed, len(x), resamples), draw_counts(seed + 1, len(y), resamples), strict=True):
         parts = []
         for f, times_drawn in zip((x, y), picks, strict=True):

@@ -9,6 +9,7 @@ import numpy as np
 from annotated_types import Ge
 from numpy.typing import NDArray
 
+from guidegraph.graph.late import torch
 from guidegraph.graph.node import node
 from guidegraph.graph.types import Tensor
 from guidegraph_lab.metrics.metrics import Seed, prepare_feature_sets
@@ -53,8 +54,6 @@ def kernel_distance_of_subsets(
     `torch.manual_seed(seed)`. `error` is the standard deviation over the subsets, as reported there: the error of a set
     of `subset_size`, not of the mean. `metric.kid` uses all pairs, and returns the error of its value.
     """
-    import torch
-
     x, y = prepare_feature_sets(features, reference, least=2)
     if subset_size > min(len(x), len(y)):
         raise ValueError(f"subsets of {subset_size} need as many samples of each set; found {len(x)} and {len(y)}")

@@ -10,6 +10,7 @@ import numpy as np
 from annotated_types import Ge
 from numpy.typing import NDArray
 
+from guidegraph.graph.late import torch
 from guidegraph.graph.node import node
 from guidegraph.graph.types import Tensor
 from guidegraph.nodes.shape_checks import check_finite, check_pairs, expand_mask
@@ -129,8 +130,6 @@ def psnr(image: Image, reference: Image, mask: Mask | None = None) -> Mean:
 
     image and reference (B, 3, H, W); mask (B, 1, H, W): compare only pixels with mask 1. Equal pictures give 100 dB.
     """
-    import torch
-
     error = _squares(image, reference)
     weight = error.new_ones(error[:, :1].shape) if mask is None else expand_mask(mask, error).double()
     area = weight.sum((1, 2, 3)) * error.shape[1]
@@ -147,8 +146,6 @@ def largest_change(image: Image, reference: Image, mask: Mask | None = None, *, 
     mask (B, 1, H, W): compare only pixels with mask 1, or with `outside` mask 0. Raises an error if all are left
     out.
     """
-    import torch
-
     change = _squares(image, reference).sqrt()
     if mask is None and outside:
         raise ValueError("what is outside is not known without a mask: wire one to 'mask'")
@@ -174,8 +171,6 @@ def mean_iou(predicted: Tensor, map: SemanticMap, mask: Mask | None = None) -> O
     times. mask (B, 1, H, W): count only pixels with mask 1. Raises an error for values that are not finite in counted
     pixels, and if no pixel counts.
     """
-    import torch
-
     if predicted.shape != map.shape:
         raise ValueError(f"maps of shapes {tuple(predicted.shape)} and {tuple(map.shape)} cannot be compared")
     classes = map.shape[1]
@@ -202,8 +197,6 @@ def _classes_of(maps: Tensor, mask: Mask | None) -> NDArray[np.int64]:
 
     Raises ``ValueError`` for values that are not finite in pixels where the mask is not 0.
     """
-    import torch
-
     if mask is not None:
         maps = torch.where(expand_mask(mask, maps).to(maps.device) > 0, maps, 0)
     check_finite("the maps", maps)

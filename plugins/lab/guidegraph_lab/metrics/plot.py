@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Literal, TypeAlias
 import numpy as np
 from annotated_types import Ge, Le, MinLen
 
+from guidegraph.graph.late import torch
 from guidegraph.graph.node import node
 from guidegraph.nodes.table import format_cell
 from guidegraph.nodes.types import Image, Table
@@ -160,8 +161,6 @@ class Chart:
 
     def image(self, legend: bool) -> Image:
         """Render the chart as a picture (1, 3, H, W) in [-1, 1]."""
-        import torch
-
         if self.limits is not None:
             self.axes.set_ylim(*self.limits)
         if legend:

@@ -7,6 +7,7 @@ from typing import Annotated
 
 from annotated_types import Ge, Gt
 
+from guidegraph.graph.late import torch
 from guidegraph.graph.node import node
 from guidegraph.graph.types import Tensor
 from guidegraph.nodes.shape_checks import check_pairs
@@ -24,8 +25,6 @@ def ssim(image: Image, reference: Image, *, sigma: Annotated[float, Gt(0)] = 1.5
     Raises ``ValueError`` if torchmetrics is not installed (the extra `metrics`), and for pictures smaller than a
     window.
     """
-    import torch
-
     check_pairs(image, reference)
     reach = int(3.5 * sigma + 0.5)
     if min(image.shape[2:]) <= reach:
@@ -51,8 +50,6 @@ def perceptual(
     Zhang et al. 2018, eq. 1, without learned weights: values with another network, and LPIPS, are not comparable.
     `chunk` pairs are computed at a time.
     """
-    import torch
-
     check_pairs(image, reference)
     pairs = zip(image.split(chunk), reference.to(image.device).split(chunk), strict=True)
     with torch.no_grad():
@@ -67,8 +64,6 @@ def perceptual_loss(features: FeatureExtractor, image: Image, target: Image) -> 
     length, the squared differences are summed over channels and averaged over positions, then over the maps, including
     the pooled features.
     """
-    import torch
-
     if image.shape != target.shape:
         raise ValueError(f"pictures {tuple(image.shape)} and targets {tuple(target.shape)} must have one shape")
     with torch.no_grad():
@@ -78,12 +73,9 @@ def perceptual_loss(features: FeatureExtractor, image: Image, target: Image) -> 
 
 def map_distances(maps: Sequence[Tensor], other_maps: Sequence[Tensor]) -> Tensor:
     """The distances (maps, B) of two batches of pictures in each feature map of a network."""
-    import torch
-    from torch.nn import functional
-
     distances = []
     for one_map, other_map in zip(maps, other_maps, strict=True):
-        a, b = (functional.normalize(positions(f), eps=1e-4) for f in (one_map, other_map))
+        a, b = (torch.nn.functional.normalize(positions(f), eps=1e-4) for f in (one_map, other_map))
         distances.append((a - b).square().sum(1).mean(1))
     return torch.stack(distances)
 

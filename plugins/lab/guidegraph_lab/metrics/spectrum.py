@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+from guidegraph.graph.late import torch
 from guidegraph.graph.node import node
 from guidegraph.graph.types import Tensor
 from guidegraph.nodes.types import Image, Table
@@ -69,8 +70,6 @@ def _measure_peaks(image: Tensor, period: int) -> list[float]:
 
 def _sum_power(image: Tensor, axis: int) -> Tensor:
     """The mean power (N) of the frequencies along an axis, summed over the frequencies along the other."""
-    import torch
-
     grey = image.detach().double().mean(1)
     grey = grey - grey.mean((1, 2), keepdim=True)
     for side in (-2, -1):

@@ -7,6 +7,7 @@ import time
 from collections.abc import Sequence
 from typing import Any, Generic, NamedTuple, TypeVar
 
+from guidegraph.graph.late import torch
 from guidegraph.graph.node import node
 from guidegraph.graph.types import Tensor, is_tensor
 
@@ -50,7 +51,5 @@ def wait(values: Sequence[Any]) -> None:
     """Wait for the GPUs of the tensors, because calls return before their work on a GPU is done."""
     devices = {value.device for value in values if is_tensor(value) and value.device.type == "cuda"}
     if devices:
-        import torch
-
         for device in devices:
             torch.cuda.synchronize(device)

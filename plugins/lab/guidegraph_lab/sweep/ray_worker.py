@@ -16,6 +16,7 @@ from typing import Any
 from guidegraph.graph.cancellation import CancelToken
 from guidegraph.graph.errors import WorkflowError, describe_failure
 from guidegraph.graph.language.bind_parameters import bind
+from guidegraph.graph.late import torch
 from guidegraph.graph.resolution.load import build
 from guidegraph.graph.run_config import RunConfig
 from guidegraph.graph.trust.limits import enforce_limits
@@ -64,8 +65,6 @@ class _Process:
     """The state of a worker process: one sweep at a time."""
 
     def __init__(self, order: SweepOrder):
-        import torch
-
         torch.set_num_threads(1)  # there is one worker per core
         self.order, config = order, order.config
         self.manager = PluginManager(order.plugins.modules, entry_points=order.plugins.installed)

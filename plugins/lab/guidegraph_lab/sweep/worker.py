@@ -12,6 +12,7 @@ from guidegraph.graph.cancellation import CancelToken
 from guidegraph.graph.errors import Cancelled, OutOfTime, describe_failure
 from guidegraph.graph.events import Event, PartAccelerated
 from guidegraph.graph.execution.cache import MemoryCache, Values
+from guidegraph.graph.late import torch
 from guidegraph.graph.planning.plan import Plan
 from guidegraph.graph.sources import Output
 from guidegraph.plugins.manager import PluginManager
@@ -69,8 +70,6 @@ def shareable_digests(plan: Plan) -> frozenset[str]:
 
 def memory_limit(device: str, workers: int) -> int:
     """The cache limit of one worker in bytes: three quarters of its portion of the device's memory."""
-    import torch
-
     if device.startswith("cuda"):
         return int(torch.cuda.get_device_properties(torch.device(device)).total_memory) * 3 // 4
     return max(2 << 30, (machine_memory() or 0) * 3 // 4 // max(workers, 1))

@@ -11,6 +11,7 @@ from annotated_types import Ge, Le
 from numpy.typing import NDArray
 
 from guidegraph.graph.device_context import current_device, current_dtype
+from guidegraph.graph.late import torch
 from guidegraph.graph.node import node
 from guidegraph.graph.types import Tensor
 from guidegraph.nodes.shape_checks import has_values
@@ -105,8 +106,6 @@ def colour_map(classes: Tensor, object: Tensor, colour: Tensor, *, size: Count =
     classes (B, H, W), object (B, R) and colour (B, R): of `data.scenes_128`. Raises an error for other shapes and
     numbers, and for a size that does not divide H and W.
     """
-    import torch
-
     check_classes(classes)
     if has_values(object, colour) and not (
         object.ndim == 2 and len(object) == len(classes) and colour.shape == object.shape
@@ -151,8 +150,6 @@ def measure_shares(index: Tensor, count: int, size: int | None) -> SemanticMap:
 
     Raises ``ValueError`` for a size that does not divide H and W. None: the index's size.
     """
-    import torch
-
     batch, height, width = index.shape
     rows, columns = (height, width) if size is None else (size, size)
     if height % rows or width % columns:
@@ -184,8 +181,6 @@ def make_batch(
 
 def stack_scenes(scenes: Sequence[Scene128]) -> SceneBatch128:
     """Scenes as one batch, on the CPU."""
-    import torch
-
     objects = [scene.objects for scene in scenes]
     return SceneBatch128(
         image=to_image(np.stack([scene.image for scene in scenes])),

@@ -14,6 +14,7 @@ import numpy as np
 from annotated_types import Ge
 
 from guidegraph.graph.device_context import current_device, current_dtype
+from guidegraph.graph.late import torch
 from guidegraph.graph.node import node
 from guidegraph.graph.types import Tensor
 from guidegraph.nodes import port_shapes
@@ -87,8 +88,6 @@ def layouts_128(
 
 def make_layouts(seed: int, batch: int, index: int, *, split: Split, single: float, wording: Wording) -> LayoutBatch128:
     """The `batch` layouts from scene `index · batch` on of the data set `seed`."""
-    import torch
-
     first = index * batch
     described = [compose_layout(seed, first + i, split=split, single=single, wording=wording) for i in range(batch)]
     fields = ("object", "colour", "box")
@@ -109,8 +108,6 @@ def encode_layout(object: Tensor, box: Tensor, colour: Tensor | None = None) -> 
     and boxes of one object from left to right, then downward, so that a prompt leaves little open. Raises an error for
     other shapes and numbers.
     """
-    import torch
-
     shape = tuple(object.shape)
     if colour is None:
         colour = torch.full_like(object, -1)
@@ -145,8 +142,6 @@ def decode_layout(layout: Latent) -> Boxes:
 
     Raises an error for samples of another shape.
     """
-    import torch
-
     if layout.ndim != 4 or tuple(layout.shape[1:3]) != (CHANNELS, 1) or not layout.shape[3]:
         raise ValueError(
             f"expected layouts (B, {CHANNELS}, 1, N), N ≥ 1, as of layout.encode; found {tuple(layout.shape)}"
@@ -177,8 +172,6 @@ def map_layout(layout: Latent, *, size: Annotated[int, Ge(1)] = 16) -> SemanticM
     told apart. Without a box a cell is all 0.
     size: of the map, in cells a side. Raises an error for samples of another shape.
     """
-    import torch
-
     boxes = decode_layout(layout)
     is_there = boxes.object >= 0
     left, top, right, bottom = widen(boxes.box).unbind(-1)
@@ -218,22 +211,16 @@ def check_boxes(box: Tensor, is_there: Tensor) -> None:
 
 def widen(values: Tensor) -> Tensor:
     """Values in float32, or in float64 as they are."""
-    import torch
-
     return values.to(torch.promote_types(values.dtype, torch.float32))
 
 
 def mark(index: Tensor, count: int, like: Tensor) -> Tensor:
     """1 in the channel (…, count) of each index (…) and 0 in the others, in the dtype of `like`; −1 sets no channel."""
-    import torch
-
     return (index[..., None] == torch.arange(count, device=index.device)).to(like)
 
 
 def measure_cover(low: Tensor, high: Tensor, size: int) -> Tensor:
     """The share of each of `size` cells along a side that lies between two edges (B, N), as (B, N, size)."""
-    import torch
-
     first = torch.arange(size, device=low.device).to(low)
     inner_low = torch.maximum(low[..., None] * size, first)
     inner_high = torch.minimum(high[..., None] * size, first + 1)
@@ -248,8 +235,6 @@ def _check_settings(objects: Sequence[str], boxes: Sequence[Box], wired: Collect
 
 @node_for("layout.place", host=True, shape=port_shapes.one_row, check=_check_settings)
 def place_layout(box: Tensor | None, *, objects: Sequence[str], boxes: Sequence[Box]) -> Latent:
-    import torch
-
     layout = OPERATIONS["layout.place"](box=to_runtime(box), objects=objects, boxes=boxes)["out"]
     return torch.from_numpy(layout).to(current_device(), current_dtype())
 

@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeAlias
 
+from guidegraph.graph.late import torch
+
 Maker: TypeAlias = Callable[[int], Any]
 """Makes an example from a seed."""
 
@@ -19,16 +21,12 @@ TEXTS = ("a red circle on grass", "two blue cats", "a green square under the nig
 
 def draw_normal(axes: Sequence[str | int], seed: int) -> Any:
     """Standard normal float32 values. Letters stand for ``SIZES``; any other letter for 3."""
-    import torch
-
     shape = [axis if isinstance(axis, int) else SIZES.get(axis, 3) for axis in axes]
     return torch.randn(shape, generator=torch.Generator().manual_seed(1000 + seed))
 
 
 def make_integers(axes: Sequence[str | int], seed: int, below: int = 7) -> Any:
     """Integers 0 … below − 1, int64, all different along the first axis if possible."""
-    import torch
-
     shape = [axis if isinstance(axis, int) else SIZES.get(axis, 3) for axis in axes]
     count = 1
     for size in shape:
