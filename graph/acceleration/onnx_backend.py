@@ -161,7 +161,7 @@ class OnnxRunner:
         shapes = fit_shapes(self.description, [tensor.shape for tensor in tensors])
         assert shapes is not None
         if self._device == "cuda":
-            torch.cuda.current_stream().synchronize()  # onnxruntime has its own stream
+            torch.cuda.current_stream(self._index).synchronize()  # onnxruntime has its own stream
         binding = self._session.io_binding()
         inputs = {
             name: (tensor if tensor.shape == shape else tensor.expand(shape)).contiguous()

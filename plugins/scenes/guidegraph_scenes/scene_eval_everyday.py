@@ -201,7 +201,8 @@ def judge_everyday(object: Tensor, colour: Tensor, box: Tensor, task: Tensor) ->
             f"{tuple(task.shape)}"
         )
     rows = zip(object.cpu(), colour.cpu(), box.float().cpu(), task.cpu().tolist(), strict=True)
-    return torch.tensor([_shows(kinds, colours, boxes, columns) for kinds, colours, boxes, columns in rows])
+    right = [_shows(kinds, colours, boxes, columns) for kinds, colours, boxes, columns in rows]
+    return torch.tensor(right, device=object.device)
 
 
 def _shows(kinds: Tensor, colours: Tensor, boxes: Tensor, columns: list[int]) -> bool:

@@ -189,7 +189,7 @@ def mean_iou(predicted: Tensor, map: SemanticMap, mask: Mask | None = None) -> O
     picks = np.random.default_rng(0).multinomial(count, np.full(count, 1 / count), RESAMPLES)
     resampled = np.nanmean(_ratios(picks @ intersections[compared], picks @ unions[compared])[:, present], axis=1)
     low, high = np.quantile(resampled, (0.025, 0.975))
-    return Overlap(float(np.nanmean(ratio)), float(low), float(high), torch.from_numpy(ratio))
+    return Overlap(float(np.nanmean(ratio)), float(low), float(high), torch.from_numpy(ratio).to(map.device))
 
 
 def _classes_of(maps: Tensor, mask: Mask | None) -> NDArray[np.int64]:
