@@ -160,14 +160,14 @@ class OnnxRunner:
         """The outputs for inputs that fit. They are new tensors on the same device."""
         shapes = fit_shapes(self.description, [tensor.shape for tensor in tensors])
         assert shapes is not None
-        if self._device == "cuda":
-            torch.cuda.current_stream(self._index).synchronize()  # onnxruntime has its own stream
         binding = self._session.io_binding()
         inputs = {
             name: (tensor if tensor.shape == shape else tensor.expand(shape)).contiguous()
             for (name, _), tensor, shape in zip(self.description.inputs, tensors, shapes, strict=True)
             if name in self._read_inputs
         }
+        if self._device == "cuda":
+            torch.cuda.current_stream(self._index).synchronize()  # onnxruntime has its own stream
         for name, tensor in inputs.items():
             kind, index = tensor.device.type, tensor.device.index or 0
             binding.bind_input(name, kind, index, _NUMPY_NAMES[tensor.dtype], tuple(tensor.shape), tensor.data_ptr())

@@ -97,6 +97,13 @@ def test_no_sampler_waits_and_each_draws_what_it_draws_on_the_cpu(tmp_path: Path
     assert {name: row["difference"] for name, row in rows.items() if not row["difference"] <= 1e-4} == {}
 
 
+def test_every_built_in_node_computes_on_the_device_of_its_inputs_what_it_computes_on_the_cpu() -> None:
+    rows = run_module("check_nodes")
+    assert rows["failed"] == {}
+    assert set(rows["silent"].values()) == {"it gives a model"}
+    assert {"metric.miou", "scene_eval.judge", "scene_eval.judge_everyday"} <= rows["passed"].keys()
+
+
 MUTANTS: dict[str, tuple[str, Callable[[dict[str, Any]], bool]]] = {
     "waits": (
         "x * float(x.abs().max() > 0)",

@@ -201,8 +201,7 @@ def judge_everyday(object: Tensor, colour: Tensor, box: Tensor, task: Tensor) ->
             f"{tuple(task.shape)}"
         )
     rows = zip(object.cpu(), colour.cpu(), box.float().cpu(), task.cpu().tolist(), strict=True)
-    right = [_shows(kinds, colours, boxes, columns) for kinds, colours, boxes, columns in rows]
-    return torch.tensor(right, device=object.device)
+    return torch.tensor([_shows(*row) for row in rows], device=object.device)
 
 
 def _shows(kinds: Tensor, colours: Tensor, boxes: Tensor, columns: list[int]) -> bool:

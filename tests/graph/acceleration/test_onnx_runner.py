@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -75,3 +76,32 @@ def test_a_new_session_leaves_the_arithmetic_of_its_thread(monkeypatch: pytest.M
     OnnxRunner(StoredGraph(GraphDescription((), (), {}, ()), {GRAPH: b""}), "cpu")
     assert (compute_tiny() == 0.0) == rounded
     assert [settings.flush_denormals for settings in made] == [True]
+
+
+def test_a_part_waits_for_the_stream_of_its_own_gpu_after_the_inputs_are_copied(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """onnxruntime has its own stream, so a copy that torch has only queued would be read too early."""
+    events: list[Any] = []
+
+    class Session:
+        def get_inputs(self) -> list[Any]:
+            return [SimpleNamespace(name="x")]
+
+        def io_binding(self) -> Any:
+            return SimpleNamespace(bind_input=lambda *_: None, get_outputs=lambda: [])
+
+        def run_with_iobinding(self, binding: Any) -> None:
+            events.append("run")
+
+    def find_stream(index: int) -> Any:
+        return SimpleNamespace(synchronize=lambda: events.append(index))
+
+    copy = torch.Tensor.contiguous
+    monkeypatch.setattr(torch.Tensor, "contiguous", lambda tensor: events.append("copy") or copy(tensor))
+    monkeypatch.setattr(torch.cuda, "current_stream", find_stream)
+    monkeypatch.setattr(onnx_backend, "create_session", lambda *_: Session())
+    monkeypatch.setattr(onnx_backend, "choose_providers", lambda requested, index: ())
+    runner = OnnxRunner(StoredGraph(GraphDescription((("x", (3,)),), (), {}, ()), {GRAPH: b""}), "cuda:1")
+    assert runner([torch.zeros(3)]) == []
+    assert events == ["copy", 1, "run"]
