@@ -56,7 +56,6 @@ from guidegraph.nodes.tensor_types import (
     Timesteps as Timesteps,
 )
 from guidegraph_runtime.tables.form import Form
-from guidegraph_runtime.tables.noise_levels import NoiseSchedule
 
 MOST_TIMESTEPS = 4096
 Level: TypeAlias = "tuple[Tensor, Tensor]"
@@ -239,6 +238,8 @@ class Schedule:
     @property
     def known(self) -> tuple[float, float]:
         """The first and last timestep that samplers visit by default."""
+        from guidegraph_runtime.tables.noise_levels import NoiseSchedule
+
         noise = NoiseSchedule.of(self.alphas_bar.double().cpu().numpy(), self.trained_from, self.trained_to, self.form)
         return noise.low, noise.high
 

@@ -89,7 +89,7 @@ def torch_privates(module: Module) -> list[str]:
         if isinstance(item, ast.ImportFrom) and (item.module or "").split(".")[0] == "torch":
             name = ".".join([item.module or "", *(alias.name for alias in item.names)])
         elif isinstance(item, ast.Attribute):
-            name = ast.unparse(item)
+            name = re.sub(r"\(.*\)", "()", ast.unparse(item), flags=re.DOTALL)
         parts = name.split(".")
         is_private = any(part.startswith("_") and not part.startswith("__") for part in parts[1:])
         if parts[0] == "torch" and (is_private or "torch.fx.experimental" in name):

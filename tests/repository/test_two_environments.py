@@ -58,9 +58,19 @@ class Environment:
         """Do what `pip install --no-deps --no-build-isolation -e project` does with the wheel that it builds."""
         dist = self.folder / "dist" / project.name
         dist.mkdir(parents=True, exist_ok=True)
-        command = [str(self.python), "-c", BUILD, str(dist), sysconfig.get_path("purelib")]
+        command = [str(self.python), "-c", BUILD, str(dist), str(self._lend_setuptools())]
         with zipfile.ZipFile(dist / self._run(command, project)[-1]) as wheel:
             wheel.extractall(self.site_packages())
+
+    def _lend_setuptools(self) -> Path:
+        """A folder with links to setuptools alone: it imports whatever package beside it extends its commands."""
+        folder = self.folder / "lent"
+        folder.mkdir(exist_ok=True)
+        packages = Path(sysconfig.get_path("purelib"))
+        for path in (*packages.glob("setuptools*"), packages / "_distutils_hack"):
+            if not (folder / path.name).exists():
+                (folder / path.name).symlink_to(path)
+        return folder
 
     def imported_from(self, folder: Path) -> list[Path]:
         """The files of the engine and of the runtime that this environment imports, before links are followed."""

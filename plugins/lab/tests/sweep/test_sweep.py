@@ -355,7 +355,7 @@ def test_results_are_written_periodically(monkeypatch: pytest.MonkeyPatch) -> No
 @pytest.fixture
 def no_ray(monkeypatch: pytest.MonkeyPatch) -> Sequence[str]:
     """The options of a sweep on a cluster that does not answer; Ray itself is not needed for that."""
-    monkeypatch.setattr("guidegraph_lab.sweep.ray_cluster.is_ray_installed", lambda: True)
+    monkeypatch.setattr("guidegraph_lab.sweep.sweep_arguments.is_ray_installed", lambda: True)
     monkeypatch.setitem(sys.modules, "ray", ModuleType("ray"))
     return ("--seeds", "0:2", "--ray", "127.0.0.1:1")
 
