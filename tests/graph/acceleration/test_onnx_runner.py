@@ -89,7 +89,7 @@ def test_a_part_waits_for_the_stream_of_its_own_gpu_after_the_inputs_are_copied(
             return [SimpleNamespace(name="x")]
 
         def io_binding(self) -> Any:
-            return SimpleNamespace(bind_input=lambda *_: None, get_outputs=lambda: [])
+            return SimpleNamespace(bind_input=lambda *_: None, get_outputs=list)
 
         def run_with_iobinding(self, binding: Any) -> None:
             events.append("run")
