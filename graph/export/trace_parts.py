@@ -73,7 +73,7 @@ def trace_parts(
     parts = {}
     for plan in sorted(plans, key=lambda plan: not set(plan.keys) & set(midway)):
         started = time.perf_counter()
-        default = precision.get(EVERY_STEP, "fp32") if plan.in_loop else "fp32"
+        default = precision.get(plan.form_of or EVERY_STEP, "fp32") if plan.in_loop else "fp32"
         try:
             with use_device(device, dtype), pause_collector():
                 parts[plan.name] = _trace_with_fallback(plan, precision.get(plan.name, default))

@@ -150,7 +150,7 @@ def with_multiples(
     for operation in plan:
         if operation.op == "part" and (factors := multiples_by_part.get(operation.node)):
             operation = replace(operation, settings={**operation.settings, MULTIPLES: dict(factors)})
-        elif operation.body is not None:
+        if operation.body is not None:
             operation = replace(operation, body=with_multiples(operation.body, multiples_by_part))
         changed.append(operation)
     return tuple(changed)

@@ -150,7 +150,7 @@ def rescale(guided: Prediction, cond: Prediction, *, phi: Annotated[float, Ge(0)
     return replace(guided, value=guided.value * (phi * ratio + (1 - phi)))
 
 
-@node("guidance.interval")
+@node("guidance.interval", runtime=True)
 def interval(
     t: Timesteps,
     schedule: Schedule | None = None,
@@ -180,7 +180,8 @@ def interval(
     inside = (level >= low) & (level <= high)  # in the dtype of the level, so that an end such as 0.3 is included
     if is_number:
         return scale if bool(inside) else 1.0
-    scales = torch.as_tensor(drop_trailing_axes(scale), device=t.device, dtype=level.dtype)
+    dtype = level.dtype if level.is_floating_point() else torch.float32
+    scales = torch.as_tensor(drop_trailing_axes(scale), device=t.device, dtype=dtype)
     return torch.where(inside, scales, 1.0)
 
 

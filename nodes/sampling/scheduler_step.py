@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from functools import cache
 from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
@@ -14,7 +14,7 @@ from guidegraph.graph.late import torch
 from guidegraph.graph.node import node
 from guidegraph.graph.types import is_tensor
 from guidegraph.graph.values.ownership import change_count
-from guidegraph.nodes.derive import node_for
+from guidegraph.nodes.derive import node_for, node_from_operation
 from guidegraph.nodes.sampler_types import NoiseLevel, widen_dtype
 from guidegraph.nodes.sampling.table_rows import Terms, along, is_shared, take_entry, take_row
 from guidegraph.nodes.shape_checks import cast_like, check_compatible, has_values
@@ -24,6 +24,9 @@ from guidegraph_runtime.tables.rows import INPUTS, K
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+
+is_due: Callable[..., bool] = node_from_operation("steps.is_due", __name__)
 
 
 class Step(NamedTuple):

@@ -29,7 +29,7 @@ VAGUE = 9
 CLAUSES = 2
 
 FILES = 614
-LINES = 95_860
+LINES = 96_045
 CORE_LINES = 66_310
 """The lines of guidegraph and its runtime, without the distributions in plugins/."""
 CRUMBS = 947
@@ -40,7 +40,7 @@ IMPORTS_IN_FUNCTIONS = 300
 VARIANT_CHECKS = 23
 TORCH_PRIVATE_FILES = 5
 
-RUN = {"modules": 152, "hops": 5_000, "calls": 18_990, "frames": 11}
+RUN = {"modules": 152, "hops": 4_970, "calls": 18_990, "frames": 11}
 """What a run of text_to_image.yaml of three steps costs; tests/repository/counted_run.py describes the figures."""
 
 SAMPLER = '''

@@ -56,7 +56,7 @@ def partition_operations(
         if not fits
     }
     fixed |= fixed_before or {}
-    on_host = all_host_calls = find_host_calls(ops, numbers)
+    on_host = all_host_calls = find_host_calls(ops, numbers, fixed)
     while True:
         reads = _find_parameters_read(ops, fixed, in_run)
         refused: list[ExportError] = []
@@ -73,6 +73,7 @@ def partition_operations(
                 continue
             return Roles(dynamic, on_host, {name: reason for name, reason in fixed.items() if name in params})
         fixed.update(newly_fixed)
+        on_host = all_host_calls = find_host_calls(ops, numbers, fixed)
 
 
 _LOOP = "<loop>"
@@ -200,18 +201,22 @@ def runs_on_host(call: Call) -> bool:
     return call.spec.runtime or call.spec.split is not None
 
 
-def find_host_calls(ops: Mapping[str, Op], numbers: Collection[str]) -> set[str]:
-    """The keys of the calls that run on the host.
+def find_host_calls(ops: Mapping[str, Op], numbers: Collection[str], fixed: Collection[str] = ()) -> set[str]:
+    """The keys of the calls that run on the host. fixed: parameters whose value is the same in every run.
 
     A call that the runtime can do and that can also be traced runs on the host at the top level. In a loop it is traced
     if it reads a tensor of a graph, so that it does not split the graph, unless it reads a parameter that a graph
-    cannot take.
+    cannot take. A tensor that is the same in every run, such as a model's schedule, is not of a graph.
     """
     host: set[str] = set()
     traced: set[str] = set()
+    changing: set[str] = set()
     for op in walk(ops):
+        if op.has_blocks or any(_changes(source, changing, fixed) for source in op.sources()):
+            changing.add(op.key)
         if op.has_blocks or not runs_on_host(op):
-            traced.add(op.key)
+            if op.key in changing:
+                traced.add(op.key)
             continue
         looped = op.key not in ops
         fits = all(name in numbers and _takes_numbers(port) for name, port in op.parameters())
@@ -220,6 +225,13 @@ def find_host_calls(ops: Mapping[str, Op], numbers: Collection[str]) -> set[str]
         reads_graph = any(isinstance(s, Carry) or (isinstance(s, Output) and s.op in traced) for s in sources)
         (traced if looped and may_be_traced and reads_graph else host).add(op.key)
     return host
+
+
+def _changes(source: Source, changing: set[str], fixed: Collection[str]) -> bool:
+    """Whether a value may differ between runs or steps. changing: the operations whose results do."""
+    if isinstance(source, Output):
+        return source.op in changing
+    return isinstance(source, (Carry, Item, Index)) or (isinstance(source, Param) and source.name not in fixed)
 
 
 def _takes_numbers(port: Port) -> bool:

@@ -2,18 +2,12 @@
 
 A part is traced with, for example, a sampler's `clip`; a run may use another sampler with other fields. A field that
 does not change the result, or that is a tensor, is free; any other field must equal its value at export.
-
-Inputs of a traced part that are unread for some value of a flag: the trait ``needs``, for bundles.
-
-A bundle cannot call ``needs`` at run time. So it is called at export for all combinations of the flags in its
-arguments, and the result is kept if a single flag decides.
 """
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -21,9 +15,6 @@ import torch
 from guidegraph.graph.errors import NodeError
 from guidegraph.graph.export.partition.leaves import path_of, plain_fields
 from guidegraph.graph.export.partition.subgraph import FEW_SAMPLES, ExampleValue, PartPlan, cut_batch, keep_results
-from guidegraph.graph.ir import Call, Op, list_calls
-from guidegraph.graph.planning.passes import find_unneeded_ports
-from guidegraph.graph.sources import Many, Source
 from guidegraph.graph.torch_private import pytree
 
 Build = Callable[[Sequence[ExampleValue]], PartPlan]
@@ -102,60 +93,3 @@ def replace_field(value: Any, path: str, other: Any) -> Any:
     """A structured value with one field replaced."""
     flat, spec = pytree.tree_flatten_with_path(value)
     return pytree.tree_unflatten([other if path_of(keys) == path else leaf for keys, leaf in flat], spec)
-
-
-MOST_FLAGS = 10
-
-
-@dataclass(frozen=True)
-class Flag:
-    """A boolean field of a value, and its name in the run."""
-
-    source: Source
-    path: str
-    name: str
-
-
-def find_unread_inputs(
-    ops: Sequence[Op], examples: Sequence[ExampleValue], run_names: Mapping[str, str]
-) -> dict[str, dict[str, Any]]:
-    """For each input that one flag can make unread, ``{"field": name of the flag, "is": its value then}``.
-
-    run_names: the names in the run of the plain fields that it has, by their names in the part.
-    """
-    calls = list_calls(ops)
-    counts = [source for call in calls for source in call.sources()]
-    unread: dict[str, dict[str, Any]] = {}
-    names = {example.source: example.name for example in examples}
-    for call in (call for call in calls if call.spec.needs is not None):
-        for port, source in call.inputs.items():
-            if isinstance(source, Many) or source not in names or counts.count(source) != 1:
-                continue
-            flag = _find_deciding_flag(call, port, examples, run_names)
-            if flag is not None:
-                unread[names[source]] = {"field": flag[0].name, "is": flag[1]}
-    return unread
-
-
-def _find_deciding_flag(
-    call: Call, port: str, examples: Sequence[ExampleValue], run_names: Mapping[str, str]
-) -> tuple[Flag, bool] | None:
-    """A flag and its value with which the call never needs the port, whatever the other flags are."""
-    sources = [call.argument(name) for name in call.spec.needs_arguments]
-    read_examples = [example for example in examples if example.source in sources]
-    flags = [
-        Flag(example.source, path, run_names[name])
-        for example in read_examples
-        for path, value in plain_fields(example.value).items()
-        if isinstance(value, bool) and (name := f"{example.name}.{path}") in run_names
-    ]
-    if len(flags) > MOST_FLAGS:
-        return None
-    candidates = set(itertools.product(flags, (False, True)))
-    for flag_values in itertools.product((False, True), repeat=len(flags)):
-        values: dict[Source, Any] = {example.source: example.value for example in read_examples}
-        for flag, value in zip(flags, flag_values, strict=True):
-            values[flag.source] = replace_field(values[flag.source], flag.path, value)
-        if port not in find_unneeded_ports(call, values):
-            candidates -= set(zip(flags, flag_values, strict=True))
-    return min(candidates, key=lambda example: example[0].name, default=None)

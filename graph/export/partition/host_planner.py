@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from guidegraph.graph.errors import NodeError
@@ -11,7 +11,7 @@ from guidegraph.graph.execution.loop import stack
 from guidegraph.graph.export.errors import ExportError, LeftForRun, NotPassedOn
 from guidegraph.graph.export.parameter_bounds import find_input_ranges
 from guidegraph.graph.export.partition.example_values import ExampleRun, ExampleValues
-from guidegraph.graph.export.partition.guards import find_guards, find_unread_inputs
+from guidegraph.graph.export.partition.guards import find_guards
 from guidegraph.graph.export.partition.host_operations import (
     are_siblings,
     find_recipe,
@@ -20,6 +20,7 @@ from guidegraph.graph.export.partition.host_operations import (
     split_call,
 )
 from guidegraph.graph.export.partition.leaves import plain_fields, tensor_leaves
+from guidegraph.graph.export.partition.skipping import find_short_forms, find_unread_inputs
 from guidegraph.graph.export.partition.subgraph import ExampleValue, PartPlan, is_number, plan_part
 from guidegraph.graph.export.partition.unlike_samples import make_joinable
 from guidegraph.graph.frozen_models import ExportRecipe
@@ -245,34 +246,58 @@ class HostPlanner:
     def _plan_part(
         self, name: str, stage: Stage, ops: Sequence[Op], required: Sequence[Source], *, in_loop: bool
     ) -> Operation:
-        """The operation of a part, which is added to ``parts``. ops: of the block. required: its roots."""
-        examples, keys = self.examples, [op.key for op in stage.ops]
-        reads = [s for op in stage.ops for s in op.sources() if not (isinstance(s, Output) and s.op in keys)]
-        inputs = [examples.example(s) for s in dict.fromkeys(s for s in reads if examples.is_dynamic(s))]
-        _check_inputs(stage, inputs)
-        constants: dict[Source, Any] = {
-            s: examples.values[s] for s in reads if not (isinstance(s, Literal) or examples.is_dynamic(s))
-        }
+        """The operation of a part, with its shorter forms. ops: of the block. required: its roots."""
+        keys = [op.key for op in stage.ops]
         outside_sources = [s for op in ops if op.key not in keys for s in op.sources()]
         results = [s for s in dict.fromkeys([*outside_sources, *required]) if isinstance(s, Output) and s.op in keys]
-        result_examples = [examples.example(s) for s in results]
+        result_examples = [self.examples.example(s) for s in results]
         _check_results(stage, result_examples)
+        longest = self._add_part(name, stage.ops, result_examples, in_loop=in_loop)
+        if not in_loop or self.one_graph:
+            return longest
+        inputs = self._list_inputs(stage.ops)
+        forms = []
+        for number, form in enumerate(find_short_forms(stage.ops, inputs, results, {op.key for op in ops})):
+            form_name = f"{name}.short{number + 1 if number else ''}"
+            operation = self._add_part(form_name, form.ops, result_examples, in_loop=True, form_of=name)
+            forms.append(replace(operation, settings={WHEN: dict(form.when), **operation.settings}))
+        return replace(longest, body=tuple(forms)) if forms else longest
+
+    def _list_inputs(self, ops: Sequence[Op]) -> list[ExampleValue]:
+        """What operations read of others, as far as it may change."""
+        keys = {op.key for op in ops}
+        reads = dict.fromkeys(s for op in ops for s in op.sources() if not (isinstance(s, Output) and s.op in keys))
+        return [self.examples.example(s) for s in reads if self.examples.is_dynamic(s)]
+
+    def _add_part(
+        self, name: str, ops: Sequence[Op], results: Sequence[ExampleValue], *, in_loop: bool, form_of: str = ""
+    ) -> Operation:
+        """The operation of a part, which is added to ``parts``. form_of: the part that it is a shorter form of."""
+        examples, inputs = self.examples, self._list_inputs(ops)
+        _check_inputs(ops, inputs)
+        keys = {op.key for op in ops}
+        constants: dict[Source, Any] = {
+            s: examples.values[s]
+            for op in ops
+            for s in op.sources()
+            if not (isinstance(s, Literal) or (isinstance(s, Output) and s.op in keys) or examples.is_dynamic(s))
+        }
 
         def build(values: Sequence[ExampleValue]) -> PartPlan:
-            return plan_part(name, stage.ops, values, constants, result_examples, in_loop=in_loop)
+            return replace(plan_part(name, ops, values, constants, results, in_loop=in_loop), form_of=form_of)
 
         settings: dict[str, Any] = {}
-        if ranges := find_input_ranges(stage.ops, inputs, constants):
+        if ranges := find_input_ranges(ops, inputs, constants):
             settings[RANGES] = ranges
         if in_loop and not self.one_graph:
-            joinable = make_joinable(stage.ops, inputs, result_examples, build)
+            joinable = make_joinable(ops, inputs, results, build)
             part, inputs, settings[JOINS] = joinable.part, [*joinable.examples], joinable.joins
         else:
             part = build(inputs)
         self.parts.append(part)
         if fields := find_guards(part, inputs, build, examples.run_names):
             settings["fields"] = fields
-        if in_loop and (unread := find_unread_inputs(stage.ops, inputs, examples.run_names)):
+        if in_loop and (unread := find_unread_inputs(ops, inputs, examples.run_names)):
             settings["unread"] = unread
         links = {part_input.name: part_input.name for part_input in part.inputs}
         return Operation("part", name, links, settings, part.outputs)
@@ -346,17 +371,17 @@ class HostPlanner:
             ) from error
 
 
-def _check_inputs(stage: Stage, inputs: Sequence[ExampleValue]) -> None:
+def _check_inputs(ops: Sequence[Op], inputs: Sequence[ExampleValue]) -> None:
     """Raise ``NotPassedOn`` for an input of a part that is neither a tensor, a number nor a structured value."""
     for example in inputs:
         if not (tensor_leaves(example.value) or is_number(example.value) or plain_fields(example.value)):
             raise NotPassedOn(
                 example.source.op if isinstance(example.source, Output) else "",
                 f"'{example.name}' is {example.value!r:.60}, no tensor and no number, and "
-                f"nodes.{', nodes.'.join(op.key for op in stage.ops)} would be traced with it, though it may be "
+                f"nodes.{', nodes.'.join(op.key for op in ops)} would be traced with it, though it may be "
                 "another at run time",
                 "give the node a number or a tensor, or leave it out of the exported outputs (--only)",
-                place=str(stage.ops[0].mark),
+                place=str(ops[0].mark),
             )
 
 

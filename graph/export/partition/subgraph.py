@@ -46,7 +46,7 @@ class PartPlan:
     """A subgraph to trace. function: from the input tensors, in order, to the output tensors, in order.
 
     in_loop: it belongs to a loop's body, whose carries share one batch. cast: returns the function with its models in
-    another dtype. models: in the function.
+    another dtype. models: in the function. form_of: the name of the part that it is a shorter form of.
     """
 
     name: str
@@ -57,6 +57,7 @@ class PartPlan:
     cast: Callable[[Any], Callable[..., tuple[Any, ...]]] | None = None
     in_loop: bool = False
     models: tuple[Any, ...] = ()
+    form_of: str = ""
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ from guidegraph_runtime.files.regular_files import read_json
 
 PAGE_OPERATIONS = frozenset(
     {
+        "guidance.interval",
         "image.from_sample",
         "image.grid",
         "image.load",
@@ -30,7 +31,10 @@ PAGE_OPERATIONS = frozenset(
     }
 )
 """The operations in static/operations.js."""
-READ_FIELDS = {"scheduler.add_noise": ("scheduler.alpha", "scheduler.sigma", "state.index")}
+READ_FIELDS = {
+    "guidance.interval": ("schedule.alphas_bar", "schedule.form"),
+    "scheduler.add_noise": ("scheduler.alpha", "scheduler.sigma", "state.index"),
+}
 """The fields of structured ports that an operation of the page reads, if not all: others may be no numbers."""
 PAGE_DTYPES = frozenset({"bool", "int32", "int64", "uint64", "float32", "float64"})
 """The element types in static/tensors.js."""

@@ -35,6 +35,7 @@ from guidegraph_runtime.bundle.manifest_types import (
     walk_operations,
 )
 from guidegraph_runtime.bundle.verify import open_bundle
+from guidegraph_runtime.declare.choice_words import WHEN
 from guidegraph_runtime.files.atomic_write import atomic_path, write_bytes, write_text
 from guidegraph_runtime.files.regular_files import read_json
 from guidegraph_runtime.pictures import scene_objects
@@ -204,6 +205,10 @@ def _operation_json(operation: Operation, unread: Mapping[str, Any]) -> dict[str
         made["out"] = operation.outputs
         if RANGES in operation.settings:
             made["ranges"] = _to_json(operation.settings[RANGES])
+        if WHEN in operation.settings:
+            made["with"] = {WHEN: operation.settings[WHEN]}
+        if operation.body:
+            made["body"] = [_operation_json(form, unread) for form in operation.body]
     else:
         made["with"] = _to_json({**extra_settings(operation.op), **operation.settings})
         if operation.node in unread:

@@ -17,7 +17,7 @@ from guidegraph_runtime import pixels
 from guidegraph_runtime.bundle.manifest import Part, Tensor
 from guidegraph_runtime.declare.settings import Range
 from guidegraph_runtime.noise import gaussian, raw_bits
-from guidegraph_runtime.operations import OPERATIONS
+from guidegraph_runtime.operations import OPERATIONS, schedule
 from guidegraph_runtime.sessions.broadcasting import broadcast
 from guidegraph_runtime.text.chunks import encode, list_vocabulary, load_tokenizer, unknown_words, unknown_words_message
 from plugins.browser.tests.modules import run_script
@@ -371,6 +371,36 @@ def test_pixels_round_as_the_runtime_s(tmp_path: Path) -> None:
     assert (drawn["width"], drawn["height"]) == (12, 8)
     assert np.array_equal(actual[..., :3], pixels(image[0]))
     assert (actual[..., 3] == 255).all()
+
+
+@pytest.mark.parametrize(
+    "interval",
+    [
+        {},
+        {"low": 5, "high": 20},
+        {"schedule": schedule.cosine(train_steps=40), "low": 0.1, "high": 1.5},
+        {"schedule": schedule.flow(train_steps=40), "low": 0.1, "high": 0.6},
+        {"schedule": schedule.edm(train_steps=40), "low": 0.5},
+    ],
+)
+def test_guidance_acts_in_the_interval_of_the_runtime(tmp_path: Path, interval: dict[str, Any]) -> None:
+    script = """
+    import { OPERATIONS } from "./operations.js";
+    const times = (data) => ({ dtype: "float32", dims: [data.length], data: Float32Array.from(data) });
+    const run = (data) => OPERATIONS["guidance.interval"]({ t: times(data), scale: 3.25, ...given.settings });
+    show([run(given.times), ...given.times.map((time) => run([time]))]);
+    """
+    times = np.linspace(0, 39, 61).astype(np.float32)
+    settings = {name: value for name, value in interval.items() if name != "schedule"}
+    if "schedule" in interval:
+        settings["schedule.alphas_bar"] = {"data": interval["schedule"]["alphas_bar"].tolist()}
+        settings["schedule.form"] = interval["schedule"]["form"]
+    scales, *each = run_script(tmp_path, script, {"times": times.tolist(), "settings": settings})
+    expected = OPERATIONS["guidance.interval"](t=times, scale=3.25, **interval)["out"]
+    assert scales["dims"] == [len(times)]
+    assert scales["data"] == [number["data"][0] for number in each] == expected.tolist()
+    assert all(number["dims"] == [] for number in each)
+    assert not interval or {*scales["data"]} == {1, 3.25}
 
 
 @pytest.mark.parametrize("settings", [{}, {"columns": 3, "gap": 0, "background": -0.5}])

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 from guidegraph_runtime.bundle.manifest_types import JOINS, RANGES, Operation, Part, label_problem, read_bounds
 from guidegraph_runtime.bundle.strict_json import Cursor
-from guidegraph_runtime.declare.choice_words import CHOOSE
+from guidegraph_runtime.declare.choice_words import CHOOSE, WHEN
 from guidegraph_runtime.errors import format_value, suggest_name
 from guidegraph_runtime.running.choices import Choice
 from guidegraph_runtime.running.values import Loop
@@ -48,11 +48,23 @@ def _operation(cursor: Cursor, parts: Mapping[str, Part], levels: int) -> Operat
         except ValueError as error:
             fields["with"].fail(f"what makes a {'loop' if operation.op == 'loop' else 'choice'}", str(error))
     if operation.op == "part":
-        _check_part_call(fields["node"], fields["with"], parts)
+        _check_part_call(fields, operation, parts)
     return operation
 
 
-def _check_part_call(node: Cursor, settings: Cursor, parts: Mapping[str, Part]) -> None:
+def _check_part_call(fields: Mapping[str, Cursor], part: Operation, parts: Mapping[str, Part]) -> None:
+    """Check the call of a part, and its shorter forms with their numbers. Raises ``BundleError``."""
+    for index, form in enumerate(part.body or ()):
+        cursor = fields["body"].at(index)
+        if form.op != "part" or form.body is not None:
+            cursor.fail("a shorter form of the part, which is a part", form.op)
+        if form.outputs != part.outputs:
+            cursor.at("out").fail(f"the values of '{part.node}'", ", ".join(form.outputs))
+        if not form.settings.get(WHEN):
+            cursor.at("with").fail(f"'{WHEN}', the numbers for which this form is run", "none")
+        for _, number in cursor.at("with").at(WHEN).entries(label_problem):
+            number.number()
+    node, settings = fields["node"], fields["with"]
     if node.value not in parts:
         node.fail("the name of a part", f"{format_value(node.value)} ({suggest_name(node.value, parts)})")
     if "fields" in settings.value:

@@ -34,16 +34,13 @@ class HostOperation:
 
     id: str
     function: Callable[..., Any]
+    signature: inspect.Signature
+    """Ports as positional parameters, settings as keyword-only ones."""
     shape: ShapeRule | None = None
     shapes_read: tuple[str, ...] = ()
     idle: Mapping[str, str | None] = field(default_factory=dict)
     output_help: str | Mapping[str, str] = ""
     copies: str = ""
-
-    @cached_property
-    def signature(self) -> inspect.Signature:
-        """Ports as positional parameters, settings as keyword-only ones."""
-        return inspect.signature(self.function)
 
     @property
     def __signature__(self) -> inspect.Signature:
@@ -118,7 +115,9 @@ def operation(
     """
 
     def register(function: Callable[P, R]) -> Callable[P, R]:
-        declared = HostOperation(id, function, shape, shapes_read, dict(idle or {}), output_help, copies)
+        declared = HostOperation(
+            id, function, inspect.signature(function), shape, shapes_read, dict(idle or {}), output_help, copies
+        )
         _operations[id] = declared
 
         @functools.wraps(function)

@@ -98,7 +98,9 @@ def describe_joins(manifest: Manifest) -> list[tuple[str, str]]:
     for operation in manifest.plan:
         if operation.op != "loop":
             continue
-        for inner in operation.body or ():
+        body = operation.body or ()
+        forms = [form for inner in body if inner.op == "part" for form in inner.body or ()]
+        for inner in (*body, *forms):
             if inner.op == "loop":
                 lines.append((inner.node, "each run alone: it is a loop in a loop"))
             elif inner.op == "part":

@@ -4,7 +4,7 @@ from guidegraph_runtime.declare.operation import OPERATIONS as OPERATIONS
 from guidegraph_runtime.declare.operation import HostOperation as HostOperation
 from guidegraph_runtime.declare.operation import drawing_operations as drawing_operations
 from guidegraph_runtime.declare.operation import shapes_read_by as shapes_read_by
-from guidegraph_runtime.operations import image, layout, levels, mask, noise, schedule, semantic, text
+from guidegraph_runtime.operations import guidance, image, layout, levels, mask, noise, schedule, semantic, text
 from guidegraph_runtime.samplers import ddim, dpm_solver, ode_solvers, pseudo_numerical
 
 # isort: split
@@ -17,6 +17,7 @@ __all__ = [
     "ddim",
     "dpm_solver",
     "drawing_operations",
+    "guidance",
     "image",
     "layout",
     "levels",

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from guidegraph_runtime.bundle.manifest_types import Operation
+from guidegraph_runtime.declare.choice_words import WHEN
 from guidegraph_runtime.error_text import error_text
 from guidegraph_runtime.errors import BundleError, SettingError
 from guidegraph_runtime.limits import LimitExceeded, TripCount, current_limits, show_limit
@@ -151,6 +152,14 @@ class Computation:
         choice = Choice.of(operation)
         branch = choice.select_branch(lambda name: to_host(self.values.read(name)))
         return choice.values(branch, self.values.read)
+
+    def find_form(self, operation: Operation) -> Operation:
+        """The first shorter form of a part whose numbers are those of this step; the part itself if there is none."""
+        for form in operation.body or ():
+            numbers: Any = form.settings[WHEN]
+            if all(np.all(to_host(self.values.read(name)) == value) for name, value in numbers.items()):
+                return form
+        return operation
 
     def part(self, operation: Operation) -> Mapping[str, Any]:
         """The results of a part's graph."""

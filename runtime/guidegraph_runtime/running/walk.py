@@ -46,8 +46,9 @@ class Operations(Protocol):
     """The results of operations and the items of loops, for a walk.
 
     check_seconds: raise ``BundleError`` if the run has taken too long. naming: raise errors of a block as a
-    ``BundleError`` that names an operation. schedule: the operations to run for some values. enter_loop: the items of a
-    loop's iterations. leave_loop: the collected values as results.
+    ``BundleError`` that names an operation. schedule: the operations to run for some values. find_form: the form of a
+    part to run, itself or one of its body. enter_loop: the items of a loop's iterations. leave_loop: the collected
+    values as results.
     """
 
     values: Values
@@ -57,6 +58,7 @@ class Operations(Protocol):
     def naming(self, operation: Operation, /) -> AbstractContextManager[None]: ...
     def schedule(self, plan: Sequence[Operation], targets: Sequence[str], /) -> Iterator[Operation]: ...
     def host(self, operation: Operation, /) -> Results: ...
+    def find_form(self, operation: Operation, /) -> Operation: ...
     def part(self, operation: Operation, /) -> Results: ...
     def choose(self, operation: Operation, /) -> Results: ...
     def enter_loop(self, loop: Loop, body: Sequence[Operation], /) -> Sequence[Any]: ...
@@ -79,8 +81,9 @@ def walk(
                 with operations.trips.scope():
                     yield from _walk_loop(operation, operations, depth)
             elif operation.op == "part":
-                sent = yield Pause("part", operation, depth)
-                values.update(operations.part(operation) if sent is None else sent)
+                form = operations.find_form(operation) if operation.body else operation
+                sent = yield Pause("part", form, depth)
+                values.update(operations.part(form) if sent is None else sent)
             elif operation.op == CHOOSE:
                 values.update(operations.choose(operation))
             elif operation.op in OPERATIONS:

@@ -117,7 +117,7 @@ nodes:
     loop: {over: scheduler.steps, as: t}
     carry: {x: noise}
     body:
-      scale: {use: guidance.interval, in: {t: loop.t}, with: {low: 100, high: 600}}
+      scale: {use: SCALE}
       noisy: {use: schedule.add_noise, in: {x0: carry.x, noise: noise, t: loop.t, schedule: schedule}}
     next: {x: noisy}
     collect: {scale: scale}
@@ -125,11 +125,17 @@ outputs: {x: sample.x, scale: sample.scale}
 """
 
 
-def test_a_number_that_depends_on_the_step_cannot_be_collected(cli: Command) -> None:
-    result = cli("export", cli.workflow("collected.yaml", COLLECTED), "-o", "bundle")
+def test_numbers_of_steps_are_collected_where_the_runtime_computes_them(cli: Command) -> None:
+    interval = "guidance.interval, in: {t: loop.t}, with: {low: 100, high: 600}"
+    export(cli, COLLECTED.replace("SCALE", interval), "--check")
+    assert Bundle(cli.folder / "bundle").run()["scale"].tolist() == [1.0, 7.5, 1.0]
+
+    amount = "tiny.amount, in: {i: loop.index}"
+    workflow = cli.workflow("traced.yaml", COLLECTED.replace("SCALE", amount))
+    result = cli("export", workflow, "-o", "traced", "--plugin", NODES)
     assert result.code == 2
     assert "'sample.body.scale' is a number that is computed from tensors" in result.err
-    assert not (cli.folder / "bundle").exists()
+    assert not (cli.folder / "traced").exists()
 
 
 def test_a_bundle_gives_the_engines_numbers_and_says_what_is_fixed(cli: Command) -> None:

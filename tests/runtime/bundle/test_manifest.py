@@ -308,6 +308,34 @@ def test_settings_of_a_call_of_a_part(name: str, setting: Any) -> None:
     assert f"[plan[0].body[0].with.{name}" in text
 
 
+SHORTER = {"op": "part", "node": "total", "in": {"x": "x"}, "with": {"when": {"scale": 1}}, "out": ["y"]}
+
+
+def test_a_part_has_shorter_forms_for_numbers() -> None:
+    call = read_manifest(change_at(("plan", 0, "body", 0, "body"), [SHORTER])).plan[0].body
+    assert call is not None
+    assert call[0].body == (Operation("part", "total", {"x": "x"}, {"when": {"scale": 1}}, ("y",)),)
+
+
+@pytest.mark.parametrize(
+    ("changes", "place"),
+    [
+        ({"op": "noise.gaussian", "node": "noise"}, ""),
+        ({"body": [SHORTER]}, ""),
+        ({"out": ["other"]}, ".out"),
+        ({"node": "none"}, ".node"),
+        ({"with": {}}, ".with"),
+        ({"with": {"when": {}}}, ".with"),
+        ({"with": {"when": 3}}, ".with.when"),
+        ({"with": {"when": {"scale": "1"}}}, ".with.when.scale"),
+    ],
+    ids=str,
+)
+def test_a_shorter_form_that_does_not_fit_its_part(changes: dict[str, Any], place: str) -> None:
+    text = refusal(change_at(("plan", 0, "body", 0, "body"), [SHORTER | changes]))
+    assert f"[plan[0].body[0].body[0]{place}" in text
+
+
 def test_a_table_may_not_take_the_name_of_the_record_and_a_tensor_may() -> None:
     changed = value() | {"outputs": {"run": {"type": "table", "source": "out"}}}
     del changed["reference"]

@@ -13,12 +13,12 @@ from PIL import Image
 
 from guidegraph.graph.node import get_spec
 from guidegraph.nodes.models.own.text_encoder import build_tokenizer, tokenize
-from guidegraph.nodes.types import Scheduler, SchedulerState
+from guidegraph.nodes.types import Schedule, Scheduler, SchedulerState
 from guidegraph.plugins.builtin import guidegraph_nodes
 from guidegraph_runtime.operations import OPERATIONS, schedule
 
 NODES = {spec.id: spec for spec in map(get_spec, guidegraph_nodes())}
-STRUCTURES = {"scheduler": Scheduler, "state": SchedulerState}
+STRUCTURES = {"schedule": Schedule, "scheduler": Scheduler, "state": SchedulerState}
 LINEAR = schedule.linear()
 
 
@@ -68,6 +68,41 @@ def test_a_picture_is_noised_to_the_same_level(dtype: str) -> None:
     assert np.array_equal(
         OPERATIONS["scheduler.add_noise"](scheduler=sampler["scheduler"], x0=x0, noise=noise, state=state)["out"], x0
     )
+
+
+TIMES = np.array([0, 1, 250, 499, 500, 998, 999])
+INTERVALS: list[dict[str, Any]] = [
+    {},
+    {"schedule": LINEAR, "low": 0.28, "high": 2.9},
+    {"schedule": LINEAR, "low": 0.28},
+    {"schedule": schedule.cosine(), "high": 1.5},
+    {"schedule": schedule.flow(shift=3.0), "low": 0.2, "high": 0.5},
+    {"schedule": schedule.edm(), "low": 0.5, "high": 5.0},
+    {"low": 1, "high": 499},
+]
+
+
+@pytest.mark.parametrize("interval", INTERVALS)
+@pytest.mark.parametrize("dtype", ["int64", "float32"])
+def test_guidance_acts_in_the_same_interval(interval: dict[str, Any], dtype: str) -> None:
+    times = (TIMES + (0.37 if dtype == "float32" else 0)).clip(max=999).astype(dtype)
+    node, run = NODES["guidance.interval"].function, OPERATIONS["guidance.interval"]
+    for time in np.split(times, len(times)):
+        arguments = {"t": time, "scale": 3.3, **interval}
+        number = run(**arguments)["out"]
+        assert number == node(**{name: as_torch(name, value) for name, value in arguments.items()})
+        assert number in (1, 3.3)
+    scales = compare("guidance.interval", t=times, scale=3.3, **interval)
+    each = compare("guidance.interval", t=times, scale=np.arange(len(times), dtype=np.float32), **interval)
+    assert np.array_equal(each[scales != 1], np.arange(len(times))[scales != 1])
+    assert not interval or {*scales.tolist()} == {1, np.float32(3.3)}
+
+
+def test_an_interval_without_a_noise_level_is_refused() -> None:
+    arguments = {"t": np.array([3]), "low": 2.0, "high": 1.0}
+    message = refusal(OPERATIONS["guidance.interval"], arguments)
+    assert "low must not be above high" in message
+    assert message == refusal(NODES["guidance.interval"].function, arguments | {"t": torch.tensor([3])})
 
 
 @pytest.mark.parametrize(

@@ -56,6 +56,17 @@ export const OPERATIONS = {
     return { dtype: "int64", dims: [labels.length], data: BigInt64Array.from(labels) };
   },
 
+  "guidance.interval": ({ t, scale = 7.5, low = 0, high = Infinity, "schedule.alphas_bar": bar = null, "schedule.form": form }) => {
+    if (low > high) throw new PageError(`no noise level is from ${low} to ${high}: low must not be above high`);
+    const levels = Array.from(toTensor(t).data, (time) => (bar ? noiseLevel(bar.data, form, Number(time)) : Math.fround(Number(time))));
+    const inside = levels.map((level) => level >= Math.fround(low) && level <= Math.fround(high));
+    const { dims, data } = toTensor(scale);
+    if (levels.length === 1 && !dims.length) return toTensor(inside[0] ? Number(data[0]) : 1);
+    const count = Math.max(levels.length, data.length);
+    const at = (items, i) => items[items.length === 1 ? 0 : i];
+    return { dtype: "float32", dims: [count], data: Float32Array.from({ length: count }, (_, i) => (at(inside, i) ? at(data, i) : 1)) };
+  },
+
   "image.load": (settings) => loadPicture(settings),
 
   "mask.load": ({ path, size = null, threshold = 0.5 }) => {
@@ -169,6 +180,23 @@ export const OPERATIONS = {
     return sheet;
   },
 };
+
+/** The noise level at a time, σ/α, or σ of a flow, from ᾱ of each timestep; between them as noise_levels.py of the runtime. */
+function noiseLevel(alphasBar, form, time) {
+  const isFlow = form === "flow";
+  const at = Math.min(Math.max(Math.fround(time), 0), alphasBar.length - 1);
+  const value = (row) => {
+    const logRatio = 0.5 * (Math.log1p(-alphasBar[row]) - Math.log(alphasBar[row]));
+    return isFlow ? 1 / (1 + Math.exp(-logRatio)) : logRatio;
+  };
+  const low = Math.floor(at);
+  const level = at === low ? value(low) : value(low) + (at - low) * (value(low + 1) - value(low));
+  if (isFlow) return Math.fround(level);
+  const ratio = Math.exp(level);
+  if (ratio === Infinity) return Infinity;
+  const scale = Math.hypot(1, ratio);
+  return Math.fround(Math.fround(ratio / scale) / Math.fround(1 / scale));
+}
 
 /** A picture file as an image (1, 3, H, W): 0 to 255 as -1 to 1. */
 function loadPicture({ path, size = null, resize = "crop" }) {

@@ -39,7 +39,7 @@ export class PlanRun {
 
   async runOperation(operation) {
     if (operation.op === "loop") await this.loop(operation);
-    else if (operation.op === "part") await this.part(operation);
+    else if (operation.op === "part") await this.part(this.findForm(operation));
     else this.compute(operation);
   }
 
@@ -58,6 +58,12 @@ export class PlanRun {
   /** A literal, or the bytes of the file that it names. */
   setting(value) {
     return value !== null && typeof value === "object" && "file" in value ? this.files[value.file] : value;
+  }
+
+  /** The first shorter form of a part whose numbers are those of this step, or the part itself. */
+  findForm(operation) {
+    const fits = ([name, number]) => toTensor(this.read(name)).data.every((value) => Number(value) === number);
+    return operation.body?.find((form) => Object.entries(form.with.when).every(fits)) ?? operation;
   }
 
   async part({ node, in: inputs, out, ranges = {} }) {
