@@ -211,8 +211,15 @@ def find_host_calls(ops: Mapping[str, Op], numbers: Collection[str], fixed: Coll
     host: set[str] = set()
     traced: set[str] = set()
     changing: set[str] = set()
+
+    def changes(source: Source) -> bool:
+        """Whether a value may differ between runs or steps."""
+        if isinstance(source, Output):
+            return source.op in changing
+        return isinstance(source, (Carry, Item, Index)) or (isinstance(source, Param) and source.name not in fixed)
+
     for op in walk(ops):
-        if op.has_blocks or any(_changes(source, changing, fixed) for source in op.sources()):
+        if op.has_blocks or any(map(changes, op.sources())):
             changing.add(op.key)
         if op.has_blocks or not runs_on_host(op):
             if op.key in changing:
@@ -225,13 +232,6 @@ def find_host_calls(ops: Mapping[str, Op], numbers: Collection[str], fixed: Coll
         reads_graph = any(isinstance(s, Carry) or (isinstance(s, Output) and s.op in traced) for s in sources)
         (traced if looped and may_be_traced and reads_graph else host).add(op.key)
     return host
-
-
-def _changes(source: Source, changing: set[str], fixed: Collection[str]) -> bool:
-    """Whether a value may differ between runs or steps. changing: the operations whose results do."""
-    if isinstance(source, Output):
-        return source.op in changing
-    return isinstance(source, (Carry, Item, Index)) or (isinstance(source, Param) and source.name not in fixed)
 
 
 def _takes_numbers(port: Port) -> bool:
