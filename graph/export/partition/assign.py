@@ -14,7 +14,7 @@ from guidegraph.graph.export.errors import ExportError, raise_together
 from guidegraph.graph.ir import Call, Op, list_choices, walk
 from guidegraph.graph.kinds import find_kind
 from guidegraph.graph.port import Port
-from guidegraph.graph.sources import Carry, Index, Item, Output, Param, Source, list_sources
+from guidegraph.graph.sources import Carry, Index, Item, Output, Param, Source, list_parameters, list_sources
 from guidegraph_runtime.operations import shapes_read_by
 
 
@@ -211,15 +211,11 @@ def find_host_calls(ops: Mapping[str, Op], numbers: Collection[str], fixed: Coll
     host: set[str] = set()
     traced: set[str] = set()
     changing: set[str] = set()
-
-    def changes(source: Source) -> bool:
-        """Whether a value may differ between runs or steps."""
-        if isinstance(source, Output):
-            return source.op in changing
-        return isinstance(source, (Carry, Item, Index)) or (isinstance(source, Param) and source.name not in fixed)
-
     for op in walk(ops):
-        if op.has_blocks or any(map(changes, op.sources())):
+        per_run = any(name not in fixed for name in list_parameters(op.sources()))
+        per_step = any(isinstance(source, (Carry, Item, Index)) for source in op.sources())
+        derived = any(isinstance(source, Output) and source.op in changing for source in op.sources())
+        if op.has_blocks or per_run or per_step or derived:
             changing.add(op.key)
         if op.has_blocks or not runs_on_host(op):
             if op.key in changing:
