@@ -9,7 +9,7 @@ from typing import Any, ClassVar, Literal, NamedTuple, TypeAlias, get_args
 from guidegraph.graph.late import torch
 from guidegraph.graph.types import Tensor, is_tensor, structured
 from guidegraph.nodes.shape_checks import cast_like
-from guidegraph_runtime.tables.rows import Form
+from guidegraph_runtime.tables.form import Form
 
 PredictionKind: TypeAlias = Literal["eps", "x0", "v", "flow"]
 KINDS: tuple[PredictionKind, ...] = get_args(PredictionKind)

@@ -55,7 +55,7 @@ from guidegraph.nodes.tensor_types import (
 from guidegraph.nodes.tensor_types import (
     Timesteps as Timesteps,
 )
-from guidegraph_runtime.tables.rows import Form
+from guidegraph_runtime.tables.form import Form
 
 MOST_TIMESTEPS = 4096
 Level: TypeAlias = "tuple[Tensor, Tensor]"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Annotated, Any
@@ -14,6 +13,7 @@ from guidegraph.graph.late import torch
 from guidegraph.graph.node import node
 from guidegraph.graph.types import Tensor, is_tensor
 from guidegraph.nodes import port_shapes
+from guidegraph.nodes.derive import node_for
 from guidegraph.nodes.sampling.scheduler_step import clip_x0
 from guidegraph.nodes.shape_checks import check_compatible, expand_to_batch, has_values
 from guidegraph.nodes.types import (
@@ -150,23 +150,15 @@ def rescale(guided: Prediction, cond: Prediction, *, phi: Annotated[float, Ge(0)
     return replace(guided, value=guided.value * (phi * ratio + (1 - phi)))
 
 
-@node("guidance.interval", runtime=True)
+@node_for("guidance.interval")
 def interval(
     t: Timesteps,
-    schedule: Schedule | None = None,
+    schedule: Schedule | None,
     *,
-    scale: Scale = 7.5,
-    low: Annotated[float, Ge(0)] = 0.0,
-    high: Annotated[float, Ge(0)] = math.inf,
+    scale: Scale,
+    low: float,
+    high: float,
 ) -> Scale:
-    """The guidance scale inside an interval of noise levels, and 1, no guidance, outside (Kynkäänniemi et al. 2024).
-
-    t (1) or (B). low, high: ends of the interval, both included, as timesteps, or as σ/α like in the paper if a
-    schedule is wired; a flow schedule has σ, from 0 to 1. By default they include all noise levels.
-    Returns a number if t is one timestep and scale a number, so that guidance.cfg can skip a call; otherwise a tensor
-    (B).
-    Raises an error if low is above high; in a graph, where they are tensors, such an interval is empty.
-    """
     if not is_tensor(low) and not is_tensor(high) and low > high:
         raise ValueError(f"no noise level is from {low:g} to {high:g}: low must not be above high")
     is_number = t.numel() == 1 and not any(map(is_tensor, (scale, low, high))) and has_values(t)
@@ -181,8 +173,10 @@ def interval(
     if is_number:
         return scale if bool(inside) else 1.0
     dtype = level.dtype if level.is_floating_point() else torch.float32
-    scales = torch.as_tensor(drop_trailing_axes(scale), device=t.device, dtype=dtype)
-    return torch.where(inside, scales, 1.0)
+    scales = drop_trailing_axes(scale)
+    if not is_tensor(scales):
+        scales = torch.full((), scales, device=t.device, dtype=dtype)
+    return torch.where(inside, scales.to(t.device, dtype), 1.0)
 
 
 @node("classifier.predict")

@@ -12,7 +12,7 @@ from guidegraph.nodes.sampler_types import NoiseLevel, widen_dtype
 from guidegraph.nodes.sampling.table_rows import is_shared
 from guidegraph.nodes.shape_checks import check_compatible, expand_to_batch
 from guidegraph.nodes.types import Prediction, PredictionKind, Sample, Scheduler, SchedulerState, Timesteps
-from guidegraph_runtime.tables.rows import Form
+from guidegraph_runtime.tables.form import Form
 
 
 class UnlikeRows(ValueError):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Collection, Sequence
 from functools import cache
 from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
@@ -14,7 +14,7 @@ from guidegraph.graph.late import torch
 from guidegraph.graph.node import node
 from guidegraph.graph.types import is_tensor
 from guidegraph.graph.values.ownership import change_count
-from guidegraph.nodes.derive import node_for, node_from_operation
+from guidegraph.nodes.derive import node_for
 from guidegraph.nodes.sampler_types import NoiseLevel, widen_dtype
 from guidegraph.nodes.sampling.table_rows import Terms, along, is_shared, take_entry, take_row
 from guidegraph.nodes.shape_checks import cast_like, check_compatible, has_values
@@ -24,9 +24,6 @@ from guidegraph_runtime.tables.rows import INPUTS, K
 
 if TYPE_CHECKING:
     from torch import Tensor
-
-
-is_due: Callable[..., bool] = node_from_operation("steps.is_due", __name__)
 
 
 class Step(NamedTuple):
@@ -161,7 +158,7 @@ def add_noise(scheduler: Scheduler, x0: Sample, noise: Noise, state: SchedulerSt
 def _next_calls(scheduler: Scheduler, batch: int, state: SchedulerState | None) -> Tensor:
     """The row of the next call for all samples (1), or of a joined table for each (B); R after a sampler's last."""
     if not scheduler.joined:
-        return torch.zeros(1, dtype=torch.int64) if state is None else state.index
+        return scheduler.t.new_zeros(1, dtype=torch.int64) if state is None else state.index
     samples = batch if state is None else state.index.shape[0]
     first = len(scheduler.t) // samples * torch.arange(samples, device=scheduler.t.device)
     index = first if state is None else state.index.to(first.device)

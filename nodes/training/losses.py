@@ -24,7 +24,7 @@ from guidegraph.nodes.types import (
     Timesteps,
 )
 from guidegraph_runtime.noise import gaussian
-from guidegraph_runtime.tables.rows import Form
+from guidegraph_runtime.tables.form import Form
 
 Weight = Annotated[float, Ge(0)]
 Weighting = Literal["uniform", "min_snr", "truncated", "flow"]

@@ -14,7 +14,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Any, get_args
 
-from tests.device import simulated_cuda
+from guidegraph_testing import simulated_cuda
 
 if __name__ == "__main__":
     simulated_cuda.load()

@@ -13,7 +13,7 @@ import warnings
 from collections import Counter
 from typing import Any
 
-from tests.device import simulated_cuda
+from guidegraph_testing import simulated_cuda
 
 if __name__ == "__main__":
     simulated_cuda.load()

@@ -9,7 +9,7 @@ import json
 import sys
 from pathlib import Path
 
-from tests.device import simulated_cuda
+from guidegraph_testing import simulated_cuda
 
 if __name__ == "__main__":
     simulated_cuda.load()

@@ -28,11 +28,11 @@ PARTICIPLES = 13
 VAGUE = 9
 CLAUSES = 2
 
-FILES = 614
-LINES = 96_045
+FILES = 617
+LINES = 96_340
 CORE_LINES = 66_310
 """The lines of guidegraph and its runtime, without the distributions in plugins/."""
-CRUMBS = 947
+CRUMBS = 949
 """Private functions with one caller."""
 ONE_IMPORTER = 11
 """Small modules that one other module imports: those of operations/ are imported by their package alone."""

@@ -10,7 +10,17 @@ from typing import Any, Literal, TypeAlias
 from guidegraph.graph.node import NodeSpec
 from guidegraph.graph.port import Port, port_kinds
 from guidegraph.graph.types import PortType, SequenceOf, Tensor, structured_types, to_port_type
-from guidegraph.nodes.types import Levels, Schedule, Scheduler, Timesteps
+from guidegraph.nodes.types import (
+    Denoiser,
+    Levels,
+    Prediction,
+    Schedule,
+    Scheduler,
+    SchedulerState,
+    Score,
+    Timesteps,
+)
+from guidegraph_testing import simulated_cuda
 from guidegraph_testing.case import NodeCase
 from guidegraph_testing.catalogue import CHECKS
 
@@ -84,6 +94,16 @@ def _inputs_unchanged(case: NodeCase) -> str | None:
     return None if mutable else "it has no arguments that could be changed in place"
 
 
+def _waits(case: NodeCase) -> str | None:
+    if not simulated_cuda.is_loaded():
+        return "no device counts them (pytest --guidegraph-plugin … --device sim does)"
+    if reason := why_untraceable(case.spec):
+        return reason
+    of_a_step = {Denoiser, Prediction, SchedulerState, Score, Timesteps}
+    is_in_loop = any(not of_a_step.isdisjoint(port.type.alternatives) for port in case.spec.inputs.values())
+    return None if is_in_loop else "it takes nothing of a step: no denoiser, prediction, score, time or state"
+
+
 def _gradients(case: NodeCase) -> str | None:
     if reason := why_untraceable(case.spec):
         return reason
@@ -131,6 +151,7 @@ _RULES: Mapping[str, Callable[[NodeCase], str | None]] = {
     "determinism": lambda case: _why_impure(case.spec),
     "inputs unchanged": _inputs_unchanged,
     "device independence": lambda case: why_untraceable(case.spec),
+    "waits": _waits,
     "gradients": _gradients,
     "identity": lambda case: None if case.spec.identity is not None else "it declares no identity",
     "needs": lambda case: None if case.spec.needs is not None else "it declares no needs",

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import copy
+import traceback
 import typing
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -108,9 +110,12 @@ def call_node(case: NodeCase, args: Arguments, device: str = "cpu", grad: bool =
         with use_device(device, "float32"), torch.set_grad_enabled(grad):
             result = spec.function(**args.ports, **args.settings)
     except Exception as error:
+        file = spec.function.__code__.co_filename
+        lines = [number for frame, number in traceback.walk_tb(error.__traceback__) if frame.f_code.co_filename == file]
+        place = f" ({Path(file).name}:{lines[-1]})" if lines else ""
         raise case.error(
             "a result for " + format_arguments(args),
-            f"{type(error).__name__}: {error}",
+            f"{type(error).__name__}: {error}{place}",
             "repair the node; or, where these values make no sense for it, give others: NodeCase(…, inputs={…})",
         ) from error
     return name_outputs(case, result)

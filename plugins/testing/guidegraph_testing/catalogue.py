@@ -14,6 +14,7 @@ CHECKS: Mapping[str, tuple[str, str]] = {
     "determinism": ("determinism", "check_determinism"),
     "inputs unchanged": ("determinism", "check_inputs_unchanged"),
     "device independence": ("device", "check_device_independence"),
+    "waits": ("device", "check_waits"),
     "gradients": ("gradients", "check_gradients"),
     "identity": ("traits", "check_identity"),
     "needs": ("traits", "check_needs"),

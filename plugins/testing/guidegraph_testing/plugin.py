@@ -1,13 +1,19 @@
-"""The pytest plugin: the fixture ``conformance``, and ``--guidegraph-plugin MODULE`` for plugins without tests."""
+"""The pytest plugin: the fixture ``conformance``, and ``--guidegraph-plugin MODULE`` for plugins without tests.
+
+With ``--device sim`` the checks have a simulated CUDA device. The option exists only beside ``--guidegraph-plugin``:
+many projects have an option ``--device`` of their own.
+"""
 
 from __future__ import annotations
 
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from guidegraph_testing import simulated_cuda
 from guidegraph_testing.applicable import why_inapplicable
 from guidegraph_testing.case import Nonconforming
 from guidegraph_testing.catalogue import CHECKS
@@ -22,6 +28,23 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         metavar="MODULE",
         help="check every node of a plugin of guidegraph, a module or a Python file; no other tests but those named",
     )
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_load_initial_conftests(early_config: pytest.Config, parser: pytest.Parser, args: list[str]) -> None:
+    """Load the simulated device, before a file of tests imports torch."""
+    if not early_config.known_args_namespace.guidegraph_plugin:
+        return
+    group = parser.getgroup("guidegraph")
+    group.addoption("--device", choices=["sim"], help="check the nodes on a simulated CUDA device too (needs g++)")
+    if parser.parse_known_args(args).device is None:
+        return
+    if reason := simulated_cuda.find_reason():
+        raise pytest.UsageError(f"--device sim: {reason}, and the device is compiled for this version of torch")
+    try:
+        simulated_cuda.load()
+    except (RuntimeError, subprocess.CalledProcessError, OSError) as error:
+        raise pytest.UsageError(f"--device sim: {error}") from error
 
 
 @pytest.fixture

@@ -59,7 +59,10 @@ def table(scheduler: Scheduler) -> Scheduler:
     ids=lambda value: value.id if isinstance(value, NodeCase) else "",
 )
 def test_checks_that_a_declaration_rules_out(case: NodeCase, left_out: set[str]) -> None:
-    assert set(CHECKS) - set(applicable_checks(case)) == left_out | {"previews"}  # a node alone has no plugin
+    assert set(CHECKS) - set(applicable_checks(case)) == left_out | {
+        "previews",
+        "waits",
+    }  # no plugin, no device
     assert [check.values[0].name for check in conformance_cases([case.node], case)] == applicable_checks(case)  # type: ignore[attr-defined]
 
 

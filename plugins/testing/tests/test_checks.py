@@ -103,7 +103,7 @@ def test_each_check_catches_its_error(node: Callable[..., Any], check: str, expe
 
 
 def test_every_check_has_a_node_that_it_catches() -> None:
-    assert {check for _, check, _, _ in CAUGHT} == set(CHECKS) - {"previews"}  # test_previews.py
+    assert {check for _, check, _, _ in CAUGHT} == set(CHECKS) - {"previews", "waits"}  # test_previews.py, tests/device
 
 
 def test_onnxruntime_catches_a_number_fixed_during_tracing(caplog: pytest.LogCaptureFixture) -> None:
@@ -124,7 +124,7 @@ def test_a_node_that_reads_values_needs_a_gpu(monkeypatch: pytest.MonkeyPatch, h
         run_check(case, "device independence")
         assert calls == [case]
     else:
-        with pytest.raises(Inapplicable, match="needs a GPU: it reads values"):
+        with pytest.raises(Inapplicable, match="needs a GPU or --device sim: it reads values"):
             run_check(case, "device independence")
         assert calls == []
 
@@ -138,7 +138,9 @@ def test_a_node_may_refuse_samples_that_have_rows_of_their_own() -> None:
 
 def test_a_good_node_conforms_and_skipped_checks_have_reasons() -> None:
     pytest.importorskip("onnxscript")
-    assert conforms(wrong.good) == {"previews": "its plugin has no hook guidegraph_preview"}
+    good = conforms(wrong.good)
+    assert good.pop("waits") == "no device counts them (pytest --guidegraph-plugin … --device sim does)"
+    assert good == {"previews": "its plugin has no hook guidegraph_preview"}
     skipped = conforms(wrong.on_host)
     assert skipped["ONNX export"] == "it runs on the host (host=True)"
     assert skipped["identity"] == "it declares no identity"

@@ -108,7 +108,8 @@ def test_a_plugin_without_tests_is_checked_node_by_node(project: pytest.Pytester
     result.assert_outcomes(passed=19, failed=1, deselected=2)
     result.stdout.fnmatch_lines(
         [
-            "guidegraph: not checked, mine.guide: identity (it declares no identity); needs (it declares no needs); "
+            "guidegraph: not checked, mine.guide: waits (no device counts them (pytest --guidegraph-plugin … --device "
+            "sim does)); identity (it declares no identity); needs (it declares no needs); "
             "previews (its plugin has no hook guidegraph_preview)",
             "guidegraph_mine::mine.guide-batch-invariance PASSED*",
             "guidegraph_mine::mine.normal-batch-invariance FAILED*",

@@ -23,9 +23,11 @@ def interval(
 ) -> float | Tensor:
     """The guidance scale inside an interval of noise levels, and 1, no guidance, outside (Kynkäänniemi et al. 2024).
 
-    t (1) or (B). low, high: ends of the interval, both included, as timesteps, or as σ/α if a schedule is given; a flow
-    schedule has σ. Returns a number if t is one timestep and scale a number; otherwise an array (B).
-    Raises an error if low is above high.
+    t (1) or (B). low, high: ends of the interval, both included, as timesteps, or as σ/α like in the paper if a
+    schedule is wired; a flow schedule has σ, from 0 to 1. By default they include all noise levels.
+    Returns a number if t is one timestep and scale a number, so that guidance.cfg can skip a call; otherwise a tensor
+    (B).
+    Raises an error if low is above high; in a graph, where they are tensors, such an interval is empty.
     """
     if low > high:
         raise ValueError(f"no noise level is from {low:g} to {high:g}: low must not be above high")

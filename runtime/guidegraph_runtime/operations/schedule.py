@@ -30,8 +30,9 @@ from guidegraph_runtime.declare.settings import (
     SchedulerState,
 )
 from guidegraph_runtime.limits import check_limit
+from guidegraph_runtime.tables.form import Form
 from guidegraph_runtime.tables.noise_levels import parse_form
-from guidegraph_runtime.tables.rows import Array, Form
+from guidegraph_runtime.tables.rows import Array
 
 TrainSteps: TypeAlias = Annotated[int, Range(low=2)]
 Beta: TypeAlias = Annotated[float, Range(above=0, below=1)]

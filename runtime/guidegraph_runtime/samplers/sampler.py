@@ -24,8 +24,9 @@ from guidegraph_runtime.declare.settings import (
     Timesteps,
 )
 from guidegraph_runtime.tables import noise_levels
+from guidegraph_runtime.tables.form import Form
 from guidegraph_runtime.tables.noise_levels import NoiseSchedule, Rule, parse_levels, parse_schedule
-from guidegraph_runtime.tables.rows import EPS, X0, Form, K, Level, Row, stack_rows
+from guidegraph_runtime.tables.rows import EPS, X0, K, Level, Row, stack_rows
 
 SHARED_SETTINGS = """
 Port levels: the levels to visit, from any levels node. Without it, the settings steps, spacing, offset, final, sigmas

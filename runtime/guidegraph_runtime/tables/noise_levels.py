@@ -14,7 +14,8 @@ from guidegraph_runtime.checks import check_array, check_choice, check_fields, c
 from guidegraph_runtime.declare.settings import Fraction, Offset, Steps
 from guidegraph_runtime.errors import SettingError
 from guidegraph_runtime.limits import check_limit
-from guidegraph_runtime.tables.rows import Array, Form, Level, Variable
+from guidegraph_runtime.tables.form import Form
+from guidegraph_runtime.tables.rows import Array, Level, Variable
 
 Spacing: TypeAlias = Literal["leading", "trailing", "linspace"]
 Sigmas: TypeAlias = Literal["schedule", "karras", "exponential"]

@@ -14,13 +14,12 @@ from typing import Literal, NamedTuple, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from guidegraph_runtime.tables.form import Form
+
 K = 4
 INPUTS = ("x", "x0", "eps", "noise", *(f"s{i + 1}" for i in range(K)))
 
 Array: TypeAlias = NDArray[np.float64]
-
-Form: TypeAlias = Literal["variance_preserving", "flow"]
-"""How x = αx0 + σε is scaled: α² + σ² = 1, or α + σ = 1, the straight path of flow matching (Lipman et al. 2023)."""
 
 _basis = np.eye(4 + K)
 _basis.setflags(write=False)

@@ -2,8 +2,8 @@
 
 Without an accelerator this is checked with fake tensors, which have a shape, a dtype and the device ``meta``, but no
 values. A tensor that the node makes on a fixed device, or keeps on the CPU, then causes an error in an operator, or
-shows in the device of an output. With a CUDA device the node also runs there, and the results are compared; a node
-that reads values of tensors is checked there alone.
+shows in the device of an output. With a CUDA device, real or simulated, the node also runs there, and the results are
+compared; a node that reads values of tensors is checked there alone.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from torch import Tensor
 from guidegraph.graph.export.partition.free_axes import silence_logger
 from guidegraph.graph.torch_private import FakeTensorMode, pytree
 from guidegraph.nodes.types import Levels, Schedule, Scheduler
+from guidegraph_testing import simulated_cuda
 from guidegraph_testing.arguments import (
     Arguments,
     call_node,
@@ -62,7 +63,7 @@ def check_device_independence(case: NodeCase) -> None:
                 if has_cuda:
                     return
                 raise Inapplicable(
-                    "needs a GPU: it reads values of tensors, which tensors of the fake device do not have"
+                    "needs a GPU or --device sim: it reads values of tensors, which the fake device does not have"
                 ) from None
             if "same device" in error.found or "device" in error.found.lower():
                 device_text = error.found.replace(ELSEWHERE, "that of the inputs")
@@ -74,6 +75,23 @@ def check_device_independence(case: NodeCase) -> None:
     if wrong:
         path, device = wrong[0]
         raise case.error(f"output '{path}' on the device of the inputs", f"it is on {device}", REMEDY)
+
+
+def check_waits(case: NodeCase) -> None:
+    """A node of a step does not wait for the device, nor copy pageable memory to it, when it is called again."""
+    require_traceable(case)
+    args = move_tensors(case, make_arguments(case), lambda tensor: tensor.to("cuda"))
+    call_node(case, args, "cuda")
+    with simulated_cuda.record() as events:
+        call_node(case, args, "cuda")
+    waits = [f"{event.name} at {event.line}" for event in events if event.kind in ("wait", "blocking")]
+    if waits:
+        raise case.error(
+            "a step that the host sends to the device without waiting",
+            ", ".join(dict.fromkeys(waits)),
+            "decide with torch.where and not in Python; make tensors on the device with torch.full, torch.arange or "
+            "torch.zeros; read what stays the same with read_on_host, which copies it once",
+        )
 
 
 def _check_on_cuda(case: NodeCase, args: Arguments) -> None:

@@ -1,4 +1,4 @@
-"""A device ``cuda:0`` for tests, in a build of torch without CUDA: compiled once for a version of torch.
+"""A device ``cuda:0`` for tests, in a build of torch without CUDA: compiled once for a version of torch, with g++.
 
 Load it before torch is imported, in a process of its own. ``record`` then lists each kernel, copy and wait of a block,
 with the line of this project that caused it. Where torch has CUDA, nothing is simulated, and nothing is recorded.
@@ -21,9 +21,8 @@ from types import SimpleNamespace
 from typing import Any, NamedTuple
 
 SOURCE = Path(__file__).with_name("simulated_cuda.cpp")
-ROOT = Path(__file__).parents[2]
 COMPILE = ("g++", "-O1", "-std=c++20", "-shared", "-fPIC")
-OUTSIDE = ("torch", "ctypes", "tests.device", "__main__", "contextlib", "copy")
+OUTSIDE = ("torch", "ctypes", "guidegraph_testing", "__main__", "contextlib", "copy")
 """Modules that stand between a node and the device."""
 NAME = "simulated CUDA device"
 MEMORY = 80 * 2**30
@@ -53,7 +52,7 @@ def build() -> Path:
     torch = _find_torch()
     version = importlib.metadata.version("torch")
     digest = hashlib.sha256(SOURCE.read_bytes() + version.encode()).hexdigest()[:16]
-    folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "guidegraph-tests"
+    folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "guidegraph-testing"
     library = folder / f"simulated_cuda-{digest}.so"
     if not library.is_file():
         folder.mkdir(parents=True, exist_ok=True)
@@ -79,6 +78,11 @@ def load() -> None:
 
     _device.library.guidegraph_start()
     _set_up(torch)
+
+
+def is_loaded() -> bool:
+    """Whether this process has the device."""
+    return _device.library is not None
 
 
 @contextmanager
@@ -110,7 +114,7 @@ def find_line() -> str:
     while frame is not None:
         module = str(frame.f_globals.get("__name__", ""))
         line = f"{module.replace('.', '/')}.py:{frame.f_lineno}"
-        if module.startswith("guidegraph.graph"):
+        if module.startswith(("guidegraph.graph", "guidegraph_testing.arguments")):
             return place or line
         if not place and not module.startswith(OUTSIDE):
             place = line
