@@ -15,6 +15,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 from types import SimpleNamespace
@@ -74,8 +75,7 @@ def load() -> None:
         ctypes.CDLL(str(_find_torch() / "lib" / name), mode=ctypes.RTLD_GLOBAL)
     _device.library = ctypes.CDLL(str(build()), mode=ctypes.RTLD_GLOBAL)
 
-    import torch
-
+    torch = import_module("torch")
     _device.library.guidegraph_start()
     _set_up(torch)
 
