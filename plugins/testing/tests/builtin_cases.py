@@ -346,7 +346,6 @@ def overrides() -> list[NodeCase]:
                 "prior": draw_normal((3,), 3).abs(),
             },
             settings={"resamples": 2},
-            skip={"waits": "a metric is computed once, on the host"},
         ),
         case("metric.psnr", skip=METRIC),
         case("metric.ssim", skip=METRIC),
