@@ -142,9 +142,10 @@ def test_a_form_of_an_edit_has_files(described: Description) -> None:
 NUMBERS = st.integers(-9, 9) | st.floats(-9, 9).filter(lambda number: not number.is_integer())
 ONE = st.none() | st.booleans() | NUMBERS | st.sampled_from(["", "a", "b"])
 VALUES = st.recursive(ONE, lambda values: st.lists(values, max_size=3), max_leaves=4)
-BOUNDS = st.builds(Range, low=st.none() | st.just(-3), high=st.none() | st.just(4)) | st.builds(
-    Range, above=st.just(0), below=st.just(5)
-)
+NO_BOUND = st.none()
+BOUNDS = st.builds(
+    Range, NO_BOUND | st.just(-3), above=NO_BOUND, high=NO_BOUND | st.just(4), below=NO_BOUND
+) | st.builds(Range, NO_BOUND, above=st.just(0), high=NO_BOUND, below=st.just(5))
 SPECS = st.builds(
     Input,
     type=st.sampled_from(["str", "int", "float", "bool", "numbers"]),
