@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import subprocess
 import sys
 from pathlib import Path
@@ -9,7 +10,8 @@ from pathlib import Path
 import pytest
 
 from tests.commands.command import environment
-from tests.device.test_steps import _device  # noqa: F401 - it builds the device, or skips
+
+pytest_plugins = ["pytester"]
 
 PLUGIN = '''"""A plugin."""
 
@@ -77,6 +79,23 @@ def test_a_device_that_cannot_be_compiled_is_an_error_of_use(tmp_path: Path) -> 
     done = subprocess.run(command, cwd=tmp_path, env=bare, capture_output=True, text=True)
     assert done.returncode == 4
     assert "--device sim: there is no g++" in done.stderr
+
+
+def test_a_torch_with_cuda_is_an_error_of_use_and_not_a_silent_pass(
+    pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(importlib.metadata, "version", lambda name: "2.13.0+cu130")
+    monkeypatch.delitem(sys.modules, "torch")
+    result = pytester.runpytest_inprocess("--guidegraph-plugin", "mine", "--device", "sim")
+    assert result.ret == 4
+    result.stderr.fnmatch_lines(["*--device sim: this torch is built with CUDA*"])
+
+
+def test_a_plugin_of_pytest_that_imports_torch_is_told(tmp_path: Path) -> None:
+    (tmp_path / "eager.py").write_text("import torch\n", encoding="utf-8")
+    done = check_plugin(tmp_path, "difference", "-p", "eager", "--device", "sim")
+    assert done.returncode == 4
+    assert "another plugin of pytest imports torch: leave it out, with -p no:PLUGIN" in done.stderr
 
 
 def test_the_option_leaves_that_of_other_projects_alone(tmp_path: Path) -> None:

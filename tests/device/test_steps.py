@@ -6,17 +6,14 @@ import json
 import re
 import subprocess
 import sys
-import warnings
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple, get_args
 
 import pytest
-import torch
 
 from guidegraph.nodes.sampling.scheduler_by_name import SamplerName
-from guidegraph_testing import simulated_cuda
 from tests.commands.command import environment
 from tests.paths import ROOT
 
@@ -40,17 +37,6 @@ BUDGETS = read_budgets()
 QUICK = ("class_classifier_guidance_ddpm", "image_to_image_128", "text_and_classifier", "text_to_image_128")
 """One for each way in which a step could wait: labels, noise, two calls, and an interval of guidance."""
 NAMES = [name if name in QUICK else pytest.param(name, marks=pytest.mark.slow) for name in BUDGETS]
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _device() -> None:
-    """Skip where the device cannot be simulated."""
-    if torch.cuda.is_available():
-        pytest.skip("torch has CUDA here: the tests marked gpu run on it")
-    if reason := simulated_cuda.find_reason():
-        warnings.warn(f"no CUDA device is simulated: {reason}", stacklevel=1)
-        pytest.skip(reason)
-    simulated_cuda.build()
 
 
 def run_module(name: str, *arguments: str | Path) -> Any:

@@ -252,14 +252,15 @@ class HostPlanner:
         results = [s for s in dict.fromkeys([*outside_sources, *required]) if isinstance(s, Output) and s.op in keys]
         result_examples = [self.examples.example(s) for s in results]
         _check_results(stage, result_examples)
-        longest = self._add_part(name, stage.ops, result_examples, in_loop=in_loop)
+        inputs = self._list_inputs(stage.ops)
+        longest = self._add_part(name, stage.ops, inputs, result_examples, in_loop=in_loop)
         if not in_loop or self.one_graph:
             return longest
-        inputs = self._list_inputs(stage.ops)
         forms = []
         for number, form in enumerate(find_short_forms(stage.ops, inputs, results, {op.key for op in ops})):
             form_name = f"{name}.short{number + 1 if number else ''}"
-            operation = self._add_part(form_name, form.ops, result_examples, in_loop=True, form_of=name)
+            form_inputs = self._list_inputs(form.ops)
+            operation = self._add_part(form_name, form.ops, form_inputs, result_examples, in_loop=True, form_of=name)
             forms.append(replace(operation, settings={WHEN: dict(form.when), **operation.settings}))
         return replace(longest, body=tuple(forms)) if forms else longest
 
@@ -270,10 +271,17 @@ class HostPlanner:
         return [self.examples.example(s) for s in reads if self.examples.is_dynamic(s)]
 
     def _add_part(
-        self, name: str, ops: Sequence[Op], results: Sequence[ExampleValue], *, in_loop: bool, form_of: str = ""
+        self,
+        name: str,
+        ops: Sequence[Op],
+        inputs: Sequence[ExampleValue],
+        results: Sequence[ExampleValue],
+        *,
+        in_loop: bool,
+        form_of: str = "",
     ) -> Operation:
         """The operation of a part, which is added to ``parts``. form_of: the part that it is a shorter form of."""
-        examples, inputs = self.examples, self._list_inputs(ops)
+        examples = self.examples
         _check_inputs(ops, inputs)
         keys = {op.key for op in ops}
         constants: dict[Source, Any] = {

@@ -7,6 +7,7 @@ many projects have an option ``--device`` of their own.
 from __future__ import annotations
 
 import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -41,10 +42,18 @@ def pytest_load_initial_conftests(early_config: pytest.Config, parser: pytest.Pa
         return
     if reason := simulated_cuda.find_reason():
         raise pytest.UsageError(f"--device sim: {reason}, and the device is compiled for this version of torch")
+    if "torch" in sys.modules:
+        raise pytest.UsageError("--device sim: another plugin of pytest imports torch: leave it out, with -p no:PLUGIN")
     try:
         simulated_cuda.load()
-    except (RuntimeError, subprocess.CalledProcessError, OSError) as error:
-        raise pytest.UsageError(f"--device sim: {error}") from error
+    except (subprocess.CalledProcessError, OSError) as error:
+        raise pytest.UsageError(f"--device sim: it cannot be compiled for this version of torch: {error}") from error
+    if not simulated_cuda.is_loaded():
+        raise pytest.UsageError(
+            "--device sim: this torch is built with CUDA, and the device is for a build without: "
+            "pip install torch --index-url https://download.pytorch.org/whl/cpu in another environment; "
+            "with a GPU, leave the option out"
+        )
 
 
 @pytest.fixture

@@ -34,13 +34,16 @@ class HostOperation:
 
     id: str
     function: Callable[..., Any]
-    signature: inspect.Signature
-    """Ports as positional parameters, settings as keyword-only ones."""
     shape: ShapeRule | None = None
     shapes_read: tuple[str, ...] = ()
     idle: Mapping[str, str | None] = field(default_factory=dict)
     output_help: str | Mapping[str, str] = ""
     copies: str = ""
+    signature: inspect.Signature = field(init=False)
+    """Of the function: ports as positional parameters, settings as keyword-only ones."""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "signature", inspect.signature(self.function))
 
     @property
     def __signature__(self) -> inspect.Signature:
@@ -115,9 +118,7 @@ def operation(
     """
 
     def register(function: Callable[P, R]) -> Callable[P, R]:
-        declared = HostOperation(
-            id, function, inspect.signature(function), shape, shapes_read, dict(idle or {}), output_help, copies
-        )
+        declared = HostOperation(id, function, shape, shapes_read, dict(idle or {}), output_help, copies)
         _operations[id] = declared
 
         @functools.wraps(function)

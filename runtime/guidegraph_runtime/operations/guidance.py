@@ -45,5 +45,10 @@ def interval(
         scale = check_number("scale", scale)
         if inside.size == 1:
             return scale if inside.item() else 1.0
-    scales: Tensor = np.where(inside, np.asarray(scale, np.float32), np.float32(1))
+    values = np.asarray(scale, np.float32)
+    if any(size != 1 for size in values.shape[1:]):
+        raise ValueError(
+            f"the scales have shape {values.shape}: give one number, or a tensor (B) with one for each sample"
+        )
+    scales: Tensor = np.where(inside, values.reshape(-1) if values.ndim else values, np.float32(1))
     return scales

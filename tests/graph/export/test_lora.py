@@ -150,6 +150,50 @@ def test_a_lora_of_the_unet_is_that_of_the_engine(made: Made, tmp_path: Path, la
     assert (relative(wanted, plain) > 0.05) == (strength > 0)
 
 
+GUIDED = """
+guidegraph: 1
+params: {path: {type: Path}}
+nodes:
+  model:  {use: checkpoint.load, in: {path: params.path}}
+  x:      {use: noise.gaussian, with: {shape: [4, 8, 8]}}
+  words:  {use: text.encode, in: {embedder: model.text}, with: {prompt: "a b"}}
+  empty:  {use: text.encode, in: {embedder: model.text}, with: {prompt: ""}}
+  ddim:   {use: scheduler.ddim, in: {schedule: model.schedule}, with: {steps: 4}}
+  sample:
+    loop: {over: ddim.steps, as: t}
+    carry: {x: x, state: ddim.state}
+    body:
+      scale:  {use: guidance.interval, in: {t: loop.t}, with: {scale: 3.0, low: LOW}}
+      cond:   {use: denoiser.predict, in: {denoiser: DENOISER, x: carry.x, t: loop.t, condition: words}}
+      uncond: {use: denoiser.predict, in: {denoiser: DENOISER, x: carry.x, t: loop.t, condition: empty}}
+      guided: {use: guidance.cfg, in: {cond: cond, uncond: uncond, scale: scale}}
+      step:
+        use: scheduler.step
+        in: {scheduler: ddim.scheduler, x: carry.x, prediction: guided, state: carry.state, t: loop.t}
+    next: {x: step.x, state: step.state}
+outputs: {x: sample.x}
+"""
+
+
+@pytest.mark.parametrize("low", [0, 500, 2000])
+def test_a_lora_changes_the_steps_with_and_without_guidance(made: Made, tmp_path: Path, low: int) -> None:
+    text, file = GUIDED.replace("LOW", str(low)), tmp_path / "workflow.yaml"
+    lora = Lora(made.pipe, ("unet",)).kohya(tmp_path / "lora.safetensors")
+    changed = f"  changed: {{use: lora.apply, in: {{denoiser: model.denoiser}}, with: {{path: {lora}}}}}\n  x: "
+    results: dict[str, Any] = {}
+    for name, written in (("changed", text.replace("  x: ", changed, 1)), ("model", text)):
+        file.write_text(written.replace("DENOISER", f"{name}.denoiser"))
+        workflow = load_workflow(file)
+        results[name] = workflow.run(path=made.folder / "model")["x"].numpy()
+    exported = export_workflow(workflow.graph, workflow.bind({"path": made.folder / "model"}))
+    write_bundle(exported, tmp_path / "bundle", kinds={"x": "tensor"}, versions={"guidegraph": "0"})
+    bundle = Bundle(tmp_path / "bundle", SessionSettings.on("cpu"))
+    assert "sample.step.short" in bundle.manifest.parts
+    assert relative(bundle.run_with({}, lora=lora)["x"], results["changed"]) <= 1e-4
+    assert relative(bundle.run()["x"], results["model"]) <= 1e-4
+    assert relative(results["changed"], results["model"]) > 0.05
+
+
 def test_loras_of_any_rank_add_up(made: Made, tmp_path: Path) -> None:
     small = Lora(made.pipe, ("unet",), 1, lambda name, number: (1, 2.0)).kohya(tmp_path / "1.safetensors")
     large = Lora(made.pipe, ("unet",), 2, lambda name, number: (24, 2.0)).kohya(tmp_path / "2.safetensors")

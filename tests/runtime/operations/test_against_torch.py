@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -96,6 +97,19 @@ def test_guidance_acts_in_the_same_interval(interval: dict[str, Any], dtype: str
     each = compare("guidance.interval", t=times, scale=np.arange(len(times), dtype=np.float32), **interval)
     assert np.array_equal(each[scales != 1], np.arange(len(times))[scales != 1])
     assert not interval or {*scales.tolist()} == {1, np.float32(3.3)}
+
+
+@pytest.mark.parametrize("shape", [(3,), (3, 1, 1, 1), (1, 1), (3, 2), (1, 4)])
+def test_a_scale_for_each_sample_may_have_trailing_axes(shape: tuple[int, ...]) -> None:
+    scale = np.linspace(2, 4, math.prod(shape), dtype=np.float32).reshape(shape)
+    arguments = {"t": np.array([100, 500, 900]), "scale": scale, "low": 200.0}
+    if all(size == 1 for size in shape[1:]):
+        assert compare("guidance.interval", **arguments).shape == (3,)
+        return
+    message = refusal(OPERATIONS["guidance.interval"], arguments)
+    assert "give one number, or a tensor (B)" in message
+    engine = {name: as_torch(name, value) for name, value in arguments.items()}
+    assert message == refusal(NODES["guidance.interval"].function, engine)
 
 
 def test_an_interval_without_a_noise_level_is_refused() -> None:

@@ -97,6 +97,21 @@ def test_a_graph_that_holds_the_whole_workflow_makes_each_call(tmp_path: Path) -
 
 
 @pytest.mark.slow
+def test_unlike_runs_share_the_calls_of_each_form(tmp_path: Path) -> None:
+    """Two runs guide at three of five steps and one at none, so the whole runs at three steps and its form at all."""
+    bundle = Bundled(TEXT, tmp_path).bundle
+    requests = [{"seed": 1, "low": 300.0}, {"seed": 2, "low": 300.0, "scale": 5.0}, {"seed": 3, "low": 900.0}]
+    runs = [bundle.start(**request) for request in requests]
+    before = Counter(bundle.timings.calls)
+    while not all(run.done for run in runs):
+        bundle.step(runs)
+    calls = Counter(bundle.timings.calls) - before
+    assert (calls[WHOLE], calls[SHORT]) == (3, 5)
+    for request, run in zip(requests, runs, strict=True):
+        np.testing.assert_allclose(run.finish()["x"], bundle.run(**request)["x"], atol=1e-5)
+
+
+@pytest.mark.slow
 def test_the_manifest_has_a_shorter_form_with_its_numbers(tmp_path: Path) -> None:
     made = Bundled(TEXT, tmp_path)
     (loop,) = [operation for operation in made.bundle.manifest.plan if operation.op == "loop"]
