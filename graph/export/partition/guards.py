@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -49,11 +50,13 @@ def find_guards(
             expected = _outputs_or_none(part, inputs)
         if expected is None:
             return guards
+        is_close = partial(torch.allclose, equal_nan=True)
         for i, path, name in flags:
             value = replace_field(examples[i].value, path, not guards[name]["is"])
             changed = [*examples[:i], replace(examples[i], value=value), *examples[i + 1 :]]
             try:
-                if _equal(_outputs(build(changed), inputs), expected):
+                outputs = _outputs(build(changed), inputs)
+                if len(outputs) == len(expected) and all(map(is_close, outputs, expected)):
                     del guards[name]
             except NodeError as error:
                 guards[name]["why"] = str(error.cause)
@@ -83,10 +86,6 @@ def _draw_inputs(part: PartPlan) -> list[Any]:
         return (0.1 + 0.8 * torch.rand(example.shape, generator=generator)).to(example)
 
     return [draw_like(part_input.example) for part_input in part.inputs]
-
-
-def _equal(a: Sequence[Any], b: Sequence[Any]) -> bool:
-    return len(a) == len(b) and all(torch.allclose(x, y, equal_nan=True) for x, y in zip(a, b, strict=True))
 
 
 def replace_field(value: Any, path: str, other: Any) -> Any:

@@ -89,7 +89,11 @@ def plan_part(
 
     Raises ``ExportError`` for a model that has a text ``not_exportable``: why no graph can hold it, and what to do.
     """
-    _check_exportable(ops, constants)
+    for op in ops:
+        for source in op.sources():
+            if isinstance(source, Output) and (reason := getattr(constants.get(source), "not_exportable", "")):
+                why, _, remedy = reason.partition("; ")
+                raise ExportError(f"nodes.{source.op} gives a model that {why}", remedy, place=str(op.mark))
     sources = [result.source for result in results]
     bound_values: dict[Any, Any] = {**constants, **{call.key: call.spec.function for call in list_calls(ops)}}
     inputs: list[PartInput] = []
@@ -128,14 +132,6 @@ def plan_part(
     keys = tuple(op.key for op in ops)
     models = tuple(find_models(list(bound_values.values())))
     return PartPlan(name, tuple(inputs), tuple(outputs), function_of(bound_values), keys, cast, in_loop, models)
-
-
-def _check_exportable(ops: Sequence[Op], constants: Mapping[Source, Any]) -> None:
-    for op in ops:
-        for source in op.sources():
-            if isinstance(source, Output) and (reason := getattr(constants.get(source), "not_exportable", "")):
-                why, _, remedy = reason.partition("; ")
-                raise ExportError(f"nodes.{source.op} gives a model that {why}", remedy, place=str(op.mark))
 
 
 def is_number(value: object) -> bool:
